@@ -1,0 +1,101 @@
+"""What is private (Group), what is said (Report), and the declared domain of what may be said."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Generic, Protocol, TypeVar, final
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rlhf_game.errors import InputError
+from rlhf_game.mechanism.arrays import Array, frozen
+
+V = TypeVar("V")
+"""A reward in a space's own coordinates: a [B, m] table, transition arrays, a scorer of texts."""
+
+NORMALIZATION_TOLERANCE = 1e-6
+"""How far a sum or a maximum may be from 1 and still count as 1 (as typed by people: 0.333333)."""
+
+
+class Reward(Protocol):
+    """A table, any function, a neural reward model: all are called the same way, on a sequence of outcomes."""
+
+    def __call__(self, outcomes: Sequence[Any], /) -> ArrayLike:
+        """Return one number per outcome, in units of reward."""
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class Group:
+    """The truth, private: one member's reward r_i and the number of members w_i."""
+
+    name: str
+    reward: Reward | ArrayLike
+    size: int = 1
+
+    def __post_init__(self) -> None:
+        check_size(self.size)
+
+
+@final
+@dataclass(frozen=True)
+class Report:
+    """What a group says: same fields as its truth, another type, so that the two cannot be confused."""
+
+    reward: Reward | ArrayLike
+    size: int = 1
+
+    def __post_init__(self) -> None:
+        check_size(self.size)
+
+
+def check_size(size: Any) -> None:
+    """Raise InputError unless ``size`` is an integer >= 1."""
+    if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+        raise InputError(f"size must be an integer >= 1, got {size!r}")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Profile(Generic[V]):
+    """All reports, each read once, in the space's coordinates: n rewards and their sizes [n]."""
+
+    rewards: tuple[V, ...]
+    sizes: Array
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", frozen(self.sizes))
+
+
+@final
+class Normalization(StrEnum):
+    """The declared domain of rewards: a reward outside it is an input error, never silently rescaled.
+
+    With several prompts each prompt's rewards are in the domain.
+    """
+
+    NONE = "none"
+    SUM = "sum"
+    MAX = "max"
+
+    def check(self, rewards: Array, present: Array | None = None) -> None:
+        """Raise InputError unless each row of ``rewards`` [B, m] is in the domain (``present`` masks padding)."""
+        if self is Normalization.NONE:
+            return
+        if (rewards < 0).any():
+            row, column = (int(i) for i in np.argwhere(rewards < 0)[0])
+            raise InputError(
+                f"reward must be >= 0 under normalization {self.value}, got {rewards[row, column]} "
+                f"at prompt {row}, outcome {column}"
+            )
+        kept = rewards if present is None else np.where(present, rewards, 0.0)
+        totals = kept.sum(axis=-1) if self is Normalization.SUM else kept.max(axis=-1)
+        wrong = np.abs(totals - 1.0) > NORMALIZATION_TOLERANCE
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise InputError(
+                f"reward must have {self.value} 1 under normalization {self.value}, "
+                f"got {self.value} {totals[row]} at prompt {row}"
+            )

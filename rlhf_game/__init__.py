@@ -1,0 +1,52 @@
+"""Several groups share one language model: one policy is trained for all, and payments make truth the best report.
+
+Names are imported on first use, so that ``import rlhf_game`` is immediate and loads no optional dependency.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "rlhf_game.mechanism.mechanism": ("Mechanism", "Settlement"),
+    "rlhf_game.mechanism.training": ("SocialWelfare", "AffineWelfare"),
+    "rlhf_game.mechanism.payments": ("NoPayments", "AffinePayments"),
+    "rlhf_game.mechanism.reports": ("Group", "Report", "Normalization"),
+    "rlhf_game.errors": ("RlhfGameError", "InputError", "CombinationError", "MissingExtra", "RunError"),
+}
+_LOCATIONS = {name: module for module, names in _NAMES.items() for name in names}
+
+if TYPE_CHECKING:  # for editors and type checkers, which then also know a name that does not exist
+    from rlhf_game.errors import CombinationError, InputError, MissingExtra, RlhfGameError, RunError
+    from rlhf_game.mechanism.mechanism import Mechanism, Settlement
+    from rlhf_game.mechanism.payments import AffinePayments, NoPayments
+    from rlhf_game.mechanism.reports import Group, Normalization, Report
+    from rlhf_game.mechanism.training import AffineWelfare, SocialWelfare
+else:
+
+    def __getattr__(name: str) -> object:
+        if name not in _LOCATIONS:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_LOCATIONS[name]), name)
+
+    def __dir__() -> list[str]:
+        return sorted([*globals(), *__all__])
+
+
+__all__ = [
+    "AffinePayments",
+    "AffineWelfare",
+    "CombinationError",
+    "Group",
+    "InputError",
+    "Mechanism",
+    "MissingExtra",
+    "NoPayments",
+    "Normalization",
+    "Report",
+    "RlhfGameError",
+    "RunError",
+    "Settlement",
+    "SocialWelfare",
+]

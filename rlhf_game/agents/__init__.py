@@ -1,0 +1,1 @@
+"""What strategic groups do: misreports, best responses, coalitions and learners. Depends on ``rlhf_game.mechanism``."""

@@ -1,0 +1,1 @@
+"""Spaces of policies: what can be trained."""

@@ -1,0 +1,1 @@
+"""Many games at once: studies, scenarios, measures, results and figures. Depends on ``agents`` and ``mechanism``."""

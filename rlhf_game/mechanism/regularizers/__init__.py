@@ -1,0 +1,1 @@
+"""Regularisers: what it costs to leave the reference."""

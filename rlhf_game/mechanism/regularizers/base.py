@@ -1,0 +1,197 @@
+"""What it costs to leave the reference, and the exact optimum of B independent tables at once.
+
+Everything here works on a sheet: B problems (prompts, or whole games) with m outcomes each. A reward is [B, m], a
+reference q is [B, m] with rows that sum to 1, weights are [n] or [n, B]. Rewards, strength and payments share a unit.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from rlhf_game.errors import InputError
+from rlhf_game.mechanism.arrays import Array, blocks, leave_one_out_sums, stack
+
+RECOMPUTE = 1e3
+"""A score more than this many times its own scale is summed again around its anchor, where it loses no digit."""
+
+
+class Optimum(ABC):
+    """argmax_p <p, s> - strength * D(p || q) on every row, and what can be read off it."""
+
+    welfare: Array
+    """<p, s> - strength * D(p || q): [B]."""
+    divergence: Array
+    """D(p || q): [B]."""
+
+    @abstractmethod
+    def probabilities(self) -> Array:
+        """Return p: [B, m] (a new array)."""
+
+    @abstractmethod
+    def values(self, rewards: Sequence[Array]) -> Array:
+        """Return <p, r> for k rewards: [k, B]."""
+
+    @abstractmethod
+    def externalities(self, weights: Array, rewards: Sequence[Array]) -> Array:
+        """Return the Bregman divergence of max ASW from s to s - w r, for k pairs: [k, B], >= 0, without cancellation.
+
+        A pair that the optimum was solved for (the same array with the same weight) is left out of the sum of the
+        others; any other pair is subtracted from the score.
+        """
+
+
+@dataclass(frozen=True)
+class Regularizer(ABC):
+    """strength * D(p || q): strength is lambda > 0, in units of reward."""
+
+    strength: float
+    name: ClassVar[str]
+    """What the divergence is called in game files."""
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.strength, int | float | np.floating | np.integer) and not isinstance(self.strength, bool)
+        if not number or not math.isfinite(self.strength) or self.strength <= 0:
+            raise InputError(f"strength must be a finite number > 0, got {self.strength!r}")
+
+    @abstractmethod
+    def maximize(self, weights: Array, rewards: Sequence[Array], reference: Array) -> Optimum:
+        """Return the exact optimum for s = sum_i weights_i r_i on every row."""
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """s = sum_i weights_i r_i, kept relative to one outcome per row, its anchor, so that large scores lose no digit."""
+
+    weights: Array
+    """[n, B]."""
+    rewards: tuple[Array, ...]
+    relative: Array
+    """s - s[anchor]: [B, m]."""
+    anchor: Any
+    """The outcome with the largest potential: [B] integers."""
+    offset: Array
+    """s[anchor]: [B]."""
+
+    def shares_at_anchor(self, rewards: Sequence[Array]) -> Array:
+        """Return r[anchor] of each reward: [k, B]."""
+        return at(rewards, self.anchor)
+
+    def leave_one_out(self, weights: Array, rewards: Sequence[Array], block: tuple[slice, slice]) -> Array:
+        """Return s - w r relative to the anchor, for k pairs, on one block: [k, rows, columns].
+
+        A pair of this score is left out of the sum of the others, so that a weight of 1e6 beside 1 costs no digit.
+        """
+        rows = block[0]
+        own = stack(self.rewards, block) - at(self.rewards, self.anchor)[:, rows, None]
+        own *= self.weights[:, rows, None]
+        others = leave_one_out_sums(own)
+        out = np.empty((len(rewards), *own.shape[1:]))
+        for k, reward in enumerate(rewards):
+            where = self._position(weights[k], reward)
+            if where is not None:
+                out[k] = others[where]
+            else:
+                gone = reward[block] - at([reward], self.anchor)[0, rows, None]
+                out[k] = self.relative[block] - weights[k, rows, None] * gone
+        return out
+
+    def _position(self, weight: Array, reward: Array) -> int | None:
+        for i, mine in enumerate(self.rewards):
+            if _is_same(mine, reward) and np.array_equal(self.weights[i], weight):
+                return i
+        return None
+
+
+def _is_same(mine: Array, other: Array) -> bool:
+    """Return whether two arrays are the same numbers in memory, without reading them."""
+    return mine is other or (
+        mine.shape == other.shape and mine.strides == other.strides and mine.ctypes.data == other.ctypes.data
+    )
+
+
+def at(rewards: Sequence[Array], anchor: Any) -> Array:
+    """Return each reward at one outcome per row: [k, B]."""
+    rows = np.arange(len(anchor))
+    return np.stack([np.asarray(reward[rows, anchor]) for reward in rewards]) if rewards else np.empty((0, len(rows)))
+
+
+def by_row(weights: Array, rows: int) -> Array:
+    """Return weights as [n, B], from [n] or [n, B]."""
+    array = np.asarray(weights, dtype=np.float64)
+    return np.broadcast_to(array[:, None], (len(array), rows)) if array.ndim == 1 else array
+
+
+def weighted_sum(weights: Array, stacked: Array) -> Array:
+    """Return sum_i weights[i] stacked[i]: [rows, columns] from [n, rows] and [n, rows, columns]."""
+    if stacked.shape[1] == 1:
+        return (weights[:, 0] @ stacked[:, 0])[None]
+    return np.einsum("nb,nbm->bm", weights, stacked)
+
+
+def expectation(policy: Array, stacked: Array) -> Array:
+    """Return <p, r> of each row: [k, rows] from [rows, columns] and [k, rows, columns]."""
+    if stacked.shape[1] == 1:
+        return (stacked[:, 0] @ policy[0])[:, None]
+    return np.einsum("kbm,bm->kb", stacked, policy)
+
+
+def score(
+    weights: Array,
+    rewards: Sequence[Array],
+    reference: Array,
+    scale: float,
+    potential: Callable[[Array, Array], Array],
+) -> Score:
+    """Aggregate the rewards in one reading (two when the numbers are large beside ``scale`` or their own range).
+
+    scale: what the score is divided by before it matters (the strength), in units of reward.
+    potential(q, s): increasing in s; the anchor of a row is the outcome where it is largest.
+    """
+    by = by_row(weights, len(reference))
+    total = np.empty(reference.shape)
+    for block in blocks(*reference.shape, len(rewards)):
+        total[block] = weighted_sum(by[:, block[0]], stack(rewards, block))
+    anchor = _argmax(total, reference, potential)
+    size = np.abs(total).max(axis=1)
+    reach = np.minimum(scale, total.max(axis=1) - total.min(axis=1))
+    if (size > RECOMPUTE * reach).any():
+        held = at(rewards, anchor)
+        for block in blocks(*reference.shape, len(rewards)):
+            rows = block[0]
+            total[block] = weighted_sum(by[:, rows], stack(rewards, block) - held[:, rows, None])
+        offset = np.einsum("nb,nb->b", by, held)
+    else:
+        offset = total[np.arange(len(total)), anchor].copy()
+        total -= offset[:, None]
+    return Score(by, tuple(rewards), total, anchor, offset)
+
+
+def _argmax(total: Array, reference: Array, potential: Callable[[Array, Array], Array]) -> Any:
+    best = np.full(len(total), -np.inf)
+    anchor = np.zeros(len(total), dtype=np.intp)
+    for rows, columns in blocks(*total.shape, 1):
+        height = potential(reference[rows, columns], total[rows, columns])
+        peak = height.argmax(axis=1)
+        value = height[np.arange(len(peak)), peak]
+        higher = value > best[rows]
+        best[rows] = np.where(higher, value, best[rows])
+        anchor[rows] = np.where(higher, peak + columns.start, anchor[rows])
+    return anchor
+
+
+def row_blocks(rows: int, columns: int, depth: int) -> Iterator[tuple[slice, list[slice]]]:
+    """Group the blocks of a sheet by the rows that they cover: (rows, the slices of columns that cover them)."""
+    current: tuple[slice, list[slice]] | None = None
+    for row, column in blocks(rows, columns, depth):
+        if current is not None and current[0] == row:
+            current[1].append(column)
+            continue
+        if current is not None:
+            yield current
+        current = (row, [column])
+    if current is not None:
+        yield current

@@ -1,0 +1,235 @@
+r"""The KL regulariser: Gibbs policies, and payments that are sums of non-negative terms.
+
+p_x = q_x exp(s_x / strength) / Z. A group with share a = w r / strength pays strength * L, where
+
+    L = log E_p[exp(-c)] = log1p(E_p[phi(c)]),   c = a - E_p[a],   phi(c) = exp(-c) - 1 + c >= 0      (theory section 3)
+
+which is the cumulant of a under p (and KL(p || p_-i)). Cumulants merge (derived): if a table is cut into blocks with
+probabilities pi_b, means mu_b and cumulants L_b (each under p given the block), then with d_b = mu_b - mu
+
+    E_p[exp(-c)] = sum_b pi_b exp(L_b - d_b),   so   L = log1p(sum_b pi_b [phi(d_b - L_b) + L_b])
+
+because sum_b pi_b d_b = 0: again a sum of non-negative terms. So one reading of the rewards, block by block, gives
+every group's payment (test_kl_cumulants_merge). D(p || q) is the cumulant of the whole score s / strength.
+
+Where the exponents are so large that exp(-c) overflows, p is negligible exactly where the policy without i lives. There
+exp(log p - c) is taken from the sum of the *other* groups' rewards, and no probability is exponentiated first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import numpy as np
+
+from rlhf_game.mechanism.arrays import Array, stack
+from rlhf_game.mechanism.regularizers.base import (
+    Optimum,
+    Regularizer,
+    Score,
+    at,
+    by_row,
+    expectation,
+    row_blocks,
+    score,
+)
+
+LARGEST_EXPONENT = 600.0
+"""exp of it is finite, and a probability below exp(-700) times it is negligible beside 1."""
+SMALL_CUMULANT = 1e-4
+"""Below it (relative to the exponents' own size) exp(-c) - 1 loses digits, and phi is evaluated term by term."""
+SERIES = 0.1
+"""Below this |c| phi is its Taylor series."""
+
+
+def phi(c: Array) -> Array:
+    """Return exp(-c) - 1 + c >= 0, with full relative accuracy for small c too."""
+    with np.errstate(over="ignore"):
+        out: Array = np.expm1(-c) + c
+    small = np.abs(c) < SERIES
+    if small.any():
+        x = -c[small]
+        series = np.full_like(x, 1 / 12)
+        for k in range(11, 2, -1):
+            series = (1 + x * series) / k
+        out[small] = x * x * (1 + x * series) / 2
+    return out
+
+
+@final
+@dataclass(frozen=True)
+class KL(Regularizer):
+    """D(p || q) = sum p log(p / q). Zero probabilities of the reference stay zero."""
+
+    name: ClassVar[str] = "kl"
+
+    def maximize(self, weights: Array, rewards: Sequence[Array], reference: Array) -> "Gibbs":
+        """Return the Gibbs policy of every row."""
+
+        def potential(q: Array, s: Array) -> Array:
+            return _log(q) + s / self.strength
+
+        summed = score(weights, rewards, reference, self.strength, potential)
+        partition = np.zeros(len(reference))
+        log_anchor = _log(reference[np.arange(len(reference)), summed.anchor])
+        for rows, columns in row_blocks(*reference.shape, 1):
+            for column in columns:
+                heights = potential(reference[rows, column], summed.relative[rows, column])
+                partition[rows] += np.exp(heights - log_anchor[rows, None]).sum(axis=1)
+        return Gibbs(self.strength, reference, summed, log_anchor + np.log(partition))
+
+
+@final
+class Gibbs(Optimum):
+    """q exp(s / strength) / Z on every row; probabilities are made block by block from the score, never stored."""
+
+    def __init__(self, strength: float, reference: Array, summed: Score, log_partition: Array) -> None:
+        """log_partition: log sum_x q_x exp((s_x - s[anchor]) / strength), [B]."""
+        self.strength = strength
+        self.reference = reference
+        self.score = summed
+        self.log_partition = log_partition
+        means, cumulants = self._moments(np.ones((1, len(reference))), [summed.relative])
+        self.divergence: Array = cumulants[0]
+        self.welfare: Array = summed.offset + means[0] - strength * cumulants[0]
+
+    def log_probabilities(self, block: tuple[slice, slice] = (slice(None), slice(None))) -> Array:
+        """Return log p on a block: [rows, columns]; -inf where the reference is zero."""
+        log_p: Array = self.score.relative[block] / self.strength
+        log_p += _log(self.reference[block])
+        log_p -= self.log_partition[block[0], None]
+        return log_p
+
+    def probabilities(self) -> Array:
+        """Return p: [B, m]."""
+        p = np.empty(self.reference.shape)
+        for rows, columns in row_blocks(*p.shape, 1):
+            for column in columns:
+                np.exp(self.log_probabilities((rows, column)), out=p[rows, column])
+        return p
+
+    def values(self, rewards: Sequence[Array]) -> Array:
+        """Return <p, r>: [k, B]."""
+        out = np.zeros((len(rewards), len(self.reference)))
+        for rows, columns in row_blocks(*self.reference.shape, len(rewards)):
+            for column in columns:
+                p = np.exp(self.log_probabilities((rows, column)))
+                out[:, rows] += expectation(p, stack(rewards, (rows, column)))
+        return out
+
+    def externalities(self, weights: Array, rewards: Sequence[Array]) -> Array:
+        """Return strength * KL(p || p_-i): [k, B]."""
+        shares = by_row(weights, len(self.reference))
+        _, cumulants = self._moments(shares, rewards)
+        if np.isnan(cumulants).any():
+            cumulants = np.where(np.isnan(cumulants), self._extreme_cumulants(shares, rewards), cumulants)
+        return self.strength * cumulants
+
+    def _moments(self, weights: Array, rewards: Sequence[Array]) -> tuple[Array, Array]:
+        """Return the means of r and the cumulants of w r / strength under p, [k, B] each, in one reading.
+
+        A cumulant is NaN where its exponents are too large for this way.
+        """
+        means = np.empty((len(rewards), len(self.reference)))
+        cumulants = np.empty_like(means)
+        for rows, columns in row_blocks(*self.reference.shape, len(rewards)):
+            scales = weights[:, rows] / self.strength
+            parts = [self._block_moments(scales, rewards, (rows, column)) for column in columns]
+            means[:, rows], cumulants[:, rows] = _merge(scales, parts)
+        return means, cumulants
+
+    def _block_moments(
+        self, scales: Array, rewards: Sequence[Array], block: tuple[slice, slice]
+    ) -> tuple[Array, Array, Array]:
+        """Return the block's log probability [b], and under p given the block means and cumulants [k, b]."""
+        log_p = self.log_probabilities(block)
+        top = log_p.max(axis=1)
+        top[~np.isfinite(top)] = 0.0
+        log_p -= top[:, None]
+        p = np.exp(log_p, out=log_p)
+        mass = p.sum(axis=1)
+        p /= np.where(mass > 0, mass, 1.0)[:, None]
+        c = stack(rewards, block)
+        means = expectation(p, c)
+        c -= means[:, :, None]
+        c *= scales[:, :, None]
+        return top + _log(mass), means, _cumulants(p, c, np.abs(scales * means))
+
+    def _extreme_cumulants(self, weights: Array, rewards: Sequence[Array]) -> Array:
+        """Return cumulants where exp(-c) overflows, in two more readings: [k, B]."""
+        scales = weights / self.strength
+        held = at(rewards, self.score.anchor)
+        means = np.zeros_like(scales)
+        shape = self.reference.shape
+        for rows, columns in row_blocks(*shape, len(rewards)):
+            for column in columns:
+                p = np.exp(self.log_probabilities((rows, column)))
+                a = (stack(rewards, (rows, column)) - held[:, rows, None]) * scales[:, rows, None]
+                means[:, rows] += expectation(p, a)
+        small_sum = np.zeros_like(means)
+        log_sum = np.full_like(means, -np.inf)
+        constant = means - self.log_partition
+        for rows, columns in row_blocks(*shape, 3 * len(rewards)):
+            for column in columns:
+                block = (rows, column)
+                log_p = self.log_probabilities(block)
+                c = (stack(rewards, block) - held[:, rows, None]) * scales[:, rows, None] - means[:, rows, None]
+                log_terms = self.score.leave_one_out(weights, rewards, block) / self.strength
+                log_terms += _log(self.reference[block]) + constant[:, rows, None]
+                p = np.exp(log_p)
+                with np.errstate(over="ignore"):
+                    terms = np.exp(log_terms)
+                small_sum[:, rows] += np.where(np.abs(c) < 1, p * phi(np.clip(c, -1, 1)), terms + p * (c - 1)).sum(axis=2)
+                log_sum[:, rows] = np.logaddexp(log_sum[:, rows], np.logaddexp.reduce(log_terms, axis=2))
+        return np.where(small_sum < 1, np.log1p(np.minimum(small_sum, 1)), log_sum)
+
+
+def _log(q: Array) -> Array:
+    with np.errstate(divide="ignore"):
+        out: Array = np.log(q)
+    return out
+
+
+def _cumulants(p: Array, c: Array, size: Array, base: Array | None = None) -> Array:
+    """Return log E_p[exp(base - c)] for E_p[c] = 0 up to rounding: [k, b]; NaN where an exponent is too large.
+
+    p: [b, m], rows that sum to 1 (or to 0). c: [k, b, m]. size: how large the exponents were before they were
+    centred, [k, b]. base: cumulants >= 0 of what each entry stands for, [k, b, m], default 0.
+    """
+    exponents = -c if base is None else base - c
+    with np.errstate(over="ignore", invalid="ignore"):
+        powers = np.exp(exponents)
+        sums = expectation(p, powers)
+    largest = powers.max(axis=2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        out: Array = np.log(sums)
+    careful = ~(sums - 1 > SMALL_CUMULANT * np.maximum(1, size))
+    if careful.any():
+        k, b = np.nonzero(careful)
+        mine = p[b]
+        centred = c[k, b]
+        centred = centred - np.einsum("im,im->i", mine, centred)[:, None]
+        if base is None:
+            terms = phi(centred)
+        else:
+            terms = phi(centred - base[k, b]) + base[k, b]
+        out[k, b] = np.log1p(np.einsum("im,im->i", mine, terms))
+    out[largest > np.exp(LARGEST_EXPONENT)] = np.nan
+    return out
+
+
+def _merge(scales: Array, parts: list[tuple[Array, Array, Array]]) -> tuple[Array, Array]:
+    """Return the means and cumulants of a row from those of its blocks (the merge law above)."""
+    if len(parts) == 1:
+        return parts[0][1], parts[0][2]
+    log_shares = np.stack([part[0] for part in parts], axis=-1)
+    shares = np.exp(log_shares - log_shares.max(axis=-1, keepdims=True))
+    shares /= shares.sum(axis=-1, keepdims=True)
+    means = np.stack([part[1] for part in parts], axis=-1)
+    inner = np.stack([part[2] for part in parts], axis=-1)
+    lost = np.isnan(inner).any(axis=-1)
+    mean = expectation(shares, means)
+    c = (means - mean[..., None]) * scales[..., None]
+    total = _cumulants(shares, c, np.abs(scales * mean), np.nan_to_num(inner))
+    total[lost] = np.nan
+    return mean, total

@@ -1,0 +1,71 @@
+"""Numbers that are only known as an interval."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rlhf_game.errors import InputError
+from rlhf_game.mechanism.arrays import Array, frozen
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """Arrays of one shape: the best single numbers, and ends between which the truth lies with probability ``level``.
+
+    value, low, high: any shape ([] for one number, [n] for one per group), in the unit of the quantity, low <= high.
+    An end may be infinite. The value need not be inside: a ratio and its interval may be biased differently.
+    level: in (0, 1]; 1 means certain (a proof, not a confidence), otherwise it holds for each entry on its own.
+    Raises InputError when the shapes differ, an end is not a number, low > high or the level is out of range.
+    """
+
+    value: Array
+    low: Array
+    high: Array
+    level: float = 1.0
+
+    def __post_init__(self) -> None:
+        for field in ("value", "low", "high"):
+            object.__setattr__(self, field, frozen(getattr(self, field)))
+        if not self.value.shape == self.low.shape == self.high.shape:
+            raise InputError(
+                f"an estimate's value, low and high must have one shape, "
+                f"got {self.value.shape}, {self.low.shape} and {self.high.shape}"
+            )
+        if not (self.low <= self.high).all():
+            raise InputError(f"an estimate's low must be <= high, got {self.low.tolist()} and {self.high.tolist()}")
+        if not 0 < self.level <= 1:
+            raise InputError(f"an estimate's level must be in (0, 1], got {self.level!r}")
+
+    @property
+    def width(self) -> Array:
+        """high - low."""
+        return np.asarray(self.high - self.low)
+
+    def contains(self, truth: ArrayLike, slack: float = 0.0) -> bool:
+        """Return whether every number of ``truth`` is inside its interval, ``slack`` (same unit) allowed outside."""
+        array = np.asarray(truth, dtype=np.float64)
+        return bool(((self.low - slack <= array) & (array <= self.high + slack)).all())
+
+    def __getitem__(self, index: Any) -> "Estimate":
+        """Return the estimate of one entry (or of a slice)."""
+        return Estimate(self.value[index], self.low[index], self.high[index], self.level)
+
+    def __add__(self, other: "Estimate") -> "Estimate":
+        """Return the estimate of a sum, by interval arithmetic; of both levels < 1, at least 1 - the sum of misses."""
+        level = 1.0 - (1.0 - self.level) - (1.0 - other.level)
+        return Estimate(self.value + other.value, self.low + other.low, self.high + other.high, level)
+
+    def scaled(self, factor: ArrayLike) -> "Estimate":
+        """Return the estimate of ``factor`` times the quantity; a negative factor swaps the ends."""
+        by = np.asarray(factor, dtype=np.float64)
+        ends = (by * self.low, by * self.high)
+        return Estimate(by * self.value, np.minimum(*ends), np.maximum(*ends), self.level)
+
+    def document(self) -> Any:
+        """Return the receipt's form: {estimate, low, high, level}, or nested lists of it for an array."""
+        if self.value.ndim:
+            return [self[i].document() for i in range(len(self.value))]
+        return {"estimate": float(self.value), "low": float(self.low), "high": float(self.high), "level": self.level}

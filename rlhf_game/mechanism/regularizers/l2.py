@@ -1,0 +1,214 @@
+r"""The squared L2 regulariser: projections onto the simplex, and payments as sums of squares.
+
+With y = q + s / (2 strength) and slack z = y - tau, p = max(0, z). Taking away a share delta = w r / (2 strength) moves
+the slacks to z' = z - delta + shift, where the shift restores sum max(0, z') = 1. The payment (derived from theory
+section 3: strength ||p - p'||^2 + <nu, p>, nu = 2 strength max(0, -z')) is strength times the sum of
+
+    (shift - delta)^2      where both policies put mass,
+    z^2 + 2 z |z'|         where only p does,
+    z'^2                   where only the policy without the group does,
+
+and the shift itself is solved from differences, so nothing cancels however small the share. D(p || q) is the same sum
+for the whole score (its removal leads back to q).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlhf_game.mechanism.arrays import Array, stack
+from rlhf_game.mechanism.regularizers.base import (
+    Optimum,
+    Regularizer,
+    Score,
+    at,
+    by_row,
+    expectation,
+    row_blocks,
+    score,
+)
+
+MOST_PASSES = 20
+"""Bound on the passes that settle which outcomes hold mass; two are the rule."""
+SETTLED = 1e-13
+"""A threshold that moves by less than this, relatively, has settled."""
+LARGE_SHARE = 50.0
+"""A share larger than this moves the slacks so far that they are summed anew from the other groups' rewards."""
+
+
+@final
+@dataclass(frozen=True)
+class SquaredL2(Regularizer):
+    """D(p || q) = sum (p - q)^2. Outcomes that the reference excludes can come in."""
+
+    name: ClassVar[str] = "l2"
+
+    def maximize(self, weights: Array, rewards: Sequence[Array], reference: Array) -> "Projection":
+        """Return the projection of q + s / (2 strength) onto the simplex, for every row."""
+
+        def potential(q: Array, s: Array) -> Array:
+            out: Array = q + s / (2 * self.strength)
+            return out
+
+        summed = score(weights, rewards, reference, 2 * self.strength, potential)
+        floor = reference[np.arange(len(reference)), summed.anchor] - 1
+        rows, heights = [], []
+        for row, columns in row_blocks(*reference.shape, 1):
+            for column in columns:
+                height = potential(reference[row, column], summed.relative[row, column])
+                b, x = np.nonzero(height > floor[row, None])
+                rows.append(b + row.start)
+                heights.append(height[b, x])
+        threshold = simplex_thresholds(np.concatenate(heights), np.concatenate(rows), len(reference))
+        return Projection(self.strength, reference, summed, self._polish(summed, reference, threshold))
+
+    def _polish(self, summed: Score, reference: Array, threshold: Array) -> Array:
+        """Return tau from the same support as [sum over it of s / (2 strength) - sum outside it of q] / its size.
+
+        Equal to (sum over the support of y - 1) / its size because q sums to 1, but small where the score is small.
+        """
+        for _ in range(MOST_PASSES):
+            total, held = np.zeros(len(reference)), np.zeros(len(reference))
+            for rows, columns in row_blocks(*reference.shape, 1):
+                for column in columns:
+                    q = reference[rows, column]
+                    moved = summed.relative[rows, column] / (2 * self.strength)
+                    inside = moved - threshold[rows, None] + q > 0
+                    total[rows] += np.where(inside, moved, -q).sum(axis=1)
+                    held[rows] += inside.sum(axis=1)
+            before, threshold = threshold, np.where(held > 0, total / np.maximum(held, 1), threshold)
+            if (np.abs(threshold - before) <= SETTLED * np.abs(threshold)).all():
+                break
+        return threshold
+
+
+def simplex_thresholds(heights: Array, rows: NDArray[np.intp], count: int) -> Array:
+    """Return for each of ``count`` rows the tau with sum max(0, height - tau) = 1: [count].
+
+    heights and rows list the entries that may be above tau; a row lists at least its largest. Michelot's method: Newton
+    steps on a convex piecewise linear function, finite and monotone.
+    """
+    while True:
+        held = np.bincount(rows, minlength=count)
+        tau = (np.bincount(rows, weights=heights, minlength=count) - 1) / held
+        above = heights > tau[rows]
+        above |= held[rows] == 1
+        if above.all():
+            return tau
+        heights, rows = heights[above], rows[above]
+
+
+@final
+class Projection(Optimum):
+    """max(0, q + s / (2 strength) - tau) on every row; slacks are made from the score, never stored."""
+
+    def __init__(self, strength: float, reference: Array, summed: Score, threshold: Array) -> None:
+        """threshold: tau for the score relative to its anchor, [B]."""
+        self.strength = strength
+        self.reference = reference
+        self.score = summed
+        self.threshold = threshold
+        one = np.ones((1, len(reference)))
+        self.divergence: Array = self.externalities(one, [summed.relative])[0] / strength
+        mean = self.values([summed.relative])[0]
+        self.welfare: Array = summed.offset + mean - strength * self.divergence
+
+    def slacks(self, block: tuple[slice, slice] = (slice(None), slice(None))) -> Array:
+        """Return q + s / (2 strength) - tau on a block: [rows, columns]."""
+        z: Array = self.score.relative[block] / (2 * self.strength)
+        z -= self.threshold[block[0], None]
+        z += self.reference[block]
+        return z
+
+    def probabilities(self) -> Array:
+        """Return p: [B, m]."""
+        z = self.slacks()
+        return np.maximum(z, 0, out=z)
+
+    def values(self, rewards: Sequence[Array]) -> Array:
+        """Return <p, r>: [k, B]."""
+        out = np.zeros((len(rewards), len(self.reference)))
+        for rows, columns in row_blocks(*self.reference.shape, len(rewards)):
+            for column in columns:
+                p = np.maximum(self.slacks((rows, column)), 0)
+                out[:, rows] += expectation(p, stack(rewards, (rows, column)))
+        return out
+
+    def externalities(self, weights: Array, rewards: Sequence[Array]) -> Array:
+        """Return strength ||p - p_-i||^2 + <nu, p>: [k, B]."""
+        pairs = zip(by_row(weights, len(self.reference)), rewards, strict=True)
+        return np.stack([self._externality(weight, reward) for weight, reward in pairs])
+
+    def _externality(self, weight: Array, reward: Array) -> Array:
+        """Return one group's payment on every row: [B]. weight: [B]."""
+        centre = self._centre(reward)
+        from_others = bool((weight * self._spread(reward, centre) > LARGE_SHARE * 2 * self.strength).any())
+        if from_others:
+            centre = at([reward], self.score.anchor)[0]
+        rows, z, base, delta = self._survivors(weight, reward, centre, from_others=from_others)
+        count = len(self.reference)
+        inside = z > 0
+        shift = -simplex_thresholds(base, rows, count)
+        after = base + shift[rows] > 0
+        for _ in range(MOST_PASSES):
+            pieces = np.where(inside, np.where(after, delta, z), np.where(after, -base, 0.0))
+            held = np.bincount(rows, weights=after, minlength=count)
+            shift = np.where(held > 0, np.bincount(rows, weights=pieces, minlength=count) / np.maximum(held, 1), shift)
+            before, after = after, base + shift[rows] > 0
+            if np.array_equal(before, after):
+                break
+        moved = base + shift[rows]
+        both, left = inside & after, inside & ~after
+        squares = np.zeros_like(z)
+        squares[both] = (shift[rows[both]] - delta[both]) ** 2
+        squares[left] = z[left] ** 2 + 2 * z[left] * np.maximum(-moved[left], 0)
+        entered = after & ~inside
+        squares[entered] = np.maximum(moved[entered], 0) ** 2
+        return self.strength * np.bincount(rows, weights=squares, minlength=count)
+
+    def _centre(self, reward: Array) -> Array:
+        """Return the mean of a reward over the outcomes that hold mass: [B]. Any constant would do but for rounding."""
+        total, count = np.zeros(len(reward)), np.zeros(len(reward))
+        for rows, columns in row_blocks(*reward.shape, 1):
+            for column in columns:
+                inside = self.slacks((rows, column)) > 0
+                total[rows] += np.einsum("bm,bm->b", inside, reward[rows, column])
+                count[rows] += inside.sum(axis=1)
+        return total / count
+
+    def _spread(self, reward: Array, centre: Array) -> Array:
+        out = np.zeros(len(reward))
+        for rows, columns in row_blocks(*reward.shape, 1):
+            for column in columns:
+                out[rows] = np.maximum(out[rows], np.abs(reward[rows, column] - centre[rows, None]).max(axis=1))
+        return out
+
+    def _survivors(
+        self, weight: Array, reward: Array, centre: Array, *, from_others: bool
+    ) -> tuple[NDArray[np.intp], Array, Array, Array]:
+        """Return (row, z, z - delta, delta) of the outcomes that hold mass or may hold it without the group.
+
+        from_others: make z - delta from the other groups' rewards instead of by subtraction.
+        """
+        found: list[Any] = []
+        share = weight / (2 * self.strength)
+        peak = np.full(len(reward), -np.inf)
+        for rows, columns in row_blocks(*reward.shape, 1):
+            for column in columns:
+                block = (rows, column)
+                z = self.slacks(block)
+                delta = (reward[block] - centre[rows, None]) * share[rows, None]
+                if from_others:
+                    base = self.score.leave_one_out(weight[None], [reward], block)[0] / (2 * self.strength)
+                    base -= self.threshold[rows, None]
+                    base += self.reference[block]
+                else:
+                    base = z - delta
+                peak[rows] = np.maximum(peak[rows], base.max(axis=1))
+                b, x = np.nonzero((base > peak[rows, None] - 1) | (z > 0))
+                found.append((b + rows.start, z[b, x], base[b, x], delta[b, x]))
+        rows_, z_, base_, delta_ = (np.concatenate(part) for part in zip(*found, strict=True))
+        return rows_, z_, base_, delta_

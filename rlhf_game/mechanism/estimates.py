@@ -41,7 +41,7 @@ class Estimate:
 
     @property
     def width(self) -> Array:
-        """high - low."""
+        """The length of the interval, high - low."""
         return np.asarray(self.high - self.low)
 
     def contains(self, truth: ArrayLike, slack: float = 0.0) -> bool:

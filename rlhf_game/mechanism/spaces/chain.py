@@ -2,19 +2,20 @@ r"""Exactly over all token sequences of a finite automaton: |T|^K outcomes in O(
 
 The reference is an automaton with S states over tokens T: q(a | s) and a next state for each pair, or the end; every
 sequence ends after at most K tokens (the horizon). A reward is r(s, a), earned at every step and added up. Outcomes are
-the complete sequences, q and r of a sequence are the product and the sum along it. Under KL the optimum is the automaton
-again with other probabilities (theory section 7):
+the complete sequences; q and r of a sequence are the product and the sum along it. Under KL the optimum is an automaton
+again, with other probabilities (theory section 7); with t the state after token a in state s,
 
-    V_k(s) = log sum_a q(a|s) exp(score(s,a)/strength + V_{k+1}(s')),   p_k(a|s) = q(a|s) exp(score/strength + V_{k+1}(s') - V_k(s))
+    V_k(s) = log sum_a q(a|s) exp(score(s,a)/strength + V_{k+1}(t))
+    p_k(a|s) = q(a|s) exp(score(s,a)/strength + V_{k+1}(t) - V_k(s))
 
-Neither q nor the score depends on the step k, so the tokens that lead from s to the same s' are summed once: they make
+Neither q nor the score depends on the step k, so the tokens that lead from s to the same t are summed once: they make
 one *edge*, and given the edge the token's distribution is the same at every step. One pass over the S |T| pairs, then
 the recursion over K runs on the E <= min(S |T|, S (S + 1)) edges.
 
 A reward is additive, so v_i = <visits, r_i> with the expected number of visits of each pair. A payment is the cumulant
-of the group's share along the sequence: tokens merge into edges, edges and what follows them (independent given the next
-state, so that means and cumulants add) into states, by the law in segments.py. Removing the whole score gives back q, so
-D(p || q) is the cumulant of the whole score. Everything is a sum of non-negative terms.
+of the group's share along the sequence: tokens merge into edges; edges and what follows them (independent given the
+next state, so that means and cumulants add) merge into states, by the law in segments.py. Removing the whole score
+gives back q, so D(p || q) is the cumulant of the whole score. Everything is a sum of non-negative terms.
 """
 
 import functools
@@ -78,8 +79,8 @@ class Chain(PolicySpace[Array]):
     normalization: the declared domain of a reward over *all* sequences of the automaton, those of probability zero
     included (each checked by its own recursion): none, sum or max.
 
-    Rewards are [S][T], in the unit of the strength. In the space's coordinates a reward is [N]: one number for each pair
-    of positive probability, in the graph's order. Raises InputError, or CombinationError for another divergence.
+    Rewards are [S][T], in the unit of the strength. In the space's coordinates a reward is [N]: one number for each
+    pair of positive probability, in the graph's order. Raises InputError, or CombinationError for another divergence.
     """
 
     def __init__(
@@ -94,7 +95,9 @@ class Chain(PolicySpace[Array]):
     ) -> None:
         """Check the automaton and sort its pairs by edge."""
         if not isinstance(regularizer, KL):
-            raise CombinationError(f"a chain has an exact optimum under KL only, not under {type(regularizer).__name__}")
+            raise CombinationError(
+                f"an automaton has an exact optimum under KL, not under {type(regularizer).__name__}"
+            )
         self.regularizer = regularizer
         self.normalization = Normalization(normalization)
         q = _read_reference(reference)
@@ -144,7 +147,7 @@ class Chain(PolicySpace[Array]):
 
     def _table(self, reward: Any, what: str) -> Array:
         if callable(reward):
-            raise InputError(f"{what} must be numbers [{self.shape[0]}][{self.shape[1]}] on an automaton, got a function")
+            raise InputError(f"{what} must be [states][tokens] = {list(self.shape)} numbers, got a function")
         table = finite(reward, what)
         if table.shape != self.shape:
             raise InputError(
@@ -224,7 +227,7 @@ class ChainPolicy(Policy[Array]):
         return out
 
     def next_log_probs(self, prefix: Sequence[int]) -> Array:
-        """Return the log probabilities of the token after ``prefix``: [T]; raise InputError if nothing can follow it."""
+        """Return the log probabilities of the token after ``prefix``: [T]; raise InputError after a whole outcome."""
         state = self._state_after(prefix)
         if state == END:
             raise InputError(f"prefix must be unfinished, got a complete sequence of {len(prefix)} tokens")
@@ -295,13 +298,13 @@ class ChainPolicy(Policy[Array]):
 
     def _forward(self) -> Array:
         graph, states = self.space.graph, self.space.shape[0]
-        here = np.zeros(states)
+        here: Array = np.zeros(states)
         here[self.space.initial] = 1.0
         flow = np.zeros(len(graph.target))
         for k in range(self.space.horizon):
             moved = graph.edges.spread(here) * np.exp(self._log_edges(k))
             flow += moved
-            here = np.bincount(graph.target, weights=moved, minlength=states + 1)[:states]
+            here = np.bincount(graph.target, weights=moved, minlength=states + 1)[:states].astype(np.float64)
         visits = np.exp(self._log_tokens)
         visits *= graph.tokens.spread(flow)
         return visits
@@ -335,7 +338,7 @@ def _read_reference(reference: ArrayLike) -> Array:
     if wrong.any():
         state = int(np.argmax(wrong))
         raise InputError(f"reference must sum to 1 in each state, got {totals[state]} in state {state}")
-    return q / totals[:, None]
+    return np.asarray(q / totals[:, None])
 
 
 def _read_next_state(next_state: ArrayLike, shape: tuple[int, int]) -> NDArray[np.int64]:

@@ -34,7 +34,7 @@ OVERFLOW = 600.0
 @final
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """``size`` entries cut into consecutive non-empty segments that begin at ``starts`` (increasing, the first is 0)."""
+    """``size`` entries cut into consecutive non-empty segments that begin at ``starts`` (increasing, from 0)."""
 
     starts: Indices
     size: int
@@ -86,7 +86,8 @@ class Segments:
         at_top = np.flatnonzero(log_p == self.spread(self.max(log_p)))
         segment = np.searchsorted(self.starts, at_top, side="right") - 1
         first = np.concatenate([np.ones(1, dtype=bool), segment[1:] != segment[:-1]])
-        return at_top[first]
+        out: Indices = at_top[first]
+        return out
 
     def merge(self, log_p: Array, means: Array, cumulants: Array | None = None) -> tuple[Array, Array]:
         """Return the mean and the cumulant of each segment, [k, M] each, from those of its entries.

@@ -1,0 +1,374 @@
+r"""Separable f-divergences sum q f(p / q), through one safeguarded one-dimensional dual solve.
+
+The optimum is p_x = q_x u(z_x), where u is the inverse of f' and z a rescaled dual slack: z_x = z_anchor - k d_x with
+d_x = (s_anchor - s_x) / strength >= 0 and one unknown z_anchor per row, fixed by sum p = 1. u grows with z if k > 0 (then
+u = 0 for z <= 0) and falls with z if k < 0 (then z > 0 always): in both cases z is a sum of terms of one sign where it
+matters, so nothing cancels however strong the rewards.
+
+The payment of a group is strength * sum_x q_x B(z_x, z'_x) (derived from Fenchel duality): z' are the slacks without the
+group and B >= 0 is the Bregman divergence of the conjugate f* between them. If the group's share a = w r / strength is
+small, z' - z = k (shift - a) is solved from differences of u that do not cancel. D(p || q) is the same sum for the
+removal of the whole score, which leads back to q.
+
+f is normalised so that f'(1) = 0, which adds a multiple of sum (p - q) = 0: reverse KL is t - 1 - log t, the limit of
+alpha:A at A = 0.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import numpy as np
+
+from rlhf_game.errors import InputError
+from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.regularizers.base import Optimum, Regularizer, Score, at, by_row, score
+from rlhf_game.mechanism.regularizers.kl import phi
+
+LARGE_SHARE = 0.5
+"""Shares up to this (in units of the slack, relatively) are solved from differences; larger ones anew."""
+MOST_STEPS = 200
+SERIES = 0.05
+
+
+class Link(ABC):
+    """u = (f')^{-1} in terms of the slack z, and what is derived from it. All arrays elementwise."""
+
+    slope: float
+    """k: how z moves when the dual variable (s - tau) / strength grows by 1."""
+    unit: float
+    """The z where u = 1."""
+
+    @abstractmethod
+    def density(self, z: Array) -> Array:
+        """Return u(z) = p / q."""
+
+    @abstractmethod
+    def log_derivative(self, z: Array) -> Array:
+        """Return u'(z) / u(z) where u > 0, else 0."""
+
+    @abstractmethod
+    def inverse(self, density: Array) -> Array:
+        """Return the z > 0 with u(z) = density > 0."""
+
+    @abstractmethod
+    def change(self, z: Array, h: Array) -> Array:
+        """Return u(z + h) - u(z) without cancellation."""
+
+    @abstractmethod
+    def bregman(self, z: Array, other: Array, h: Array) -> Array:
+        """Return f*(other) - f*(z) - u(z) (other - z) / slope >= 0 without cancellation; h is other - z."""
+
+
+def psi(x: Array) -> Array:
+    """Return x - log(1 + x) >= 0 for x > -1, with full relative accuracy for small x."""
+    out: Array = x - np.log1p(x)
+    small = np.abs(x) < SERIES
+    if small.any():
+        y = x[small]
+        series = np.zeros_like(y)
+        for k in range(18, 1, -1):
+            series = 1 / k - y * series
+        out[small] = y * y * series
+    return out
+
+
+def binomial_remainder(x: Array, power: float) -> Array:
+    """Return (1 + x)^power - 1 - power x for x > -1, with full relative accuracy for small x."""
+    out: Array = np.expm1(power * np.log1p(x)) - power * x
+    small = np.abs(x) * max(1.0, abs(power)) < SERIES
+    if small.any():
+        y = x[small]
+        term = np.full_like(y, power * (power - 1) / 2)
+        series = term.copy()
+        for k in range(3, 20):
+            term = term * y * (power - k + 1) / k
+            series += term
+        out[small] = y * y * series
+    return out
+
+
+@final
+class PowerLink(Link):
+    """f = (t^A - 1 - A (t - 1)) / (A (A - 1)), and its limit t - 1 - log t at A = 0: u = z^(1 / (A - 1))."""
+
+    def __init__(self, order: float) -> None:
+        """order: A, neither 1 nor infinite."""
+        self.order = order
+        self.slope = order - 1
+        self.unit = 1.0
+        self.power = 1 / (order - 1)
+
+    def density(self, z: Array) -> Array:
+        """Return z^(1 / (A - 1)), 0 for z <= 0."""
+        out: Array = np.where(z > 0, z, 1.0) ** self.power
+        return np.where(z > 0, out, 0.0)
+
+    def log_derivative(self, z: Array) -> Array:
+        """Return 1 / ((A - 1) z)."""
+        return np.where(z > 0, self.power / np.where(z > 0, z, 1.0), 0.0)
+
+    def inverse(self, density: Array) -> Array:
+        """Return density^(A - 1)."""
+        out: Array = density**self.slope
+        return out
+
+    def change(self, z: Array, h: Array) -> Array:
+        """Return u(z + h) - u(z)."""
+        both = (z > 0) & (z + h > 0)
+        ratio = np.where(both, h / np.where(z > 0, z, 1.0), 0.0)
+        within = self.density(z) * np.expm1(self.power * np.log1p(ratio))
+        return np.where(both, within, self.density(z + h) - self.density(z))
+
+    def bregman(self, z: Array, other: Array, h: Array) -> Array:
+        """Return the divergence; where one side has left the support, its closed form there (sums of positive terms)."""
+        both = (z > 0) & (other > 0)
+        safe = np.where(z > 0, z, 1.0)
+        ratio = np.where(both, h / safe, 0.0)
+        if self.order == 0:
+            return psi(ratio)
+        power = self.order * self.power
+        within = safe**power * binomial_remainder(ratio, power) / self.order
+        left = safe**power / (self.order * self.slope) + safe**self.power * np.abs(other) / self.slope
+        entered = np.where(other > 0, other, 1.0) ** power / self.order
+        return np.where(both, within, np.where(z > 0, left, np.where(other > 0, entered, 0.0)))
+
+
+@final
+class JensenShannonLink(Link):
+    """f = (t log t - (t + 1) log((t + 1) / 2)) / 2: u = 1 / (e^z - 1)."""
+
+    slope = -2.0
+    unit = float(np.log(2))
+
+    def density(self, z: Array) -> Array:
+        """Return 1 / (e^z - 1)."""
+        with np.errstate(over="ignore"):
+            out: Array = 1 / np.expm1(z)
+        return out
+
+    def log_derivative(self, z: Array) -> Array:
+        """Return -1 / (1 - e^-z)."""
+        out: Array = 1 / np.expm1(-z)
+        return out
+
+    def inverse(self, density: Array) -> Array:
+        """Return log(1 + 1 / density)."""
+        out: Array = np.log1p(1 / density)
+        return out
+
+    def change(self, z: Array, h: Array) -> Array:
+        """Return u(z + h) - u(z) = -u(z + h) (e^h - 1) / (1 - e^-z)."""
+        small = np.abs(h) < 1
+        product = self.density(z + h) * np.expm1(np.where(small, h, 0.0)) / np.expm1(-z)
+        return np.where(small, product, self.density(z + h) - self.density(z))
+
+    def bregman(self, z: Array, other: Array, h: Array) -> Array:
+        """Return [psi(-u expm1(-h)) + u phi(h)] / 2, or its unexpanded form where exp(-h) could overflow."""
+        u = self.density(z)
+        far = h < -1
+        step = np.where(far, 0.0, h)
+        near = psi(-u * np.expm1(-step)) + u * phi(step)
+        return np.where(far, _log1mexp(z) - _log1mexp(other) + u * h, near) / 2
+
+
+def _log1mexp(z: Array) -> Array:
+    """Return log(1 - exp(-z)) for z > 0."""
+    return np.where(z > 0.7, np.log1p(-np.exp(-z)), np.log(-np.expm1(-z)))
+
+
+class Separable(Regularizer):
+    """strength * scale * sum q f(p / q) for the f of a link. Zero probabilities of the reference stay zero."""
+
+    scale: ClassVar[float] = 1.0
+
+    @abstractmethod
+    def link(self) -> Link:
+        """Return the inverse of f'."""
+
+    @final
+    def maximize(self, weights: Array, rewards: Sequence[Array], reference: Array) -> "DualOptimum":
+        """Return the optimum of every row."""
+        unit = self.strength * self.scale
+        summed = score(weights, rewards, reference, unit, _potential)
+        return DualOptimum(self.link(), unit, self.scale, reference, summed)
+
+
+def _potential(q: Array, s: Array) -> Array:
+    return np.where(q > 0, s, -np.inf)
+
+
+@final
+@dataclass(frozen=True)
+class ReverseKL(Separable):
+    """D(p || q) = -sum q log(p / q)."""
+
+    name: ClassVar[str] = "reverse_kl"
+
+    def link(self) -> Link:
+        """Return the power link of order 0."""
+        return PowerLink(0.0)
+
+
+@final
+@dataclass(frozen=True)
+class PearsonChi2(Separable):
+    """D(p || q) = sum q (p / q - 1)^2: twice the alpha divergence of order 2."""
+
+    name: ClassVar[str] = "chi2"
+    scale: ClassVar[float] = 2.0
+
+    def link(self) -> Link:
+        """Return the power link of order 2."""
+        return PowerLink(2.0)
+
+
+@final
+@dataclass(frozen=True)
+class Hellinger(Separable):
+    """D(p || q) = sum q (sqrt(p / q) - 1)^2 / 2: a quarter of the alpha divergence of order 1/2."""
+
+    name: ClassVar[str] = "hellinger"
+    scale: ClassVar[float] = 0.25
+
+    def link(self) -> Link:
+        """Return the power link of order 1/2."""
+        return PowerLink(0.5)
+
+
+@final
+@dataclass(frozen=True)
+class JensenShannon(Separable):
+    """D(p || q) = sum q (t log t - (t + 1) log((t + 1) / 2)) / 2 with t = p / q."""
+
+    name: ClassVar[str] = "js"
+
+    def link(self) -> Link:
+        """Return the Jensen-Shannon link."""
+        return JensenShannonLink()
+
+
+@final
+@dataclass(frozen=True)
+class Alpha(Separable):
+    """D(p || q) = sum q (t^A - 1 - A (t - 1)) / (A (A - 1)) with t = p / q; order: A, finite, not 0 or 1."""
+
+    order: float = 2.0
+    name: ClassVar[str] = "alpha"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not np.isfinite(self.order) or self.order in (0.0, 1.0):
+            raise InputError(f"order of alpha must be a finite number other than 0 and 1, got {self.order!r}")
+
+    def link(self) -> Link:
+        """Return the power link of this order."""
+        return PowerLink(float(self.order))
+
+
+@final
+class DualOptimum(Optimum):
+    """q u(z) on every row."""
+
+    def __init__(self, link: Link, strength: float, scale: float, reference: Array, summed: Score) -> None:
+        """strength: what multiplies sum q f(p / q), already times the scale of the divergence."""
+        self.link = link
+        self.strength = strength
+        self.reference = reference
+        self.score = summed
+        self.slack, self.anchor_slack = self._solve(summed.relative)
+        whole = self._externality(np.ones(len(reference)), summed.relative)
+        self.divergence: Array = scale * whole / strength
+        self.welfare: Array = summed.offset + self.values([summed.relative])[0] - whole
+
+    def probabilities(self) -> Array:
+        """Return p: [B, m]."""
+        return self.reference * self.link.density(self.slack)
+
+    def values(self, rewards: Sequence[Array]) -> Array:
+        """Return <p, r>: [k, B]."""
+        p = self.probabilities()
+        return np.stack([np.einsum("bm,bm->b", p, reward) for reward in rewards])
+
+    def externalities(self, weights: Array, rewards: Sequence[Array]) -> Array:
+        """Return strength * sum q B(z, z'): [k, B]."""
+        pairs = zip(by_row(weights, len(self.reference)), rewards, strict=True)
+        return np.stack([self._externality(weight, reward) for weight, reward in pairs])
+
+    def _solve(self, relative: Array) -> tuple[Array, Array]:
+        """Return the slacks z [B, m] and that of the anchor [B] for a score whose largest entry per row is 0."""
+        link, q = self.link, self.reference
+        fall = link.slope * np.where(q > 0, relative, 0.0) / self.strength
+        top = np.where(_potential(q, relative) == 0, q, 0.0).max(axis=1)
+        ends = np.stack([np.full(len(q), link.unit), link.inverse(1 / top)])
+
+        def residual(z: Array) -> tuple[Array, Array]:
+            slack = z[:, None] + fall
+            p = q * link.density(slack)
+            total = p.sum(axis=1)
+            return np.log(total), z * (p * link.log_derivative(slack)).sum(axis=1) / total
+
+        rising = link.slope > 0
+        low, high = ends.min(axis=0), ends.max(axis=0)
+        z = _root(residual, low, high, multiplicative=True, rising=rising)
+        return z[:, None] + fall, z
+
+    def _externality(self, weight: Array, reward: Array) -> Array:
+        """Return one pair's payment on every row: [B]."""
+        link, q, z = self.link, self.reference, self.slack
+        sensitivity = q * link.density(z) * np.abs(link.log_derivative(z))
+        centre = (sensitivity * reward).sum(axis=1) / sensitivity.sum(axis=1)
+        share = np.where(q > 0, reward - centre[:, None], 0.0) * (weight / self.strength)[:, None]
+        span = abs(link.slope) * np.abs(share).max(axis=1)
+        if (span > LARGE_SHARE * self.anchor_slack / 2).any():
+            h = self._resolve(weight, reward) - z
+        else:
+            h = link.slope * (self._shift(share)[:, None] - share)
+        return self.strength * (q * link.bregman(z, z + h, h)).sum(axis=1)
+
+    def _resolve(self, weight: Array, reward: Array) -> Array:
+        """Return the slacks without a pair, solved from the sum of the others: [B, m]."""
+        others = self.score.leave_one_out(weight[None], [reward], (slice(0, len(reward)), slice(0, reward.shape[1])))[0]
+        others -= _potential(self.reference, others).max(axis=1)[:, None]
+        return self._solve(others)[0]
+
+    def _shift(self, share: Array) -> Array:
+        """Return the shift with sum q [u(z + k (shift - share)) - u(z)] = 0: [B]."""
+        link, q = self.link, self.reference
+
+        def residual(shift: Array) -> tuple[Array, Array]:
+            h = link.slope * (shift[:, None] - share)
+            moved = self.slack + h
+            slope = q * link.density(moved) * link.log_derivative(moved) * link.slope
+            return (q * link.change(self.slack, h)).sum(axis=1), slope.sum(axis=1)
+
+        held = np.where(q > 0, share, np.nan)
+        return _root(residual, np.nanmin(held, axis=1), np.nanmax(held, axis=1), multiplicative=False, rising=True)
+
+
+def _root(
+    residual: Callable[[Array], tuple[Array, Array]], low: Array, high: Array, *, multiplicative: bool, rising: bool
+) -> Array:
+    """Return the roots in [low, high] of a monotone function that gives its value and derivative, one per row.
+
+    Newton steps (on the logarithm of the unknown if multiplicative: the derivative is then by it), bisection whenever a
+    step leaves the bracket.
+    """
+    x = np.sqrt(low * high) if multiplicative else (low + high) / 2
+    scale = np.maximum(np.abs(low), np.abs(high))
+    for _ in range(MOST_STEPS):
+        value, derivative = residual(x)
+        above = (value > 0) == rising
+        low, high = np.where(above, low, x), np.where(above, x, high)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            step = -value / derivative
+            moved = x * np.exp(step) if multiplicative else x + step
+        middle = np.sqrt(low * high) if multiplicative else (low + high) / 2
+        inside = (moved >= low) & (moved <= high)
+        following = np.where(value == 0, x, np.where(inside, moved, middle))
+        settled = np.abs(following - x) <= 2e-16 * (np.abs(x) if multiplicative else scale)
+        x = following
+        if settled.all():
+            break
+    return x

@@ -13,6 +13,15 @@ _NAMES = {
     "rlhf_game.mechanism.training": ("SocialWelfare", "AffineWelfare"),
     "rlhf_game.mechanism.payments": ("NoPayments", "AffinePayments"),
     "rlhf_game.mechanism.reports": ("Group", "Report", "Normalization"),
+    "rlhf_game.mechanism.regularizers.kl": ("KL",),
+    "rlhf_game.mechanism.regularizers.l2": ("SquaredL2",),
+    "rlhf_game.mechanism.regularizers.f_divergences": (
+        "ReverseKL",
+        "PearsonChi2",
+        "JensenShannon",
+        "Hellinger",
+        "Alpha",
+    ),
     "rlhf_game.errors": ("RlhfGameError", "InputError", "CombinationError", "MissingExtra", "RunError"),
 }
 _LOCATIONS = {name: module for module, names in _NAMES.items() for name in names}
@@ -21,6 +30,9 @@ if TYPE_CHECKING:  # for editors and type checkers, which then also know a name 
     from rlhf_game.errors import CombinationError, InputError, MissingExtra, RlhfGameError, RunError
     from rlhf_game.mechanism.mechanism import Mechanism, Settlement
     from rlhf_game.mechanism.payments import AffinePayments, NoPayments
+    from rlhf_game.mechanism.regularizers.f_divergences import Alpha, Hellinger, JensenShannon, PearsonChi2, ReverseKL
+    from rlhf_game.mechanism.regularizers.kl import KL
+    from rlhf_game.mechanism.regularizers.l2 import SquaredL2
     from rlhf_game.mechanism.reports import Group, Normalization, Report
     from rlhf_game.mechanism.training import AffineWelfare, SocialWelfare
 else:
@@ -35,18 +47,7 @@ else:
 
 
 __all__ = [
-    "AffinePayments",
-    "AffineWelfare",
-    "CombinationError",
-    "Group",
-    "InputError",
-    "Mechanism",
-    "MissingExtra",
-    "NoPayments",
-    "Normalization",
-    "Report",
-    "RlhfGameError",
-    "RunError",
-    "Settlement",
-    "SocialWelfare",
-]
+    "AffinePayments", "AffineWelfare", "Alpha", "CombinationError", "Group", "Hellinger", "InputError",
+    "JensenShannon", "KL", "Mechanism", "MissingExtra", "NoPayments", "Normalization", "PearsonChi2", "Report",
+    "ReverseKL", "RlhfGameError", "RunError", "Settlement", "SocialWelfare", "SquaredL2",
+]  # fmt: skip

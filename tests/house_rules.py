@@ -40,11 +40,12 @@ LAYERS = {
     "errors": _layer("", ""),
     "mechanism": _layer("errors", "numpy", "scipy cvxpy"),
     "agents": _layer("errors mechanism", "numpy", "scipy"),
-    "files": _layer("errors mechanism", "numpy pydantic yaml", "pyarrow"),
-    "runs": _layer("errors mechanism files", "numpy pydantic", "pyarrow", "training_backends"),
+    "files": _layer("errors mechanism", "numpy pydantic pydantic_core yaml", "pyarrow"),
+    "rewards": _layer("errors mechanism", "numpy", "vaderSentiment textstat better_profanity", "training_backends"),
+    "runs": _layer("errors mechanism files rewards", "numpy pydantic pydantic_core", "pyarrow", "training_backends"),
     "simulations": _layer("errors mechanism agents files", "numpy pydantic", "pyarrow joblib ray matplotlib jinja2"),
     "training_backends": Layer(frozenset({"errors", "mechanism"}), TRAINING | {"numpy"}),
-    "cli": _layer("errors mechanism agents files", "typer rich numpy", "", "runs simulations training_backends"),
+    "cli": _layer("errors mechanism agents files", "click typer rich numpy", "", "runs simulations training_backends"),
     "__main__": _layer("cli", ""),
 }
 """The whole dependency graph. A new part of the package needs a line here."""

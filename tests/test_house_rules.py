@@ -161,13 +161,15 @@ Mechanism(SocialWelfare(), AffinePayments()).settle([Report([1, 0, 0]), Report([
     assert "numpy" in loaded
 
 
-def test_the_public_names_are_listed_once_more_for_editors() -> None:
-    tree = ast.parse((ROOT / "rlhf_game/__init__.py").read_text(encoding="utf-8"))
-    for_editors = {
-        (alias.name, node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
-    } - {("import_module", "importlib"), ("TYPE_CHECKING", "typing")}
-    assert for_editors == set(rlhf_game._LOCATIONS.items())
-    assert sorted(rlhf_game._LOCATIONS) == rlhf_game.__all__
+@pytest.mark.parametrize("package", ["rlhf_game", "rlhf_game.training_backends"])
+def test_the_public_names_are_listed_once_more_for_editors(package: str) -> None:
+    module = import_module(package)
+    tree = ast.parse((ROOT / package.replace(".", "/") / "__init__.py").read_text(encoding="utf-8"))
+    block = next(node for node in ast.walk(tree) if isinstance(node, ast.If))
+    imports = (node for node in block.body if isinstance(node, ast.ImportFrom))
+    for_editors = {(alias.name, node.module) for node in imports for alias in node.names}
+    assert for_editors == set(module._LOCATIONS.items())
+    assert sorted(module._LOCATIONS) == sorted(module.__all__)
 
 
 PACKAGES = sorted(source.path.removesuffix("/__init__.py") for source in PACKAGE if source.path.endswith("__init__.py"))
@@ -188,6 +190,21 @@ def test_an_unknown_public_name_is_an_attribute_error() -> None:
             _ = import_module(package).Tabel
 
 
+def test_a_missing_extra_is_named_and_another_missing_module_is_not_taken_for_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backends = import_module("rlhf_game.training_backends")
+    with monkeypatch.context() as patch:
+        patch.delitem(sys.modules, "rlhf_game.training_backends.models", raising=False)
+        patch.setitem(sys.modules, "torch", None)
+        with pytest.raises(rlhf_game.MissingExtra, match=r"torch is not installed.*rlhf-game\[train\]"):
+            _ = backends.LanguageModel
+    monkeypatch.setitem(backends._LOCATIONS, "Lost", "rlhf_game.training_backends.lost")
+    with pytest.raises(ModuleNotFoundError, match="lost") as caught:
+        _ = backends.Lost
+    assert not isinstance(caught.value, rlhf_game.MissingExtra)
+
+
 def _project() -> dict[str, list[str]]:
     """The requirements of the project by extra, the core's under an empty name; names as pip compares them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -202,7 +219,7 @@ def _canonical(requirement: str) -> str:
 
 def test_every_library_that_the_package_imports_is_declared() -> None:
     declared = {name for names in _project().values() for name in names}
-    distributions = packages_distributions()
+    distributions = packages_distributions() | {"pydantic_core": ["pydantic"]}  # pydantic documents its use
     imported = {item.module.partition(".")[0] for source in PACKAGE for item in source.imports}
     for name in imported - set(sys.stdlib_module_names) - {"rlhf_game"}:
         assert {_canonical(found) for found in distributions.get(name, [name])} & declared, name

@@ -4,6 +4,7 @@ Names are imported on first use; without the extra ``train`` that raises Missing
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from rlhf_game.errors import MissingExtra
 
@@ -12,18 +13,32 @@ _PACKAGES = frozenset(
 )
 """What the extra ``train`` brings; any other module that is missing is an error of its own."""
 
-_LOCATIONS: dict[str, str] = {}
+_NAMES = {
+    "rlhf_game.training_backends.checkpoints": ("Checkpoint", "find_checkpoint"),
+    "rlhf_game.training_backends.models": ("LanguageModel", "load_language_model"),
+    "rlhf_game.training_backends.sampling": ("Sample", "Sampling", "log_probabilities", "sample"),
+}
+_LOCATIONS = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = sorted(_LOCATIONS)
+if TYPE_CHECKING:  # for editors and type checkers, which then also know a name that does not exist
+    from rlhf_game.training_backends.checkpoints import Checkpoint, find_checkpoint
+    from rlhf_game.training_backends.models import LanguageModel, load_language_model
+    from rlhf_game.training_backends.sampling import Sample, Sampling, log_probabilities, sample
+else:
+
+    def __getattr__(name: str) -> object:
+        if name not in _LOCATIONS:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            return getattr(import_module(_LOCATIONS[name]), name)
+        except ModuleNotFoundError as error:
+            package = (error.name or "").partition(".")[0]
+            if package not in _PACKAGES:
+                raise
+            raise MissingExtra("train", package) from error
 
 
-def __getattr__(name: str) -> object:
-    if name not in _LOCATIONS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return getattr(import_module(f"{__name__}.{_LOCATIONS[name]}"), name)
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package not in _PACKAGES:
-            raise
-        raise MissingExtra("train", package) from error
+__all__ = [
+    "Checkpoint", "LanguageModel", "Sample", "Sampling", "find_checkpoint", "load_language_model", "log_probabilities",
+    "sample",
+]  # fmt: skip

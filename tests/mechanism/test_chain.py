@@ -22,9 +22,15 @@ MECHANISM = rg.Mechanism(rg.SocialWelfare(), rg.AffinePayments())
 RELATIVE = 1e-9
 
 
-def close(found: float, exact: mpmath.mpf, relative: float = RELATIVE) -> bool:
-    """Relative to the number itself, however small it is; an exact zero must be found as (nearly) zero."""
-    return abs(mpmath.mpf(float(found)) - exact) <= relative * abs(exact) + mpmath.mpf(10) ** -60
+def close(found: float, exact: mpmath.mpf, relative: float = RELATIVE, zero: float = 1e-60) -> bool:
+    """Relative to the number itself, however small it is; ``zero`` is what an exact zero may be found as."""
+    return abs(mpmath.mpf(float(found)) - exact) <= relative * abs(exact) + mpmath.mpf(zero)
+
+
+def rounding(game: AutomatonGame) -> float:
+    """The payment of a share that is constant up to rounding: strength * variance / 2, in units of reward."""
+    share = 4 * game.horizon * sum(game.sizes) / game.strength
+    return game.strength * (share * 2.0**-52) ** 2
 
 
 @settings(max_examples=150)
@@ -32,11 +38,11 @@ def close(found: float, exact: mpmath.mpf, relative: float = RELATIVE) -> bool:
 def test_a_chain_settles_like_the_definition_over_every_sequence(game: AutomatonGame) -> None:
     settled, exact = MECHANISM.settle(game.reports(), game.space()), game.exact()
     for found, wanted in zip(settled.payments, exact.payments, strict=True):
-        assert close(found, wanted), (found, float(wanted))
+        assert close(found, wanted, zero=rounding(game)), (found, float(wanted))
     for found, wanted in zip(settled.values, exact.values, strict=True):
         assert close(found, wanted)
     assert close(settled.policy.welfare, exact.welfare)
-    assert close(settled.policy.divergence, exact.divergence)
+    assert close(settled.policy.divergence, exact.divergence, zero=rounding(game) / game.strength)
     assert settled.policy.gap == 0
 
 
@@ -109,6 +115,19 @@ def test_a_constant_reward_moves_nothing_when_all_sequences_have_the_same_length
     settled = MECHANISM.settle([constant, other], chain)
     assert settled.payments[0] == 0
     assert settled.payments[1] == pytest.approx(MECHANISM.settle([other], chain).payments[0], rel=RELATIVE)
+
+
+def test_a_large_constant_per_step_costs_no_digit_when_all_sequences_have_the_same_length() -> None:
+    """Rewards are multiples of 1/64, so that adding 2^40 to each of 300 steps is exact; the mean is then 3e14."""
+    rng = np.random.default_rng(3)
+    next_state, q = rng.integers(0, 3, size=(3, 5)), rng.dirichlet(np.ones(5), size=3)
+    chain = Chain(next_state, q, rg.KL(2.0), horizon=300)
+    rewards = [rng.integers(0, 65, size=(3, 5)) / 64 for _ in range(2)]
+    plain = MECHANISM.settle([rg.Report(reward) for reward in rewards], chain)
+    raised = MECHANISM.settle([rg.Report(reward + 2.0**40) for reward in rewards], chain)
+    assert raised.payments == pytest.approx(plain.payments, rel=RELATIVE)
+    assert raised.policy.divergence == pytest.approx(plain.policy.divergence, rel=RELATIVE)
+    assert raised.policy.step(0) == pytest.approx(plain.policy.step(0), rel=RELATIVE)
 
 
 def test_a_payment_of_1e_minus_19_keeps_nine_digits() -> None:

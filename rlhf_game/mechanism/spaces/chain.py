@@ -20,7 +20,7 @@ gives back q, so D(p || q) is the cumulant of the whole score. Everything is a s
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 
@@ -95,9 +95,7 @@ class Chain(PolicySpace[Array]):
     ) -> None:
         """Check the automaton and sort its pairs by edge."""
         if not isinstance(regularizer, KL):
-            raise CombinationError(
-                f"an automaton has an exact optimum under KL, not under {type(regularizer).__name__}"
-            )
+            raise CombinationError(f"an automaton is exact under KL only, not under {type(regularizer).__name__}")
         self.regularizer = regularizer
         self.normalization = Normalization(normalization)
         q = _read_reference(reference)
@@ -125,10 +123,22 @@ class Chain(PolicySpace[Array]):
 
     def maximize(self, weights: Array, rewards: Sequence[Array]) -> "ChainPolicy":
         """Return the Gibbs policy of sum_i weights_i r_i, in one pass over the pairs and one over the steps."""
-        score = np.zeros(len(self.log_reference))
+        score, constant = np.zeros(len(self.log_reference)), 0.0
         for weight, reward in zip(weights, rewards, strict=True):
-            score += weight * reward
-        return ChainPolicy(self, score)
+            part, per_step = self.relative(weight, reward)
+            score += part
+            constant += per_step
+        return ChainPolicy(self, score, constant)
+
+    def relative(self, weight: float, reward: Array) -> tuple[Array, float]:
+        """Return weight * reward as a part [N] that is 0 at the first pair of the initial state, plus a constant.
+
+        The constant is earned at every step, so it is only told from 0 by the lengths of sequences: kept apart, it
+        costs no digit however large it is.
+        """
+        graph = self.graph
+        anchor = reward[graph.tokens.starts[graph.edges.starts[self.initial]]]
+        return weight * (reward - anchor), float(weight * anchor)
 
     def total(self, reward: ArrayLike) -> float:
         """Return the sum of a reward [S][T] over all sequences of the automaton (inf when no float holds it).
@@ -193,19 +203,18 @@ class Chain(PolicySpace[Array]):
 class ChainPolicy(Policy[Array]):
     """The optimal automaton, step-wise; probabilities are made step by step when asked for."""
 
-    def __init__(self, space: Chain, score: Array) -> None:
-        """score: sum_i weights_i r_i of each pair, [N], in units of reward."""
+    def __init__(self, space: Chain, score: Array, constant: float) -> None:
+        """score + constant: sum_i weights_i r_i of each pair, [N], in units of reward."""
         strength = space.regularizer.strength
         self.space = space
-        self.score = score
         self.gap = 0.0
         log_weights = space.log_reference + score / strength
         self._log_tokens, self._edge_weights = space.graph.tokens.log_softmax(log_weights)
-        self._following = self._backward()
+        self._following = self._backward(constant / strength)
         self.visits = self._forward()
         """Expected number of times that each pair is taken: [N]."""
-        self.divergence = float(self._cumulants(np.ones(1), [score])[0])
-        self.welfare = float(self.visits @ score) - strength * self.divergence
+        self.divergence = float(self._cumulants([(score / strength, constant / strength)])[0])
+        self.welfare = float(self.visits @ score + self.visits.sum() * constant) - strength * self.divergence
 
     def values(self, rewards: Sequence[Array]) -> Array:
         """Return <visits, r>, the expected reward of a sequence, for k rewards: [k]."""
@@ -213,7 +222,9 @@ class ChainPolicy(Policy[Array]):
 
     def externalities(self, weights: Array, rewards: Sequence[Array]) -> Array:
         """Return strength * KL(p || p without w r), for k pairs: [k]."""
-        return self.space.regularizer.strength * self._cumulants(weights, rewards)
+        strength = self.space.regularizer.strength
+        shares = (self.space.relative(w / strength, r) for w, r in zip(weights, rewards, strict=True))
+        return strength * self._cumulants(shares)
 
     @property
     def probabilities(self) -> Array:
@@ -279,16 +290,17 @@ class ChainPolicy(Policy[Array]):
     def _log_pairs(self, k: int) -> Array:
         return self._log_tokens + self.space.graph.tokens.spread(self._log_edges(k))
 
-    def _backward(self) -> Array:
+    def _backward(self, constant: float) -> Array:
         """Return V_{k+1}, what follows step k, for k = 0..K-1, the end last: [K, S + 1].
 
-        It is kept relative to the initial state's, so that long sequences with large scores lose no digit.
+        It is kept relative to the initial state's, and the constant of each step apart (the end has fewer of them), so
+        that long sequences with large scores lose no digit.
         """
         space = self.space
         following = np.zeros((space.horizon, space.shape[0] + 1))
         for k in reversed(range(1, space.horizon)):
             totals = space.graph.edges.log_sum(self._edge_weights + following[k][space.graph.target])
-            following[k - 1] = np.append(totals, following[k, -1]) - totals[space.initial]
+            following[k - 1] = np.append(totals, following[k, -1] - constant) - totals[space.initial]
         return following
 
     def _log_edges(self, k: int) -> Array:
@@ -309,19 +321,21 @@ class ChainPolicy(Policy[Array]):
         visits *= graph.tokens.spread(flow)
         return visits
 
-    def _cumulants(self, weights: Array, rewards: Sequence[Array]) -> Array:
-        """Return the cumulant of each share w r / strength along a sequence drawn from p: [k], all in one sweep."""
+    def _cumulants(self, shares: Iterable[tuple[Array, float]]) -> Array:
+        """Return the cumulant of each share along a sequence drawn from p: [k], all in one sweep.
+
+        shares: w r / strength as ``Chain.relative`` cuts it.
+        """
         graph, states = self.space.graph, self.space.shape[0]
-        edge_means = np.empty((len(rewards), len(graph.target)))
-        edge_cumulants = np.empty_like(edge_means)
-        for i, (weight, reward) in enumerate(zip(weights, rewards, strict=True)):
-            share = (weight / self.space.regularizer.strength * reward)[None]
-            edge_means[i], edge_cumulants[i] = (part[0] for part in graph.tokens.merge(self._log_tokens, share))
-        means = np.zeros((len(rewards), states + 1))
+        parts = [(*graph.tokens.merge(self._log_tokens, share[None]), constant) for share, constant in shares]
+        edge_means, edge_cumulants = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        constants = np.array([part[2] for part in parts])
+        means = np.zeros((len(parts), states + 1))
         cumulants = np.zeros_like(means)
         for k in reversed(range(self.space.horizon)):
             following = edge_means + means[:, graph.target], edge_cumulants + cumulants[:, graph.target]
             means[:, :-1], cumulants[:, :-1] = graph.edges.merge(self._log_edges(k), *following)
+            means[:, -1] -= constants
             means -= means[:, self.space.initial, None].copy()
         return cumulants[:, self.space.initial]
 

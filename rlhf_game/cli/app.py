@@ -1,0 +1,80 @@
+"""The commands together, and what every one of them does with errors, pipes and Ctrl-C."""
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, Final
+
+import typer
+
+from rlhf_game import __version__
+from rlhf_game.cli import games
+from rlhf_game.errors import CombinationError, InputError, MissingExtra, RlhfGameError
+
+SUCCESS: Final = 0
+FAILED: Final = 1
+WRONG_INPUT: Final = 2
+INTERRUPTED: Final = 130
+
+USAGE: Final[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+"""The base of typer's usage errors, which typer itself does not export."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 success, 2 wrong input, 1 failed, 3 a check did not hold.
+
+    arguments: default those of the process. A user's mistake is one line on stderr, never a traceback.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character shows its escape
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except BrokenPipeError:  # whoever read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILED
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except USAGE as error:
+        return _fail(f"{error.format_message()} (see rlhf-game --help)", WRONG_INPUT)
+    except (InputError, CombinationError, MissingExtra) as error:
+        return _fail(str(error), WRONG_INPUT)
+    except (RlhfGameError, OSError) as error:
+        return _fail(str(error), FAILED)
+    except MemoryError:
+        return _fail("there is not enough memory", FAILED)
+
+
+def _run(arguments: list[str]) -> int:
+    code = typer.main.get_command(_app()).main(arguments, prog_name="rlhf-game", standalone_mode=False)
+    sys.stdout.flush()
+    return code if isinstance(code, int) else SUCCESS
+
+
+def _app() -> typer.Typer:
+    app = typer.Typer(
+        add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
+    )
+    app.callback(invoke_without_command=True)(_root)
+    app.command("settle")(games.settle)
+    app.command("verify")(games.verify)
+    return app
+
+
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Several groups share one language model: settle what is trained and what each group owes."""
+    if version:
+        typer.echo(f"rlhf-game {__version__}")
+        raise typer.Exit(SUCCESS)
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def _fail(message: str, code: int) -> int:
+    """Print one line on stderr."""
+    print("rlhf-game: " + " ".join(message.split()), file=sys.stderr)
+    return code

@@ -1,0 +1,84 @@
+"""Tables for people, and documents for programs."""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rlhf_game.mechanism.arrays import Array
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from rlhf_game.files.receipts import Number, Receipt
+
+WIDE = 200
+"""Columns of a table that goes to a file or a pipe."""
+
+
+def show_receipt(receipt: "Receipt", values_without: Array) -> None:
+    """Print one settlement: a row per group, then the totals."""
+    from rich.console import Group
+
+    groups = _table("group", "size", "value", "value without", "payment", "utility")
+    for group, without in zip(receipt.groups, values_without.tolist(), strict=True):
+        numbers = (group.value, without, group.payment, group.utility)
+        _row(groups, group.name, str(group.size), *map(number, numbers))
+    totals = _table("", "", header=False)
+    _row(totals, "total revenue", number(_sum([group.payment for group in receipt.groups])))
+    _row(totals, "social welfare", number(receipt.social_welfare))
+    name = receipt.regularizer or "divergence"
+    _row(totals, f"moved from the reference ({name})", number(receipt.divergence))
+    _row(totals, "affine social welfare", number(receipt.affine_social_welfare))
+    _print(Group(groups, totals))
+
+
+def show_receipts(receipts: "Sequence[Receipt]") -> None:
+    """Print many settlements: a row per game."""
+    table = _table("game", "groups", "social welfare", "revenue", "divergence")
+    for line, receipt in enumerate(receipts, start=1):
+        revenue = _sum([group.payment for group in receipt.groups])
+        numbers = (receipt.social_welfare, revenue, receipt.divergence)
+        _row(table, f"line {line}", str(len(receipt.groups)), *map(number, numbers))
+    _print(table)
+
+
+def number(value: "Number") -> str:
+    """Return a number, or the interval that it lies in, with six digits."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"{value.estimate:.6g} [{value.low:.6g}, {value.high:.6g}]"
+
+
+def write_out(text: str) -> None:
+    """Print a document exactly."""
+    sys.stdout.write(text)
+
+
+def _sum(numbers: "Sequence[Number]") -> float:
+    return float(sum(n if isinstance(n, float) else n.estimate for n in numbers))
+
+
+def _table(*columns: str, header: bool = True) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, show_header=header, pad_edge=False)
+    table.add_column(columns[0], overflow="fold")
+    for column in columns[1:]:
+        table.add_column(column, justify="right", overflow="fold")
+    return table
+
+
+def _row(table: "Table", *cells: str) -> None:
+    """Add cells as plain text: no markup of ours or of anybody's, no control characters."""
+    from rich.text import Text
+
+    from rlhf_game.files.documents import shown
+
+    table.add_row(*(Text(shown(cell, 200)) for cell in cells))
+
+
+def _print(table: object) -> None:
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else WIDE, highlight=False).print(table)

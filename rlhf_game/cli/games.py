@@ -1,0 +1,71 @@
+"""``settle`` and ``verify``: from a game file to its receipt, and back."""
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+DIFFERS: Final = 3
+
+GameFile = Annotated[Path, typer.Argument(metavar="GAME", help="A game: .yaml, .yml, .json, or .jsonl (one a line).")]
+
+
+def settle(
+    game: GameFile,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the receipt as JSON (.jsonl: one a line).")] = False,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the receipt there.")] = None,
+) -> None:
+    """Settle a game: train the policy exactly, and charge every group."""
+    from rlhf_game.cli.display import show_receipt, show_receipts, write_out
+    from rlhf_game.errors import InputError
+    from rlhf_game.files.build import settle as settle_game
+    from rlhf_game.files.build import settle_without
+    from rlhf_game.files.games import is_list, read_games
+    from rlhf_game.files.receipts import receipt_of, receipt_text, write_receipt
+
+    lines = is_list(game)
+    games = read_games(game)
+    if out is not None and out.exists() and out.samefile(game):
+        raise InputError(f"{out}: the output must be another file than the game, found the game itself")
+    if as_json or lines:
+        receipts = [receipt_of(one, settle_game(one)) for one in games]
+    else:
+        settlement, values_without = settle_without(games[0])
+        receipts = [receipt_of(games[0], settlement)]
+    if out is not None:
+        write_receipt(out, receipts, lines=lines)
+    if as_json:
+        write_out(receipt_text(receipts, lines=lines))
+    elif lines:
+        show_receipts(receipts)
+    else:
+        show_receipt(receipts[0], values_without)
+
+
+def verify(
+    receipt: Annotated[Path, typer.Argument(metavar="RECEIPT", help="What settle wrote.")],
+    game: GameFile,
+) -> int:
+    """Settle a game again and compare with its receipt: exit code 3, and what differs, if they disagree.
+
+    Numbers agree within 1e-9 of the larger one (payments however small) or within rounding of the game's own scale.
+    """
+    from rlhf_game.files.build import settle as settle_game
+    from rlhf_game.files.games import is_list, read_games
+    from rlhf_game.files.receipts import read_receipts, receipt_of
+    from rlhf_game.files.verify import differences
+
+    games = read_games(game)
+    receipts = read_receipts(receipt, lines=is_list(game))
+    found = []
+    if len(games) != len(receipts):
+        found.append(f"the receipt has {len(receipts)} lines, the game file {len(games)}")
+    for line, (one, said) in enumerate(zip(games, receipts, strict=False), start=1):
+        where = f"line {line}: " if is_list(game) else ""
+        found += [where + text for text in differences(said, one, receipt_of(one, settle_game(one)))]
+    for text in found:
+        typer.echo(text)
+    if found:
+        return DIFFERS
+    typer.echo(f"verified: {len(receipts)} receipt{'s' if len(receipts) > 1 else ''} as the game gives it")
+    return 0

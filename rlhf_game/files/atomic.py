@@ -1,0 +1,63 @@
+"""Files that are whole or not there: written beside, flushed to the disk, then renamed."""
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from rlhf_game.errors import InputError
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """Put ``content`` at ``path``; whoever looks there sees the old file or the whole new one, never a part.
+
+    A symbolic link is kept and the file that it points to is replaced.
+    Raises InputError if ``path`` cannot name a file (no such folder, a folder itself, a device); OSError if writing
+    fails (a full disk), and then nothing is left behind.
+    """
+    target = Path(os.path.realpath(path))
+    _check_target(os.fspath(path), target)
+    beside = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with open(beside, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
+    _flush_folder(target.parent)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Put ``text`` at ``path`` as UTF-8, whole or not at all (see write_bytes)."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Put ``value`` at ``path`` as indented JSON with a final newline, whole or not at all (see write_bytes).
+
+    Raises ValueError on NaN and infinities, which are not JSON.
+    """
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def _check_target(shown: str, target: Path) -> None:
+    if target.is_dir():
+        raise InputError(f"{shown!a}: the output must be a file, found a folder")
+    if not target.parent.is_dir():
+        raise InputError(f"{shown!a}: the output must be in a folder that exists, found none at {str(target.parent)!a}")
+    if target.exists() and not target.is_file():
+        raise InputError(f"{shown!a}: the output must be a regular file, found a device or pipe")
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flush the rename itself, where the system can (Windows cannot open a folder)."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

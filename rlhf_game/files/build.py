@@ -1,0 +1,151 @@
+"""From a game file to a settlement: the policy space, the mechanism and the groups that a game names."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rlhf_game.errors import CombinationError, InputError
+from rlhf_game.files.games import Game
+from rlhf_game.files.schema import AutomatonFields, Fields, MenuFields, TableFields, alpha_order
+from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.mechanism import Mechanism, Settlement
+from rlhf_game.mechanism.payments import AffinePayments, NoPayments, PaymentRule, RevenueOptimal
+from rlhf_game.mechanism.regularizers.base import Regularizer
+from rlhf_game.mechanism.regularizers.f_divergences import Alpha, Hellinger, JensenShannon, PearsonChi2, ReverseKL
+from rlhf_game.mechanism.regularizers.kl import KL
+from rlhf_game.mechanism.regularizers.l2 import SquaredL2
+from rlhf_game.mechanism.reports import Group, Profile
+from rlhf_game.mechanism.spaces.base import PolicySpace
+from rlhf_game.mechanism.spaces.chain import Chain
+from rlhf_game.mechanism.spaces.menu import Menu
+from rlhf_game.mechanism.spaces.table import Table
+from rlhf_game.mechanism.training import AffineWelfare, SocialWelfare, TrainingRule
+
+T = TypeVar("T")
+
+PAYMENTS: dict[str, Callable[[], PaymentRule]] = {
+    "affine": AffinePayments,
+    "none": NoPayments,
+    "revenue": RevenueOptimal,
+}
+REGULARIZERS: dict[str, Callable[[float], Regularizer]] = {
+    "kl": KL,
+    "l2": SquaredL2,
+    "reverse_kl": ReverseKL,
+    "chi2": PearsonChi2,
+    "js": JensenShannon,
+    "hellinger": Hellinger,
+}
+
+
+def build(game: Game) -> tuple[PolicySpace[Any], Mechanism, list[Group]]:
+    """Return what a game is made of: the space, the mechanism, and the groups in the order of the file.
+
+    Raises InputError that names the file when the numbers do not make a space (a reference that does not sum to 1) or
+    the payment rule does not fit.
+    """
+    space = _at(game.name, partial(_space, game))
+    mechanism = _at(game.name, lambda: Mechanism(_training(game), PAYMENTS[game.fields.payment]()))
+    groups = [
+        Group(group.name, reward, group.size) for group, reward in zip(game.fields.groups, game.rewards, strict=True)
+    ]
+    return space, mechanism, groups
+
+
+def settle(game: Game) -> Settlement:
+    """Return the settlement of a game. Raises InputError that names the file and the group (see build)."""
+    space, mechanism, groups = build(game)
+    profile = _profile(game, space, groups)
+    return _settle(game, mechanism, profile, space)
+
+
+def settle_without(game: Game) -> tuple[Settlement, Array]:
+    """Return the settlement, and each group's value <p, r_i> under the policy that is trained without it: [n].
+
+    One more training per group: for tables that people read.
+    """
+    space, mechanism, groups = build(game)
+    profile = _profile(game, space, groups)
+    settlement = _settle(game, mechanism, profile, space)
+    values = np.empty(len(groups))
+    with np.errstate(all="ignore"):
+        for i, reward in enumerate(profile.rewards):
+            others = np.where(np.arange(len(groups)) == i, 0.0, profile.sizes)
+            values[i] = mechanism.training.train(Profile(profile.rewards, others), space).values([reward])[0]
+    return settlement, values
+
+
+def _profile(game: Game, space: PolicySpace[Any], groups: list[Group]) -> Profile[Any]:
+    rewards = [
+        _at(f"{game.name}: groups[{i}].reward", partial(space.read, group.reward)) for i, group in enumerate(groups)
+    ]
+    return Profile(tuple(rewards), np.array([group.size for group in groups], dtype=np.float64))
+
+
+def _settle(game: Game, mechanism: Mechanism, profile: Profile[Any], space: PolicySpace[Any]) -> Settlement:
+    """Settle; a result that float64 cannot hold is the input's fault, and is said so instead of NaN."""
+    with np.errstate(all="ignore"):
+        settlement = _at(game.name, partial(mechanism.settle_profile, profile, space))
+        numbers: list[ArrayLike] = [
+            settlement.values,
+            settlement.payments,
+            settlement.utilities,
+            settlement.social_welfare,
+        ]
+        numbers += [settlement.policy.welfare, settlement.policy.divergence]
+    if not all(np.all(np.isfinite(number)) for number in numbers):
+        raise InputError(
+            f"{game.name}: groups: must have rewards, sizes and a strength whose products float64 can hold, "
+            "found numbers that overflow it"
+        )
+    return settlement
+
+
+def _space(game: Game) -> PolicySpace[Any]:
+    fields = game.fields
+    if isinstance(fields, AutomatonFields):
+        return Chain(
+            fields.next_state,
+            np.asarray(game.reference),
+            KL(fields.strength),
+            horizon=fields.horizon,
+            initial=fields.initial,
+            normalization=fields.normalization,
+        )
+    if isinstance(fields, MenuFields):
+        return Menu(game.reference, fields.strength, outcomes=fields.outcomes, normalization=fields.normalization)
+    return Table(
+        game.reference,
+        _regularizer(fields),
+        outcomes=fields.outcomes,
+        prompt_weights=fields.prompt_weights,
+        normalization=fields.normalization,
+    )
+
+
+def _regularizer(fields: TableFields) -> Regularizer:
+    order = alpha_order(fields.regularizer)
+    return REGULARIZERS[fields.regularizer](fields.strength) if order is None else Alpha(fields.strength, order)
+
+
+def _training(game: Game) -> TrainingRule:
+    weights = _weights(game.fields)
+    return SocialWelfare() if weights is None and game.boost is None else AffineWelfare(weights, game.boost)
+
+
+def _weights(fields: Fields) -> list[float] | None:
+    if fields.weights is None:
+        return None
+    return [fields.weights.get(group.name, 1.0) for group in fields.groups]
+
+
+def _at(where: str, do: Callable[[], T]) -> T:
+    """Return do(); an error about the input then starts with the file (and the field, which is not named twice)."""
+    try:
+        return do()
+    except (InputError, CombinationError) as error:
+        field = where.rpartition(".")[2]
+        raise InputError(f"{where}: {str(error).removeprefix(field + ' ')}") from error

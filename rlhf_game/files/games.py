@@ -1,0 +1,207 @@
+"""Reading game files: .yaml, .yml, .json, and .jsonl with one game a line.
+
+A wrong game raises InputError with one line: the file (and line), the field, what it must be, what was found.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from rlhf_game.errors import InputError
+from rlhf_game.files.documents import parse_json, parse_json_lines, parse_yaml, read_text, shown
+from rlhf_game.files.schema import AutomatonFields, Fields, MenuFields, TableFields, TableFile, parse_fields
+from rlhf_game.files.tables import Shape, Table, describe, digest, from_lists, locate, read_table, shape_of
+
+SUFFIXES = (".yaml", ".yml", ".json", ".jsonl")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Game:
+    """One game as its file says it, checked except for what only a policy space can check."""
+
+    name: str
+    """Where it was read, for messages: ``game.yaml`` or ``games.jsonl: line 3``."""
+    fields: Fields
+    reference: Table
+    """q as given (menu: the divergence of each entry): [m], [B, m], or a list of B arrays."""
+    rewards: tuple[Table, ...]
+    """One per group, each shaped like the reference."""
+    boost: Table | None
+    sha256: str
+    """Of the canonical content (see canonical)."""
+
+
+def read_games(path: str | os.PathLike[str]) -> list[Game]:
+    """Return the games of a file, in order: one, or one a line of a .jsonl file. Raises InputError."""
+    folder = Path(path).parent
+    return [_read(document, name, folder) for name, document in _documents(path)]
+
+
+def read_game(path: str | os.PathLike[str]) -> Game:
+    """Return the one game of a file. Raises InputError, also when the file is a list of games."""
+    if is_list(path):
+        raise InputError(f"{_name(path)}: must hold one game (.yaml, .yml or .json), found a list of games (.jsonl)")
+    return read_games(path)[0]
+
+
+def is_list(path: str | os.PathLike[str]) -> bool:
+    """Return whether a game file has one game a line."""
+    return Path(path).suffix.lower() == ".jsonl"
+
+
+def canonical(fields: Fields, folder: Path) -> str:
+    """Return the content of a game as one text that no formatting changes; its SHA-256 is ``game_sha256``.
+
+    JSON with sorted keys, no spaces and ASCII only; keys that say the default are left out; reals are written as
+    Python writes a float, sizes as integers; a table in a file is ``{"file_sha256": of its bytes, "key": or null}``.
+    """
+    content = fields.model_dump(exclude_defaults=True)
+    for name, value in _file_fields(fields):
+        path, key = locate(value.file, folder)
+        place: Any = content
+        *parents, last = name
+        for parent in parents:
+            place = place[parent]
+        place[last] = {"file_sha256": digest(path), "key": key}
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _documents(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
+    name, suffix = _name(path), Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InputError(
+            f"{name}: must be a game file ending in {', '.join(SUFFIXES)}, found {suffix or 'no ending'!r}"
+        )
+    text = read_text(path)
+    if suffix == ".jsonl":
+        yield from parse_json_lines(text, name)
+    else:
+        yield name, parse_json(text, name) if suffix == ".json" else parse_yaml(text, name)
+
+
+def _name(path: str | os.PathLike[str]) -> str:
+    return shown(os.fspath(path), 200)
+
+
+def _read(document: Any, name: str, folder: Path) -> Game:
+    fields = parse_fields(document, name)
+    try:
+        _check_names(fields)
+        rewards = tuple(_table(group.reward, folder, f"groups[{i}].reward") for i, group in enumerate(fields.groups))
+        reference = _reference(fields, folder, rewards)
+        boost = None if fields.boosts is None else _table(fields.boosts, folder, "boosts")
+        named = [(f"groups[{i}].reward", reward) for i, reward in enumerate(rewards)]
+        for field, table in named if boost is None else [*named, ("boosts", boost)]:
+            _check_shape(field, shape_of(table), shape_of(reference), "menu" if fields.space == "menu" else "reference")
+        _check_space(fields, reference)
+        sha256 = hashlib.sha256(canonical(fields, folder).encode()).hexdigest()
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    return Game(name, fields, reference, rewards, boost, sha256)
+
+
+def _file_fields(fields: Fields) -> Iterator[tuple[tuple[str | int, ...], TableFile]]:
+    """Yield the place and the value of each table that is in a file of its own."""
+    places: list[tuple[tuple[str | int, ...], Any]] = [(("boosts",), fields.boosts)]
+    if not isinstance(fields, MenuFields):
+        places.append((("reference",), fields.reference))
+    places += [(("groups", i, "reward"), group.reward) for i, group in enumerate(fields.groups)]
+    for place, value in places:
+        if isinstance(value, TableFile):
+            yield place, value
+
+
+def _table(value: Any, folder: Path, field: str) -> Table:
+    if not isinstance(value, TableFile):
+        return from_lists(value)
+    try:
+        return read_table(value.file, folder)
+    except InputError as error:
+        raise InputError(f"{field}.file: {error}") from None
+
+
+def _reference(fields: Fields, folder: Path, rewards: Sequence[Table]) -> Table:
+    """Return q; of a menu the divergences, which are zeros where the game gives none."""
+    if not isinstance(fields, MenuFields):
+        return _table(fields.reference, folder, "reference")
+    if fields.divergence is not None:
+        return np.array(fields.divergence)
+    return np.zeros(len(rewards[0] if fields.outcomes is None else fields.outcomes))
+
+
+def _check_names(fields: Fields) -> None:
+    names: set[str] = set()
+    for i, group in enumerate(fields.groups):
+        if group.name in names:
+            raise InputError(f"groups[{i}].name: must differ from the other names, found {shown(group.name)!r} twice")
+        names.add(group.name)
+    for name in fields.weights or ():
+        if name not in names:
+            raise InputError(f"weights.{shown(name)}: must be the name of a group, found none of that name")
+    largest = max(group.size for group in fields.groups)
+    if fields.size_limit is not None and fields.size_limit < largest:
+        raise InputError(f"size_limit: must be at least the largest size ({largest}), found {fields.size_limit}")
+    if fields.payment == "revenue" and fields.normalization == "none":
+        raise InputError("payment: revenue must come with normalization sum or max, found normalization none")
+
+
+def _check_shape(field: str, found: Shape, wanted: Shape, like: str) -> None:
+    if found != wanted:
+        raise InputError(f"{field}: must have {describe(wanted)}, like the {like}; found {describe(found)}")
+
+
+def _check_space(fields: Fields, reference: Table) -> None:
+    shape = shape_of(reference)
+    if isinstance(fields, AutomatonFields):
+        _check_automaton(fields, reference)
+        return
+    if fields.outcomes is not None:
+        _check_labels(fields.outcomes, shape)
+    if isinstance(fields, TableFields) and fields.prompt_weights is not None:
+        prompts = 1 if len(shape) == 1 else len(reference)
+        if len(fields.prompt_weights) != prompts:
+            raise InputError(
+                f"prompt_weights: must have one number per prompt ({prompts}), found {len(fields.prompt_weights)}"
+            )
+
+
+def _check_labels(labels: Sequence[Any], shape: Shape) -> None:
+    found = shape_of(labels) if labels else (0,)
+    if found != shape:
+        wanted, got = (describe(s).replace("numbers", "labels") for s in (shape, found))
+        raise InputError(f"outcomes: must have {wanted}, one per outcome; found {got}")
+    for i, row in enumerate(labels if isinstance(labels[0], list) else [labels]):
+        label, times = Counter(row).most_common(1)[0]
+        if times > 1:
+            where = f"outcomes[{i}]" if isinstance(labels[0], list) else "outcomes"
+            raise InputError(f"{where}: must name each outcome once, found {shown(label)!r} {times} times")
+
+
+def _check_automaton(fields: AutomatonFields, reference: Table) -> None:
+    states = len(fields.next_state)
+    widths = {len(row) for row in fields.next_state}
+    if len(widths) > 1:
+        raise InputError(f"next_state: must have rows of one length, found lengths {sorted(widths)}")
+    _check_shape("reference", shape_of(reference), (states, widths.pop()), "next_state")
+    for state, row in enumerate(fields.next_state):
+        for token, following in enumerate(row):
+            if following >= states:
+                field = f"next_state[{state}][{token}]"
+                raise InputError(f"{field}: must be a state (0 to {states - 1}) or -1, found {following}")
+    if fields.initial >= states:
+        raise InputError(f"initial: must be a state (0 to {states - 1}), found {fields.initial}")
+    q = np.asarray(reference)
+    wrong = ~(np.isfinite(q).all(axis=1) & (q >= 0).all(axis=1) & (np.abs(q.sum(axis=1) - 1) <= 1e-6))
+    if wrong.any():
+        state = int(np.argmax(wrong))
+        raise InputError(
+            f"reference[{state}]: must be probabilities >= 0 with sum 1 (to 1e-6), found sum {q[state].sum()}"
+        )

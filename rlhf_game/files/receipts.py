@@ -1,0 +1,136 @@
+"""Receipts: what a settlement leaves behind, written whole and read back."""
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeAlias, final
+
+from pydantic import ConfigDict, Discriminator, Field, Tag
+
+from rlhf_game import __version__
+from rlhf_game.files.atomic import write_text
+from rlhf_game.files.documents import parse_json, parse_json_lines, read_text, shown
+from rlhf_game.files.games import Game
+from rlhf_game.files.schema import Strict, parse_model
+from rlhf_game.mechanism.mechanism import Settlement
+
+
+@final
+class Interval(Strict):
+    """A number that is only known to lie in an interval, with probability ``level`` (1: certain)."""
+
+    estimate: float
+    low: float
+    high: float
+    level: Annotated[float, Field(gt=0, le=1)]
+
+
+def _is_interval(value: Any) -> str:
+    return "<interval>" if isinstance(value, dict | Interval) else "<number>"
+
+
+def _axes(value: Any) -> str:
+    axes = 0
+    while isinstance(value, list) and value:
+        axes, value = axes + 1, value[0]
+    return f"<{min(max(axes, 1), 3)}>"
+
+
+Vector: TypeAlias = Annotated[list[float], Field(min_length=1)]
+Matrix: TypeAlias = Annotated[list[Vector], Field(min_length=1)]
+Number: TypeAlias = Annotated[
+    Annotated[float, Tag("<number>")] | Annotated[Interval, Tag("<interval>")], Discriminator(_is_interval)
+]
+Policy: TypeAlias = Annotated[
+    Annotated[Vector, Tag("<1>")] | Annotated[Matrix, Tag("<2>")] | Annotated[list[Matrix], Tag("<3>")],
+    Discriminator(_axes),
+]
+
+
+@final
+class GroupReceipt(Strict):
+    """What one group got and owes; in units of reward."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
+
+    name: str
+    size: int
+    value: Number
+    payment: Number
+    utility: Number
+
+
+@final
+class Receipt(Strict):
+    """A settlement on paper; keys beyond these may be in the file and are not read."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
+
+    version: str
+    game_sha256: str
+    regularizer: str | None
+    strength: float
+    payment: str
+    policy: Policy
+    social_welfare: Number
+    divergence: Number
+    affine_social_welfare: Number
+    groups: Annotated[list[GroupReceipt], Field(min_length=1)]
+
+    def line(self) -> str:
+        """Return the receipt as JSON on one line, every number as a full float64."""
+        return json.dumps(self.model_dump(), separators=(",", ":"), allow_nan=False)
+
+    def text(self) -> str:
+        """Return the receipt as JSON for people: one key a line, one group a line."""
+        content = self.model_dump()
+        groups = ",\n  ".join(json.dumps(group, allow_nan=False) for group in content.pop("groups"))
+        keys = [f'"{key}": {json.dumps(value, allow_nan=False)}' for key, value in content.items()]
+        return "{" + ",\n ".join(keys) + f',\n "groups": [\n  {groups}\n ]\n}}\n'
+
+
+def receipt_of(game: Game, settlement: Settlement) -> Receipt:
+    """Return the receipt of a game's settlement."""
+    names = [group.name for group in game.fields.groups]
+    sizes = [group.size for group in game.fields.groups]
+    policy: Any = settlement.policy  # of a space whose policies can be written down
+    columns = (settlement.values.tolist(), settlement.payments.tolist(), settlement.utilities.tolist())
+    return Receipt(
+        version=__version__,
+        game_sha256=game.sha256,
+        regularizer=game.fields.regularizer,
+        strength=game.fields.strength,
+        payment=game.fields.payment,
+        policy=_lists(policy.probabilities),
+        social_welfare=settlement.social_welfare,
+        divergence=settlement.policy.divergence,
+        affine_social_welfare=settlement.affine_social_welfare,
+        groups=[
+            GroupReceipt(name=name, size=size, value=value, payment=payment, utility=utility)
+            for name, size, value, payment, utility in zip(names, sizes, *columns, strict=True)
+        ],
+    )
+
+
+def write_receipt(path: str | os.PathLike[str], receipts: Sequence[Receipt], *, lines: bool = False) -> None:
+    """Write one receipt for people, or (``lines``) any number of compact ones, one a line; whole or not at all."""
+    write_text(path, receipt_text(receipts, lines=lines))
+
+
+def receipt_text(receipts: Sequence[Receipt], *, lines: bool = False) -> str:
+    """Return what write_receipt writes."""
+    if lines:
+        return "".join(receipt.line() + "\n" for receipt in receipts)
+    (receipt,) = receipts
+    return receipt.text()
+
+
+def read_receipts(path: str | os.PathLike[str], *, lines: bool = False) -> list[Receipt]:
+    """Return the receipts of a file: one, or (``lines``) one a line. Raises InputError that names file and field."""
+    name, text = shown(os.fspath(path), 200), read_text(path)
+    documents = list(parse_json_lines(text, name)) if lines else [(name, parse_json(text, name))]
+    return [parse_model(Receipt, document, where) for where, document in documents]
+
+
+def _lists(policy: Any) -> Any:
+    return [row.tolist() for row in policy] if isinstance(policy, list) else policy.tolist()

@@ -1,0 +1,205 @@
+"""What a game file may say: one strict model for each kind of space. Checks that need arrays are in ``games``."""
+
+from abc import ABC
+from math import isfinite
+from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar, final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from rlhf_game.errors import InputError
+from rlhf_game.files.documents import kind, shown
+from rlhf_game.files.tables import FORMS
+
+LARGEST_SIZE = 2**53
+"""Sizes up to here are exact in float64."""
+
+
+class Strict(BaseModel, ABC):
+    """Nothing is converted, nothing extra is let in, nothing is NaN or infinite."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+@final
+class TableFile(Strict):
+    """A table kept in a file of its own, relative to the game file."""
+
+    file: Annotated[str, Field(min_length=1)]
+
+
+def _form(value: Any) -> str | None:
+    if isinstance(value, dict | TableFile):
+        return "<file>"
+    if not isinstance(value, list):
+        return None
+    return "<matrix>" if value and isinstance(value[0], list) else "<vector>"
+
+
+def _regularizer(name: str) -> str:
+    if name in ("kl", "l2", "reverse_kl", "chi2", "js", "hellinger"):
+        return name
+    order = alpha_order(name)
+    if order is None or not isfinite(order) or order in (0.0, 1.0):
+        names = "kl, l2, reverse_kl, chi2, js, hellinger or alpha:A with a number A other than 0 and 1"
+        raise PydanticCustomError("regularizer", "must be {names}", {"names": names})
+    return name
+
+
+def alpha_order(name: str) -> float | None:
+    """Return A of ``alpha:A``, or None if the name is not of that form."""
+    prefix, _, order = name.partition(":")
+    try:
+        return float(order) if prefix == "alpha" else None
+    except ValueError:
+        return None
+
+
+Vector: TypeAlias = Annotated[list[float], Field(min_length=1)]
+Matrix: TypeAlias = Annotated[list[Vector], Field(min_length=1)]
+Tensor: TypeAlias = Annotated[
+    Annotated[Vector, Tag("<vector>")] | Annotated[Matrix, Tag("<matrix>")] | Annotated[TableFile, Tag("<file>")],
+    Discriminator(
+        _form,
+        custom_error_type="tensor",
+        custom_error_message=f"must be a list of numbers, a list of such lists, or {{file: {FORMS}}}",
+    ),
+]
+Labels: TypeAlias = Annotated[
+    Annotated[list[str], Tag("<vector>")] | Annotated[list[list[str]], Tag("<matrix>")],
+    Discriminator(
+        _form,
+        custom_error_type="labels",
+        custom_error_message="must be a list of texts, or a list of such lists",
+    ),
+]
+Model = TypeVar("Model", bound=BaseModel)
+Name: TypeAlias = Annotated[str, Field(min_length=1)]
+Positive: TypeAlias = Annotated[float, Field(gt=0)]
+Nonnegative: TypeAlias = Annotated[float, Field(ge=0)]
+
+
+@final
+class GroupFields(Strict):
+    """One group's report."""
+
+    name: Name
+    size: Annotated[int, Field(ge=1, le=LARGEST_SIZE)]
+    reward: Tensor
+
+
+class CommonFields(Strict, ABC):
+    """What games on every space share."""
+
+    normalization: Literal["none", "sum", "max"] = "none"
+    weights: dict[Name, Positive] | None = None
+    boosts: Tensor | None = None
+    payment: Literal["affine", "none", "revenue"] = "affine"
+    size_limit: Annotated[int, Field(ge=1, le=LARGEST_SIZE)] | None = None
+    groups: Annotated[list[GroupFields], Field(min_length=1)]
+
+
+@final
+class TableFields(CommonFields):
+    """Outcomes in a table, for one prompt or several."""
+
+    space: Literal["table"] = "table"
+    reference: Tensor
+    outcomes: Labels | None = None
+    prompt_weights: Annotated[list[Nonnegative], Field(min_length=1)] | None = None
+    regularizer: Annotated[str, AfterValidator(_regularizer)] = "kl"
+    strength: Positive
+
+
+@final
+class MenuFields(CommonFields):
+    """A finite menu; ``regularizer`` only names what ``divergence`` measures, for the receipt."""
+
+    space: Literal["menu"]
+    divergence: Annotated[list[Nonnegative], Field(min_length=1)] | None = None
+    outcomes: Annotated[list[str], Field(min_length=1)] | None = None
+    regularizer: Annotated[str, AfterValidator(_regularizer)] | None = None
+    strength: Positive = 1.0
+
+
+@final
+class AutomatonFields(CommonFields):
+    """Sequences of tokens from a finite automaton; -1 in ``next_state`` ends the sequence."""
+
+    space: Literal["automaton"]
+    next_state: Annotated[
+        list[Annotated[list[Annotated[int, Field(ge=-1, le=2**31)]], Field(min_length=1)]], Field(min_length=1)
+    ]
+    reference: Tensor
+    initial: Annotated[int, Field(ge=0, le=2**31)] = 0
+    horizon: Annotated[int, Field(ge=1, le=2**31)]
+    regularizer: Literal["kl"] = "kl"
+    strength: Positive
+
+
+Fields: TypeAlias = TableFields | MenuFields | AutomatonFields
+SPACES: dict[str, type[Fields]] = {
+    "table": TableFields,
+    "menu": MenuFields,
+    "automaton": AutomatonFields,
+}
+
+
+def parse_fields(document: Any, name: str) -> Fields:
+    """Return the checked fields of a game; raise InputError that starts with ``name`` and then names the field."""
+    if not isinstance(document, dict):
+        raise InputError(f"{name}: must be a mapping with the keys of a game, found {kind(document)}")
+    space = document.get("space", "table")
+    if not isinstance(space, str) or space not in SPACES:
+        raise InputError(f"{name}: space: must be {' or '.join(SPACES)}, found {kind(space)}")
+    return parse_model(SPACES[space], document, name)
+
+
+def parse_model(model: type[Model], document: Any, name: str) -> Model:
+    """Return ``document`` as ``model``; raise InputError that starts with ``name`` and then names the field."""
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        _explain(error, name, model)
+
+
+def _explain(error: ValidationError, name: str, model: type[BaseModel]) -> NoReturn:
+    faults = error.errors(include_url=False, include_context=True)
+    fault = faults[0]
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    path = field_path(fault["loc"])
+    raise InputError(f"{name}: {path + ': ' if path else ''}{_sentence(fault, model)}{more}")
+
+
+def field_path(location: tuple[int | str, ...]) -> str:
+    """Return pydantic's location of a field as people write it: ``groups[1].reward[3]``."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif not (part.startswith("<") and part.endswith(">")):
+            path += f".{shown(part)}" if path else shown(part)
+    return path
+
+
+def _sentence(fault: ErrorDetails, model: type[BaseModel]) -> str:
+    found = kind(fault["input"])
+    match fault["type"]:
+        case "missing":
+            return "must be given, found nothing"
+        case "extra_forbidden":
+            if len(fault["loc"]) == 1:
+                return f"must be one of the keys {', '.join(sorted(model.model_fields))}; found another key"
+            return f"must not be here: unknown key, found {found}"
+        case "string_type":
+            return f"must be text (put it in quotes), found {found}"
+        case "string_unicode":
+            return "must be text, found half of a surrogate pair"
+        case "int_type" | "int_from_float" | "int_parsing" | "int_parsing_size":
+            return f"must be an integer, found {found}"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"must be a mapping, found {found}"
+        case "too_short" | "string_too_short":
+            return "must not be empty, found nothing in it"
+    wanted = fault["msg"].replace("Input should be ", "must be ").replace("a valid ", "a ")
+    return f"{wanted[0].lower()}{wanted[1:]}, found {found}"

@@ -1,0 +1,143 @@
+"""Tables of numbers: lists in a document, and the files that a document names (.npy, .npz:key, .parquet:column).
+
+A table is shaped [m] (one prompt), [B, m] (B prompts) or, when prompts have different numbers of outcomes, is a list of
+B arrays. Nothing is ever unpickled.
+"""
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+
+from rlhf_game.errors import InputError
+from rlhf_game.files.documents import shown
+from rlhf_game.mechanism.arrays import Array
+
+Table: TypeAlias = Array | list[Array]
+Shape: TypeAlias = tuple[int, ...] | list[int]
+"""(m,), (B, m), or [m_1, ..., m_B] when ragged."""
+
+FORMS = "FILE.npy, FILE.npz:KEY or FILE.parquet:COLUMN"
+
+
+def from_lists(values: Sequence[Any]) -> Table:
+    """Return a list of numbers or of lists of numbers (checked already) as a table."""
+    if not isinstance(values[0], list):
+        return np.array(values, dtype=np.float64)
+    if len({len(row) for row in values}) == 1:
+        return np.array(values, dtype=np.float64)
+    return [np.array(row, dtype=np.float64) for row in values]
+
+
+def shape_of(table: Table | Sequence[Any]) -> Shape:
+    """Return the shape of a table, or of labels in lists."""
+    if isinstance(table, np.ndarray):
+        return table.shape
+    if not isinstance(table[0], list | np.ndarray):
+        return (len(table),)
+    lengths = [len(row) for row in table]
+    return (len(lengths), lengths[0]) if len(set(lengths)) == 1 else lengths
+
+
+def describe(shape: Shape) -> str:
+    """Return a shape in words."""
+    if isinstance(shape, list):
+        return f"{len(shape)} lists of {shown(', '.join(map(str, shape)), 40)} numbers"
+    if len(shape) == 1:
+        return f"{shape[0]} numbers"
+    return f"{shape[0]} lists of {shape[1]} numbers"
+
+
+def locate(reference: str, folder: Path) -> tuple[Path, str | None]:
+    """Return the file, and the key or column in it, that ``reference`` names relative to ``folder``."""
+    path, colon, key = reference.rpartition(":")
+    if colon and key and Path(path).suffix in (".npz", ".parquet"):
+        return folder / path, key
+    if Path(reference).suffix == ".npy":
+        return folder / reference, None
+    raise InputError(f"must be {FORMS}, found {shown(reference)!r}")
+
+
+def read_table(reference: str, folder: Path) -> Table:
+    """Return the table that ``reference`` names; a .npy file is memory-mapped, not read.
+
+    Raises InputError if the file is missing, is not what its name says, or does not hold numbers in one or two axes.
+    """
+    path, key = locate(reference, folder)
+    if not path.is_file():
+        raise InputError(f"must name a file that exists, found none at {shown(str(path), 120)!r}")
+    try:
+        table = _read_parquet(path, key) if path.suffix == ".parquet" else _read_numpy(path, key)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, SyntaxError) as error:
+        reason = shown(" ".join(str(error).split()) or type(error).__name__, 120)
+        raise InputError(f"must name a readable {path.suffix} file, found in {shown(path.name)!r}: {reason}") from None
+    except InputError as error:
+        raise InputError(f"{error} in {shown(path.name)!r}") from None
+    return table
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_numpy(path: Path, key: str | None) -> Table:
+    if key is None:
+        return _check_array(np.lib.format.open_memmap(os.fspath(path), mode="r"))
+    with np.load(path, allow_pickle=False) as archive:
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise InputError("must be an archive of arrays, found one array")
+        if key not in archive.files:
+            raise _wrong_key("key", key, archive.files)
+        return _check_array(archive[key])
+
+
+def _read_parquet(path: Path, column: str | None) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    assert column is not None  # locate gives one
+    try:
+        with pq.ParquetFile(path, memory_map=True) as file:
+            names = file.schema_arrow.names
+            if names.count(column) != 1:
+                raise _wrong_key("column", column, names)
+            values = file.read(columns=[column]).column(0).combine_chunks()
+    except pa.ArrowException as error:
+        raise ValueError(str(error)) from None
+    return _from_arrow(values)
+
+
+def _from_arrow(values: Any) -> Table:
+    """Return a column: one row per outcome [m], or one list per prompt [B][m_b]."""
+    import pyarrow as pa
+
+    if isinstance(values, pa.ChunkedArray):
+        values = pa.concat_arrays(values.chunks)
+    if values.null_count:
+        raise InputError("must hold no nulls, found one")
+    if not (pa.types.is_list(values.type) or pa.types.is_large_list(values.type)):
+        return _check_array(values.to_numpy(zero_copy_only=False))
+    rows = [_from_arrow(row.values) for row in values]
+    if any(not isinstance(row, np.ndarray) or row.ndim != 1 for row in rows):
+        raise InputError("must hold numbers or lists of numbers, found deeper lists")
+    arrays = cast(list[Array], rows)
+    return np.stack(arrays) if len({len(row) for row in arrays}) == 1 else arrays
+
+
+def _check_array(array: Any) -> Array:
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"must hold numbers, found {array.dtype.name} values")
+    if array.ndim not in (1, 2) or array.size == 0:
+        raise InputError(f"must have one or two axes that are not empty, found shape {list(array.shape)}")
+    return array if array.dtype == np.float64 else array.astype(np.float64)
+
+
+def _wrong_key(what: str, key: str, found: Sequence[str]) -> InputError:
+    names = shown(", ".join(repr(name) for name in found), 100) or "none"
+    return InputError(f"must name a {what} that exists once ({shown(key)!r} was asked for), found {names}")

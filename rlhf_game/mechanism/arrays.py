@@ -40,11 +40,12 @@ def _short(values: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def blocks(rows: int, columns: int, depth: int) -> Iterator[tuple[slice, slice]]:
-    """Cut a [depth, rows, columns] stack into blocks of about BLOCK entries: (rows, columns) slices in order.
+def blocks(shape: tuple[int, ...], depth: int) -> Iterator[tuple[slice, slice]]:
+    """Cut a stack of ``depth`` sheets [rows, columns] into blocks of about BLOCK entries: slices in order.
 
     Blocks are whole rows where a row is short, and parts of one row where it is long.
     """
+    rows, columns = shape
     wide = max(1, BLOCK // max(depth, 1))
     if columns <= wide:
         step = max(1, wide // max(columns, 1))

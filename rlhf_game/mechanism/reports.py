@@ -80,8 +80,16 @@ class Normalization(StrEnum):
     SUM = "sum"
     MAX = "max"
 
-    def check(self, rewards: Array, present: Array | None = None) -> None:
-        """Raise InputError unless each row of ``rewards`` [B, m] is in the domain (``present`` masks padding)."""
+    @classmethod
+    def parse(cls, value: "Normalization | str") -> "Normalization":
+        """Return the domain of that name; raise InputError if there is none."""
+        try:
+            return cls(value)
+        except ValueError as error:
+            raise InputError(f"normalization must be one of {', '.join(cls)}, got {value!r}") from error
+
+    def check(self, rewards: Array) -> None:
+        """Raise InputError unless each row of ``rewards`` [B, m] is in the domain."""
         if self is Normalization.NONE:
             return
         if (rewards < 0).any():
@@ -90,8 +98,7 @@ class Normalization(StrEnum):
                 f"reward must be >= 0 under normalization {self.value}, got {rewards[row, column]} "
                 f"at prompt {row}, outcome {column}"
             )
-        kept = rewards if present is None else np.where(present, rewards, 0.0)
-        totals = kept.sum(axis=-1) if self is Normalization.SUM else kept.max(axis=-1)
+        totals = rewards.sum(axis=-1) if self is Normalization.SUM else rewards.max(axis=-1)
         wrong = np.abs(totals - 1.0) > NORMALIZATION_TOLERANCE
         if wrong.any():
             row = int(np.argmax(wrong))

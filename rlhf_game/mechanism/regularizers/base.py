@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array, blocks, leave_one_out_sums, stack
@@ -43,6 +44,13 @@ class Optimum(ABC):
         others; any other pair is subtracted from the score.
         """
 
+    @abstractmethod
+    def least_gain(self, multiplier: float, *, is_sum: bool) -> Array:
+        """Return the infimum over r of max ASW(s + multiplier r) - max ASW(s): [B], >= 0.
+
+        r ranges over non-negative rewards that sum to 1 (is_sum), else over those with maximum 1.
+        """
+
 
 @dataclass(frozen=True)
 class Regularizer(ABC):
@@ -53,7 +61,9 @@ class Regularizer(ABC):
     """What the divergence is called in game files."""
 
     def __post_init__(self) -> None:
-        number = isinstance(self.strength, int | float | np.floating | np.integer) and not isinstance(self.strength, bool)
+        number = isinstance(self.strength, int | float | np.floating | np.integer) and not isinstance(
+            self.strength, bool
+        )
         if not number or not math.isfinite(self.strength) or self.strength <= 0:
             raise InputError(f"strength must be a finite number > 0, got {self.strength!r}")
 
@@ -128,15 +138,15 @@ def by_row(weights: Array, rows: int) -> Array:
 def weighted_sum(weights: Array, stacked: Array) -> Array:
     """Return sum_i weights[i] stacked[i]: [rows, columns] from [n, rows] and [n, rows, columns]."""
     if stacked.shape[1] == 1:
-        return (weights[:, 0] @ stacked[:, 0])[None]
-    return np.einsum("nb,nbm->bm", weights, stacked)
+        return np.asarray(weights[:, 0] @ stacked[:, 0])[None]
+    return np.asarray(np.einsum("nb,nbm->bm", weights, stacked))
 
 
 def expectation(policy: Array, stacked: Array) -> Array:
     """Return <p, r> of each row: [k, rows] from [rows, columns] and [k, rows, columns]."""
     if stacked.shape[1] == 1:
-        return (stacked[:, 0] @ policy[0])[:, None]
-    return np.einsum("kbm,bm->kb", stacked, policy)
+        return np.asarray(stacked[:, 0] @ policy[0])[:, None]
+    return np.asarray(np.einsum("kbm,bm->kb", stacked, policy))
 
 
 def score(
@@ -153,14 +163,14 @@ def score(
     """
     by = by_row(weights, len(reference))
     total = np.empty(reference.shape)
-    for block in blocks(*reference.shape, len(rewards)):
+    for block in blocks(reference.shape, len(rewards)):
         total[block] = weighted_sum(by[:, block[0]], stack(rewards, block))
     anchor = _argmax(total, reference, potential)
     size = np.abs(total).max(axis=1)
     reach = np.minimum(scale, total.max(axis=1) - total.min(axis=1))
     if (size > RECOMPUTE * reach).any():
         held = at(rewards, anchor)
-        for block in blocks(*reference.shape, len(rewards)):
+        for block in blocks(reference.shape, len(rewards)):
             rows = block[0]
             total[block] = weighted_sum(by[:, rows], stack(rewards, block) - held[:, rows, None])
         offset = np.einsum("nb,nb->b", by, held)
@@ -173,7 +183,7 @@ def score(
 def _argmax(total: Array, reference: Array, potential: Callable[[Array, Array], Array]) -> Any:
     best = np.full(len(total), -np.inf)
     anchor = np.zeros(len(total), dtype=np.intp)
-    for rows, columns in blocks(*total.shape, 1):
+    for rows, columns in blocks(total.shape, 1):
         height = potential(reference[rows, columns], total[rows, columns])
         peak = height.argmax(axis=1)
         value = height[np.arange(len(peak)), peak]
@@ -183,10 +193,33 @@ def _argmax(total: Array, reference: Array, potential: Callable[[Array, Array], 
     return anchor
 
 
-def row_blocks(rows: int, columns: int, depth: int) -> Iterator[tuple[slice, list[slice]]]:
+def simplex_thresholds(heights: Array, rows: NDArray[np.intp], count: int) -> Array:
+    """Return for each of ``count`` rows the tau with sum max(0, height - tau) = 1: [count].
+
+    heights and rows list the entries that may be above tau; a row lists at least its largest. Michelot's method: Newton
+    steps on a convex piecewise linear function, finite and monotone.
+    """
+    while True:
+        held = np.bincount(rows, minlength=count)
+        tau = (np.bincount(rows, weights=heights, minlength=count) - 1) / held
+        above = heights > tau[rows]
+        above |= held[rows] == 1
+        if above.all():
+            return tau
+        heights, rows = heights[above], rows[above]
+
+
+def gain(raised: Optimum, multiplier: float, reward: Array) -> Array:
+    """Return max ASW(s) - max ASW(s - multiplier r) for an optimum ``raised`` of s: [B]."""
+    weights = np.full((1, len(reward)), multiplier)
+    out: Array = multiplier * raised.values([reward])[0] - raised.externalities(weights, [reward])[0]
+    return np.maximum(out, 0.0)
+
+
+def row_blocks(shape: tuple[int, ...], depth: int) -> Iterator[tuple[slice, list[slice]]]:
     """Group the blocks of a sheet by the rows that they cover: (rows, the slices of columns that cover them)."""
     current: tuple[slice, list[slice]] | None = None
-    for row, column in blocks(rows, columns, depth):
+    for row, column in blocks(shape, depth):
         if current is not None and current[0] == row:
             current[1].append(column)
             continue

@@ -1,13 +1,13 @@
 r"""Separable f-divergences sum q f(p / q), through one safeguarded one-dimensional dual solve.
 
 The optimum is p_x = q_x u(z_x), where u is the inverse of f' and z a rescaled dual slack: z_x = z_anchor - k d_x with
-d_x = (s_anchor - s_x) / strength >= 0 and one unknown z_anchor per row, fixed by sum p = 1. u grows with z if k > 0 (then
-u = 0 for z <= 0) and falls with z if k < 0 (then z > 0 always): in both cases z is a sum of terms of one sign where it
-matters, so nothing cancels however strong the rewards.
+d_x = (s_anchor - s_x) / strength >= 0 and one unknown z_anchor per row, fixed by sum p = 1. u grows with z if k > 0
+(then u = 0 for z <= 0) and falls with z if k < 0 (then z > 0 always): in both cases z is a sum of terms of one sign
+where it matters, so nothing cancels however strong the rewards.
 
-The payment of a group is strength * sum_x q_x B(z_x, z'_x) (derived from Fenchel duality): z' are the slacks without the
-group and B >= 0 is the Bregman divergence of the conjugate f* between them. If the group's share a = w r / strength is
-small, z' - z = k (shift - a) is solved from differences of u that do not cancel. D(p || q) is the same sum for the
+The payment of a group is strength * sum_x q_x B(z_x, z'_x) (derived from Fenchel duality): z' are the slacks without
+the group and B >= 0 is the Bregman divergence of the conjugate f* between them. If the group's share a = w r / strength
+is small, z' - z = k (shift - a) is solved from differences of u that do not cancel. D(p || q) is the same sum for the
 removal of the whole score, which leads back to q.
 
 f is normalised so that f'(1) = 0, which adds a multiple of sum (p - q) = 0: reverse KL is t - 1 - log t, the limit of
@@ -23,12 +23,15 @@ import numpy as np
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.regularizers.base import Optimum, Regularizer, Score, at, by_row, score
+from rlhf_game.mechanism.regularizers.base import Optimum, Regularizer, Score, by_row, gain, score
 from rlhf_game.mechanism.regularizers.kl import phi
 
 LARGE_SHARE = 0.5
 """Shares up to this (in units of the slack, relatively) are solved from differences; larger ones anew."""
 MOST_STEPS = 200
+MOST_HALVINGS = 64
+PATIENCE = 20
+"""After so many Newton steps every third one is a bisection."""
 SERIES = 0.05
 
 
@@ -61,9 +64,9 @@ class Link(ABC):
         """Return f*(other) - f*(z) - u(z) (other - z) / slope >= 0 without cancellation; h is other - z."""
 
 
-def psi(x: Array) -> Array:
-    """Return x - log(1 + x) >= 0 for x > -1, with full relative accuracy for small x."""
-    out: Array = x - np.log1p(x)
+def psi(x: Array, log_ratio: Array) -> Array:
+    """Return x - log(1 + x) >= 0 for x > -1, with full relative accuracy for small x; log_ratio: log(1 + x)."""
+    out: Array = x - log_ratio
     small = np.abs(x) < SERIES
     if small.any():
         y = x[small]
@@ -74,9 +77,9 @@ def psi(x: Array) -> Array:
     return out
 
 
-def binomial_remainder(x: Array, power: float) -> Array:
-    """Return (1 + x)^power - 1 - power x for x > -1, with full relative accuracy for small x."""
-    out: Array = np.expm1(power * np.log1p(x)) - power * x
+def binomial_remainder(x: Array, log_ratio: Array, power: float) -> Array:
+    """Return (1 + x)^power - 1 - power x for x > -1, accurate for small x too; log_ratio: log(1 + x)."""
+    out: Array = np.expm1(power * log_ratio) - power * x
     small = np.abs(x) * max(1.0, abs(power)) < SERIES
     if small.any():
         y = x[small]
@@ -122,14 +125,16 @@ class PowerLink(Link):
         return np.where(both, within, self.density(z + h) - self.density(z))
 
     def bregman(self, z: Array, other: Array, h: Array) -> Array:
-        """Return the divergence; where one side has left the support, its closed form there (sums of positive terms)."""
+        """Return the divergence; where one side has left the support, a sum of positive terms."""
         both = (z > 0) & (other > 0)
         safe = np.where(z > 0, z, 1.0)
         ratio = np.where(both, h / safe, 0.0)
+        log_ratio = np.log1p(np.maximum(ratio, -0.5))
+        log_ratio = np.where(ratio < -0.5, np.log(np.where(both, other, 1.0) / safe), log_ratio)
         if self.order == 0:
-            return psi(ratio)
+            return psi(ratio, log_ratio)
         power = self.order * self.power
-        within = safe**power * binomial_remainder(ratio, power) / self.order
+        within = safe**power * binomial_remainder(ratio, log_ratio, power) / self.order
         left = safe**power / (self.order * self.slope) + safe**self.power * np.abs(other) / self.slope
         entered = np.where(other > 0, other, 1.0) ** power / self.order
         return np.where(both, within, np.where(z > 0, left, np.where(other > 0, entered, 0.0)))
@@ -167,9 +172,10 @@ class JensenShannonLink(Link):
     def bregman(self, z: Array, other: Array, h: Array) -> Array:
         """Return [psi(-u expm1(-h)) + u phi(h)] / 2, or its unexpanded form where exp(-h) could overflow."""
         u = self.density(z)
-        far = h < -1
-        step = np.where(far, 0.0, h)
-        near = psi(-u * np.expm1(-step)) + u * phi(step)
+        x = -u * np.expm1(-np.maximum(h, -1.0))
+        far = (h < -1) | (x < -0.5)
+        step, x = np.where(far, 0.0, h), np.where(far, 0.0, x)
+        near = psi(x, np.log1p(x)) + u * phi(step)
         return np.where(far, _log1mexp(z) - _log1mexp(other) + u * h, near) / 2
 
 
@@ -289,12 +295,63 @@ class DualOptimum(Optimum):
     def values(self, rewards: Sequence[Array]) -> Array:
         """Return <p, r>: [k, B]."""
         p = self.probabilities()
-        return np.stack([np.einsum("bm,bm->b", p, reward) for reward in rewards])
+        return np.array([np.einsum("bm,bm->b", p, reward) for reward in rewards]).reshape(len(rewards), len(p))
 
     def externalities(self, weights: Array, rewards: Sequence[Array]) -> Array:
         """Return strength * sum q B(z, z'): [k, B]."""
         pairs = zip(by_row(weights, len(self.reference)), rewards, strict=True)
         return np.stack([self._externality(weight, reward) for weight, reward in pairs])
+
+    def least_gain(self, multiplier: float, *, is_sum: bool) -> Array:
+        """Return the infimum over r of max ASW(s + multiplier r) - max ASW(s): [B].
+
+        With sum 1 the best r stands where the raised policy is least (water-filling; derived from the saddle point
+        max_p min_r). With maximum 1 it stands on one outcome, and every one is tried: O(m^2).
+        """
+        rewards = [self._fill(multiplier)] if is_sum else list(np.eye(self.reference.shape[1])[:, None, :])
+        gains = [self._gain(multiplier, np.broadcast_to(reward, self.reference.shape)) for reward in rewards]
+        return np.where((self.reference == 0).any(axis=1), 0.0, np.min(gains, axis=0))
+
+    def _gain(self, multiplier: float, reward: Array) -> Array:
+        pair = np.array([1.0, multiplier])
+        summed = score(pair, [self.score.relative, reward], self.reference, self.strength, _potential)
+        return gain(DualOptimum(self.link, self.strength, 1.0, self.reference, summed), multiplier, reward)
+
+    def _fill(self, multiplier: float) -> Array:
+        """Return the reward of sum 1 that raises the policy to a floor: [B, m]."""
+        link, q = self.link, self.reference
+        support = q > 0
+        fall = self.slack - self.anchor_slack[:, None]
+        low, high = np.zeros(len(q)), 1 / support.sum(axis=1)
+        reward = np.zeros_like(q)
+        for _ in range(MOST_HALVINGS):
+            floor = (low + high) / 2
+            at_floor = link.inverse(np.where(support, floor[:, None] / np.where(support, q, 1.0), 1.0))
+            anchor = self._anchor_under(floor, fall)
+            rise = (at_floor - anchor[:, None] - fall) / link.slope
+            reward = np.where(support, np.maximum(rise, 0), 0.0) * self.strength / multiplier
+            over = reward.sum(axis=1) > 1
+            low, high = np.where(over, low, floor), np.where(over, floor, high)
+        reward = np.where(reward > 0, reward, 0.0)
+        short = 1 - reward.sum(axis=1)
+        return np.asarray(np.maximum(reward + short[:, None] / q.shape[1], 0))
+
+    def _anchor_under(self, floor: Array, fall: Array) -> Array:
+        """Return the anchor's slack with sum max(floor, q u) = 1 over the support: [B]."""
+        link, q = self.link, self.reference
+        support = q > 0
+        held = np.where(support, floor[:, None], 0.0)
+        at_floor = link.inverse(np.where(support, floor[:, None] / np.where(support, q, 1.0), 1.0)) - fall
+        if link.slope > 0:
+            low, high = np.where(support, at_floor, np.inf).min(axis=1), self.anchor_slack
+        else:
+            low, high = self.anchor_slack, np.where(support, at_floor, -np.inf).max(axis=1)
+        for _ in range(MOST_HALVINGS):
+            middle = (low + high) / 2
+            mass = np.maximum(held, q * link.density(middle[:, None] + fall)).sum(axis=1)
+            above = (mass > 1) == (link.slope > 0)
+            low, high = np.where(above, low, middle), np.where(above, middle, high)
+        return np.asarray(low + high) / 2
 
     def _solve(self, relative: Array) -> tuple[Array, Array]:
         """Return the slacks z [B, m] and that of the anchor [B] for a score whose largest entry per row is 0."""
@@ -322,10 +379,13 @@ class DualOptimum(Optimum):
         share = np.where(q > 0, reward - centre[:, None], 0.0) * (weight / self.strength)[:, None]
         span = abs(link.slope) * np.abs(share).max(axis=1)
         if (span > LARGE_SHARE * self.anchor_slack / 2).any():
-            h = self._resolve(weight, reward) - z
+            other = self._resolve(weight, reward)
+            h = other - z
         else:
             h = link.slope * (self._shift(share)[:, None] - share)
-        return self.strength * (q * link.bregman(z, z + h, h)).sum(axis=1)
+            other = z + h
+        out: Array = self.strength * (q * link.bregman(z, other, h)).sum(axis=1)
+        return out
 
     def _resolve(self, weight: Array, reward: Array) -> Array:
         """Return the slacks without a pair, solved from the sum of the others: [B, m]."""
@@ -353,11 +413,11 @@ def _root(
     """Return the roots in [low, high] of a monotone function that gives its value and derivative, one per row.
 
     Newton steps (on the logarithm of the unknown if multiplicative: the derivative is then by it), bisection whenever a
-    step leaves the bracket.
+    step leaves the bracket, and now and then once there have been many.
     """
     x = np.sqrt(low * high) if multiplicative else (low + high) / 2
     scale = np.maximum(np.abs(low), np.abs(high))
-    for _ in range(MOST_STEPS):
+    for count in range(MOST_STEPS):
         value, derivative = residual(x)
         above = (value > 0) == rising
         low, high = np.where(above, low, x), np.where(above, x, high)
@@ -365,10 +425,10 @@ def _root(
             step = -value / derivative
             moved = x * np.exp(step) if multiplicative else x + step
         middle = np.sqrt(low * high) if multiplicative else (low + high) / 2
-        inside = (moved >= low) & (moved <= high)
-        following = np.where(value == 0, x, np.where(inside, moved, middle))
-        settled = np.abs(following - x) <= 2e-16 * (np.abs(x) if multiplicative else scale)
-        x = following
+        tolerance = 2e-16 * (np.abs(x) if multiplicative else scale)
+        settled = (value == 0) | (np.abs(moved - x) <= tolerance) | (high - low <= tolerance)
         if settled.all():
             break
+        newton = (moved > low) & (moved < high) & (count < PATIENCE or count % 3 > 0)
+        x = np.where(settled, x, np.where(newton, moved, middle))
     return x

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlhf_game.mechanism.arrays import Array, stack
 from rlhf_game.mechanism.regularizers.base import (
@@ -32,10 +33,15 @@ from rlhf_game.mechanism.regularizers.base import (
     expectation,
     row_blocks,
     score,
+    simplex_thresholds,
 )
 
 LARGEST_EXPONENT = 600.0
-"""exp of it is finite, and a probability below exp(-700) times it is negligible beside 1."""
+"""exp of it is finite and can still be summed."""
+UNDERFLOW = -700.0
+"""A log probability below this has lost digits or is 0."""
+LARGEST_BESIDE_UNDERFLOW = 100.0
+"""A larger exponent could make a probability that underflows count beside a tiny cumulant."""
 SMALL_CUMULANT = 1e-4
 """Below it (relative to the exponents' own size) exp(-c) - 1 loses digits, and phi is evaluated term by term."""
 SERIES = 0.1
@@ -72,7 +78,7 @@ class KL(Regularizer):
         summed = score(weights, rewards, reference, self.strength, potential)
         partition = np.zeros(len(reference))
         log_anchor = _log(reference[np.arange(len(reference)), summed.anchor])
-        for rows, columns in row_blocks(*reference.shape, 1):
+        for rows, columns in row_blocks(reference.shape, 1):
             for column in columns:
                 heights = potential(reference[rows, column], summed.relative[rows, column])
                 partition[rows] += np.exp(heights - log_anchor[rows, None]).sum(axis=1)
@@ -90,6 +96,7 @@ class Gibbs(Optimum):
         self.score = summed
         self.log_partition = log_partition
         means, cumulants = self._moments(np.ones((1, len(reference))), [summed.relative])
+        cumulants = self._completed(cumulants, np.ones((1, len(reference))), [summed.relative])
         self.divergence: Array = cumulants[0]
         self.welfare: Array = summed.offset + means[0] - strength * cumulants[0]
 
@@ -103,7 +110,7 @@ class Gibbs(Optimum):
     def probabilities(self) -> Array:
         """Return p: [B, m]."""
         p = np.empty(self.reference.shape)
-        for rows, columns in row_blocks(*p.shape, 1):
+        for rows, columns in row_blocks(p.shape, 1):
             for column in columns:
                 np.exp(self.log_probabilities((rows, column)), out=p[rows, column])
         return p
@@ -111,7 +118,7 @@ class Gibbs(Optimum):
     def values(self, rewards: Sequence[Array]) -> Array:
         """Return <p, r>: [k, B]."""
         out = np.zeros((len(rewards), len(self.reference)))
-        for rows, columns in row_blocks(*self.reference.shape, len(rewards)):
+        for rows, columns in row_blocks(self.reference.shape, len(rewards)):
             for column in columns:
                 p = np.exp(self.log_probabilities((rows, column)))
                 out[:, rows] += expectation(p, stack(rewards, (rows, column)))
@@ -121,9 +128,37 @@ class Gibbs(Optimum):
         """Return strength * KL(p || p_-i): [k, B]."""
         shares = by_row(weights, len(self.reference))
         _, cumulants = self._moments(shares, rewards)
-        if np.isnan(cumulants).any():
-            cumulants = np.where(np.isnan(cumulants), self._extreme_cumulants(shares, rewards), cumulants)
-        return self.strength * cumulants
+        return self.strength * self._completed(cumulants, shares, rewards)
+
+    def _completed(self, cumulants: Array, weights: Array, rewards: Sequence[Array]) -> Array:
+        """Return cumulants with those that the ordinary way could not tell (NaN) filled in."""
+        if not np.isnan(cumulants).any():
+            return cumulants
+        return np.where(np.isnan(cumulants), self._extreme_cumulants(weights, rewards), cumulants)
+
+    def least_gain(self, multiplier: float, *, is_sum: bool) -> Array:
+        """Return the infimum over r of strength * log E_p[exp(multiplier r / strength)]: [B].
+
+        With sum 1 the best r is strength / multiplier * (level - log p)_+ (water-filling, theory section 4, derived):
+        p is raised to a floor, and the gain is strength * log1p(what the floor adds). With maximum 1 it stands on the
+        least likely outcome. An outcome that the reference excludes takes any reward for nothing.
+        """
+        log_p = self.log_probabilities()
+        unit = self.strength / multiplier
+        lowest = log_p.min(axis=1)
+        with np.errstate(over="ignore"):
+            if is_sum:
+                top = np.where(np.isfinite(lowest), lowest, 0.0)
+                rows, columns = np.nonzero(unit * (log_p - top[:, None]) < 1)
+                heights = unit * (top[rows] - log_p[rows, columns])
+                heights[~np.isfinite(lowest[rows])] = 0.0
+                floor = top - simplex_thresholds(heights, rows, len(top)) / unit
+                raised = np.maximum(log_p, floor[:, None])
+                small = np.log1p(np.maximum(np.exp(floor)[:, None] - np.exp(log_p), 0).sum(axis=1))
+                gain = np.where(floor < -1, small, np.logaddexp.reduce(raised, axis=1))
+            else:
+                gain = np.logaddexp(0.0, lowest + 1 / unit + np.log(-np.expm1(-1 / unit)))
+        return np.where(np.isfinite(lowest), self.strength * gain, 0.0)
 
     def _moments(self, weights: Array, rewards: Sequence[Array]) -> tuple[Array, Array]:
         """Return the means of r and the cumulants of w r / strength under p, [k, B] each, in one reading.
@@ -132,7 +167,7 @@ class Gibbs(Optimum):
         """
         means = np.empty((len(rewards), len(self.reference)))
         cumulants = np.empty_like(means)
-        for rows, columns in row_blocks(*self.reference.shape, len(rewards)):
+        for rows, columns in row_blocks(self.reference.shape, len(rewards)):
             scales = weights[:, rows] / self.strength
             parts = [self._block_moments(scales, rewards, (rows, column)) for column in columns]
             means[:, rows], cumulants[:, rows] = _merge(scales, parts)
@@ -146,6 +181,7 @@ class Gibbs(Optimum):
         top = log_p.max(axis=1)
         top[~np.isfinite(top)] = 0.0
         log_p -= top[:, None]
+        lost = _underflows(log_p)
         p = np.exp(log_p, out=log_p)
         mass = p.sum(axis=1)
         p /= np.where(mass > 0, mass, 1.0)[:, None]
@@ -153,7 +189,7 @@ class Gibbs(Optimum):
         means = expectation(p, c)
         c -= means[:, :, None]
         c *= scales[:, :, None]
-        return top + _log(mass), means, _cumulants(p, c, np.abs(scales * means))
+        return top + _log(mass), means, _cumulants(p, c, np.abs(scales * means), lost)
 
     def _extreme_cumulants(self, weights: Array, rewards: Sequence[Array]) -> Array:
         """Return cumulants where exp(-c) overflows, in two more readings: [k, B]."""
@@ -161,7 +197,7 @@ class Gibbs(Optimum):
         held = at(rewards, self.score.anchor)
         means = np.zeros_like(scales)
         shape = self.reference.shape
-        for rows, columns in row_blocks(*shape, len(rewards)):
+        for rows, columns in row_blocks(shape, len(rewards)):
             for column in columns:
                 p = np.exp(self.log_probabilities((rows, column)))
                 a = (stack(rewards, (rows, column)) - held[:, rows, None]) * scales[:, rows, None]
@@ -169,7 +205,7 @@ class Gibbs(Optimum):
         small_sum = np.zeros_like(means)
         log_sum = np.full_like(means, -np.inf)
         constant = means - self.log_partition
-        for rows, columns in row_blocks(*shape, 3 * len(rewards)):
+        for rows, columns in row_blocks(shape, 3 * len(rewards)):
             for column in columns:
                 block = (rows, column)
                 log_p = self.log_probabilities(block)
@@ -179,7 +215,9 @@ class Gibbs(Optimum):
                 p = np.exp(log_p)
                 with np.errstate(over="ignore"):
                     terms = np.exp(log_terms)
-                small_sum[:, rows] += np.where(np.abs(c) < 1, p * phi(np.clip(c, -1, 1)), terms + p * (c - 1)).sum(axis=2)
+                small_sum[:, rows] += np.where(np.abs(c) < 1, p * phi(np.clip(c, -1, 1)), terms + p * (c - 1)).sum(
+                    axis=2
+                )
                 log_sum[:, rows] = np.logaddexp(log_sum[:, rows], np.logaddexp.reduce(log_terms, axis=2))
         return np.where(small_sum < 1, np.log1p(np.minimum(small_sum, 1)), log_sum)
 
@@ -190,11 +228,17 @@ def _log(q: Array) -> Array:
     return out
 
 
-def _cumulants(p: Array, c: Array, size: Array, base: Array | None = None) -> Array:
+def _underflows(log_p: Array) -> NDArray[np.bool_]:
+    """Return whether a row holds a probability that is not 0 but underflows: [b]."""
+    return np.asarray(((log_p < UNDERFLOW) & (log_p > -np.inf)).any(axis=-1))
+
+
+def _cumulants(p: Array, c: Array, size: Array, lost: NDArray[np.bool_], base: Array | None = None) -> Array:
     """Return log E_p[exp(base - c)] for E_p[c] = 0 up to rounding: [k, b]; NaN where an exponent is too large.
 
     p: [b, m], rows that sum to 1 (or to 0). c: [k, b, m]. size: how large the exponents were before they were
-    centred, [k, b]. base: cumulants >= 0 of what each entry stands for, [k, b, m], default 0.
+    centred, [k, b]. lost: rows where a probability underflows, [b] or [k, b].
+    base: cumulants >= 0 of what each entry stands for, [k, b, m], default 0.
     """
     exponents = -c if base is None else base - c
     with np.errstate(over="ignore", invalid="ignore"):
@@ -209,13 +253,11 @@ def _cumulants(p: Array, c: Array, size: Array, base: Array | None = None) -> Ar
         mine = p[b]
         centred = c[k, b]
         centred = centred - np.einsum("im,im->i", mine, centred)[:, None]
-        if base is None:
-            terms = phi(centred)
-        else:
-            terms = phi(centred - base[k, b]) + base[k, b]
+        inner = 0.0 if base is None else base[k, b]
+        terms = phi(centred - inner) + inner
         out[k, b] = np.log1p(np.einsum("im,im->i", mine, terms))
-    out[largest > np.exp(LARGEST_EXPONENT)] = np.nan
-    return out
+    limit = np.where(lost, LARGEST_BESIDE_UNDERFLOW, LARGEST_EXPONENT)
+    return np.where(largest > np.exp(limit), np.nan, out)
 
 
 def _merge(scales: Array, parts: list[tuple[Array, Array, Array]]) -> tuple[Array, Array]:
@@ -223,13 +265,12 @@ def _merge(scales: Array, parts: list[tuple[Array, Array, Array]]) -> tuple[Arra
     if len(parts) == 1:
         return parts[0][1], parts[0][2]
     log_shares = np.stack([part[0] for part in parts], axis=-1)
-    shares = np.exp(log_shares - log_shares.max(axis=-1, keepdims=True))
+    log_shares -= log_shares.max(axis=-1, keepdims=True)
+    shares = np.exp(log_shares)
     shares /= shares.sum(axis=-1, keepdims=True)
     means = np.stack([part[1] for part in parts], axis=-1)
     inner = np.stack([part[2] for part in parts], axis=-1)
-    lost = np.isnan(inner).any(axis=-1)
     mean = expectation(shares, means)
     c = (means - mean[..., None]) * scales[..., None]
-    total = _cumulants(shares, c, np.abs(scales * mean), np.nan_to_num(inner))
-    total[lost] = np.nan
-    return mean, total
+    total = _cumulants(shares, c, np.abs(scales * mean), _underflows(log_shares), np.nan_to_num(inner))
+    return mean, np.where(np.isnan(inner).any(axis=-1), np.nan, total)

@@ -27,8 +27,10 @@ from rlhf_game.mechanism.regularizers.base import (
     at,
     by_row,
     expectation,
+    gain,
     row_blocks,
     score,
+    simplex_thresholds,
 )
 
 MOST_PASSES = 20
@@ -56,7 +58,7 @@ class SquaredL2(Regularizer):
         summed = score(weights, rewards, reference, 2 * self.strength, potential)
         floor = reference[np.arange(len(reference)), summed.anchor] - 1
         rows, heights = [], []
-        for row, columns in row_blocks(*reference.shape, 1):
+        for row, columns in row_blocks(reference.shape, 1):
             for column in columns:
                 height = potential(reference[row, column], summed.relative[row, column])
                 b, x = np.nonzero(height > floor[row, None])
@@ -72,7 +74,7 @@ class SquaredL2(Regularizer):
         """
         for _ in range(MOST_PASSES):
             total, held = np.zeros(len(reference)), np.zeros(len(reference))
-            for rows, columns in row_blocks(*reference.shape, 1):
+            for rows, columns in row_blocks(reference.shape, 1):
                 for column in columns:
                     q = reference[rows, column]
                     moved = summed.relative[rows, column] / (2 * self.strength)
@@ -83,22 +85,6 @@ class SquaredL2(Regularizer):
             if (np.abs(threshold - before) <= SETTLED * np.abs(threshold)).all():
                 break
         return threshold
-
-
-def simplex_thresholds(heights: Array, rows: NDArray[np.intp], count: int) -> Array:
-    """Return for each of ``count`` rows the tau with sum max(0, height - tau) = 1: [count].
-
-    heights and rows list the entries that may be above tau; a row lists at least its largest. Michelot's method: Newton
-    steps on a convex piecewise linear function, finite and monotone.
-    """
-    while True:
-        held = np.bincount(rows, minlength=count)
-        tau = (np.bincount(rows, weights=heights, minlength=count) - 1) / held
-        above = heights > tau[rows]
-        above |= held[rows] == 1
-        if above.all():
-            return tau
-        heights, rows = heights[above], rows[above]
 
 
 @final
@@ -131,7 +117,7 @@ class Projection(Optimum):
     def values(self, rewards: Sequence[Array]) -> Array:
         """Return <p, r>: [k, B]."""
         out = np.zeros((len(rewards), len(self.reference)))
-        for rows, columns in row_blocks(*self.reference.shape, len(rewards)):
+        for rows, columns in row_blocks(self.reference.shape, len(rewards)):
             for column in columns:
                 p = np.maximum(self.slacks((rows, column)), 0)
                 out[:, rows] += expectation(p, stack(rewards, (rows, column)))
@@ -141,6 +127,27 @@ class Projection(Optimum):
         """Return strength ||p - p_-i||^2 + <nu, p>: [k, B]."""
         pairs = zip(by_row(weights, len(self.reference)), rewards, strict=True)
         return np.stack([self._externality(weight, reward) for weight, reward in pairs])
+
+    def least_gain(self, multiplier: float, *, is_sum: bool) -> Array:
+        """Return the infimum over r of max ASW(s + multiplier r) - max ASW(s): [B].
+
+        The best r raises y = q + s / (2 strength) from below: with sum 1 to a floor (water-filling: r stands where the
+        raised policy is least, which is the optimality condition; derived), with maximum 1 at the lowest y.
+        """
+        y = self.slacks()
+        unit = 2 * self.strength / multiplier
+        reward = np.zeros_like(y)
+        if is_sum:
+            depth = unit * (y - y.min(axis=1, keepdims=True))
+            rows, columns = np.nonzero(depth < 1)
+            level = -simplex_thresholds(-depth[rows, columns], rows, len(y))
+            reward = np.maximum(level[:, None] - depth, 0)
+        else:
+            reward[np.arange(len(y)), y.argmin(axis=1)] = 1.0
+        raised = SquaredL2(self.strength).maximize(
+            np.array([1.0, multiplier]), [self.score.relative, reward], self.reference
+        )
+        return gain(raised, multiplier, reward)
 
     def _externality(self, weight: Array, reward: Array) -> Array:
         """Return one group's payment on every row: [B]. weight: [B]."""
@@ -167,12 +174,12 @@ class Projection(Optimum):
         squares[left] = z[left] ** 2 + 2 * z[left] * np.maximum(-moved[left], 0)
         entered = after & ~inside
         squares[entered] = np.maximum(moved[entered], 0) ** 2
-        return self.strength * np.bincount(rows, weights=squares, minlength=count)
+        return np.asarray(self.strength * np.bincount(rows, weights=squares, minlength=count))
 
     def _centre(self, reward: Array) -> Array:
         """Return the mean of a reward over the outcomes that hold mass: [B]. Any constant would do but for rounding."""
         total, count = np.zeros(len(reward)), np.zeros(len(reward))
-        for rows, columns in row_blocks(*reward.shape, 1):
+        for rows, columns in row_blocks(reward.shape, 1):
             for column in columns:
                 inside = self.slacks((rows, column)) > 0
                 total[rows] += np.einsum("bm,bm->b", inside, reward[rows, column])
@@ -181,7 +188,7 @@ class Projection(Optimum):
 
     def _spread(self, reward: Array, centre: Array) -> Array:
         out = np.zeros(len(reward))
-        for rows, columns in row_blocks(*reward.shape, 1):
+        for rows, columns in row_blocks(reward.shape, 1):
             for column in columns:
                 out[rows] = np.maximum(out[rows], np.abs(reward[rows, column] - centre[rows, None]).max(axis=1))
         return out
@@ -196,7 +203,7 @@ class Projection(Optimum):
         found: list[Any] = []
         share = weight / (2 * self.strength)
         peak = np.full(len(reward), -np.inf)
-        for rows, columns in row_blocks(*reward.shape, 1):
+        for rows, columns in row_blocks(reward.shape, 1):
             for column in columns:
                 block = (rows, column)
                 z = self.slacks(block)

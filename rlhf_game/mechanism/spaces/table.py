@@ -1,0 +1,247 @@
+"""Enumerated outcomes, for one prompt or many: exact for every regulariser.
+
+Prompts with the same number of outcomes are solved together, as one sheet [rows, m] (theory section 1: the optimum
+separates by prompt, every prompt has the same strength, and every quantity is the weighted mean over prompts).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rlhf_game.errors import CombinationError, InputError
+from rlhf_game.mechanism.arrays import Array, finite, frozen
+from rlhf_game.mechanism.regularizers.base import Optimum, Regularizer
+from rlhf_game.mechanism.reports import Normalization, Reward
+from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
+
+REFERENCE_TOLERANCE = 1e-6
+"""How far the sum of a row of the reference may be from 1 and still be renormalised."""
+
+Sheets = tuple[Array, ...]
+"""One array [rows, m] per number of outcomes m that occurs."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Which prompt stands in which sheet, and how the user wrote it down."""
+
+    widths: tuple[int, ...]
+    """The number of outcomes of each prompt: [B]."""
+    members: tuple[NDArray[np.intp], ...]
+    """The prompts of each sheet."""
+    is_flat: bool
+    """Whether the user gave one prompt without the list around it."""
+
+    def split(self, values: Any, what: str) -> Sheets:
+        """Return values shaped like the reference as sheets; raise InputError that names ``what`` if they are not."""
+        if self.is_flat:
+            row = finite(values, what)
+            if row.shape != (self.widths[0],):
+                raise InputError(f"{what} must be {self.widths[0]} numbers, one per outcome, got {_shape(row)}")
+            return (frozen_view(row[None]),)
+        if len(self.members) == 1:
+            sheet = finite(values, what)
+            wanted = (len(self.widths), self.widths[0])
+            if sheet.shape != wanted:
+                raise InputError(f"{what} must be {wanted[0]} prompts of {wanted[1]} outcomes, got {_shape(sheet)}")
+            return (frozen_view(sheet),)
+        if not isinstance(values, Sequence) or len(values) != len(self.widths):
+            raise InputError(f"{what} must be a list of {len(self.widths)} prompts")
+        rows = [finite(row, f"{what}[{b}]") for b, row in enumerate(values)]
+        for b, (row, width) in enumerate(zip(rows, self.widths, strict=True)):
+            if row.shape != (width,):
+                raise InputError(f"{what}[{b}] must be {width} numbers, one per outcome, got {_shape(row)}")
+        return tuple(frozen(np.stack([rows[b] for b in members])) for members in self.members)
+
+    def join(self, sheets: Sheets) -> Any:
+        """Return sheets shaped like the reference: [m], [B, m] or a list of B arrays."""
+        if self.is_flat:
+            return sheets[0][0]
+        if len(sheets) == 1:
+            return sheets[0]
+        rows: list[Any] = [None] * len(self.widths)
+        for members, sheet in zip(self.members, sheets, strict=True):
+            for b, row in zip(members, sheet, strict=True):
+                rows[b] = row
+        return rows
+
+    @classmethod
+    def of(cls, reference: Any) -> "Layout":
+        """Read the layout off a reference; raise InputError if it has no outcomes."""
+        ragged = not isinstance(reference, np.ndarray) and len(reference) > 0 and all(_is_list(r) for r in reference)
+        if ragged:
+            widths = tuple(len(row) for row in reference)
+        else:
+            array = finite(reference, "reference")
+            if array.ndim not in (1, 2):
+                raise InputError(f"reference must be a list or a list of lists, got {array.ndim} dimensions")
+            widths = (array.shape[-1],) * (1 if array.ndim == 1 else len(array))
+        if not widths or min(widths) == 0:
+            raise InputError("reference must hold at least one outcome for each prompt, got none")
+        sizes = np.asarray(widths)
+        members = tuple(np.flatnonzero(sizes == width) for width in dict.fromkeys(widths))
+        return cls(widths, members, is_flat=not ragged and np.ndim(reference) == 1)
+
+
+def frozen_view(array: Array) -> Array:
+    """Return a read-only array: a view of memory that is read-only already (a memory map, say), else a copy."""
+    if array.flags.writeable:
+        return frozen(array)
+    return array
+
+
+def _is_list(row: Any) -> bool:
+    return isinstance(row, list | tuple) or (isinstance(row, np.ndarray) and row.ndim == 1)
+
+
+def _shape(array: Array) -> str:
+    return " x ".join(str(n) for n in array.shape) or "one number"
+
+
+@final
+class Table(PolicySpace[Sheets]):
+    """All policies over enumerated outcomes.
+
+    reference: q, the initial distribution: [m]; [B, m] for B prompts; or a list of B lists of any lengths.
+    regularizer: what it costs to leave q. outcomes: labels shaped like the reference, which callable rewards are called
+    on (one call for all of them, prompt after prompt). prompt_weights: [B], default equal; they are normalised.
+    normalization: the declared domain of rewards, "none", "sum" or "max", on each prompt.
+
+    Raises InputError when a row of the reference is not within 1e-6 of sum 1 or has a negative entry.
+    """
+
+    def __init__(
+        self,
+        reference: ArrayLike | Sequence[ArrayLike],
+        regularizer: Regularizer,
+        *,
+        outcomes: Sequence[Any] | None = None,
+        prompt_weights: ArrayLike | None = None,
+        normalization: Normalization | str = Normalization.NONE,
+    ) -> None:
+        self.regularizer = regularizer
+        self.layout = Layout.of(reference)
+        self.reference: Sheets = tuple(
+            _distributions(sheet, members)
+            for sheet, members in zip(self.layout.split(reference, "reference"), self.layout.members, strict=True)
+        )
+        self.prompt_weights = self._read_weights(prompt_weights)
+        self.normalization = Normalization.parse(normalization)
+        self.outcomes = None if outcomes is None else self._read_outcomes(outcomes)
+
+    def _read_weights(self, weights: ArrayLike | None) -> Array:
+        prompts = len(self.layout.widths)
+        if weights is None:
+            return frozen(np.full(prompts, 1 / prompts))
+        array = finite(weights, "prompt_weights")
+        if array.shape != (prompts,):
+            raise InputError(f"prompt_weights must be {prompts} numbers, one per prompt, got {_shape(array)}")
+        if (array < 0).any() or array.sum() <= 0:
+            raise InputError(f"prompt_weights must be >= 0 with a sum > 0, got {array.tolist()}")
+        return frozen(array / array.sum())
+
+    def _read_outcomes(self, outcomes: Sequence[Any]) -> tuple[Any, ...]:
+        prompts = [outcomes] if self.layout.is_flat else list(outcomes)
+        if tuple(len(prompt) for prompt in prompts) != self.layout.widths:
+            raise InputError("outcomes must be labels shaped like the reference")
+        return tuple(outcome for prompt in prompts for outcome in prompt)
+
+    def read(self, reward: Reward | ArrayLike) -> Sheets:
+        """Return a reward as sheets: a table shaped like the reference, or a function that is called on the outcomes.
+
+        Raises InputError when the shape is wrong, a number is not finite, or the reward is outside the domain.
+        """
+        sheets = self.read_boost(reward)
+        for sheet in sheets:
+            self.normalization.check(sheet)
+        return sheets
+
+    def read_boost(self, boost: Any) -> Sheets:
+        """Return a boost as sheets."""
+        return self.layout.split(self._call(boost) if callable(boost) else boost, "reward")
+
+    def _call(self, reward: Callable[[Sequence[Any]], ArrayLike]) -> Any:
+        if self.outcomes is None:
+            raise InputError("a reward that is a function needs the outcomes: Table(..., outcomes=[...])")
+        flat = finite(reward(self.outcomes), "reward")
+        if flat.shape != (len(self.outcomes),):
+            raise InputError(f"reward must return {len(self.outcomes)} numbers, one per outcome, got {_shape(flat)}")
+        if self.layout.is_flat:
+            return flat
+        rows = np.split(flat, np.cumsum(self.layout.widths)[:-1])
+        return np.stack(rows) if len(self.layout.members) == 1 else rows
+
+    def maximize(self, weights: Array, rewards: Sequence[Sheets]) -> "TablePolicy":
+        """Return the exact optimum."""
+        optima = [
+            self.regularizer.maximize(weights, [reward[k] for reward in rewards], sheet)
+            for k, sheet in enumerate(self.reference)
+        ]
+        return TablePolicy(self, optima)
+
+    def least_gain(self, weights: Array, rewards: Sequence[Sheets], multiplier: float) -> float:
+        """Return the infimum over rewards r of the domain of max ASW(s + multiplier r) - max ASW(s), >= 0.
+
+        Raises CombinationError when the domain is not declared or the regulariser cannot tell.
+        """
+        if self.normalization is Normalization.NONE:
+            raise CombinationError("the least gain over a domain needs normalization sum or max, not none")
+        optima = self.maximize(weights, rewards).optima
+        gains = [optimum.least_gain(multiplier, is_sum=self.normalization is Normalization.SUM) for optimum in optima]
+        return float(self.mean(gains))
+
+    def mean(self, by_sheet: Sequence[Array]) -> Array:
+        """Return the weighted mean over prompts of arrays [..., rows], one per sheet."""
+        parts = [a @ self.prompt_weights[members] for a, members in zip(by_sheet, self.layout.members, strict=True)]
+        total: Array = np.sum(parts, axis=0)
+        return total
+
+
+@final
+class TablePolicy(Policy[Sheets]):
+    """The exact optimum of a table."""
+
+    def __init__(self, space: Table, optima: Sequence[Optimum]) -> None:
+        self.space = space
+        self.optima = tuple(optima)
+        """One per sheet of the space."""
+        self.welfare = float(space.mean([optimum.welfare for optimum in optima]))
+        self.divergence = float(space.mean([optimum.divergence for optimum in optima]))
+        self.gap = 0.0
+
+    @property
+    def probabilities(self) -> Any:
+        """p, shaped like the reference: [m], [B, m] or a list of B arrays."""
+        return self.space.layout.join(tuple(optimum.probabilities() for optimum in self.optima))
+
+    def values(self, rewards: Sequence[Sheets]) -> Array:
+        """Return <p, r> for each reward: [k]."""
+        return self.space.mean([o.values([reward[k] for reward in rewards]) for k, o in enumerate(self.optima)])
+
+    def externalities(self, weights: Array, rewards: Sequence[Sheets]) -> Array:
+        """Return the Bregman divergence of max ASW for each pair, without cancellation: [k]."""
+        return self.space.mean(
+            [o.externalities(weights, [reward[k] for reward in rewards]) for k, o in enumerate(self.optima)]
+        )
+
+
+def _distributions(sheet: Array, prompts: NDArray[np.intp]) -> Array:
+    """Return the rows of a sheet renormalised; raise InputError if one is not a distribution."""
+    if sheet.min() < 0:
+        row, column = (int(i) for i in np.argwhere(sheet < 0)[0])
+        where = f"[{prompts[row]}][{column}]" if len(prompts) > 1 else f"[{column}]"
+        raise InputError(f"reference must be >= 0, got {sheet[row, column]} at {where}")
+    totals = sheet.sum(axis=1)
+    wrong = np.abs(totals - 1) > REFERENCE_TOLERANCE
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise InputError(
+            f"reference must sum to 1 (within {REFERENCE_TOLERANCE}), got {totals[row]} at prompt {prompts[row]}"
+        )
+    if (np.abs(totals - 1) <= 4e-16).all():
+        return sheet
+    return frozen(sheet / totals[:, None])

@@ -130,6 +130,38 @@ def test_a_large_constant_per_step_costs_no_digit_when_all_sequences_have_the_sa
     assert raised.policy.step(0) == pytest.approx(plain.policy.step(0), rel=RELATIVE)
 
 
+def backward_at_60_digits(chain: Chain, score: np.ndarray, gain: np.ndarray) -> tuple[mpmath.mpf, mpmath.mpf]:
+    """Return V_0(initial) in units of strength, and the mean of ``gain`` along the policy of ``score`` [S][T]."""
+    states, tokens = (range(size) for size in chain.shape)
+    after, scaled = chain.next_state, score / chain.regularizer.strength  # exact: the strength is a power of two
+    weight = [[REFERENCE[s][a] * mpmath.exp(float(scaled[s, a])) for a in tokens] for s in states]
+    log_v, mean = [mpmath.mpf(0) for _ in states], [mpmath.mpf(0) for _ in states]
+    for _ in range(chain.horizon):
+        moved = [[weight[s][a] * mpmath.exp(log_v[after[s, a]]) for a in tokens] for s in states]
+        gained = [[float(gain[s, a]) + mean[after[s, a]] for a in tokens] for s in states]
+        totals = [mpmath.fsum(row) for row in moved]
+        mean = [mpmath.fdot(moved[s], gained[s]) / totals[s] for s in states]
+        log_v = [mpmath.log(total) for total in totals]
+    return log_v[chain.initial], mean[chain.initial]
+
+
+REFERENCE = [[0.5, 0.25, 0.125, 0.125], [0.25, 0.25, 0.25, 0.25], [0.75, 0.0, 0.125, 0.125]]
+
+
+@pytest.mark.parametrize("strength", [2.0**-12, 1.0, 2.0**30])
+def test_sequences_of_two_hundred_tokens_keep_nine_digits(strength: float) -> None:
+    """Payments as the difference of two maxima, at 60 digits; exponents up to 4,096 a step, 10^6 a sequence."""
+    rng = np.random.default_rng(4)
+    chain = Chain(rng.integers(0, 3, size=(3, 4)), REFERENCE, rg.KL(strength), horizon=200)
+    first, second = rng.integers(0, 65, size=(2, 3, 4)) / 64
+    payments = MECHANISM.settle([rg.Report(first), rg.Report(second)], chain).payments
+    with mpmath.workdps(60):
+        for payment, own, others in ((payments[0], first, second), (payments[1], second, first)):
+            with_it, value = backward_at_60_digits(chain, own + others, own)
+            without, _ = backward_at_60_digits(chain, others, others)
+            assert close(payment, strength * (without - with_it) + value)
+
+
 def test_a_payment_of_1e_minus_19_keeps_nine_digits() -> None:
     """Two tokens of reference 1/2, reward (1, 0), one step: a closed form in cosh and tanh of 1 / (2 strength)."""
     strength = 1e18

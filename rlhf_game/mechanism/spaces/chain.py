@@ -123,12 +123,7 @@ class Chain(PolicySpace[Array]):
 
     def maximize(self, weights: Array, rewards: Sequence[Array]) -> "ChainPolicy":
         """Return the Gibbs policy of sum_i weights_i r_i, in one pass over the pairs and one over the steps."""
-        score, constant = np.zeros(len(self.log_reference)), 0.0
-        for weight, reward in zip(weights, rewards, strict=True):
-            part, per_step = self.relative(weight, reward)
-            score += part
-            constant += per_step
-        return ChainPolicy(self, score, constant)
+        return ChainPolicy(self, weights, rewards)
 
     def relative(self, weight: float, reward: Array) -> tuple[Array, float]:
         """Return weight * reward as a part [N] that is 0 at the first pair of the initial state, plus a constant.
@@ -203,18 +198,23 @@ class Chain(PolicySpace[Array]):
 class ChainPolicy(Policy[Array]):
     """The optimal automaton, step-wise; probabilities are made step by step when asked for."""
 
-    def __init__(self, space: Chain, score: Array, constant: float) -> None:
-        """score + constant: sum_i weights_i r_i of each pair, [N], in units of reward."""
+    def __init__(self, space: Chain, weights: Array, rewards: Sequence[Array]) -> None:
+        """Solve for the score sum_i weights_i r_i, rewards [N] in units of reward."""
         strength = space.regularizer.strength
         self.space = space
         self.gap = 0.0
+        score, constant = np.zeros(len(space.log_reference)), 0.0
+        for weight, reward in zip(weights, rewards, strict=True):
+            part, per_step = space.relative(weight, reward)
+            score += part
+            constant += per_step
         log_weights = space.log_reference + score / strength
         self._log_tokens, self._edge_weights = space.graph.tokens.log_softmax(log_weights)
         self._following = self._backward(constant / strength)
         self.visits = self._forward()
         """Expected number of times that each pair is taken: [N]."""
         self.divergence = float(self._cumulants([(score / strength, constant / strength)])[0])
-        self.welfare = float(self.visits @ score + self.visits.sum() * constant) - strength * self.divergence
+        self.welfare = float(weights @ self.values(rewards)) - strength * self.divergence
 
     def values(self, rewards: Sequence[Array]) -> Array:
         """Return <visits, r>, the expected reward of a sequence, for k rewards: [k]."""

@@ -97,7 +97,7 @@ class Chain(PolicySpace[Array]):
         if not isinstance(regularizer, KL):
             raise CombinationError(f"an automaton is exact under KL only, not under {type(regularizer).__name__}")
         self.regularizer = regularizer
-        self.normalization = Normalization(normalization)
+        self.normalization = Normalization.parse(normalization)
         q = _read_reference(reference)
         self.shape: tuple[int, int] = (q.shape[0], q.shape[1])
         self.next_state = _read_next_state(next_state, self.shape)

@@ -1,5 +1,6 @@
 """From a game file to a settlement: the policy space, the mechanism and the groups that a game names."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -47,8 +48,8 @@ def build(game: Game) -> tuple[PolicySpace[Any], Mechanism, list[Group]]:
     Raises InputError that names the file when the numbers do not make a space (a reference that does not sum to 1) or
     the payment rule does not fit.
     """
-    space = _at(game.name, partial(_space, game))
-    mechanism = _at(game.name, lambda: Mechanism(_training(game), PAYMENTS[game.fields.payment]()))
+    space = _at(game.name, "", partial(_space, game))
+    mechanism = _at(game.name, "", lambda: Mechanism(_training(game), PAYMENTS[game.fields.payment]()))
     groups = [
         Group(group.name, reward, group.size) for group, reward in zip(game.fields.groups, game.rewards, strict=True)
     ]
@@ -80,7 +81,7 @@ def settle_without(game: Game) -> tuple[Settlement, Array]:
 
 def _profile(game: Game, space: PolicySpace[Any], groups: list[Group]) -> Profile[Any]:
     rewards = [
-        _at(f"{game.name}: groups[{i}].reward", partial(space.read, group.reward)) for i, group in enumerate(groups)
+        _at(game.name, f"groups[{i}].reward", partial(space.read, group.reward)) for i, group in enumerate(groups)
     ]
     return Profile(tuple(rewards), np.array([group.size for group in groups], dtype=np.float64))
 
@@ -88,7 +89,7 @@ def _profile(game: Game, space: PolicySpace[Any], groups: list[Group]) -> Profil
 def _settle(game: Game, mechanism: Mechanism, profile: Profile[Any], space: PolicySpace[Any]) -> Settlement:
     """Settle; a result that float64 cannot hold is the input's fault, and is said so instead of NaN."""
     with np.errstate(all="ignore"):
-        settlement = _at(game.name, partial(mechanism.settle_profile, profile, space))
+        settlement = _at(game.name, "", partial(mechanism.settle_profile, profile, space))
         numbers: list[ArrayLike] = [
             settlement.values,
             settlement.payments,
@@ -142,10 +143,15 @@ def _weights(fields: Fields) -> list[float] | None:
     return [fields.weights.get(group.name, 1.0) for group in fields.groups]
 
 
-def _at(where: str, do: Callable[[], T]) -> T:
-    """Return do(); an error about the input then starts with the file (and the field, which is not named twice)."""
+def _at(name: str, field: str, do: Callable[[], T]) -> T:
+    """Return do(); an error about the input then starts with the file and the field.
+
+    The mechanism's own messages say ``reward[2] must be ...``: what they call the field gives way to ``field``, if any.
+    """
     try:
         return do()
     except (InputError, CombinationError) as error:
-        field = where.rpartition(".")[2]
-        raise InputError(f"{where}: {str(error).removeprefix(field + ' ')}") from error
+        own = re.match(r"([a-z_]+)([][0-9]*) (?=must )", str(error))
+        if own is None:
+            raise InputError(f"{name}: {field + ': ' if field else ''}{error}") from error
+        raise InputError(f"{name}: {field or own[1]}{own[2]}: {str(error)[own.end() :]}") from error

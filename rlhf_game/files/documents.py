@@ -92,7 +92,7 @@ def parse_yaml(text: str, name: str) -> Any:
         mark = error.problem_mark or error.context_mark
         where = "" if mark is None else f" at line {mark.line + 1}, column {mark.column + 1}"
         raise InputError(f"{name}: must be YAML, found{where}: {shown(error.problem or 'a fault', 100)}") from None
-    except (yaml.YAMLError, ValueError) as error:  # characters that YAML forbids
+    except yaml.YAMLError as error:  # characters that YAML forbids
         raise InputError(f"{name}: must be YAML, found: {shown(str(error).splitlines()[0], 100)}") from None
     return builder.document()
 
@@ -120,7 +120,7 @@ class _Builder:
 
         self._line = event.start_mark.line + 1
         if isinstance(event, events.AliasEvent):
-            self._refuse(f"an alias (*{shown(event.anchor)}); write the value out, or quote it if it is text")
+            self._refuse(f"an alias (*{shown(str(event.anchor))}); write the value out, or quote it if it is text")
         if isinstance(event, events.ScalarEvent):
             self._check_tag(event)
             self._put(self._scalar(event.value) if event.implicit[0] else event.value)

@@ -97,11 +97,11 @@ def _read(document: Any, name: str, folder: Path) -> Game:
         _check_names(fields)
         rewards = tuple(_table(group.reward, folder, f"groups[{i}].reward") for i, group in enumerate(fields.groups))
         reference = _reference(fields, folder, rewards)
+        _check_space(fields, reference)
         boost = None if fields.boosts is None else _table(fields.boosts, folder, "boosts")
         named = [(f"groups[{i}].reward", reward) for i, reward in enumerate(rewards)]
         for field, table in named if boost is None else [*named, ("boosts", boost)]:
             _check_shape(field, shape_of(table), shape_of(reference), "menu" if fields.space == "menu" else "reference")
-        _check_space(fields, reference)
         sha256 = hashlib.sha256(canonical(fields, folder).encode()).hexdigest()
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
@@ -176,7 +176,7 @@ def _check_space(fields: Fields, reference: Table) -> None:
 def _check_labels(labels: Sequence[Any], shape: Shape) -> None:
     found = shape_of(labels) if labels else (0,)
     if found != shape:
-        wanted, got = (describe(s).replace("numbers", "labels") for s in (shape, found))
+        wanted, got = (describe(s, "label") for s in (shape, found))
         raise InputError(f"outcomes: must have {wanted}, one per outcome; found {got}")
     for i, row in enumerate(labels if isinstance(labels[0], list) else [labels]):
         label, times = Counter(row).most_common(1)[0]

@@ -165,7 +165,7 @@ def parse_model(model: type[Model], document: Any, name: str) -> Model:
 
 def _explain(error: ValidationError, name: str, model: type[BaseModel]) -> NoReturn:
     faults = error.errors(include_url=False, include_context=True)
-    fault = faults[0]
+    fault = min(faults, key=lambda one: one["type"] == "missing")  # a misspelt key says more than a missing one
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     path = field_path(fault["loc"])
     raise InputError(f"{name}: {path + ': ' if path else ''}{_sentence(fault, model)}{more}")

@@ -7,6 +7,7 @@ B arrays. Nothing is ever unpickled.
 import hashlib
 import os
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -43,13 +44,17 @@ def shape_of(table: Table | Sequence[Any]) -> Shape:
     return (len(lengths), lengths[0]) if len(set(lengths)) == 1 else lengths
 
 
-def describe(shape: Shape) -> str:
-    """Return a shape in words."""
+def describe(shape: Shape, what: str = "number") -> str:
+    """Return the shape of a table of ``what`` in words."""
     if isinstance(shape, list):
-        return f"{len(shape)} lists of {shown(', '.join(map(str, shape)), 40)} numbers"
+        return f"{len(shape)} lists of {shown(', '.join(map(str, shape)), 40)} {what}s"
     if len(shape) == 1:
-        return f"{shape[0]} numbers"
-    return f"{shape[0]} lists of {shape[1]} numbers"
+        return _count(shape[0], what)
+    return f"{_count(shape[0], 'list')} of {_count(shape[1], what)}"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def locate(reference: str, folder: Path) -> tuple[Path, str | None]:
@@ -72,11 +77,11 @@ def read_table(reference: str, folder: Path) -> Table:
         raise InputError(f"must name a file that exists, found none at {shown(str(path), 120)!r}")
     try:
         table = _read_parquet(path, key) if path.suffix == ".parquet" else _read_numpy(path, key)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, SyntaxError) as error:
-        reason = shown(" ".join(str(error).split()) or type(error).__name__, 120)
-        raise InputError(f"must name a readable {path.suffix} file, found in {shown(path.name)!r}: {reason}") from None
     except InputError as error:
         raise InputError(f"{error} in {shown(path.name)!r}") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, OverflowError, zlib.error) as error:
+        reason = shown(" ".join(str(error).split()) or type(error).__name__, 120)
+        raise InputError(f"must name a readable {path.suffix} file, found in {shown(path.name)!r}: {reason}") from None
     return table
 
 
@@ -135,7 +140,7 @@ def _check_array(array: Any) -> Array:
         raise InputError(f"must hold numbers, found {array.dtype.name} values")
     if array.ndim not in (1, 2) or array.size == 0:
         raise InputError(f"must have one or two axes that are not empty, found shape {list(array.shape)}")
-    return array if array.dtype == np.float64 else array.astype(np.float64)
+    return cast(Array, array if array.dtype == np.float64 else array.astype(np.float64))
 
 
 def _wrong_key(what: str, key: str, found: Sequence[str]) -> InputError:

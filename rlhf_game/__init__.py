@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "rlhf_game.mechanism.mechanism": ("Mechanism", "Settlement"),
     "rlhf_game.mechanism.training": ("SocialWelfare", "AffineWelfare"),
-    "rlhf_game.mechanism.payments": ("NoPayments", "AffinePayments"),
+    "rlhf_game.mechanism.payments": ("NoPayments", "AffinePayments", "RevenueOptimal"),
     "rlhf_game.mechanism.reports": ("Group", "Report", "Normalization"),
     "rlhf_game.mechanism.regularizers.kl": ("KL",),
     "rlhf_game.mechanism.regularizers.l2": ("SquaredL2",),
@@ -22,6 +22,8 @@ _NAMES = {
         "Hellinger",
         "Alpha",
     ),
+    "rlhf_game.mechanism.spaces.table": ("Table",),
+    "rlhf_game.mechanism.spaces.menu": ("Menu",),
     "rlhf_game.errors": ("RlhfGameError", "InputError", "CombinationError", "MissingExtra", "RunError"),
 }
 _LOCATIONS = {name: module for module, names in _NAMES.items() for name in names}
@@ -29,11 +31,13 @@ _LOCATIONS = {name: module for module, names in _NAMES.items() for name in names
 if TYPE_CHECKING:  # for editors and type checkers, which then also know a name that does not exist
     from rlhf_game.errors import CombinationError, InputError, MissingExtra, RlhfGameError, RunError
     from rlhf_game.mechanism.mechanism import Mechanism, Settlement
-    from rlhf_game.mechanism.payments import AffinePayments, NoPayments
+    from rlhf_game.mechanism.payments import AffinePayments, NoPayments, RevenueOptimal
     from rlhf_game.mechanism.regularizers.f_divergences import Alpha, Hellinger, JensenShannon, PearsonChi2, ReverseKL
     from rlhf_game.mechanism.regularizers.kl import KL
     from rlhf_game.mechanism.regularizers.l2 import SquaredL2
     from rlhf_game.mechanism.reports import Group, Normalization, Report
+    from rlhf_game.mechanism.spaces.menu import Menu
+    from rlhf_game.mechanism.spaces.table import Table
     from rlhf_game.mechanism.training import AffineWelfare, SocialWelfare
 else:
 
@@ -48,6 +52,7 @@ else:
 
 __all__ = [
     "AffinePayments", "AffineWelfare", "Alpha", "CombinationError", "Group", "Hellinger", "InputError",
-    "JensenShannon", "KL", "Mechanism", "MissingExtra", "NoPayments", "Normalization", "PearsonChi2", "Report",
-    "ReverseKL", "RlhfGameError", "RunError", "Settlement", "SocialWelfare", "SquaredL2",
+    "JensenShannon", "KL", "Mechanism", "Menu", "MissingExtra", "NoPayments", "Normalization", "PearsonChi2",
+    "Report", "RevenueOptimal", "ReverseKL", "RlhfGameError", "RunError", "Settlement", "SocialWelfare",
+    "SquaredL2", "Table",
 ]  # fmt: skip

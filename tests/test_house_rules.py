@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import packages_distributions
+from pathlib import Path
 from pkgutil import iter_modules
 
 import pytest
@@ -159,6 +160,22 @@ Mechanism(SocialWelfare(), AffinePayments()).settle([Report([1, 0, 0]), Report([
     loaded = _loaded_by(code)
     assert loaded.isdisjoint(HEAVY)
     assert "numpy" in loaded
+
+
+def test_settling_a_small_game_file_loads_no_heavy_library(tmp_path: Path) -> None:
+    game = tmp_path / "game.json"
+    game.write_text('{"reference": [0.5, 0.5], "strength": 1, "groups": [{"name": "a", "size": 1, "reward": [1, 0]}]}')
+    code = f"""
+import sys
+from rlhf_game.cli import main
+sys.argv = ["rlhf-game", "settle", {str(game)!r}, "--json"]
+try:
+    main()
+except SystemExit as done:
+    assert not done.code
+"""
+    needed = {"typer", "rich", "pydantic", "yaml"}
+    assert _loaded_by(code).isdisjoint(set(HEAVY) - needed)
 
 
 @pytest.mark.parametrize("package", ["rlhf_game", "rlhf_game.training_backends"])

@@ -1,0 +1,32 @@
+"""What groups want from a text: any function with TRL's signature, and a few on real libraries.
+
+A text reward is called as ``reward(prompts=[..], completions=[..], **columns)`` and returns a number per completion.
+Nothing is loaded before a reward is called.
+"""
+
+from rlhf_game.rewards.calibration import Affine, Calibration, Logistic, Rank, Unit
+from rlhf_game.rewards.functions import TextTable, load_function
+from rlhf_game.rewards.lexical import Brevity, Clean, Readability, Sentiment
+from rlhf_game.rewards.mix import Mix, Part
+from rlhf_game.rewards.neural import RewardModel, Similarity
+from rlhf_game.rewards.texts import TextReward, call_reward
+
+__all__ = [
+    "Affine",
+    "Brevity",
+    "Calibration",
+    "Clean",
+    "Logistic",
+    "Mix",
+    "Part",
+    "Rank",
+    "Readability",
+    "RewardModel",
+    "Sentiment",
+    "Similarity",
+    "TextReward",
+    "TextTable",
+    "Unit",
+    "call_reward",
+    "load_function",
+]

@@ -1,0 +1,110 @@
+"""Rewards of the user's own: a function found by name, and numbers written down for texts."""
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any, ClassVar, final
+
+from rlhf_game.errors import InputError, RunError
+from rlhf_game.rewards.texts import Text, plain
+
+
+@final
+@dataclass(frozen=True)
+class PythonFunction:
+    """A reward function with TRL's signature, found by name when it is first called.
+
+    target: ``package.module:function`` or ``path/to/file.py:function``; modules and files beside ``base`` come first.
+    """
+
+    target: str
+    base: Path | None = None
+
+    @cached_property
+    def _function(self) -> Callable[..., Any]:
+        return load_function(self.target, self.base)
+
+    @property
+    def __name__(self) -> str:
+        """The name as it was written."""
+        return self.target
+
+    def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> Any:
+        """Return what the function returns. Raises InputError when there is no such function."""
+        given = {"prompts": prompts, "completions": completions, **columns}
+        return self._function(**given)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The function, and the sha256 of the file that defines it."""
+        source = inspect.getsourcefile(self._function)
+        sha256 = None if source is None else hashlib.sha256(Path(source).read_bytes()).hexdigest()
+        return {"function": self.target, "sha256": sha256}
+
+
+def load_function(target: str, base: Path | None = None) -> Callable[..., Any]:
+    """Return the function called ``package.module:function`` or ``path/to/file.py:function``.
+
+    Raises InputError when there is no such module, file or function, or it cannot be called with keywords.
+    """
+    place, colon, name = target.rpartition(":")
+    if not colon or not place or not name:
+        raise InputError(f"must be package.module:function or path/to/file.py:function, found {target!r}")
+    function = getattr(_module(place, base or Path()), name, None)
+    if not callable(function):
+        raise InputError(f"must name a function, found none called {name!r} in {place}")
+    if inspect.iscoroutinefunction(function):
+        raise InputError(f"must name an ordinary function, found {target!r}, which is async")
+    return function  # type: ignore[no-any-return]
+
+
+def _module(place: str, base: Path) -> ModuleType:
+    path = base / (place if place.endswith(".py") else place.replace(".", "/") + ".py")
+    if path.is_file():
+        return _run_file(path)
+    if place.endswith(".py"):
+        raise InputError(f"must name a file that exists, found none at {path}")
+    try:
+        return import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (place == error.name or place.startswith(error.name + ".")):
+            raise InputError(f"must name a module, found no {place} installed and no {path}") from error
+        raise RunError(f"{place} cannot be imported: {error}") from error
+
+
+def _run_file(path: Path) -> ModuleType:
+    spec = spec_from_file_location(f"rlhf_game_reward_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"must name a Python file, found {path}")
+    module = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise RunError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    return module
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TextTable:
+    """Numbers written down for texts; a text that is not there gets ``default``, or is an error without one."""
+
+    values: Mapping[str, float]
+    default: float | None = None
+    __name__: ClassVar[str] = "table"
+
+    def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float]:
+        """Return one number per completion. Raises InputError that names a text without a number."""
+        found = []
+        for text in map(plain, completions):
+            value = self.values.get(text, self.default)
+            if value is None:
+                raise InputError(f"table: must have a number for each response (or a default), found none for {text!r}")
+            found.append(float(value))
+        return found

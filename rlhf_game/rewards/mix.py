@@ -1,0 +1,46 @@
+"""Several rewards of one group in one: a weighted mean, each part in [0, 1] by its own declared calibration."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import numpy as np
+
+from rlhf_game.errors import InputError
+from rlhf_game.rewards.calibration import Calibration
+from rlhf_game.rewards.texts import Text, TextReward, call_reward, plain
+
+
+@final
+@dataclass(frozen=True)
+class Part:
+    """One reward of a mix, its map to [0, 1], and its share before normalisation."""
+
+    reward: TextReward
+    calibration: Calibration
+    weight: float = 1.0
+
+
+@final
+@dataclass(frozen=True)
+class Mix:
+    """The weighted mean of calibrated rewards, in [0, 1]."""
+
+    parts: tuple[Part, ...]
+    __name__: ClassVar[str] = "mix"
+
+    def __post_init__(self) -> None:
+        if not self.parts or not all(part.weight > 0 for part in self.parts):
+            raise InputError("parts must hold at least one reward, each with a weight > 0")
+
+    def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float]:
+        """Return one number in [0, 1] per completion."""
+        asked, texts, given = [plain(p) for p in prompts], [plain(t) for t in completions], dict(columns)
+        weights = np.array([part.weight for part in self.parts])
+        scores = [part.calibration(call_reward(part.reward, asked, texts, given), asked) for part in self.parts]
+        return [float(value) for value in weights / weights.sum() @ np.stack(scores)]
+
+    @property
+    def provenance(self) -> list[Any]:
+        """Where each part comes from."""
+        return [getattr(part.reward, "provenance", None) for part in self.parts]

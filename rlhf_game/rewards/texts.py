@@ -1,0 +1,67 @@
+"""The one signature of a reward on texts, and how it is called."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from rlhf_game.errors import RlhfGameError, RunError
+from rlhf_game.mechanism.arrays import Array
+
+Message: TypeAlias = Mapping[str, Any]
+Text: TypeAlias = str | Sequence[Message]
+"""A plain text, or a conversation as TRL passes it: messages with ``role`` and ``content``."""
+
+
+class TextReward(Protocol):
+    """TRL's reward function: one number per completion; further columns of the prompts come by keyword."""
+
+    def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Sequence[float]:
+        """Return one number per completion, in the reward's own unit."""
+        ...
+
+
+def plain(text: Text) -> str:
+    """Return a text, or of a conversation the contents of its messages, one paragraph each."""
+    if isinstance(text, str):
+        return text
+    return "\n\n".join(str(message["content"]) for message in text)
+
+
+def name_of(reward: Any) -> str:
+    """Return what a reward is called: its ``__name__``, else its class."""
+    return str(getattr(reward, "__name__", type(reward).__name__))
+
+
+def call_reward(
+    reward: Any, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]] | None = None
+) -> Array:
+    """Return the scores of the completions, [k], checked: one finite number each.
+
+    columns: further columns, one entry per completion. Raises RunError when the reward fails or returns anything else.
+    """
+    name = name_of(reward)
+    try:
+        returned = reward(prompts=list(prompts), completions=list(completions), **(columns or {}))
+    except RlhfGameError:
+        raise
+    except Exception as error:
+        raise RunError(f"the reward {name} failed: {type(error).__name__}: {error}") from error
+    try:
+        scores = np.asarray(returned, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise RunError(f"the reward {name} must return a list of numbers, got {_said(returned)}") from error
+    if scores.shape != (len(completions),):
+        raise RunError(
+            f"the reward {name} must return {len(completions)} numbers, one per completion, got {_said(returned)}"
+        )
+    if not np.isfinite(scores).all():
+        at = int(np.argmin(np.isfinite(scores)))
+        raise RunError(f"the reward {name} must return finite numbers, got {scores[at]} for completion {at}")
+    return scores
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"a list of {len(value)}" + (" with None in it" if None in list(value) else "")
+    return type(value).__name__

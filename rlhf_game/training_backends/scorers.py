@@ -1,0 +1,126 @@
+"""Networks that score texts: sentence embedders, and sequence classifiers with one logit."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from rlhf_game.errors import InputError
+from rlhf_game.mechanism.arrays import Array
+from rlhf_game.training_backends.checkpoints import find_checkpoint
+from rlhf_game.training_backends.models import load_pretrained, loaded_provenance, pick_device
+
+LONGEST = 256
+"""Tokens of a text that an embedder reads (what MiniLM was trained with)."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Embedder:
+    """A transformer whose mean-pooled, normalised last layer is a text's embedding."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    provenance: Mapping[str, str | None]
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str], *, batch_size: int = 32) -> Array:
+        """Return unit vectors, [k, d]."""
+        rows: dict[int, Array] = {}
+        for batch in batches(texts, batch_size):
+            encoded = self.tokenizer(
+                [texts[k] for k in batch], padding=True, truncation=True, max_length=LONGEST, return_tensors="pt"
+            ).to(self.model.device)
+            hidden = self.model(**encoded).last_hidden_state.double()
+            kept = encoded["attention_mask"].unsqueeze(-1).double()
+            pooled = (hidden * kept).sum(dim=1) / kept.sum(dim=1).clamp_min(1.0)
+            unit = torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
+            rows.update(zip(batch, unit, strict=True))
+        return np.stack([rows[k] for k in range(len(texts))])
+
+
+def load_embedder(
+    name: str, *, revision: str | None = None, base: Path | None = None, device: str = "auto"
+) -> Embedder:
+    """Load a sentence embedder (see ``find_checkpoint`` for names). Raises InputError when there is none."""
+    checkpoint = find_checkpoint(name, revision=revision, base=base)
+    model = load_pretrained(AutoModel, checkpoint, dtype="float32").to(pick_device(device)).eval()
+    return Embedder(model, load_pretrained(AutoTokenizer, checkpoint), loaded_provenance(checkpoint, model))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A sequence-classification model with one logit."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    provenance: Mapping[str, str | None]
+
+    def encode(self, prompt: str, completion: str) -> list[int]:
+        """Return the token ids of a pair: through the chat template, else as a pair of texts, else one after the other."""
+        tokenizer: Any = self.tokenizer
+        if tokenizer.chat_template is not None:
+            turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+            text = tokenizer.apply_chat_template(turns, tokenize=False)
+            return list(tokenizer(text, add_special_tokens=False).input_ids)
+        if tokenizer.sep_token is not None:
+            return list(tokenizer(prompt, completion).input_ids)
+        return list(tokenizer(prompt + completion).input_ids)
+
+    @torch.inference_mode()
+    def score(self, pairs: Sequence[tuple[str, str]], *, batch_size: int = 16) -> Array:
+        """Return the logit of each (prompt, completion): [k]."""
+        encoded = [self.encode(prompt, completion) for prompt, completion in pairs]
+        scores = np.zeros(len(pairs))
+        room = getattr(self.model.config, "max_position_embeddings", None)
+        for batch in batches(encoded, batch_size):
+            width = max(1, *(len(encoded[k]) for k in batch))
+            if room is not None and width > room:
+                raise InputError(f"a prompt and its response must fit the reward model's {room} tokens, got {width}")
+            ids = torch.full((len(batch), width), int(self.model.config.pad_token_id))
+            mask = torch.zeros_like(ids)
+            for row, k in enumerate(batch):
+                ids[row, : len(encoded[k])] = torch.tensor(encoded[k], dtype=torch.long)
+                mask[row, : len(encoded[k])] = 1
+            device = self.model.device
+            logits = self.model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
+            scores[list(batch)] = logits[:, 0].double().cpu().numpy()
+        return scores
+
+
+def load_classifier(
+    name: str, *, revision: str | None = None, base: Path | None = None, device: str = "auto", dtype: str = "float32"
+) -> Classifier:
+    """Load a reward model: sequence classification with one logit, its head among the saved weights.
+
+    Raises InputError when there is no such model, it has several logits, or it is a language model without a head.
+    """
+    checkpoint = find_checkpoint(name, revision=revision, base=base)
+    model, report = load_pretrained(AutoModelForSequenceClassification, checkpoint, dtype=dtype, with_report=True)
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])[0]
+        raise InputError(f"hf: {name} must be a trained reward model, its weights lack {missing}")
+    if model.config.num_labels != 1:
+        raise InputError(f"hf: {name} must have one logit, it has {model.config.num_labels}")
+    tokenizer = load_pretrained(AutoTokenizer, checkpoint)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    return Classifier(model.to(pick_device(device)).eval(), tokenizer, loaded_provenance(checkpoint, model))
+
+
+def batches(items: Sequence[Any], batch_size: int) -> Iterator[list[int]]:
+    """Yield the positions of the items in batches, items of like length together."""
+    order = sorted(range(len(items)), key=lambda k: len(items[k]))
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]

@@ -140,30 +140,40 @@ def _piecewise(offset: list[Any], slope: list[Any]) -> list[Any]:
 
 
 def root_policy(divergence: Divergence, score: list[Any], reference: list[Any], strength: Any) -> list[Any]:
-    """Return q max(0, (f')^{-1}((s - tau) / strength)), tau by bisection that Newton may shorten."""
+    """Return q max(0, (f')^{-1}((s - tau) / strength)), tau by bisection that Newton may shorten.
+
+    The digits that (s - tau) / strength and a rare outcome's share of the mass lose are added first.
+    """
     support = [x for x, q in enumerate(reference) if q > 0]
+    top = max(score[x] for x in support)
+    reach = 2 + (top - min(score[x] for x in support)) / strength
+    rarest = min(reference[x] for x in support)
+    goal = mpf(10) ** (3 - mp.dps)
+    with mpmath.workdps(mp.dps + 5 + int(mp.log10(reach) - 2 * mp.log10(rarest))):
+        relative = {x: (score[x] - top) / strength for x in support}
 
-    def policy(tau: Any) -> dict[int, Any]:
-        return {x: reference[x] * divergence.inverse((score[x] - tau) / strength) for x in support}
+        def policy(level: Any) -> dict[int, Any]:
+            return {x: reference[x] * divergence.inverse(relative[x] - level) for x in support}
 
-    low = max(score[x] - strength * divergence.slope(1 / reference[x]) for x in support)  # one outcome alone has mass 1
-    high = max(score[x] for x in support) - strength * divergence.slope(mpf(1))  # no outcome gains
-    pole = None if divergence.ceiling is None else max(score[x] for x in support) - strength * divergence.ceiling()
-    tau = high
-    for _ in range(40 * mp.dps):
-        masses = policy(tau)
-        excess = mp.fsum(masses.values()) - 1
-        if abs(excess) <= mpf(10) ** (5 - mp.dps) or low >= high:
-            break
-        low, high = (tau, high) if excess > 0 else (low, tau)
-        steps = [
-            reference[x] / divergence.curvature(masses[x] / reference[x]) for x in support if masses[x] > 0
-        ]
-        newton = tau + excess * strength / mp.fsum(steps)
-        middle = (low + high) / 2 if pole is None else pole + mp.sqrt((low - pole) * (high - pole))
-        tau = newton if low < newton < high else middle
-    masses = policy(tau)
-    return [masses.get(x, mpf(0)) for x in range(len(reference))]
+        low = max(relative[x] - divergence.slope(1 / reference[x]) for x in support)  # one outcome alone has mass 1
+        high = -divergence.slope(mpf(1))  # no outcome gains
+        pole = None if divergence.ceiling is None else -divergence.ceiling()
+        level = high
+        for step in range(100 + 10 * mp.dps):
+            masses = policy(level)
+            excess = mp.fsum(masses.values()) - 1
+            if abs(excess) <= goal or low >= high:
+                break
+            low, high = (level, high) if excess > 0 else (low, level)
+            rate = mp.fsum(
+                reference[x] / divergence.curvature(mass / reference[x]) for x, mass in masses.items() if mass > 0
+            )
+            newton = level + excess / rate
+            middle = (low + high) / 2 if pole is None else pole + mp.sqrt((low - pole) * (high - pole))
+            level = newton if low < newton < high and step % 4 else middle
+        else:
+            raise AssertionError("the root was not found")
+        return [masses.get(x, mpf(0)) for x in range(len(reference))]
 
 
 def best_policy(name: str, score: list[Any], reference: list[Any], strength: Any) -> list[Any]:
@@ -256,7 +266,7 @@ def settle_at(
         )
 
 
-def settle_exactly(name: str, strength: float, *game: Any, digits: int = 60, **options: Any) -> Exact:
+def settle_exactly(name: str, strength: float, *game: Any, digits: int = 45, **options: Any) -> Exact:
     """Settle one game; the digits are doubled until payments agree to 15 digits or are below TINY of the money."""
     answer = settle_at(digits, name, strength, *game, **options)
     while digits < 480:

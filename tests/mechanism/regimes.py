@@ -111,8 +111,8 @@ def zero_reference(name: str, rng: np.random.Generator) -> TableGame:
 
 
 def tiny_reference(name: str, rng: np.random.Generator) -> TableGame:
-    """Probabilities down to 1e-300."""
-    q = np.array([1e-300, 0.5, 1e-12, 0.25, 0.25 - 1e-12])
+    """Probabilities down to 1e-300; 1e-100 where the divergence takes powers of p / q up to the third."""
+    q = np.array([1e-300 if name in ("kl", "l2") else 1e-100, 0.5, 1e-12, 0.25, 0.25 - 1e-12])
     rewards = rng.uniform(0, 1, (3, 5))
     rewards[0] = [1, 0, 0, 0, 0]
     return _game(name, 0.02, q, rewards, [2, 1, 1])
@@ -169,7 +169,7 @@ def ties(name: str, rng: np.random.Generator) -> TableGame:
 
 def many_outcomes(name: str, rng: np.random.Generator) -> TableGame:
     """More outcomes, most of them of small probability."""
-    return _game(name, 0.05, rng.dirichlet(np.full(60, 0.3)) * 0.999 + 0.001 / 60, rng.uniform(0, 1, (4, 60)), [1, 2, 1, 3])
+    return _game(name, 0.05, rng.dirichlet(np.full(30, 0.3)) * 0.999 + 0.001 / 30, rng.uniform(0, 1, (4, 30)), [1, 2, 1, 3])
 
 
 def many_groups(name: str, rng: np.random.Generator) -> TableGame:

@@ -18,6 +18,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.documents import parse_json, parse_json_lines, parse_yaml, read_text, shown
 from rlhf_game.files.schema import AutomatonFields, Fields, MenuFields, TableFields, TableFile, parse_fields
 from rlhf_game.files.tables import Shape, Table, describe, digest, from_lists, locate, read_table, shape_of
+from rlhf_game.mechanism.reports import NORMALIZATION_TOLERANCE
 
 SUFFIXES = (".yaml", ".yml", ".json", ".jsonl")
 
@@ -199,7 +200,9 @@ def _check_automaton(fields: AutomatonFields, reference: Table) -> None:
     if fields.initial >= states:
         raise InputError(f"initial: must be a state (0 to {states - 1}), found {fields.initial}")
     q = np.asarray(reference)
-    wrong = ~(np.isfinite(q).all(axis=1) & (q >= 0).all(axis=1) & (np.abs(q.sum(axis=1) - 1) <= 1e-6))
+    wrong = ~(
+        np.isfinite(q).all(axis=1) & (q >= 0).all(axis=1) & (np.abs(q.sum(axis=1) - 1) <= NORMALIZATION_TOLERANCE)
+    )
     if wrong.any():
         state = int(np.argmax(wrong))
         raise InputError(

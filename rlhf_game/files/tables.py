@@ -94,12 +94,14 @@ def digest(path: Path) -> str:
 def _read_numpy(path: Path, key: str | None) -> Table:
     if key is None:
         return _check_array(np.lib.format.open_memmap(os.fspath(path), mode="r"))
-    with np.load(path, allow_pickle=False) as archive:
+    with open(path, "rb") as file:  # opened here, because numpy leaves a file open that is no archive
+        archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise InputError("must be an archive of arrays, found one array")
-        if key not in archive.files:
-            raise _wrong_key("key", key, archive.files)
-        return _check_array(archive[key])
+        with archive:
+            if key not in archive.files:
+                raise _wrong_key("key", key, archive.files)
+            return _check_array(archive[key])
 
 
 def _read_parquet(path: Path, column: str | None) -> Table:

@@ -17,7 +17,7 @@ RELATIVE = 1e-9
 ABSOLUTE = 1e-12
 """Numbers that differ by this share of the game's own scale agree."""
 ABSOLUTE_PROBABILITY = 1e-15
-ABSOLUTE_PAYMENT = 1e-24
+ABSOLUTE_PAYMENT = 1e-28
 """The same for probabilities and for payments, which are exact however small they are."""
 
 

@@ -1,0 +1,88 @@
+"""No game, however mutated, gives a traceback: it settles (code 0) or is refused in one line (code 2)."""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlhf_game.files.documents import parse_yaml
+from tests.cli.runner import run
+
+EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples" / "games").glob("*.yaml"))
+VALUES = (
+    st.sampled_from([None, True, False, 0, 1, -1, 2, 0.5, 1e-300, 1e300, -1e308, 5e-324, 2**53, 10**25, "", "kl", "l2"])
+    | st.sampled_from(["js", "chi2", "hellinger", "reverse_kl", "alpha:3", "alpha:-1", "alpha:0", "none", "sum", "max"])
+    | st.sampled_from(["revenue", "affine", "menu", "table", [], {}, [[]], [1], [[1.0]], {"file": "x.npy"}, "\x00\n"])
+    | st.floats()
+    | st.text(max_size=3)
+)
+
+
+def places(document: Any) -> Iterator[tuple[Any, Any]]:
+    """Every container and every key or index of it."""
+    items = document.items() if isinstance(document, dict) else enumerate(document)
+    for key, value in items:
+        yield document, key
+        if isinstance(value, dict | list):
+            yield from places(value)
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> Any:
+    """An example game with one to three places replaced, removed, doubled or renamed."""
+    document = parse_yaml(draw(st.sampled_from(EXAMPLES)).read_text(), "example")
+    for _ in range(draw(st.integers(1, 3))):
+        holder, key = draw(st.sampled_from(list(places(document)) or [({}, "x")]))
+        match draw(st.sampled_from(["replace", "replace", "replace", "remove", "double", "rename"])):
+            case "replace" if key != "horizon":  # a horizon of 2**31 is right, and takes its time
+                holder[key] = draw(VALUES)
+            case "remove":
+                del holder[key]
+            case "double" if isinstance(holder, list):
+                holder.append(holder[key])
+            case "rename" if isinstance(holder, dict):
+                holder[draw(st.text(max_size=3))] = holder.pop(key)
+    return document
+
+
+def check(path: Path) -> None:
+    for arguments in (["--json"], []):
+        result = run("settle", path, *arguments)
+        if result.code == 0:
+            assert result.err == ""
+            if arguments:
+                json.loads(result.out, parse_constant=pytest.fail)  # every number is finite
+        else:
+            assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+            assert result.err.startswith(f"rlhf-game: {path}: ")
+            assert result.err[:-1].isprintable()
+
+
+@settings(max_examples=300)
+@given(mutated())
+def test_a_mutated_game_settles_or_is_refused(document: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "game.json"
+        path.write_text(json.dumps(document))
+        check(path)
+
+
+@settings(max_examples=150)
+@given(st.sampled_from(EXAMPLES), st.data())
+def test_a_game_with_broken_bytes_settles_or_is_refused(example: Path, data: st.DataObject) -> None:
+    text = bytearray(example.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(text) - 1))
+        cut = data.draw(st.integers(0, 3))
+        text[at : at + cut] = data.draw(
+            st.binary(max_size=2) | st.sampled_from([b"[", b"]", b":", b"- ", b"\t", b"&a "])
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "game.yaml"
+        path.write_bytes(text)
+        check(path)

@@ -14,8 +14,8 @@ from rlhf_game.mechanism.arrays import Array, frozen
 V = TypeVar("V")
 """A reward in a space's own coordinates: a [B, m] table, transition arrays, a scorer of texts."""
 
-NORMALIZATION_TOLERANCE = 1e-6
-"""How far a sum or a maximum may be from 1 and still count as 1 (as typed by people: 0.333333)."""
+NORMALIZATION_TOLERANCE = 1e-6 + 1e-12
+"""How far a sum or a maximum may be from 1 and still count as 1: three times 0.333333 does, with its rounding."""
 
 
 class Reward(Protocol):

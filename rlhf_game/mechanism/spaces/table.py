@@ -17,8 +17,8 @@ from rlhf_game.mechanism.regularizers.base import Optimum, Regularizer
 from rlhf_game.mechanism.reports import Normalization, Reward
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 
-REFERENCE_TOLERANCE = 1e-6
-"""How far the sum of a row of the reference may be from 1 and still be renormalised."""
+REFERENCE_TOLERANCE = 1e-6 + 1e-12
+"""How far the sum of a row of the reference may be from 1 and still be renormalised (three times 0.333333 is, with its rounding)."""
 
 Sheets = tuple[Array, ...]
 """One array [rows, m] per number of outcomes m that occurs."""
@@ -240,7 +240,7 @@ def _distributions(sheet: Array, prompts: NDArray[np.intp]) -> Array:
     if wrong.any():
         row = int(np.argmax(wrong))
         raise InputError(
-            f"reference must sum to 1 (within {REFERENCE_TOLERANCE}), got {totals[row]} at prompt {prompts[row]}"
+            f"reference must sum to 1 (within {REFERENCE_TOLERANCE:.0e}), got {totals[row]} at prompt {prompts[row]}"
         )
     if (np.abs(totals - 1) <= 4e-16).all():
         return sheet

@@ -71,6 +71,11 @@ def test_an_example_that_fails_is_not_passed_over() -> None:
         generate.regenerated("```python\n1 / 0\n```\n")
 
 
+def test_the_readme_shows_what_the_demo_prints() -> None:
+    shown = {part["name"]: part["old"] for part in generate.PART.finditer(read("README.md")) if part["name"]}
+    assert shown["demo"].startswith("```text\n"), "make readme runs the demo and writes its table"
+
+
 def test_every_extra_is_described() -> None:
     project = tomllib.loads(read("pyproject.toml"))["project"]
     assert generate.EXTRAS.keys() == project["optional-dependencies"].keys()

@@ -8,13 +8,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_game.errors import InputError
-from rlhf_game.mechanism.arrays import Array, blocks, leave_one_out_sums, stack
+from rlhf_game.mechanism.arrays import BLOCK, Array, blocks, leave_one_out_sums, stack
 
 RECOMPUTE = 1e3
 """A score more than this many times its own scale is summed again around its anchor, where it loses no digit."""
@@ -72,6 +72,7 @@ class Regularizer(ABC):
         """Return the exact optimum for s = sum_i weights_i r_i on every row."""
 
 
+@final
 @dataclass(frozen=True, eq=False)
 class Score:
     """s = sum_i weights_i r_i, kept relative to one outcome per row, its anchor, so that large scores lose no digit."""
@@ -135,17 +136,25 @@ def by_row(weights: Array, rows: int) -> Array:
     return np.broadcast_to(array[:, None], (len(array), rows)) if array.ndim == 1 else array
 
 
-def weighted_sum(weights: Array, stacked: Array) -> Array:
-    """Return sum_i weights[i] stacked[i]: [rows, columns] from [n, rows] and [n, rows, columns]."""
-    if stacked.shape[1] == 1:
-        return np.asarray(weights[:, 0] @ stacked[:, 0])[None]
-    return np.asarray(np.einsum("nb,nbm->bm", weights, stacked))
+def _accumulate(total: Array, weights: Array, rewards: Sequence[Array], held: Array | None) -> None:
+    """Add sum_i weights_i (r_i - held_i) to ``total`` [B, m], block by block. weights, held: [n, B]."""
+    workspace = np.empty(min(BLOCK, total.size))
+    for block in blocks(total.shape, 1):
+        rows, target = block[0], total[block]
+        part = workspace[: target.size].reshape(target.shape)
+        for i, reward in enumerate(rewards):
+            if held is None:
+                np.multiply(reward[block], weights[i, rows, None], out=part)
+            else:
+                np.subtract(reward[block], held[i, rows, None], out=part)
+                part *= weights[i, rows, None]
+            target += part
 
 
 def expectation(policy: Array, stacked: Array) -> Array:
     """Return <p, r> of each row: [k, rows] from [rows, columns] and [k, rows, columns]."""
     if stacked.shape[1] == 1:
-        return np.asarray(stacked[:, 0] @ policy[0])[:, None]
+        return np.asarray(np.vecdot(stacked, policy))
     return np.asarray(np.einsum("kbm,bm->kb", stacked, policy))
 
 
@@ -162,17 +171,15 @@ def score(
     potential(q, s): increasing in s; the anchor of a row is the outcome where it is largest.
     """
     by = by_row(weights, len(reference))
-    total = np.empty(reference.shape)
-    for block in blocks(reference.shape, len(rewards)):
-        total[block] = weighted_sum(by[:, block[0]], stack(rewards, block))
+    total = np.zeros(reference.shape)
+    _accumulate(total, by, rewards, None)
     anchor = _argmax(total, reference, potential)
     size = np.abs(total).max(axis=1)
     reach = np.minimum(scale, total.max(axis=1) - total.min(axis=1))
     if (size > RECOMPUTE * reach).any():
         held = at(rewards, anchor)
-        for block in blocks(reference.shape, len(rewards)):
-            rows = block[0]
-            total[block] = weighted_sum(by[:, rows], stack(rewards, block) - held[:, rows, None])
+        total[:] = 0.0
+        _accumulate(total, by, rewards, held)
         offset = np.einsum("nb,nb->b", by, held)
     else:
         offset = total[np.arange(len(total)), anchor].copy()

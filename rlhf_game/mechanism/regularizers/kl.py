@@ -23,7 +23,7 @@ from typing import ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_game.mechanism.arrays import Array, stack
+from rlhf_game.mechanism.arrays import BLOCK, Array, stack
 from rlhf_game.mechanism.regularizers.base import (
     Optimum,
     Regularizer,
@@ -46,6 +46,10 @@ SMALL_CUMULANT = 1e-4
 """Below it (relative to the exponents' own size) exp(-c) - 1 loses digits, and phi is evaluated term by term."""
 SERIES = 0.1
 """Below this |c| phi is its Taylor series."""
+
+
+Moments = tuple[Array, Array, Array]
+"""Of a block: its log probability [b], and under p given the block the means [k, b] and cumulants [k, b] of shares."""
 
 
 def phi(c: Array) -> Array:
@@ -98,7 +102,7 @@ class Gibbs(Optimum):
         means, cumulants = self._moments(np.ones((1, len(reference))), [summed.relative])
         cumulants = self._completed(cumulants, np.ones((1, len(reference))), [summed.relative])
         self.divergence: Array = cumulants[0]
-        self.welfare: Array = summed.offset + means[0] - strength * cumulants[0]
+        self.welfare: Array = summed.offset + strength * (means[0] - cumulants[0])
 
     def log_probabilities(self, block: tuple[slice, slice] = (slice(None), slice(None))) -> Array:
         """Return log p on a block: [rows, columns]; -inf where the reference is zero."""
@@ -118,10 +122,11 @@ class Gibbs(Optimum):
     def values(self, rewards: Sequence[Array]) -> Array:
         """Return <p, r>: [k, B]."""
         out = np.zeros((len(rewards), len(self.reference)))
-        for rows, columns in row_blocks(self.reference.shape, len(rewards)):
+        for rows, columns in row_blocks(self.reference.shape, 1):
             for column in columns:
                 p = np.exp(self.log_probabilities((rows, column)))
-                out[:, rows] += expectation(p, stack(rewards, (rows, column)))
+                for i, reward in enumerate(rewards):
+                    out[i, rows] += expectation(p, reward[None, rows, column])[0]
         return out
 
     def externalities(self, weights: Array, rewards: Sequence[Array]) -> Array:
@@ -161,22 +166,23 @@ class Gibbs(Optimum):
         return np.where(np.isfinite(lowest), self.strength * gain, 0.0)
 
     def _moments(self, weights: Array, rewards: Sequence[Array]) -> tuple[Array, Array]:
-        """Return the means of r and the cumulants of w r / strength under p, [k, B] each, in one reading.
+        """Return the means and the cumulants of w r / strength under p, [k, B] each, in one reading.
 
         A cumulant is NaN where its exponents are too large for this way.
         """
         means = np.empty((len(rewards), len(self.reference)))
         cumulants = np.empty_like(means)
+        workspace = np.empty(min(BLOCK, len(rewards) * self.reference.size))
         for rows, columns in row_blocks(self.reference.shape, len(rewards)):
             scales = weights[:, rows] / self.strength
-            parts = [self._block_moments(scales, rewards, (rows, column)) for column in columns]
-            means[:, rows], cumulants[:, rows] = _merge(scales, parts)
+            parts = [self._block_moments(scales, rewards, (rows, column), workspace) for column in columns]
+            means[:, rows], cumulants[:, rows] = _merge(parts)
         return means, cumulants
 
     def _block_moments(
-        self, scales: Array, rewards: Sequence[Array], block: tuple[slice, slice]
-    ) -> tuple[Array, Array, Array]:
-        """Return the block's log probability [b], and under p given the block means and cumulants [k, b]."""
+        self, scales: Array, rewards: Sequence[Array], block: tuple[slice, slice], workspace: Array
+    ) -> Moments:
+        """Return the moments of one block, under p given the block. workspace: memory for the block of all rewards."""
         log_p = self.log_probabilities(block)
         top = log_p.max(axis=1)
         top[~np.isfinite(top)] = 0.0
@@ -185,11 +191,22 @@ class Gibbs(Optimum):
         p = np.exp(log_p, out=log_p)
         mass = p.sum(axis=1)
         p /= np.where(mass > 0, mass, 1.0)[:, None]
-        c = stack(rewards, block)
-        means = expectation(p, c)
-        c -= means[:, :, None]
-        c *= scales[:, :, None]
-        return top + _log(mass), means, _cumulants(p, c, np.abs(scales * means), lost)
+        exponents = workspace[: len(rewards) * p.size].reshape(len(rewards), *p.shape)
+        for i, reward in enumerate(rewards):
+            np.multiply(reward[block], -scales[i, :, None], out=exponents[i])
+        means = -expectation(p, exponents)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            powers = np.exp(exponents, out=exponents)
+            cumulants = np.log(expectation(p, powers)) + means
+            size = np.maximum(1, np.abs(means))
+            careful = ~((cumulants > SMALL_CUMULANT * size) & (size < LARGEST_BESIDE_UNDERFLOW)) | lost
+        for i in map(int, np.flatnonzero(careful.any(axis=1))):
+            chosen = careful[i]
+            mine = rewards[i][block][chosen]
+            centred = mine - np.einsum("bm,bm->b", p[chosen], mine)[:, None]
+            centred *= scales[i, chosen, None]
+            cumulants[i, chosen] = _cumulants(p[chosen], centred, lost[chosen])
+        return top + _log(mass), means, cumulants
 
     def _extreme_cumulants(self, weights: Array, rewards: Sequence[Array]) -> Array:
         """Return cumulants where exp(-c) overflows, in two more readings: [k, B]."""
@@ -233,44 +250,32 @@ def _underflows(log_p: Array) -> NDArray[np.bool_]:
     return np.asarray(((log_p < UNDERFLOW) & (log_p > -np.inf)).any(axis=-1))
 
 
-def _cumulants(p: Array, c: Array, size: Array, lost: NDArray[np.bool_], base: Array | None = None) -> Array:
-    """Return log E_p[exp(base - c)] for E_p[c] = 0 up to rounding: [k, b]; NaN where an exponent is too large.
+def _cumulants(p: Array, c: Array, lost: NDArray[np.bool_], base: Array | None = None) -> Array:
+    """Return log E_p[exp(base - c)] for E_p[c] = 0 up to rounding: [b]; NaN where an exponent is too large.
 
-    p: [b, m], rows that sum to 1 (or to 0). c: [k, b, m]. size: how large the exponents were before they were
-    centred, [k, b]. lost: rows where a probability underflows, [b] or [k, b].
-    base: cumulants >= 0 of what each entry stands for, [k, b, m], default 0.
+    p: [b, m], rows that sum to 1 (or to 0). c: [b, m]. lost: rows where a probability underflows, [b].
+    base: cumulants >= 0 of what each entry stands for, [b, m], default 0.
     """
-    exponents = -c if base is None else base - c
-    with np.errstate(over="ignore", invalid="ignore"):
-        powers = np.exp(exponents)
-        sums = expectation(p, powers)
-    largest = powers.max(axis=2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        out: Array = np.log(sums)
-    careful = ~(sums - 1 > SMALL_CUMULANT * np.maximum(1, size))
-    if careful.any():
-        k, b = np.nonzero(careful)
-        mine = p[b]
-        centred = c[k, b]
-        centred = centred - np.einsum("im,im->i", mine, centred)[:, None]
-        inner = 0.0 if base is None else base[k, b]
-        terms = phi(centred - inner) + inner
-        out[k, b] = np.log1p(np.einsum("im,im->i", mine, terms))
+    c = c - np.einsum("bm,bm->b", p, c)[:, None]
+    inner = np.zeros_like(c) if base is None else base
     limit = np.where(lost, LARGEST_BESIDE_UNDERFLOW, LARGEST_EXPONENT)
-    return np.where(largest > np.exp(limit), np.nan, out)
+    with np.errstate(invalid="ignore", over="ignore"):
+        total = np.einsum("bm,bm->b", p, phi(c - inner) + inner)
+    return np.where((inner - c).max(axis=1) > limit, np.nan, np.log1p(total))
 
 
-def _merge(scales: Array, parts: list[tuple[Array, Array, Array]]) -> tuple[Array, Array]:
+def _merge(parts: list[Moments]) -> tuple[Array, Array]:
     """Return the means and cumulants of a row from those of its blocks (the merge law above)."""
     if len(parts) == 1:
         return parts[0][1], parts[0][2]
     log_shares = np.stack([part[0] for part in parts], axis=-1)
-    log_shares -= log_shares.max(axis=-1, keepdims=True)
+    log_shares -= log_shares.max()
     shares = np.exp(log_shares)
-    shares /= shares.sum(axis=-1, keepdims=True)
-    means = np.stack([part[1] for part in parts], axis=-1)
-    inner = np.stack([part[2] for part in parts], axis=-1)
-    mean = expectation(shares, means)
-    c = (means - mean[..., None]) * scales[..., None]
-    total = _cumulants(shares, c, np.abs(scales * mean), _underflows(log_shares), np.nan_to_num(inner))
-    return mean, np.where(np.isnan(inner).any(axis=-1), np.nan, total)
+    shares /= shares.sum()
+    means = np.stack([part[1][:, 0] for part in parts], axis=-1)
+    inner = np.stack([part[2][:, 0] for part in parts], axis=-1)
+    middle = means @ shares[0]
+    everyone = np.broadcast_to(shares, means.shape)
+    lost = np.repeat(_underflows(log_shares), len(means))
+    total = _cumulants(everyone, means - middle[:, None], lost, np.nan_to_num(inner))
+    return middle[:, None], np.where(np.isnan(inner).any(axis=1), np.nan, total)[:, None]

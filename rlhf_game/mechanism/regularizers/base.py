@@ -45,6 +45,21 @@ class Optimum(ABC):
         """
 
     @abstractmethod
+    def shortfall(self, policy: Array) -> Array:
+        """Return max ASW(s) - ASW(s) of any other policy p [B, m], >= 0, without cancellation: [B].
+
+        Infinite where p holds mass that the regulariser forbids.
+        """
+
+    @abstractmethod
+    def sensitivity(self, direction: Array) -> Array:
+        """Return dp/dt for the score s + t direction: [B, m] from [B, m], in 1 / unit of reward.
+
+        It is the Hessian of max ASW times the direction, so it is symmetric: the gradient of <p, r> by s is
+        sensitivity(r). Where an outcome is about to enter or to leave the support it is a one-sided derivative.
+        """
+
+    @abstractmethod
     def least_gain(self, multiplier: float, *, is_sum: bool) -> Array:
         """Return the infimum over r of max ASW(s + multiplier r) - max ASW(s): [B], >= 0.
 
@@ -70,6 +85,12 @@ class Regularizer(ABC):
     @abstractmethod
     def maximize(self, weights: Array, rewards: Sequence[Array], reference: Array) -> Optimum:
         """Return the exact optimum for s = sum_i weights_i r_i on every row."""
+
+    @final
+    def divergence(self, policy: Array, reference: Array) -> Array:
+        """Return D(p || q) of any policy, without cancellation: [B] of [B, m]. It is the shortfall when s = 0."""
+        out: Array = self.maximize(np.empty(0), (), reference).shortfall(policy) / self.strength
+        return out
 
 
 @final

@@ -28,6 +28,8 @@ from rlhf_game.mechanism.regularizers.kl import phi
 
 LARGE_SHARE = 0.5
 """Shares up to this (in units of the slack, relatively) are solved from differences; larger ones anew."""
+LARGEST_LOSS = 1e-9
+"""How far the optimum may be from summing to 1 before it is refused."""
 MOST_STEPS = 200
 MOST_HALVINGS = 64
 PATIENCE = 20
@@ -62,6 +64,10 @@ class Link(ABC):
     @abstractmethod
     def bregman(self, z: Array, other: Array, h: Array) -> Array:
         """Return f*(other) - f*(z) - u(z) (other - z) / slope >= 0 without cancellation; h is other - z."""
+
+    @abstractmethod
+    def from_zero(self, other: Array) -> Array:
+        """Return f(0) + f*(other) >= 0: the limit of ``bregman`` where u(z) = 0."""
 
 
 def psi(x: Array, log_ratio: Array) -> Array:
@@ -139,6 +145,12 @@ class PowerLink(Link):
         entered = np.where(other > 0, other, 1.0) ** power / self.order
         return np.where(both, within, np.where(z > 0, left, np.where(other > 0, entered, 0.0)))
 
+    def from_zero(self, other: Array) -> Array:
+        """Return z u(z) / A; infinite for A <= 0."""
+        if self.order <= 0:
+            return np.full_like(other, np.inf)
+        return np.where(other > 0, other, 0.0) * self.density(other) / self.order
+
 
 @final
 class JensenShannonLink(Link):
@@ -178,10 +190,15 @@ class JensenShannonLink(Link):
         near = psi(x, np.log1p(x)) + u * phi(step)
         return np.where(far, _log1mexp(z) - _log1mexp(other) + u * h, near) / 2
 
+    def from_zero(self, other: Array) -> Array:
+        """Return log(1 + u) / 2."""
+        out: Array = np.log1p(self.density(other)) / 2
+        return out
+
 
 def _log1mexp(z: Array) -> Array:
     """Return log(1 - exp(-z)) for z > 0."""
-    return np.where(z > 0.7, np.log1p(-np.exp(-z)), np.log(-np.expm1(-z)))
+    return np.where(z > 0.7, np.log1p(-np.exp(-np.maximum(z, 0.7))), np.log(-np.expm1(-z)))
 
 
 class Separable(Regularizer):
@@ -284,6 +301,12 @@ class DualOptimum(Optimum):
         self.reference = reference
         self.score = summed
         self.slack, self.anchor_slack = self._solve(summed.relative)
+        mass = self.probabilities().sum(axis=1)
+        if not (np.abs(mass - 1) < LARGEST_LOSS).all():
+            raise InputError(
+                f"reference must not be so small where the rewards are largest: {np.min(reference[reference > 0])} "
+                "leads to slacks outside double precision under this divergence"
+            )
         whole = self._externality(np.ones(len(reference)), summed.relative)
         self.divergence: Array = scale * whole / strength
         self.welfare: Array = summed.offset + self.values([summed.relative])[0] - whole
@@ -301,6 +324,23 @@ class DualOptimum(Optimum):
         """Return strength * sum q B(z, z'): [k, B]."""
         pairs = zip(by_row(weights, len(self.reference)), rewards, strict=True)
         return np.stack([self._externality(weight, reward) for weight, reward in pairs])
+
+    def shortfall(self, policy: Array) -> Array:
+        """Return strength * sum q B(z_p, z), where z_p is the slack at which q u = p: [B]."""
+        link, q, z = self.link, self.reference, self.slack
+        positive = (policy > 0) & (q > 0)
+        own = link.inverse(np.where(positive, policy / np.where(q > 0, q, 1.0), 1.0))
+        other = np.where(positive, z, link.unit)
+        terms = np.where(positive, link.bregman(own, other, other - own), link.from_zero(z))
+        total = (np.where(q > 0, q, 0.0) * np.where(q > 0, terms, 0.0)).sum(axis=1)
+        return np.where(((policy > 0) & (q == 0)).any(axis=1), np.inf, self.strength * total)
+
+    def sensitivity(self, direction: Array) -> Array:
+        """Return h (direction - its mean under h) / strength with h = q k u'(z) >= 0: [B, m]."""
+        link = self.link
+        h = self.probabilities() * link.log_derivative(self.slack) * link.slope
+        mean = (h * direction).sum(axis=1) / h.sum(axis=1)
+        return np.asarray(h * (direction - mean[:, None]) / self.strength)
 
     def least_gain(self, multiplier: float, *, is_sum: bool) -> Array:
         """Return the infimum over r of max ASW(s + multiplier r) - max ASW(s): [B].
@@ -358,7 +398,8 @@ class DualOptimum(Optimum):
         link, q = self.link, self.reference
         fall = link.slope * np.where(q > 0, relative, 0.0) / self.strength
         top = np.where(_potential(q, relative) == 0, q, 0.0).max(axis=1)
-        ends = np.stack([np.full(len(q), link.unit), link.inverse(1 / top)])
+        with np.errstate(over="ignore"):
+            ends = np.stack([np.full(len(q), link.unit), link.inverse(1 / top)])
 
         def residual(z: Array) -> tuple[Array, Array]:
             slack = z[:, None] + fall
@@ -415,7 +456,7 @@ def _root(
     Newton steps (on the logarithm of the unknown if multiplicative: the derivative is then by it), bisection whenever a
     step leaves the bracket, and now and then once there have been many.
     """
-    x = np.sqrt(low * high) if multiplicative else (low + high) / 2
+    x = np.sqrt(low) * np.sqrt(high) if multiplicative else (low + high) / 2
     scale = np.maximum(np.abs(low), np.abs(high))
     for count in range(MOST_STEPS):
         value, derivative = residual(x)
@@ -424,7 +465,7 @@ def _root(
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             step = -value / derivative
             moved = x * np.exp(step) if multiplicative else x + step
-        middle = np.sqrt(low * high) if multiplicative else (low + high) / 2
+        middle = np.sqrt(low) * np.sqrt(high) if multiplicative else (low + high) / 2
         tolerance = 2e-16 * (np.abs(x) if multiplicative else scale)
         settled = (value == 0) | (np.abs(moved - x) <= tolerance) | (high - low <= tolerance)
         if settled.all():

@@ -44,6 +44,8 @@ LARGEST_BESIDE_UNDERFLOW = 100.0
 """A larger exponent could make a probability that underflows count beside a tiny cumulant."""
 SMALL_CUMULANT = 1e-4
 """Below it (relative to the exponents' own size) exp(-c) - 1 loses digits, and phi is evaluated term by term."""
+FAR = 30.0
+"""A probability that is exp(-FAR) times the optimum's counts as leaving it altogether."""
 SERIES = 0.1
 """Below this |c| phi is its Taylor series."""
 
@@ -134,6 +136,22 @@ class Gibbs(Optimum):
         shares = by_row(weights, len(self.reference))
         _, cumulants = self._moments(shares, rewards)
         return self.strength * self._completed(cumulants, shares, rewards)
+
+    def shortfall(self, policy: Array) -> Array:
+        """Return strength * KL(p || p*) as a sum of terms p* - p + p log(p / p*) >= 0: [B]."""
+        log_best = self.log_probabilities()
+        best = np.exp(log_best)
+        log_ratio = np.where(policy > 0, _log(policy), 0.0)
+        log_ratio -= np.where((policy > 0) | (best > 0), log_best, 0.0)
+        near = policy * phi(np.clip(log_ratio, -FAR, None))
+        far = best + policy * (log_ratio - 1)
+        terms = np.where(policy == 0, best, np.where(log_ratio < -FAR, far, near))
+        return np.asarray(self.strength * terms.sum(axis=1))
+
+    def sensitivity(self, direction: Array) -> Array:
+        """Return (diag p - p p^T) direction / strength: [B, m]."""
+        p = self.probabilities()
+        return np.asarray(p * (direction - np.einsum("bm,bm->b", p, direction)[:, None]) / self.strength)
 
     def _completed(self, cumulants: Array, weights: Array, rewards: Sequence[Array]) -> Array:
         """Return cumulants with those that the ordinary way could not tell (NaN) filled in."""

@@ -128,6 +128,18 @@ class Projection(Optimum):
         pairs = zip(by_row(weights, len(self.reference)), rewards, strict=True)
         return np.stack([self._externality(weight, reward) for weight, reward in pairs])
 
+    def shortfall(self, policy: Array) -> Array:
+        """Return strength ||p - p*||^2 + <nu, p>, nu = 2 strength max(0, -z): [B]."""
+        z = self.slacks()
+        squares = (policy - np.maximum(z, 0)) ** 2 + 2 * np.maximum(-z, 0) * policy
+        return np.asarray(self.strength * squares.sum(axis=1))
+
+    def sensitivity(self, direction: Array) -> Array:
+        """Return (direction - its mean over the support) / (2 strength) on the support, 0 elsewhere: [B, m]."""
+        inside = self.slacks() > 0
+        mean = np.where(inside, direction, 0.0).sum(axis=1) / inside.sum(axis=1)
+        return np.where(inside, (direction - mean[:, None]) / (2 * self.strength), 0.0)
+
     def least_gain(self, multiplier: float, *, is_sum: bool) -> Array:
         """Return the infimum over r of max ASW(s + multiplier r) - max ASW(s): [B].
 

@@ -9,11 +9,11 @@ the change of floating-point rounding in the logits carries the cumulative proba
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import cast, final
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import LongTensor, Tensor
 from transformers import DynamicCache
 
 from rlhf_game.errors import InputError
@@ -211,7 +211,7 @@ class _Stepper:
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows (a row may be named several times)."""
-        self._cache.reorder_cache(rows)
+        self._cache.reorder_cache(cast(LongTensor, rows))
         self._mask, self.logits = self._mask[rows], self.logits[rows]
 
     def advance(self, tokens: Tensor) -> None:

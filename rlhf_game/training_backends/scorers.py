@@ -68,7 +68,7 @@ class Classifier:
     provenance: Mapping[str, str | None]
 
     def encode(self, prompt: str, completion: str) -> list[int]:
-        """Return the token ids of a pair: through the chat template, else as a pair of texts, else one after the other."""
+        """Return the ids of a pair: through the chat template, else as two texts with a separator, else joined."""
         tokenizer: Any = self.tokenizer
         if tokenizer.chat_template is not None:
             turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]

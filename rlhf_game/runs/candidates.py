@@ -1,0 +1,119 @@
+"""Responses drawn from a language model before any report is read, as a policy space.
+
+The mechanism on a fixed finite set of outcomes is an affine maximiser whatever the set is, so truth is a dominant
+strategy for any number of candidates; only welfare suffers from few (theory section 5).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rlhf_game.errors import InputError
+from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.regularizers.base import Regularizer
+from rlhf_game.mechanism.reports import Normalization
+from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
+from rlhf_game.mechanism.spaces.table import Sheets, Table
+from rlhf_game.rewards.texts import TextReward, call_reward
+
+
+@final
+@dataclass(frozen=True)
+class Draft:
+    """A distinct response to a prompt, with the share of the prompt's samples that said the same."""
+
+    text: str
+    count: int
+    weight: float
+
+
+def merge(texts: Sequence[str]) -> list[Draft]:
+    """Return the distinct texts in the order of their first appearance, with their weights count / N."""
+    return [Draft(text, count, count / len(texts)) for text, count in Counter(texts).items()]
+
+
+@final
+class Candidates(PolicySpace[Sheets]):
+    """All policies over drawn responses; the reference is the share of samples of each distinct response.
+
+    prompts: [B]; responses: the samples of each prompt, [B][N], duplicates and all; columns: further columns of the
+    prompts, [B] each, that rewards get by keyword. A report's reward is a function with TRL's signature,
+    ``reward(prompts, completions, **columns)``, or numbers shaped like ``drafts``. Raises InputError on empty lists.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[Sequence[str]],
+        regularizer: Regularizer,
+        *,
+        columns: Mapping[str, Sequence[Any]] | None = None,
+        prompt_weights: ArrayLike | None = None,
+        normalization: Normalization | str = Normalization.NONE,
+    ) -> None:
+        if not prompts or len(responses) != len(prompts) or not all(responses):
+            raise InputError("responses must hold at least one text for each prompt")
+        self.prompts = tuple(prompts)
+        self.drafts = tuple(tuple(merge(texts)) for texts in responses)
+        self._columns = {name: tuple(values) for name, values in (columns or {}).items()}
+        self.table = Table(
+            [[draft.weight for draft in row] for row in self.drafts],
+            regularizer,
+            outcomes=[[(b, draft.text) for draft in row] for b, row in enumerate(self.drafts)],
+            prompt_weights=prompt_weights,
+            normalization=normalization,
+        )
+
+    @classmethod
+    def draw(
+        cls,
+        model: str,
+        prompts: Sequence[str],
+        per_prompt: int,
+        regularizer: Regularizer,
+        *,
+        seed: int,
+        max_new_tokens: int = 64,
+        temperature: float = 1.0,
+        system: str | None = None,
+        base: Path | None = None,
+    ) -> "Candidates":
+        """Draw the responses now, before any report exists. model: see ``training_backends.checkpoints``."""
+        from rlhf_game.training_backends.models import load_language_model
+        from rlhf_game.training_backends.sampling import Sampling, sample
+
+        how = Sampling(max_new_tokens, temperature)
+        samples = sample(
+            load_language_model(model, base=base), prompts, per_prompt, seed=seed, sampling=how, system=system
+        )
+        return cls(prompts, [[drawn.text for drawn in row] for row in samples], regularizer)
+
+    def read(self, reward: TextReward | ArrayLike) -> Sheets:
+        """Return a reward as a table over the drafts; raise InputError if it does not fit or is outside the domain."""
+        return self.table.read(self._on_outcomes(reward) if callable(reward) else reward)
+
+    def read_boost(self, boost: ArrayLike) -> Sheets:
+        """Return what the provider adds to the score; it has no domain to be in."""
+        return self.table.read_boost(boost)
+
+    def maximize(self, weights: Array, rewards: Sequence[Sheets]) -> Policy[Sheets]:
+        """Return the exact optimum over the drafts."""
+        return self.table.maximize(weights, rewards)
+
+    def _on_outcomes(self, reward: TextReward) -> Callable[[Sequence[tuple[int, str]]], Array]:
+        def score(outcomes: Sequence[tuple[int, str]]) -> Array:
+            rows = [b for b, _ in outcomes]
+            columns = {name: [values[b] for b in rows] for name, values in self._columns.items()}
+            return call_reward(reward, [self.prompts[b] for b in rows], [text for _, text in outcomes], columns)
+
+        return score
+
+    @property
+    def reference(self) -> list[Array]:
+        """The weights of the drafts, a list of B arrays."""
+        return [np.array([draft.weight for draft in row]) for row in self.drafts]

@@ -1,0 +1,202 @@
+"""The configuration of a run, read and checked; ``Source`` is the part of it that generation may see."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, final
+
+from pydantic import BeforeValidator, Field
+
+from rlhf_game.errors import InputError
+from rlhf_game.files.documents import kind, parse_json, parse_json_lines, parse_yaml, read_text, shown
+from rlhf_game.files.schema import LARGEST_SIZE, Name, Positive, RegularizerName, Strict, parse_model
+from rlhf_game.runs.specs import SomeCalibration, SomeReward
+
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+@final
+class ModelSpec(Strict):
+    """The reference language model."""
+
+    name: Name
+    revision: Name | None = None
+    device: Name = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+@final
+class CandidatesSpec(Strict):
+    """Outcomes are responses sampled from the reference."""
+
+    kind: Literal["candidates"] = "candidates"
+    per_prompt: Annotated[int, Field(ge=1, le=1_000_000)]
+    max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    temperature: Positive = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    batch_size: Annotated[int, Field(ge=1, le=100_000)] = 64
+
+
+@final
+class GroupSpec(Strict):
+    """One group: its reward, the map to [0, 1], its size."""
+
+    name: Name
+    size: Annotated[int, Field(ge=1, le=LARGEST_SIZE)] = 1
+    reward: SomeReward
+    calibration: SomeCalibration | None = None
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+PromptFields: TypeAlias = dict[str, Any]
+Prompts: TypeAlias = Name | Annotated[list[Name | PromptFields], Field(min_length=1)]
+
+
+@final
+class RunConfig(Strict):
+    """A whole run."""
+
+    model: Annotated[ModelSpec, BeforeValidator(_named)]
+    prompts: Prompts
+    system: Name | None = None
+    outcomes: CandidatesSpec
+    regularizer: RegularizerName = "kl"
+    strength: Positive
+    payment: Literal["affine", "none", "revenue"] = "affine"
+    normalization: Literal["none", "sum", "max"] = "none"
+    weights: dict[Name, Positive] | None = None
+    groups: Annotated[list[GroupSpec], Field(min_length=1)]
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+@final
+@dataclass(frozen=True)
+class Source:
+    """All that generation may look at: nothing of the groups is in it."""
+
+    model: ModelSpec
+    prompts: tuple[str, ...]
+    columns: Mapping[str, tuple[Any, ...]]
+    """Further columns of the prompts, [B] each, for rewards."""
+    system: str | None
+    outcomes: CandidatesSpec
+    seed: int
+    base: Path
+
+
+@final
+@dataclass(frozen=True)
+class Configuration:
+    """A configuration with what it refers to."""
+
+    fields: RunConfig
+    source: Source
+    files: Mapping[str, str]
+    """The sha256 of each file that is part of the configuration."""
+
+    def document(self) -> dict[str, Any]:
+        """Return the canonical content: what config.json holds and what must not change in a run directory."""
+        content = self.fields.model_dump(mode="json", exclude_none=True)
+        return {**content, "files": dict(self.files)} if self.files else content
+
+    @property
+    def sha256(self) -> str:
+        """Of the canonical content."""
+        return hashlib.sha256(json.dumps(self.document(), sort_keys=True).encode()).hexdigest()
+
+
+def read_config(path: str | os.PathLike[str]) -> Configuration:
+    """Return the configuration of a .yaml or .json file. Raises InputError that names file and field."""
+    name, suffix = shown(os.fspath(path), 200), Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InputError(
+            f"{name}: must be a configuration ending in {', '.join(SUFFIXES)}, found {suffix or 'no ending'!r}"
+        )
+    text = read_text(path)
+    document = parse_json(text, name) if suffix == ".json" else parse_yaml(text, name)
+    if isinstance(document, dict):
+        document.pop("files", None)  # of a config.json that a run wrote
+    return parse_config(document, name, Path(path).parent)
+
+
+def parse_config(document: Any, name: str, base: Path) -> Configuration:
+    """Return the configuration of a parsed document; name: for messages; base: the folder that paths start from."""
+    if not isinstance(document, dict):
+        raise InputError(f"{name}: must be a mapping with the keys of a run, found {kind(document)}")
+    fields = parse_model(RunConfig, document, name)
+    _check(fields, name)
+    try:
+        prompts, columns = _prompts(fields.prompts, base)
+        files = {file: _hash(file, base) for file in _files(fields)}
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    source = Source(fields.model, prompts, columns, fields.system, fields.outcomes, fields.seed, base)
+    return Configuration(fields, source, files)
+
+
+def _check(fields: RunConfig, name: str) -> None:
+    names = [group.name for group in fields.groups]
+    for i, group in enumerate(names):
+        if group in names[:i]:
+            raise InputError(
+                f"{name}: groups[{i}].name: must differ from the other names, found {shown(group)!r} twice"
+            )
+    for group in fields.weights or ():
+        if group not in names:
+            raise InputError(f"{name}: weights.{shown(group)}: must be the name of a group, found none of that name")
+    if fields.payment == "revenue" and fields.normalization == "none":
+        raise InputError(f"{name}: payment: revenue must come with normalization sum or max, found none")
+
+
+def _files(fields: RunConfig) -> list[str]:
+    named = [file for group in fields.groups for file in group.reward.files()]
+    return sorted({*named, *([fields.prompts] if isinstance(fields.prompts, str) else [])})
+
+
+def _hash(file: str, base: Path) -> str:
+    path = base / file
+    if not path.is_file():
+        raise InputError(f"must name a file that exists, found none at {shown(str(path), 200)}")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _prompts(
+    given: str | Sequence[str | PromptFields], base: Path
+) -> tuple[tuple[str, ...], dict[str, tuple[Any, ...]]]:
+    """Return the prompts, [B], and their further columns."""
+    rows = _read_prompts(base / given) if isinstance(given, str) else list(given)
+    keys = sorted(rows[0]) if isinstance(rows[0], dict) else []
+    texts = []
+    for i, row in enumerate(rows):
+        if isinstance(row, dict) != bool(keys) or (isinstance(row, dict) and sorted(row) != keys):
+            raise InputError(f"prompts[{i}]: must have the same form and columns as prompts[0]")
+        text = row["prompt"] if isinstance(row, dict) and "prompt" in row else row
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(
+                f"prompts[{i}]: must be text with something in it, or have one as prompt, found {kind(text)}"
+            )
+        texts.append(text)
+    taken = {"prompt", "prompts", "completions"}
+    return tuple(texts), {key: tuple(row[key] for row in rows) for key in keys if key not in taken}
+
+
+def _read_prompts(path: Path) -> list[Any]:
+    name, suffix = shown(str(path), 200), path.suffix.lower()
+    text = read_text(path)
+    if suffix == ".txt":
+        return [line for line in text.splitlines() if line.strip()]
+    if suffix == ".jsonl":
+        return [value for _, value in parse_json_lines(text, name)]
+    if suffix == ".json":
+        document = parse_json(text, name)
+        if isinstance(document, list) and document:
+            return document
+        raise InputError(f"{name}: must be a list of prompts, found {kind(document)}")
+    raise InputError(f"prompts: must be a .txt (one a line), .jsonl or .json file, found {shown(path.name)!r}")

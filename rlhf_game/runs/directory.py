@@ -1,0 +1,171 @@
+"""A run's folder: one process at a time, one configuration for ever, nothing partial under a final name."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from platform import python_version
+from typing import Any, final
+
+from rlhf_game import __version__
+from rlhf_game.errors import InputError, RunError
+from rlhf_game.files.atomic import write_bytes, write_json
+from rlhf_game.files.documents import parse_json, read_text, shown
+from rlhf_game.files.schema import field_path
+from rlhf_game.runs.config import Configuration
+
+PROVENANCE = b"rlhf_game"
+"""The key of a parquet file's metadata that holds where it comes from, as JSON."""
+LIBRARIES = (
+    "better-profanity", "numpy", "pyarrow", "scipy", "textstat", "tokenizers", "torch", "transformers",
+    "vaderSentiment",
+)  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of everything that numbers of a run depend on."""
+    found = {"python": python_version(), "rlhf-game": __version__}
+    for library in LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@final
+@dataclass(frozen=True)
+class RunFolder:
+    """An open run folder, held by this process."""
+
+    path: Path
+
+    @property
+    def candidates(self) -> Path:
+        """The drawn responses."""
+        return self.path / "candidates.parquet"
+
+    @property
+    def scores(self) -> Path:
+        """Each group's scores and rewards of them."""
+        return self.path / "scores.parquet"
+
+    @property
+    def game(self) -> Path:
+        """The game file."""
+        return self.path / "game.json"
+
+    @property
+    def receipt(self) -> Path:
+        """The receipt; where it is, the run is finished."""
+        return self.path / "receipt.json"
+
+    def part(self, stage: str, number: int) -> "Part":
+        """Return a piece of an unfinished stage."""
+        folder = self.path / "partial"
+        folder.mkdir(exist_ok=True)
+        return Part(folder / f"{stage}-{number:06d}.json")
+
+    def drop_parts(self) -> None:
+        """Forget the pieces; called once the stage is whole."""
+        shutil.rmtree(self.path / "partial", ignore_errors=True)
+
+
+@final
+@dataclass(frozen=True)
+class Part:
+    """One finished piece of an unfinished stage."""
+
+    path: Path
+
+    def read(self) -> Any:
+        """Return what was written, or None."""
+        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else None
+
+    def write(self, value: Any) -> None:
+        """Write it whole."""
+        write_json(self.path, value)
+
+
+@contextmanager
+def open_folder(path: Path, configuration: Configuration) -> Iterator[RunFolder]:
+    """Hold the run folder at ``path``, made if it is not there.
+
+    Raises InputError when it holds something else or a run with another configuration, RunError when another process
+    holds it (the hold ends with that process, however it ends).
+    """
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{shown(str(path), 200)}: must be a folder for the run, found a file")
+    path.mkdir(parents=True, exist_ok=True)
+    known = path / "config.json"
+    foreign = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
+    if foreign and not known.exists():
+        raise InputError(
+            f"{shown(str(path), 200)}: must be a new folder or that of a run, found {shown(sorted(foreign)[0])!r} in it"
+        )
+    with open(path / ".lock", "w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"{path} is in use by another process") from None
+        for leftover in path.rglob(".*.tmp"):
+            leftover.unlink()
+        if known.exists():
+            _check_same(known, configuration)
+        else:
+            write_json(known, configuration.document())
+        yield RunFolder(path)
+
+
+def _check_same(known: Path, configuration: Configuration) -> None:
+    before = parse_json(read_text(known), str(known))
+    now = json.loads(json.dumps(configuration.document()))
+    if before == now:
+        return
+    old, new = dict(_leaves(before)), dict(_leaves(now))
+    place = next(place for place in [*new, *old] if old.get(place) != new.get(place))
+    was, is_now = (json.dumps(leaves[place]) if place in leaves else "nothing" for leaves in (old, new))
+    raise InputError(
+        f"{field_path(place)}: must be {shown(was)} as in the run at {shown(str(known.parent), 200)}, found "
+        f"{shown(is_now)}; name another folder with -o"
+    )
+
+
+def _leaves(value: Any, place: tuple[int | str, ...] = ()) -> Iterator[tuple[tuple[int | str, ...], Any]]:
+    pairs: Any = ()
+    if isinstance(value, dict):
+        pairs = value.items()
+    elif isinstance(value, list):
+        pairs = enumerate(value)
+    if not pairs:
+        yield place, value
+    for key, inner in pairs:
+        yield from _leaves(inner, (*place, key))
+
+
+def write_parquet(path: Path, columns: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+    """Write a table with where it comes from, whole or not at all; the same content gives the same bytes."""
+    import pyarrow
+    from pyarrow import parquet
+
+    note = json.dumps(provenance, sort_keys=True).encode()
+    table = pyarrow.table(columns).replace_schema_metadata({PROVENANCE: note})
+    sink = pyarrow.BufferOutputStream()
+    parquet.write_table(table, sink, compression="zstd")
+    write_bytes(path, sink.getvalue().to_pybytes())
+
+
+def read_parquet(path: Path) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """Return the columns of a table that ``write_parquet`` wrote, and where it comes from."""
+    from pyarrow import ArrowException, parquet
+
+    try:
+        table = parquet.read_table(os.fspath(path))
+        return table.to_pydict(), json.loads(table.schema.metadata[PROVENANCE])
+    except (ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}; delete it to make it anew") from error

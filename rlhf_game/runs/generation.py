@@ -1,0 +1,120 @@
+"""The first stage: draw the candidates. It is given a ``Source``, in which there is nothing of any group."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, final
+
+from rlhf_game.errors import RunError
+from rlhf_game.runs.candidates import merge
+from rlhf_game.runs.config import CandidatesSpec, Source
+from rlhf_game.runs.directory import RunFolder, read_parquet, versions, write_parquet
+
+if TYPE_CHECKING:
+    from rlhf_game.training_backends.models import LanguageModel
+    from rlhf_game.training_backends.sampling import Sampling
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and of how much."""
+
+
+@final
+@dataclass(frozen=True)
+class Drawn:
+    """The candidates of a run: one entry per distinct response, prompt after prompt."""
+
+    prompts: tuple[int, ...]
+    texts: tuple[str, ...]
+    weights: tuple[float, ...]
+
+    def by_prompt(self, values: Sequence[Any]) -> list[list[Any]]:
+        """Return one value per candidate as a list per prompt."""
+        rows: list[list[Any]] = [[] for _ in range(self.prompts[-1] + 1)]
+        for prompt, value in zip(self.prompts, values, strict=True):
+            rows[prompt].append(value)
+        return rows
+
+
+def generate(source: Source, folder: RunFolder, progress: Progress) -> None:
+    """Write candidates.parquet; pieces of an interrupted generation are used, the same bytes come out."""
+    if folder.candidates.exists():
+        return
+    from rlhf_game.training_backends.models import load_language_model
+    from rlhf_game.training_backends.sampling import plan_batches, sample_batch
+
+    progress("load the language model", 0, 1)
+    named = source.model
+    model = load_language_model(
+        named.name, revision=named.revision, device=named.device, dtype=named.dtype, base=source.base
+    )
+    progress("load the language model", 1, 1)
+    provenance = _provenance(source, model)
+    _check_resumed(folder, provenance)
+    encoded = [model.encode_prompt(prompt, source.system) for prompt in source.prompts]
+    batches = plan_batches([len(ids) for ids in encoded], source.outcomes.per_prompt, source.outcomes.batch_size)
+    drawn: dict[tuple[int, int], dict[str, Any]] = {}
+    for number, batch in enumerate(batches):
+        progress("draw candidates", number, len(batches))
+        part = folder.part("candidates", number)
+        found = part.read()
+        if found is None:
+            samples = sample_batch(model, encoded, batch, seed=source.seed, sampling=_sampling(source.outcomes))
+            found = [asdict(sample) for sample in samples]
+            part.write(found)
+        drawn.update(zip(batch, found, strict=True))
+    progress("draw candidates", len(batches), len(batches))
+    write_parquet(folder.candidates, _columns(source, drawn), provenance)
+    folder.drop_parts()
+
+
+def read_drawn(folder: RunFolder) -> tuple[Drawn, dict[str, Any]]:
+    """Return the candidates that were drawn, and where they come from."""
+    columns, provenance = read_parquet(folder.candidates)
+    return Drawn(tuple(columns["prompt"]), tuple(columns["text"]), tuple(columns["weight"])), provenance
+
+
+def _sampling(outcomes: CandidatesSpec) -> "Sampling":
+    from rlhf_game.training_backends.sampling import Sampling
+
+    return Sampling(outcomes.max_new_tokens, outcomes.temperature, outcomes.top_k, outcomes.top_p)
+
+
+def _provenance(source: Source, model: "LanguageModel") -> dict[str, Any]:
+    drawn_by = {
+        "prompts": source.prompts,
+        "system": source.system,
+        "outcomes": source.outcomes.model_dump(mode="json"),
+        "seed": source.seed,
+    }
+    sha256 = hashlib.sha256(json.dumps(drawn_by, sort_keys=True).encode()).hexdigest()
+    used = {**model.provenance, "dtype": source.model.dtype, "device": str(model.model.device)}
+    return {"model": used, "seed": source.seed, "source_sha256": sha256, "versions": versions()}
+
+
+def _check_resumed(folder: RunFolder, provenance: dict[str, Any]) -> None:
+    """Refuse to go on with other weights or libraries than the pieces that are there were made with."""
+    part = folder.part("model", 0)
+    before = part.read()
+    if before is None:
+        part.write(provenance)
+    elif before != provenance:
+        key = next(key for key in provenance if before.get(key) != provenance[key])
+        raise RunError(
+            f"{folder.path} was begun with {key} {before.get(key)}, now it is {provenance[key]}; name another folder"
+        )
+
+
+def _columns(source: Source, drawn: dict[tuple[int, int], dict[str, Any]]) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {name: [] for name in ("prompt", "prompt_text", "text", "count", "weight")}
+    of_first = ("log_probability", "is_finished", "token_ids")
+    columns.update({name: [] for name in of_first})
+    for b, prompt in enumerate(source.prompts):
+        samples = [drawn[b, j] for j in range(source.outcomes.per_prompt)]
+        first = {sample["text"]: sample for sample in reversed(samples)}
+        for draft in merge([sample["text"] for sample in samples]):
+            row = {"prompt": b, "prompt_text": prompt, **asdict(draft)}
+            row.update({name: first[draft.text][name] for name in of_first})
+            for name, values in columns.items():
+                values.append(row[name])
+    return columns

@@ -1,0 +1,92 @@
+"""``rlhf-game run``: draw candidates, score them, settle; each stage is done once and an interrupted one goes on."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from rlhf_game.files.atomic import write_text
+from rlhf_game.files.build import settle
+from rlhf_game.files.games import Game, read_game
+from rlhf_game.files.receipts import Receipt, read_receipts, receipt_of
+from rlhf_game.runs.config import Configuration
+from rlhf_game.runs.directory import RunFolder, open_folder, versions
+from rlhf_game.runs.generation import Drawn, Progress, generate, read_drawn
+from rlhf_game.runs.scoring import read_rewards, score
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """A finished run."""
+
+    folder: Path
+    prompts: tuple[str, ...]
+    drawn: Drawn
+    game: Game
+    receipt: Receipt
+
+
+def run(configuration: Configuration, path: Path, progress: Progress | None = None) -> Finished:
+    """Do what is left of the run in the folder ``path``, and return it finished.
+
+    Raises InputError when the configuration is wrong or is not the folder's own, RunError when the folder is in use or
+    a reward fails.
+    """
+    watch = progress or _unwatched
+    with open_folder(path, configuration) as folder:
+        generate(configuration.source, folder, watch)  # the reports are not among what it is given
+        drawn, origin = read_drawn(folder)
+        score(configuration, drawn, folder, watch)
+        watch("settle", 0, 1)
+        _write_game(configuration, drawn, origin, folder)
+        game = read_game(folder.game)
+        _write_receipt(game, configuration, origin, folder)
+        watch("settle", 1, 1)
+        (receipt,) = read_receipts(folder.receipt)
+        return Finished(path, configuration.source.prompts, drawn, game, receipt)
+
+
+def _unwatched(what: str, done: int, total: int) -> None:
+    return None
+
+
+def _write_game(configuration: Configuration, drawn: Drawn, origin: dict[str, Any], folder: RunFolder) -> None:
+    if folder.game.exists():
+        return
+    fields = configuration.fields
+    rewards, scored = read_rewards(folder)
+    document: dict[str, Any] = {
+        "space": "table",
+        "reference": drawn.by_prompt(drawn.weights),
+        "outcomes": drawn.by_prompt(drawn.texts),
+        "regularizer": fields.regularizer,
+        "strength": fields.strength,
+        "normalization": fields.normalization,
+        "payment": fields.payment,
+        "groups": [
+            {"name": group.name, "size": group.size, "reward": drawn.by_prompt(rewards[group.name])}
+            for group in fields.groups
+        ],
+        "provenance": {"prompts": configuration.source.prompts, "candidates": origin, "scores": scored},
+    }
+    if fields.weights is not None:
+        document["weights"] = fields.weights
+    keys = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in document.items()]
+    write_text(folder.game, "{" + ",\n ".join(keys) + "}\n")
+
+
+def _write_receipt(game: Game, configuration: Configuration, origin: dict[str, Any], folder: RunFolder) -> None:
+    if folder.receipt.exists():
+        return
+    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (folder.candidates, folder.scores)}
+    provenance = {
+        "config_sha256": configuration.sha256,
+        "files": files,
+        "model": origin["model"],
+        "seed": configuration.source.seed,
+        "versions": versions(),
+    }
+    content = receipt_of(game, settle(game)).text().rstrip().removesuffix("}").rstrip()
+    write_text(folder.receipt, f'{content},\n "provenance": {json.dumps(provenance, allow_nan=False)}\n}}\n')

@@ -1,0 +1,75 @@
+"""The second stage: each group's reward of each candidate, and its declared map to [0, 1]."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rlhf_game.errors import InputError
+from rlhf_game.mechanism.arrays import Array
+from rlhf_game.rewards.texts import call_reward
+from rlhf_game.runs.config import Configuration, GroupSpec, Source
+from rlhf_game.runs.directory import RunFolder, read_parquet, versions, write_parquet
+from rlhf_game.runs.generation import Drawn, Progress
+from rlhf_game.runs.specs import calibration_of
+
+
+def score(configuration: Configuration, drawn: Drawn, folder: RunFolder, progress: Progress) -> None:
+    """Write scores.parquet; groups that an interrupted scoring finished are not scored again.
+
+    Raises InputError that names the group when its reward or calibration does not fit, RunError when its code fails.
+    """
+    if folder.scores.exists():
+        return
+    groups = configuration.fields.groups
+    columns: dict[str, list[Any]] = {name: [] for name in ("prompt", "text", "group", "score", "reward")}
+    origins = {}
+    for i, group in enumerate(groups):
+        progress(f"score for {group.name}", i, len(groups))
+        part = folder.part("scores", i)
+        found = part.read()
+        if found is None:
+            found = _score_group(i, group, configuration.source, drawn)
+            part.write(found)
+        columns["prompt"] += drawn.prompts
+        columns["text"] += drawn.texts
+        columns["group"] += [group.name] * len(drawn.texts)
+        columns["score"] += found["scores"]
+        columns["reward"] += found["rewards"]
+        origins[group.name] = found["provenance"]
+    progress("score", len(groups), len(groups))
+    provenance = {"config_sha256": configuration.sha256, "rewards": origins, "versions": versions()}
+    write_parquet(folder.scores, columns, provenance)
+    folder.drop_parts()
+
+
+def read_rewards(folder: RunFolder) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Return each group's rewards, one per candidate, and where they come from."""
+    columns, provenance = read_parquet(folder.scores)
+    rewards: dict[str, list[float]] = {}
+    for name, reward in zip(columns["group"], columns["reward"], strict=True):
+        rewards.setdefault(name, []).append(reward)
+    return rewards, provenance
+
+
+def _score_group(i: int, group: GroupSpec, source: Source, drawn: Drawn) -> dict[str, Any]:
+    reward = group.reward.build(source.base)
+    asked = [source.prompts[b] for b in drawn.prompts]
+    columns = {name: [values[b] for b in drawn.prompts] for name, values in source.columns.items()}
+    try:
+        scores = call_reward(reward, asked, drawn.texts, columns)
+    except InputError as error:
+        raise InputError(f"groups[{i}].reward: {error}") from error
+    try:
+        rewards = calibration_of(group.reward, group.calibration)(scores, drawn.prompts)
+    except InputError as error:
+        raise InputError(f"groups[{i}].calibration: {error}") from error
+    return {
+        "scores": _floats(scores),
+        "rewards": _floats(rewards),
+        "provenance": {"reward": group.reward.model_dump(mode="json"), "from": getattr(reward, "provenance", None)},
+    }
+
+
+def _floats(values: Array | Sequence[float]) -> list[float]:
+    return [float(value) for value in np.asarray(values)]

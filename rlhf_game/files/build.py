@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike
 
 from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.files.games import Game
-from rlhf_game.files.schema import AutomatonFields, Fields, MenuFields, TableFields, alpha_order
+from rlhf_game.files.schema import LARGEST, AutomatonFields, Fields, MenuFields, TableFields, alpha_order
+from rlhf_game.files.tables import largest
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.mechanism import Mechanism, Settlement
 from rlhf_game.mechanism.payments import AffinePayments, NoPayments, PaymentRule, RevenueOptimal
@@ -83,25 +84,36 @@ def _profile(game: Game, space: PolicySpace[Any], groups: list[Group]) -> Profil
     rewards = [
         _at(game.name, f"groups[{i}].reward", partial(space.read, group.reward)) for i, group in enumerate(groups)
     ]
+    _check_amounts(game)
     return Profile(tuple(rewards), np.array([group.size for group in groups], dtype=np.float64))
+
+
+def _check_amounts(game: Game) -> None:
+    """Refuse amounts whose squares, or whose multiples of the strength, float64 cannot hold."""
+    fields = game.fields
+    weights = _weights(fields) or [1.0] * len(fields.groups)
+    steps = fields.horizon if isinstance(fields, AutomatonFields) else 1
+    amounts = [
+        (f"groups[{i}].reward", weight * group.size * steps, reward)
+        for i, (group, weight, reward) in enumerate(zip(fields.groups, weights, game.rewards, strict=True))
+    ]
+    for field, factor, table in amounts if game.boost is None else [*amounts, ("boosts", float(steps), game.boost)]:
+        amount = factor * largest(table)
+        if not max(amount, amount / fields.strength) <= LARGEST:
+            raise InputError(
+                f"{game.name}: {field}: must be at most {LARGEST} when multiplied by size and weight, also when "
+                f"divided by the strength; found {max(amount, amount / fields.strength):.3g}"
+            )
 
 
 def _settle(game: Game, mechanism: Mechanism, profile: Profile[Any], space: PolicySpace[Any]) -> Settlement:
     """Settle; a result that float64 cannot hold is the input's fault, and is said so instead of NaN."""
     with np.errstate(all="ignore"):
         settlement = _at(game.name, "", partial(mechanism.settle_profile, profile, space))
-        numbers: list[ArrayLike] = [
-            settlement.values,
-            settlement.payments,
-            settlement.utilities,
-            settlement.social_welfare,
-        ]
-        numbers += [settlement.policy.welfare, settlement.policy.divergence]
+        numbers: list[ArrayLike] = [settlement.values, settlement.payments, settlement.utilities]
+        numbers += [settlement.social_welfare, settlement.policy.welfare, settlement.policy.divergence]
     if not all(np.all(np.isfinite(number)) for number in numbers):
-        raise InputError(
-            f"{game.name}: groups: must have rewards, sizes and a strength whose products float64 can hold, "
-            "found numbers that overflow it"
-        )
+        raise InputError(f"{game.name}: groups: must have results that float64 can hold, found some that overflow it")
     return settlement
 
 

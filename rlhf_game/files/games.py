@@ -64,7 +64,7 @@ def canonical(fields: Fields, folder: Path) -> str:
     JSON with sorted keys, no spaces and ASCII only; keys that say the default are left out; reals are written as
     Python writes a float, sizes as integers; a table in a file is ``{"file_sha256": of its bytes, "key": or null}``.
     """
-    content = fields.model_dump(exclude_defaults=True)
+    content = fields.model_dump(exclude_defaults=True, exclude={"provenance"})
     for name, value in _file_fields(fields):
         path, key = locate(value.file, folder)
         place: Any = content

@@ -13,6 +13,8 @@ from rlhf_game.files.tables import FORMS
 
 LARGEST_SIZE = 2**53
 """Sizes up to here are exact in float64."""
+LARGEST = 1e140
+"""Amounts up to here have sums and squares that float64 holds; a strength or a weight is at least its inverse."""
 
 
 class Strict(BaseModel, ABC):
@@ -55,6 +57,12 @@ def alpha_order(name: str) -> float | None:
         return None
 
 
+def _moderate(number: float) -> float:
+    if number > LARGEST or 0 < number < 1 / LARGEST:
+        raise PydanticCustomError("moderate", "must be between {low} and {high}", {"low": 1 / LARGEST, "high": LARGEST})
+    return number
+
+
 Vector: TypeAlias = Annotated[list[float], Field(min_length=1)]
 Matrix: TypeAlias = Annotated[list[Vector], Field(min_length=1)]
 Tensor: TypeAlias = Annotated[
@@ -73,10 +81,11 @@ Labels: TypeAlias = Annotated[
         custom_error_message="must be a list of texts, or a list of such lists",
     ),
 ]
+RegularizerName: TypeAlias = Annotated[str, AfterValidator(_regularizer)]
 Model = TypeVar("Model", bound=BaseModel)
 Name: TypeAlias = Annotated[str, Field(min_length=1)]
-Positive: TypeAlias = Annotated[float, Field(gt=0)]
-Nonnegative: TypeAlias = Annotated[float, Field(ge=0)]
+Positive: TypeAlias = Annotated[float, Field(gt=0), AfterValidator(_moderate)]
+Nonnegative: TypeAlias = Annotated[float, Field(ge=0), AfterValidator(_moderate)]
 
 
 @final
@@ -97,6 +106,8 @@ class CommonFields(Strict, ABC):
     payment: Literal["affine", "none", "revenue"] = "affine"
     size_limit: Annotated[int, Field(ge=1, le=LARGEST_SIZE)] | None = None
     groups: Annotated[list[GroupFields], Field(min_length=1)]
+    provenance: dict[str, Any] | None = None
+    """Where the numbers come from; no part of the game, nor of its hash."""
 
 
 @final
@@ -107,7 +118,7 @@ class TableFields(CommonFields):
     reference: Tensor
     outcomes: Labels | None = None
     prompt_weights: Annotated[list[Nonnegative], Field(min_length=1)] | None = None
-    regularizer: Annotated[str, AfterValidator(_regularizer)] = "kl"
+    regularizer: RegularizerName = "kl"
     strength: Positive
 
 
@@ -118,7 +129,7 @@ class MenuFields(CommonFields):
     space: Literal["menu"]
     divergence: Annotated[list[Nonnegative], Field(min_length=1)] | None = None
     outcomes: Annotated[list[str], Field(min_length=1)] | None = None
-    regularizer: Annotated[str, AfterValidator(_regularizer)] | None = None
+    regularizer: RegularizerName | None = None
     strength: Positive = 1.0
 
 
@@ -178,7 +189,8 @@ def field_path(location: tuple[int | str, ...]) -> str:
         if isinstance(part, int):
             path += f"[{part}]"
         elif not (part.startswith("<") and part.endswith(">")):
-            path += f".{shown(part)}" if path else shown(part)
+            name = shown(part) if part.isidentifier() else f"'{shown(part)}'"
+            path += f".{name}" if path else name
     return path
 
 

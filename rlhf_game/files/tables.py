@@ -44,6 +44,12 @@ def shape_of(table: Table | Sequence[Any]) -> Shape:
     return (len(lengths), lengths[0]) if len(set(lengths)) == 1 else lengths
 
 
+def largest(table: Table) -> float:
+    """Return the largest absolute value in a table."""
+    rows = table if isinstance(table, list) else [table]
+    return max(max(-float(row.min()), float(row.max())) for row in rows)
+
+
 def describe(shape: Shape, what: str = "number") -> str:
     """Return the shape of a table of ``what`` in words."""
     if isinstance(shape, list):

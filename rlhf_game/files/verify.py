@@ -10,7 +10,7 @@ from rlhf_game import __version__
 from rlhf_game.files.documents import shown
 from rlhf_game.files.games import Game
 from rlhf_game.files.receipts import Interval, Number, Receipt
-from rlhf_game.files.tables import Table
+from rlhf_game.files.tables import largest
 
 RELATIVE = 1e-9
 """Two numbers that differ by this share of the larger one agree."""
@@ -34,9 +34,9 @@ def differences(receipt: Receipt, game: Game, again: Receipt) -> list[str]:
         found.append(f"version: the receipt says {receipt.version!a}, this is {__version__}")
     for field in ("game_sha256", "regularizer", "payment"):
         found += _unequal(field, getattr(receipt, field), getattr(again, field))
-    tops = [_top(reward) for reward in game.rewards]
+    tops = [largest(reward) for reward in game.rewards]
     total = sum(group.size * top for group, top in zip(again.groups, tops, strict=True))
-    total += again.strength * _value(again.divergence) + (0.0 if game.boost is None else _top(game.boost))
+    total += again.strength * _value(again.divergence) + (0.0 if game.boost is None else largest(game.boost))
     found += _apart("strength", receipt.strength, again.strength, 0.0)
     found += _policy_apart(receipt.policy, again.policy)
     found += _apart("divergence", receipt.divergence, again.divergence, ABSOLUTE)
@@ -110,7 +110,3 @@ def _release(version: str) -> tuple[int, ...]:
     """Return the numbers of a version; of anything else, nothing."""
     parts = version.split(".")
     return tuple(map(int, parts)) if all(re.fullmatch("[0-9]{1,9}", part) for part in parts) else ()
-
-
-def _top(reward: Table) -> float:
-    return max(float(np.abs(row).max()) for row in reward) if isinstance(reward, list) else float(np.abs(reward).max())

@@ -1,5 +1,6 @@
 """No game, however mutated, gives a traceback: it settles (code 0) or is refused in one line (code 2)."""
 
+import copy
 import json
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +23,13 @@ VALUES = (
     | st.text(max_size=3)
 )
 
+NUMBERS = (
+    st.sampled_from([0.0, 1.0, 1e-320, 1e-150, 1e-30, 1e-8, 1e8, 1e30, 1e139, 1e300, 1, 2, 7, 10**6, 2**53])
+    | st.floats(0, 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+)
+REGULARIZERS = ["kl", "l2", "reverse_kl", "chi2", "js", "hellinger", "alpha:3", "alpha:-1.5", "alpha:0.3", "alpha:40"]
+
 
 def places(document: Any) -> Iterator[tuple[Any, Any]]:
     """Every container and every key or index of it."""
@@ -40,13 +48,40 @@ def mutated(draw: st.DrawFn) -> Any:
         holder, key = draw(st.sampled_from(list(places(document)) or [({}, "x")]))
         match draw(st.sampled_from(["replace", "replace", "replace", "remove", "double", "rename"])):
             case "replace" if key != "horizon":  # a horizon of 2**31 is right, and takes its time
-                holder[key] = draw(VALUES)
+                is_number = isinstance(holder[key], int | float) and draw(st.booleans())
+                holder[key] = draw(NUMBERS) if is_number else copy.deepcopy(draw(VALUES))
             case "remove":
                 del holder[key]
             case "double" if isinstance(holder, list):
-                holder.append(holder[key])
+                holder.append(copy.deepcopy(holder[key]))
             case "rename" if isinstance(holder, dict):
                 holder[draw(st.text(max_size=3))] = holder.pop(key)
+    return document
+
+
+@st.composite
+def extreme(draw: st.DrawFn) -> Any:
+    """A well-formed game with numbers of any magnitude."""
+    outcomes = draw(st.integers(1, 4))
+    row = st.lists(NUMBERS, min_size=outcomes, max_size=outcomes)
+    parts = draw(st.lists(st.integers(0, 3), min_size=outcomes, max_size=outcomes).filter(any))
+    reference = [part / sum(parts) for part in parts]
+    document: dict[str, Any] = {"strength": draw(st.just(0.5) | NUMBERS.map(abs).filter(bool))}
+    match draw(st.sampled_from(["table", "table", "menu", "automaton"])):
+        case "table":
+            document["reference"] = reference
+            document["regularizer"] = draw(st.sampled_from(REGULARIZERS))
+        case "menu":
+            document |= {"space": "menu", "divergence": [abs(number) for number in draw(row)]}
+        case "automaton":
+            document |= {"space": "automaton", "reference": [reference], "horizon": draw(st.integers(1, 5))}
+            document["next_state"] = [draw(st.lists(st.integers(-1, 0), min_size=outcomes, max_size=outcomes))]
+            row = row.map(lambda numbers: [numbers])  # type: ignore[assignment, arg-type, return-value]
+    rewards = draw(st.lists(row, min_size=1, max_size=3))
+    sizes = st.sampled_from([1, 2, 10**6, 2**53])
+    document["groups"] = [{"name": f"g{i}", "size": draw(sizes), "reward": reward} for i, reward in enumerate(rewards)]
+    if draw(st.booleans()):
+        document |= {"boosts": draw(row), "weights": {"g0": draw(NUMBERS.map(abs).filter(bool))}}
     return document
 
 
@@ -66,6 +101,15 @@ def check(path: Path) -> None:
 @settings(max_examples=300)
 @given(mutated())
 def test_a_mutated_game_settles_or_is_refused(document: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "game.json"
+        path.write_text(json.dumps(document))
+        check(path)
+
+
+@settings(max_examples=300)
+@given(extreme())
+def test_a_game_with_extreme_numbers_settles_or_is_refused(document: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "game.json"
         path.write_text(json.dumps(document))

@@ -224,6 +224,21 @@ def test_no_end_is_further_out_than_the_worst_case_needs() -> None:
     assert certified.payments.low[0] >= 0.5 * min(low.payments[0], high.payments[0])
 
 
+def test_what_is_missing_may_itself_move_far_from_the_reference() -> None:
+    """Four equally likely sequences, one found, of reward 1/2; the others earn 0, 0 and 1: most of D is among them."""
+    expansions = [
+        expand(lambda p: np.log(np.full((len(p), 4), 0.25)), end=END, max_tokens=1, mass=m) for m in (0.25, 1)
+    ]
+    everything = Trie(expansions[1], rg.KL(0.5))
+    reward = {s: r for s, r in zip(everything.expansions[0].sequences, (0.5, 0.0, 0.0, 1.0), strict=True)}
+    some, truth = (
+        space.maximize(np.ones(1), [space.read([reward[s] for s in space.expansions[0].sequences])])
+        for space in (Trie(expansions[0], rg.KL(0.5)), everything)
+    )
+    assert some.divergence_bounds().contains(truth.divergence)
+    assert truth.divergence > 0.2
+
+
 def test_intervals_that_forget_the_missing_mass_are_wrong() -> None:
     """The negative control: with delta declared 0 the truth is outside."""
     model = Model(7, sharpness=2.0)

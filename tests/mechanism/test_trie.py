@@ -230,7 +230,7 @@ def test_what_is_missing_may_itself_move_far_from_the_reference() -> None:
         expand(lambda p: np.log(np.full((len(p), 4), 0.25)), end=END, max_tokens=1, mass=m) for m in (0.25, 1)
     ]
     everything = Trie(expansions[1], rg.KL(0.5))
-    reward = {s: r for s, r in zip(everything.expansions[0].sequences, (0.5, 0.0, 0.0, 1.0), strict=True)}
+    reward = dict(zip(everything.expansions[0].sequences, (0.5, 0.0, 0.0, 1.0), strict=True))
     some, truth = (
         space.maximize(np.ones(1), [space.read([reward[s] for s in space.expansions[0].sequences])])
         for space in (Trie(expansions[0], rg.KL(0.5)), everything)

@@ -301,7 +301,8 @@ class DualOptimum(Optimum):
         self.reference = reference
         self.score = summed
         self.slack, self.anchor_slack = self._solve(summed.relative)
-        mass = self.probabilities().sum(axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mass = self.probabilities().sum(axis=1)
         if not (np.abs(mass - 1) < LARGEST_LOSS).all():
             raise InputError(
                 f"reference must not be so small where the rewards are largest: {np.min(reference[reference > 0])} "
@@ -398,7 +399,7 @@ class DualOptimum(Optimum):
         link, q = self.link, self.reference
         fall = link.slope * np.where(q > 0, relative, 0.0) / self.strength
         top = np.where(_potential(q, relative) == 0, q, 0.0).max(axis=1)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore"):  # an optimum that is lost this way does not sum to 1, and is refused
             ends = np.stack([np.full(len(q), link.unit), link.inverse(1 / top)])
 
         def residual(z: Array) -> tuple[Array, Array]:
@@ -409,7 +410,8 @@ class DualOptimum(Optimum):
 
         rising = link.slope > 0
         low, high = ends.min(axis=0), ends.max(axis=0)
-        z = _root(residual, low, high, multiplicative=True, rising=rising)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            z = _root(residual, low, high, multiplicative=True, rising=rising)
         return z[:, None] + fall, z
 
     def _externality(self, weight: Array, reward: Array) -> Array:

@@ -122,7 +122,7 @@ class Game:
 
     def trie(self, mass: float) -> Trie:
         expansion = expand(self.model, end=END, max_tokens=3, mass=mass)
-        return Trie(expansion, rg.KL(self.strength), bounds=self.bounds)
+        return Trie.over(expansion, rg.KL(self.strength), bounds=self.bounds)
 
     def settle(self, mass: float, mechanism: rg.Mechanism = MECHANISM) -> tuple[rg.Settlement, CertifiedSettlement]:
         space = self.trie(mass)
@@ -229,11 +229,11 @@ def test_what_is_missing_may_itself_move_far_from_the_reference() -> None:
     expansions = [
         expand(lambda p: np.log(np.full((len(p), 4), 0.25)), end=END, max_tokens=1, mass=m) for m in (0.25, 1)
     ]
-    everything = Trie(expansions[1], rg.KL(0.5))
-    reward = dict(zip(everything.expansions[0].sequences, (0.5, 0.0, 0.0, 1.0), strict=True))
+    reward = dict(zip(expansions[1].sequences, (0.5, 0.0, 0.0, 1.0), strict=True))
+    spaces = [Trie.over(expansion, rg.KL(0.5)) for expansion in expansions]
     some, truth = (
-        space.maximize(np.ones(1), [space.read([reward[s] for s in space.expansions[0].sequences])])
-        for space in (Trie(expansions[0], rg.KL(0.5)), everything)
+        space.maximize(np.ones(1), [space.read([reward[s] for s in expansion.sequences])])
+        for space, expansion in zip(spaces, expansions, strict=True)
     )
     assert some.divergence_bounds().contains(truth.divergence)
     assert truth.divergence > 0.2
@@ -247,7 +247,7 @@ def test_intervals_that_forget_the_missing_mass_are_wrong() -> None:
     truth = game.settle(1.0)[0]
     honest = expand(model, end=END, max_tokens=3, mass=0.9)
     claimed = Expansion(honest.sequences, honest.log_probs, 0.0, honest.tokens, honest.expanded)
-    space = Trie(claimed, rg.KL(0.5))
+    space = Trie.over(claimed, rg.KL(0.5))
     profile = read_profile([rg.Report([game.rewards[0][s] for s in honest.sequences])], space)
     certified = certify(MECHANISM, profile, MECHANISM.settle_profile(profile, space))
     for name in QUANTITIES:
@@ -264,8 +264,8 @@ def test_two_prompts_are_the_weighted_mean_of_each() -> None:
         profile = read_profile([rg.Report(table, size=i + 1) for i, table in enumerate(tables)], space)
         return certify(MECHANISM, profile, MECHANISM.settle_profile(profile, space))
 
-    both = certified(Trie(expansions, rg.KL(0.3), prompt_weights=[0.25, 0.75]), rewards)
-    each = [certified(Trie(e, rg.KL(0.3)), [table[b] for table in rewards]) for b, e in enumerate(expansions)]
+    both = certified(Trie.over(expansions, rg.KL(0.3), prompt_weights=[0.25, 0.75]), rewards)
+    each = [certified(Trie.over(e, rg.KL(0.3)), [table[b] for table in rewards]) for b, e in enumerate(expansions)]
     for name in QUANTITIES:
         for end in ("value", "low", "high"):
             one, two = (getattr(getattr(c, name), end) for c in each)
@@ -280,8 +280,8 @@ def test_affine_weights_a_boost_and_no_payments_are_certified_too() -> None:
     for payment in (rg.AffinePayments(), rg.NoPayments()):
         settled = []
         for mass in (1.0, 0.95):
-            space = Trie(expand(model, end=END, max_tokens=3, mass=mass), rg.KL(0.4))
-            sequences = space.expansions[0].sequences
+            expansion = expand(model, end=END, max_tokens=3, mass=mass)
+            space, sequences = Trie.over(expansion, rg.KL(0.4)), expansion.sequences
             boost = [min(max(tables[2][s], 0.3), 0.6) for s in sequences]
             boost[0], boost[1] = 0.3, 0.6  # the range is known from the sequences that were found
             mechanism = rg.Mechanism(rg.AffineWelfare(weights=[2.0, 0.5], boost=boost), payment)
@@ -295,23 +295,26 @@ def test_affine_weights_a_boost_and_no_payments_are_certified_too() -> None:
 
 def test_rewards_outside_the_bounds_and_other_regularizers_are_refused() -> None:
     expansion = expand(Model(0), end=END, max_tokens=1, mass=1.0)
-    space = Trie(expansion, rg.KL(1.0), bounds=(0.0, 1.0))
+    space = Trie.over(expansion, rg.KL(1.0), bounds=(0.0, 1.0))
     with pytest.raises(InputError, match=r"within the declared bounds \[0.0, 1.0\], got 1.5"):
         space.read([0.0, 0.5, 1.5, 0.0])
-    with pytest.raises(CombinationError, match="exact under KL only, not under SquaredL2"):
-        Trie(expansion, rg.SquaredL2(1.0))
+    with pytest.raises(CombinationError, match="known under KL, not SquaredL2"):
+        Trie.over(expansion, rg.SquaredL2(1.0))
+    with pytest.raises(InputError, match=r"missing must be 1 numbers in \[0, 1\), one per prompt, got \[1.0\]"):
+        Trie([0.5, 0.5], [1.0], rg.KL(1.0))
     with pytest.raises(InputError, match="bounds must be"):
-        Trie(expansion, rg.KL(1.0), bounds=(1.0, 0.0))
+        Trie.over(expansion, rg.KL(1.0), bounds=(1.0, 0.0))
 
 
 @given(st.integers(0, 30))
 def test_the_tree_multiplies_to_the_policy(seed: int) -> None:
     model = Model(seed)
-    space = Trie(expand(model, end=END, max_tokens=3, mass=0.9), rg.KL(0.5))
-    rewards = np.random.default_rng(seed).random(len(space.expansions[0].sequences))
+    expansion = expand(model, end=END, max_tokens=3, mass=0.9)
+    space = Trie.over(expansion, rg.KL(0.5))
+    rewards = np.random.default_rng(seed).random(len(expansion.sequences))
     policy = space.maximize(np.ones(1), [space.read(rewards)])
-    tree = policy.tree()
-    for sequence, p in zip(space.expansions[0].sequences, policy.probabilities, strict=True):
+    tree = expansion.tree(policy.probabilities)
+    for sequence, p in zip(expansion.sequences, policy.probabilities, strict=True):
         steps = [tree.next_log_probs(sequence[:k]) for k in range(len(sequence))]
         assert math.exp(sum(row[token] for row, token in zip(steps, sequence, strict=True))) == pytest.approx(p)
         assert all(np.logaddexp.reduce(row) == pytest.approx(0, abs=1e-12) for row in steps)
@@ -324,13 +327,12 @@ def test_samples_of_the_tree_follow_the_policy_and_not_the_reference() -> None:
     """20,000 samples; by chance the first assertion fails once in a thousand seeds (this one is fixed)."""
     from scipy import stats
 
-    space = Trie(expand(Model(4), end=END, max_tokens=2, mass=0.9), rg.KL(0.5))
-    sequences = space.expansions[0].sequences
+    expansion = expand(Model(4), end=END, max_tokens=2, mass=0.9)
+    space, sequences = Trie.over(expansion, rg.KL(0.5)), expansion.sequences
     rewards = np.random.default_rng(4).random(len(sequences))
     policy = space.maximize(np.full(1, 2.0), [space.read(rewards)])
     places = {sequence: i for i, sequence in enumerate(sequences)}
-    drawn = policy.tree().sample(20_000, np.random.default_rng(5))
+    drawn = expansion.tree(policy.probabilities).sample(20_000, np.random.default_rng(5))
     counts = np.bincount([places[sequence] for sequence in drawn], minlength=len(sequences))
     assert stats.chisquare(counts, 20_000 * policy.probabilities).pvalue > 1e-3
-    reference = np.exp(space.expansions[0].log_probs)
-    assert stats.chisquare(counts, 20_000 * reference / reference.sum()).pvalue < 1e-6
+    assert stats.chisquare(counts, 20_000 * expansion.conditional).pvalue < 1e-6

@@ -36,6 +36,61 @@ class Expansion:
     expanded: int
     """How many prefixes the model was asked about."""
 
+    @property
+    def conditional(self) -> Array:
+        """The probability of each sequence given that it is one of them: [m]."""
+        q = np.exp(self.log_probs - self.log_probs.max())
+        return np.asarray(q / q.sum())
+
+    def tree(self, probabilities: Array) -> "PrefixTree":
+        """Return a distribution over these sequences, [m], token by token."""
+        return PrefixTree(self.sequences, probabilities, self.tokens)
+
+
+@final
+class PrefixTree:
+    """A distribution over sequences, token by token: p(a | prefix) = p(prefix a ...) / p(prefix ...).
+
+    sequences: m distinct ones, none the beginning of another. probabilities: [m]. tokens: the size of the vocabulary.
+    """
+
+    def __init__(self, sequences: Sequence[Prefix], probabilities: Array, tokens: int) -> None:
+        self.tokens = tokens
+        self._complete = frozenset(sequences)
+        self._children: dict[Prefix, dict[int, float]] = {}
+        for sequence, probability in zip(sequences, probabilities, strict=True):
+            for k, token in enumerate(sequence):
+                below = self._children.setdefault(sequence[:k], {})
+                below[token] = below.get(token, 0.0) + float(probability)
+
+    def is_complete(self, prefix: Sequence[int]) -> bool:
+        """Return whether ``prefix`` is a whole outcome."""
+        return tuple(prefix) in self._complete
+
+    def next_log_probs(self, prefix: Sequence[int]) -> Array:
+        """Return the log probabilities of the token after ``prefix``: [T]; raise InputError where none can follow."""
+        below = self._children.get(tuple(prefix), {})
+        masses = np.array(list(below.values()))
+        if not masses.sum() > 0:
+            raise InputError(f"prefix must begin a sequence of positive probability, got {list(prefix)}")
+        out = np.full(self.tokens, -np.inf)
+        with np.errstate(divide="ignore"):
+            out[list(below)] = np.log(masses) - np.log(masses.sum())
+        return out
+
+    def sample(self, count: int, rng: np.random.Generator) -> list[Prefix]:
+        """Return ``count`` independent sequences, drawn token by token."""
+        return [self._draw(rng) for _ in range(count)]
+
+    def _draw(self, rng: np.random.Generator) -> Prefix:
+        prefix: Prefix = ()
+        while not self.is_complete(prefix):
+            below = self._children[prefix]
+            masses = np.cumsum(list(below.values()))
+            at = int(np.searchsorted(masses, rng.random() * masses[-1], side="right"))
+            prefix = (*prefix, list(below)[at])
+        return prefix
+
 
 @final
 @dataclass(frozen=True, eq=False)

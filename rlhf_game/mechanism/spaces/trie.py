@@ -39,7 +39,7 @@ from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.regularizers.kl import KL, phi
 from rlhf_game.mechanism.reports import Reward
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
-from rlhf_game.mechanism.spaces.expansion import Expansion, Prefix
+from rlhf_game.mechanism.spaces.expansion import Expansion
 from rlhf_game.mechanism.spaces.table import Sheets, Table, TablePolicy
 
 STEPS = 80
@@ -63,44 +63,69 @@ class Bounded:
 
 @final
 class Trie(PolicySpace[Bounded]):
-    """The policies over the finished sequences of an autoregressive model, one expansion per prompt.
+    """The policies over the finished sequences of an autoregressive model that were found.
 
-    expansions: one Expansion, or one per prompt. regularizer: KL(strength). bounds: [lo, hi], in units of reward, which
-    every reward keeps on every sequence, found or not: a promise of whoever calibrates the rewards; a reward outside it
-    on a finished sequence is refused. outcomes: labels (texts) shaped like the expansions' sequences, which callable
-    rewards are called on; default the sequences themselves. prompt_weights: [B], default equal.
+    reference: q given F: [m], [B, m] or a list of B lists, as for Table. missing: delta of each prompt, [B], each in
+    [0, 1). regularizer: KL(strength). bounds: [lo, hi], in units of reward, which every reward keeps on every sequence,
+    found or not: a promise of whoever calibrates the rewards; a reward outside it on a finished sequence is refused.
+    outcomes, prompt_weights: as for Table. ``Trie.over`` makes one from expansions.
 
     Rewards are numbers or functions, as for Table. A boost is taken to stay, on other sequences, within its own range.
     """
 
     def __init__(
         self,
-        expansions: Expansion | Sequence[Expansion],
+        reference: ArrayLike | Sequence[ArrayLike],
+        missing: ArrayLike,
         regularizer: Regularizer,
         *,
-        bounds: tuple[float, float] = (0.0, 1.0),
+        bounds: Sequence[float] = (0.0, 1.0),
         outcomes: Sequence[Any] | None = None,
         prompt_weights: ArrayLike | None = None,
     ) -> None:
         if not isinstance(regularizer, KL):
-            raise CombinationError(f"a trie is exact under KL only, not under {type(regularizer).__name__}")
-        low, high = finite(bounds, "bounds").tolist()
-        if not low <= high:
-            raise InputError(f"bounds must be [lowest, highest], got {[low, high]}")
+            raise CombinationError(f"intervals for missing mass are known under KL, not {type(regularizer).__name__}")
+        ends = finite(bounds, "bounds")
+        if ends.shape != (2,) or ends[0] > ends[1]:
+            raise InputError(f"bounds must be [lowest, highest], got {ends.tolist()}")
         self.regularizer = regularizer
-        self.bounds: tuple[float, float] = (low, high)
-        self.is_flat = isinstance(expansions, Expansion)
-        self.expansions = (expansions,) if isinstance(expansions, Expansion) else tuple(expansions)
-        reference = [_conditional(expansion) for expansion in self.expansions]
-        labels = [expansion.sequences for expansion in self.expansions]
-        self.table = Table(
-            reference[0] if self.is_flat else reference,
+        self.bounds: tuple[float, float] = (float(ends[0]), float(ends[1]))
+        self.table = Table(reference, regularizer, outcomes=outcomes, prompt_weights=prompt_weights)
+        deltas, prompts = finite(missing, "missing"), len(self.table.layout.widths)
+        if deltas.shape != (prompts,) or (deltas < 0).any() or (deltas >= 1).any():
+            raise InputError(f"missing must be {prompts} numbers in [0, 1), one per prompt, got {deltas.tolist()}")
+        self.missing: Sheets = tuple(frozen(deltas[members]) for members in self.table.layout.members)
+
+    @classmethod
+    def over(
+        cls,
+        expansions: Expansion | Sequence[Expansion],
+        regularizer: Regularizer,
+        *,
+        bounds: Sequence[float] = (0.0, 1.0),
+        outcomes: Sequence[Any] | None = None,
+        prompt_weights: ArrayLike | None = None,
+    ) -> "Trie":
+        """Return the space of one expansion, or of one per prompt.
+
+        outcomes: labels (texts) shaped like the expansions' sequences, which callable rewards are called on; default
+        the sequences themselves.
+        """
+        if isinstance(expansions, Expansion):
+            reference: Any = expansions.conditional
+            labels: Any = expansions.sequences
+            missing = [expansions.missing]
+        else:
+            reference = [expansion.conditional for expansion in expansions]
+            labels = [expansion.sequences for expansion in expansions]
+            missing = [expansion.missing for expansion in expansions]
+        return cls(
+            reference,
+            missing,
             regularizer,
-            outcomes=(labels[0] if self.is_flat else labels) if outcomes is None else outcomes,
+            bounds=bounds,
+            outcomes=labels if outcomes is None else outcomes,
             prompt_weights=prompt_weights,
-        )
-        self.missing: Sheets = tuple(
-            frozen([self.expansions[b].missing for b in members]) for members in self.table.layout.members
         )
 
     def read(self, reward: Reward | ArrayLike) -> Bounded:
@@ -119,7 +144,7 @@ class Trie(PolicySpace[Bounded]):
         return Bounded(sheets, min(float(s.min()) for s in sheets), max(float(s.max()) for s in sheets))
 
     def combine(self, weights: Array, rewards: Sequence[Bounded]) -> Bounded:
-        """Return sum_i weights_i r_i, weights >= 0, with its bounds."""
+        """Return sum_i weights_i r_i, with its bounds."""
         sheets = tuple(
             frozen(np.sum([w * r.sheets[k] for w, r in zip(weights, rewards, strict=True)], axis=0))
             for k in range(len(self.missing))
@@ -166,12 +191,6 @@ class TriePolicy(Policy[Bounded]):
     def externalities(self, weights: Array, rewards: Sequence[Bounded]) -> Array:
         """Return strength * KL(p || p without w r), for k pairs: [k]."""
         return self.table.externalities(weights, [reward.sheets for reward in rewards])
-
-    def tree(self, prompt: int = 0) -> "PrefixTree":
-        """Return the policy of one prompt token by token."""
-        rows = [self.probabilities] if self.space.is_flat else list(self.probabilities)
-        expansion = self.space.expansions[prompt]
-        return PrefixTree(expansion.sequences, np.asarray(rows[prompt]), expansion.tokens)
 
     def welfare_bounds(self) -> Estimate:
         """Return the interval of max ASW over all sequences: []."""
@@ -250,61 +269,10 @@ class TriePolicy(Policy[Bounded]):
         return Estimate(value, np.minimum(low, value), np.maximum(high, value))
 
 
-@final
-class PrefixTree:
-    """A distribution over sequences, token by token: p(a | prefix) = p(prefix a ...) / p(prefix ...).
-
-    sequences: m distinct ones, none the beginning of another. probabilities: [m]. tokens: the size of the vocabulary.
-    """
-
-    def __init__(self, sequences: Sequence[Prefix], probabilities: Array, tokens: int) -> None:
-        self.tokens = tokens
-        self._complete = frozenset(sequences)
-        self._children: dict[Prefix, dict[int, float]] = {}
-        for sequence, probability in zip(sequences, probabilities, strict=True):
-            for k, token in enumerate(sequence):
-                below = self._children.setdefault(sequence[:k], {})
-                below[token] = below.get(token, 0.0) + float(probability)
-
-    def is_complete(self, prefix: Sequence[int]) -> bool:
-        """Return whether ``prefix`` is a whole outcome."""
-        return tuple(prefix) in self._complete
-
-    def next_log_probs(self, prefix: Sequence[int]) -> Array:
-        """Return the log probabilities of the token after ``prefix``: [T]; raise InputError where none can follow."""
-        below = self._children.get(tuple(prefix), {})
-        masses = np.array(list(below.values()))
-        if not masses.sum() > 0:
-            raise InputError(f"prefix must begin a sequence of positive probability, got {list(prefix)}")
-        out = np.full(self.tokens, -np.inf)
-        with np.errstate(divide="ignore"):
-            out[list(below)] = np.log(masses) - np.log(masses.sum())
-        return out
-
-    def sample(self, count: int, rng: np.random.Generator) -> list[Prefix]:
-        """Return ``count`` independent sequences, drawn token by token."""
-        return [self._draw(rng) for _ in range(count)]
-
-    def _draw(self, rng: np.random.Generator) -> Prefix:
-        prefix: Prefix = ()
-        while not self.is_complete(prefix):
-            below = self._children[prefix]
-            masses = np.cumsum(list(below.values()))
-            at = int(np.searchsorted(masses, rng.random() * masses[-1], side="right"))
-            prefix = (*prefix, list(below)[at])
-        return prefix
-
-
-def _conditional(expansion: Expansion) -> Array:
-    q = np.exp(expansion.log_probs - expansion.log_probs.max())
-    return np.asarray(q / q.sum())
-
-
 def _range(weights: Array, rewards: Sequence[Bounded]) -> tuple[float, float]:
-    """Return the bounds of sum_i weights_i r_i, weights >= 0."""
-    low = sum(float(w) * r.low for w, r in zip(weights, rewards, strict=True))
-    high = sum(float(w) * r.high for w, r in zip(weights, rewards, strict=True))
-    return low, high
+    """Return the bounds of sum_i weights_i r_i."""
+    ends = [sorted((float(w) * r.low, float(w) * r.high)) for w, r in zip(weights, rewards, strict=True)]
+    return sum(low for low, _ in ends), sum(high for _, high in ends)
 
 
 def _ends(rewards: Sequence[Bounded]) -> tuple[Array, Array]:

@@ -348,8 +348,27 @@ def conic_maximum(name: str, strength: float, score: np.ndarray, reference: np.n
     import cvxpy as cp
 
     p = cp.Variable(len(score), nonneg=True)
-    q = reference
-    cost = {
+    problem = cp.Problem(cp.Maximize(score @ p - strength * conic_cost(name, p, reference)), [cp.sum(p) == 1])
+    problem.solve(solver=cp.CLARABEL)
+    return np.asarray(p.value), float(problem.value)
+
+
+def conic_floor(name: str, strength: float, score: np.ndarray, reference: np.ndarray) -> float:
+    """Return max_p <p, s> - strength D(p || q) + min_x p_x, by Clarabel."""
+    import cvxpy as cp
+
+    p = cp.Variable(len(score), nonneg=True)
+    cost = strength * conic_cost(name, p, reference)
+    problem = cp.Problem(cp.Maximize(score @ p - cost + cp.min(p)), [cp.sum(p) == 1])
+    problem.solve(solver=cp.CLARABEL)
+    return float(problem.value)
+
+
+def conic_cost(name: str, p: Any, q: np.ndarray) -> Any:
+    """Return D(p || q) as a cvxpy expression."""
+    import cvxpy as cp
+
+    cost: dict[str, Callable[[], Any]] = {
         "kl": lambda: cp.sum(cp.rel_entr(p, q)),
         "l2": lambda: cp.sum_squares(p - q),
         "reverse_kl": lambda: cp.sum(cp.rel_entr(q, p)),
@@ -357,7 +376,5 @@ def conic_maximum(name: str, strength: float, score: np.ndarray, reference: np.n
         "js": lambda: cp.sum(cp.rel_entr(p, (p + q) / 2) + cp.rel_entr(q, (p + q) / 2)) / 2,
         "hellinger": lambda: cp.sum(p / 2 + q / 2 - cp.multiply(np.sqrt(q), cp.sqrt(p))),
         "alpha:3": lambda: cp.sum(cp.multiply(q**-2, cp.power(p, 3)) - q - 3 * (p - q)) / 6,
-    }[name]()
-    problem = cp.Problem(cp.Maximize(score @ p - strength * cost), [cp.sum(p) == 1])
-    problem.solve(solver=cp.CLARABEL)
-    return np.asarray(p.value), float(problem.value)
+    }
+    return cost[name]()

@@ -195,9 +195,8 @@ def score(
     total = np.zeros(reference.shape)
     _accumulate(total, by, rewards, None)
     anchor = _argmax(total, reference, potential)
-    size = np.abs(total).max(axis=1)
-    reach = np.minimum(scale, total.max(axis=1) - total.min(axis=1))
-    if (size > RECOMPUTE * reach).any():
+    low, high = total.min(axis=1), total.max(axis=1)
+    if (np.maximum(-low, high) > RECOMPUTE * np.minimum(scale, high - low)).any():
         held = at(rewards, anchor)
         total[:] = 0.0
         _accumulate(total, by, rewards, held)

@@ -51,7 +51,7 @@ SERIES = 0.1
 
 
 Moments = tuple[Array, Array, Array]
-"""Of a block: its log probability [b], and under p given the block the means [k, b] and cumulants [k, b] of shares."""
+"""Log probability [b] of a block, and the means [k, b] and cumulants [k, b] of k shares under p given the block."""
 
 
 def phi(c: Array) -> Array:
@@ -81,28 +81,22 @@ class KL(Regularizer):
         def potential(q: Array, s: Array) -> Array:
             return _log(q) + s / self.strength
 
-        summed = score(weights, rewards, reference, self.strength, potential)
-        partition = np.zeros(len(reference))
-        log_anchor = _log(reference[np.arange(len(reference)), summed.anchor])
-        for rows, columns in row_blocks(reference.shape, 1):
-            for column in columns:
-                heights = potential(reference[rows, column], summed.relative[rows, column])
-                partition[rows] += np.exp(heights - log_anchor[rows, None]).sum(axis=1)
-        return Gibbs(self.strength, reference, summed, log_anchor + np.log(partition))
+        return Gibbs(self.strength, reference, score(weights, rewards, reference, self.strength, potential))
 
 
 @final
 class Gibbs(Optimum):
     """q exp(s / strength) / Z on every row; probabilities are made block by block from the score, never stored."""
 
-    def __init__(self, strength: float, reference: Array, summed: Score, log_partition: Array) -> None:
-        """log_partition: log sum_x q_x exp((s_x - s[anchor]) / strength), [B]."""
+    def __init__(self, strength: float, reference: Array, summed: Score) -> None:
         self.strength = strength
         self.reference = reference
         self.score = summed
-        self.log_partition = log_partition
-        means, cumulants = self._moments(np.ones((1, len(reference))), [summed.relative])
-        cumulants = self._completed(cumulants, np.ones((1, len(reference))), [summed.relative])
+        self.log_partition: Array = np.zeros(len(reference))
+        """log sum_x q_x exp((s_x - s[anchor]) / strength): [B]."""
+        whole = np.ones((1, len(reference)))
+        self.log_partition, means, cumulants = self._moments(whole, [summed.relative])
+        cumulants = self._completed(cumulants, whole, [summed.relative])
         self.divergence: Array = cumulants[0]
         self.welfare: Array = summed.offset + strength * (means[0] - cumulants[0])
 
@@ -134,7 +128,7 @@ class Gibbs(Optimum):
     def externalities(self, weights: Array, rewards: Sequence[Array]) -> Array:
         """Return strength * KL(p || p_-i): [k, B]."""
         shares = by_row(weights, len(self.reference))
-        _, cumulants = self._moments(shares, rewards)
+        _, _, cumulants = self._moments(shares, rewards)
         return self.strength * self._completed(cumulants, shares, rewards)
 
     def shortfall(self, policy: Array) -> Array:
@@ -183,19 +177,20 @@ class Gibbs(Optimum):
                 gain = np.logaddexp(0.0, lowest + 1 / unit + np.log(-np.expm1(-1 / unit)))
         return np.where(np.isfinite(lowest), self.strength * gain, 0.0)
 
-    def _moments(self, weights: Array, rewards: Sequence[Array]) -> tuple[Array, Array]:
-        """Return the means and the cumulants of w r / strength under p, [k, B] each, in one reading.
+    def _moments(self, weights: Array, rewards: Sequence[Array]) -> Moments:
+        """Return the moments of the shares w r / strength on whole rows, in one reading.
 
-        A cumulant is NaN where its exponents are too large for this way.
+        The log probability of a row is 0 once ``log_partition`` is known, and log Z before. A cumulant is NaN where its exponents are too large for this way.
         """
+        log_mass = np.empty(len(self.reference))
         means = np.empty((len(rewards), len(self.reference)))
         cumulants = np.empty_like(means)
         workspace = np.empty(min(BLOCK, len(rewards) * self.reference.size))
         for rows, columns in row_blocks(self.reference.shape, len(rewards)):
             scales = weights[:, rows] / self.strength
             parts = [self._block_moments(scales, rewards, (rows, column), workspace) for column in columns]
-            means[:, rows], cumulants[:, rows] = _merge(parts)
-        return means, cumulants
+            log_mass[rows], means[:, rows], cumulants[:, rows] = _merge(parts)
+        return log_mass, means, cumulants
 
     def _block_moments(
         self, scales: Array, rewards: Sequence[Array], block: tuple[slice, slice], workspace: Array
@@ -282,12 +277,13 @@ def _cumulants(p: Array, c: Array, lost: NDArray[np.bool_], base: Array | None =
     return np.where((inner - c).max(axis=1) > limit, np.nan, np.log1p(total))
 
 
-def _merge(parts: list[Moments]) -> tuple[Array, Array]:
-    """Return the means and cumulants of a row from those of its blocks (the merge law above)."""
+def _merge(parts: list[Moments]) -> Moments:
+    """Return the moments of a row from those of its blocks (the merge law above)."""
     if len(parts) == 1:
-        return parts[0][1], parts[0][2]
+        return parts[0]
     log_shares = np.stack([part[0] for part in parts], axis=-1)
-    log_shares -= log_shares.max()
+    log_mass = np.logaddexp.reduce(log_shares, axis=-1)
+    log_shares -= log_mass[:, None]
     shares = np.exp(log_shares)
     shares /= shares.sum()
     means = np.stack([part[1][:, 0] for part in parts], axis=-1)
@@ -296,4 +292,4 @@ def _merge(parts: list[Moments]) -> tuple[Array, Array]:
     everyone = np.broadcast_to(shares, means.shape)
     lost = np.repeat(_underflows(log_shares), len(means))
     total = _cumulants(everyone, means - middle[:, None], lost, np.nan_to_num(inner))
-    return middle[:, None], np.where(np.isnan(inner).any(axis=1), np.nan, total)[:, None]
+    return log_mass, middle[:, None], np.where(np.isnan(inner).any(axis=1), np.nan, total)[:, None]

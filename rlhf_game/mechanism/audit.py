@@ -1,0 +1,190 @@
+"""What an audit measures: the gain of a report that is not the truth, and the bracket that it leaves for the regret.
+
+A gain is always signed, and the difference of two utilities that ``Mechanism.settle`` gives: whoever has the witness
+can settle the game again and find the same number. A search only ever finds a lower bound on regret; the upper bound is
+the certificate of theory section 5, for payment rules that have one. Strategies live in ``rlhf_game.agents``.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, final
+
+import numpy as np
+
+from rlhf_game.errors import InputError
+from rlhf_game.mechanism.mechanism import Mechanism, Settlement, read_profile
+from rlhf_game.mechanism.payments import AffinePayments, RevenueOptimal
+from rlhf_game.mechanism.reports import Group, Profile, Report, check_size
+from rlhf_game.mechanism.spaces.base import PolicySpace
+from rlhf_game.mechanism.training import AffineRule
+
+TOLERANCE: Final = 1e-9
+"""A difference up to this share of the money that it is made of (values and payments) is rounding."""
+CERTIFIED: Final = (AffinePayments, RevenueOptimal)
+"""Payments of the form h_i - ASW_-i(p) / mu_i, where h_i does not depend on the report of group i."""
+SIZES: Final = 4
+"""The default largest size that may be reported, in multiples of the largest size there is."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class World:
+    """All that a strategy may look at: the rules, and what the others say.
+
+    others: the reports of the other groups, in order. position: the place of the group's own report among all reports.
+    size_limit: the largest size that may be reported; None means 4 times the largest size of the others.
+    """
+
+    mechanism: Mechanism
+    space: PolicySpace[Any]
+    others: tuple[Report, ...]
+    position: int = 0
+    size_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.position <= len(self.others):
+            raise InputError(f"position must be from 0 to {len(self.others)}, got {self.position}")
+        if self.size_limit is None:
+            limit = SIZES * max((report.size for report in self.others), default=1)
+            object.__setattr__(self, "size_limit", limit)
+        check_size(self.size_limit)
+
+    @property
+    def largest_size(self) -> int:
+        """The largest size that may be reported."""
+        assert self.size_limit is not None  # filled in above
+        return self.size_limit
+
+    def settle(self, report: Report) -> Settlement:
+        """Return the settlement when the group says ``report``."""
+        others, at = self._others, self.position
+        rewards, sizes = list(others.rewards), others.sizes.tolist()
+        rewards.insert(at, self.space.read(report.reward))
+        sizes.insert(at, float(report.size))
+        return self.mechanism.settle_profile(Profile(tuple(rewards), np.array(sizes)), self.space)
+
+    def utility(self, group: Group, report: Report) -> float:
+        """Return size * v(p) - payment of a group that says ``report``, at its true reward and size."""
+        value, payment = self.money(group, self.settle(report))
+        return value - payment
+
+    def money(self, group: Group, settlement: Settlement) -> tuple[float, float]:
+        """Return size * v(p), at the group's true reward and size, and its payment."""
+        value = settlement.policy.values([self.space.read(group.reward)])[0]
+        return float(group.size * value), float(settlement.payments[self.position])
+
+    @functools.cached_property
+    def _others(self) -> Profile[Any]:
+        return read_profile(self.others, self.space) if self.others else Profile((), np.empty(0))
+
+
+class Strategy(Protocol):
+    """A way to report; it says in its docstring what it needs to know."""
+
+    def __call__(self, group: Group, world: World, rng: np.random.Generator, /) -> Report:
+        """Return what the group says."""
+        ...
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One report that was tried, and what it gained over the truth (signed, in units of reward)."""
+
+    strategy: str
+    report: Report
+    gain: float
+    tolerance: float
+    """A gain up to this is rounding."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Regret:
+    """What one group can gain by lying, as a bracket: found <= regret <= bound."""
+
+    group: str
+    truthful_utility: float
+    """size * v(p) - payment when the group says the truth."""
+    trials: tuple[Trial, ...]
+    """Every report that was tried, at least one; gains are signed."""
+    bound: float | None
+    """A proof that no report gains more (theory section 5); None where none is known."""
+    tolerance: float
+    """A truthful utility down to minus this is 0 up to rounding."""
+
+    @property
+    def best(self) -> Trial:
+        """The trial with the largest gain."""
+        return max(self.trials, key=lambda trial: trial.gain)
+
+    @property
+    def gain(self) -> float:
+        """The largest gain of any trial, signed."""
+        return self.best.gain
+
+    @property
+    def report(self) -> Report:
+        """The witness: the report that gained most."""
+        return self.best.report
+
+    @property
+    def found(self) -> float:
+        """The lower bound on regret: the largest gain, 0 when it is only rounding."""
+        return self.gain if self.gain > self.best.tolerance else 0.0
+
+    @property
+    def ir_margin(self) -> float:
+        """What the truthful group has over staying away, which gives 0."""
+        return self.truthful_utility
+
+    @property
+    def is_refuted(self) -> bool:
+        """Whether a lie gains, so that truth is not dominant."""
+        return self.found > 0
+
+    @property
+    def is_proved(self) -> bool:
+        """Whether the bound says that no lie gains; that nothing was found never does."""
+        return self.bound is not None and self.bound <= self.tolerance
+
+    @property
+    def is_rational(self) -> bool:
+        """Whether the truthful group does not lose, beyond rounding."""
+        return self.truthful_utility >= -self.tolerance
+
+
+def measure(group: Group, world: World, reports: Sequence[tuple[str, Report]], *, exhaustive: bool = False) -> Regret:
+    """Return the bracket that the named reports leave; each is settled.
+
+    exhaustive: the reports are all that the group may say, so the largest gain is the regret, and also its bound.
+    """
+    settlement = world.settle(Report(group.reward, group.size))
+    value, payment = world.money(group, settlement)
+    truthful, tolerance = value - payment, TOLERANCE * (abs(value) + abs(payment))
+
+    def tried(strategy: str, report: Report) -> Trial:
+        value, payment = world.money(group, world.settle(report))
+        return Trial(strategy, report, value - payment - truthful, tolerance + TOLERANCE * (abs(value) + abs(payment)))
+
+    trials = tuple(tried(strategy, report) for strategy, report in reports)
+    bound = _bound(world, settlement)
+    if exhaustive:
+        largest = max(0.0, *(trial.gain for trial in trials))
+        bound = largest if bound is None else min(bound, largest)
+    return Regret(group.name, truthful, trials, bound, tolerance)
+
+
+def _bound(world: World, settlement: Settlement) -> float | None:
+    """Return the certificate of theory section 5, in the group's own money: the training gap / mu.
+
+    Whatever group i reports, its utility is [ASW(p) - h_-i] / mu_i <= [max ASW - h_-i] / mu_i, with ASW at its truth;
+    the truth gets at least max ASW - gap. It holds where the payment is h_i - ASW_-i(p) / mu_i, as in CERTIFIED (for a
+    policy that is not optimal: if its ``externalities`` are what Policy defines).
+    """
+    mechanism = world.mechanism
+    if not isinstance(mechanism.payment, CERTIFIED) or not isinstance(mechanism.training, AffineRule):
+        return None
+    multipliers = mechanism.training.multipliers(len(world.others) + 1)
+    return float(settlement.policy.gap / multipliers[world.position])

@@ -1,0 +1,42 @@
+"""``run``: a real language model and real rewards, settled into a folder."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the receipt as JSON.")]
+
+
+def run(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="What to run: .yaml, .yml or .json.")],
+    as_json: AsJson = False,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: runs/CONFIG's name.")] = None,
+) -> None:
+    """Draw responses of a language model, score them by each group's reward, settle; an interrupted run goes on."""
+    from rlhf_game.cli.display import show_receipt, write_out
+    from rlhf_game.cli.progress import progress_on_stderr
+    from rlhf_game.files.build import settle_without
+    from rlhf_game.runs.config import read_config
+    from rlhf_game.runs.pipeline import run as run_pipeline
+
+    share_the_processor()
+    configuration = read_config(config)
+    folder = out or Path("runs") / config.stem
+    with progress_on_stderr() as watch:
+        finished = run_pipeline(configuration, folder, watch)
+    if as_json:
+        write_out((folder / "receipt.json").read_text(encoding="utf-8"))
+        return
+    _, values_without = settle_without(finished.game)
+    show_receipt(finished.receipt, values_without)
+    typer.echo(f"run folder: {folder}")
+
+
+def share_the_processor() -> None:
+    """Let torch's idle threads sleep, not spin: on a machine that others use too this is several times faster.
+
+    To be called before torch is imported; a choice in the environment stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

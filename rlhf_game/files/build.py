@@ -13,6 +13,7 @@ from rlhf_game.files.games import Game
 from rlhf_game.files.schema import LARGEST, AutomatonFields, Fields, MenuFields, TableFields, alpha_order
 from rlhf_game.files.tables import largest
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.certified import CertifiedSettlement, certify
 from rlhf_game.mechanism.mechanism import Mechanism, Settlement
 from rlhf_game.mechanism.payments import AffinePayments, NoPayments, PaymentRule, RevenueOptimal
 from rlhf_game.mechanism.regularizers.base import Regularizer
@@ -24,6 +25,7 @@ from rlhf_game.mechanism.spaces.base import PolicySpace
 from rlhf_game.mechanism.spaces.chain import Chain
 from rlhf_game.mechanism.spaces.menu import Menu
 from rlhf_game.mechanism.spaces.table import Table
+from rlhf_game.mechanism.spaces.trie import Trie, TriePolicy
 from rlhf_game.mechanism.training import AffineWelfare, SocialWelfare, TrainingRule
 
 T = TypeVar("T")
@@ -80,6 +82,14 @@ def settle_without(game: Game) -> tuple[Settlement, Array]:
     return settlement, values
 
 
+def certified(game: Game, settlement: Settlement) -> CertifiedSettlement | None:
+    """Return the intervals of a settlement of this game, or None where its numbers are known exactly."""
+    if not isinstance(settlement.policy, TriePolicy):
+        return None
+    space, mechanism, groups = build(game)
+    return certify(mechanism, _profile(game, space, groups), settlement)
+
+
 def _profile(game: Game, space: PolicySpace[Any], groups: list[Group]) -> Profile[Any]:
     rewards = [
         _at(game.name, f"groups[{i}].reward", partial(space.read, group.reward)) for i, group in enumerate(groups)
@@ -130,6 +140,15 @@ def _space(game: Game) -> PolicySpace[Any]:
         )
     if isinstance(fields, MenuFields):
         return Menu(game.reference, fields.strength, outcomes=fields.outcomes, normalization=fields.normalization)
+    if fields.missing is not None and fields.bounds is not None:
+        return Trie(
+            game.reference,
+            fields.missing,
+            KL(fields.strength),
+            bounds=fields.bounds,
+            outcomes=fields.outcomes,
+            prompt_weights=fields.prompt_weights,
+        )
     return Table(
         game.reference,
         _regularizer(fields),

@@ -166,12 +166,29 @@ def _check_space(fields: Fields, reference: Table) -> None:
         return
     if fields.outcomes is not None:
         _check_labels(fields.outcomes, shape)
-    if isinstance(fields, TableFields) and fields.prompt_weights is not None:
+    if isinstance(fields, TableFields):
         prompts = 1 if len(shape) == 1 else len(reference)
-        if len(fields.prompt_weights) != prompts:
-            raise InputError(
-                f"prompt_weights: must have one number per prompt ({prompts}), found {len(fields.prompt_weights)}"
-            )
+        for field, numbers in (("prompt_weights", fields.prompt_weights), ("missing", fields.missing)):
+            if numbers is not None and len(numbers) != prompts:
+                raise InputError(f"{field}: must have one number per prompt ({prompts}), found {len(numbers)}")
+        _check_missing(fields)
+
+
+def _check_missing(fields: TableFields) -> None:
+    if (fields.missing is None) != (fields.bounds is None):
+        lacking, there = ("missing", "bounds") if fields.missing is None else ("bounds", "missing")
+        raise InputError(f"{lacking}: must be given with {there}, found nothing")
+    if fields.bounds is None:
+        return
+    if fields.bounds[0] > fields.bounds[1]:
+        raise InputError(f"bounds: must be [lowest, highest], found {fields.bounds}")
+    for field, value, wanted in (
+        ("regularizer", fields.regularizer, ("kl",)),
+        ("normalization", fields.normalization, ("none",)),
+        ("payment", fields.payment, ("affine", "none")),
+    ):
+        if value not in wanted:
+            raise InputError(f"{field}: must be {' or '.join(wanted)} with missing mass, found {value}")
 
 
 def _check_labels(labels: Sequence[Any], shape: Shape) -> None:

@@ -9,9 +9,11 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from rlhf_game import __version__
 from rlhf_game.files.atomic import write_text
+from rlhf_game.files.build import certified
 from rlhf_game.files.documents import parse_json, parse_json_lines, read_text, shown
 from rlhf_game.files.games import Game
 from rlhf_game.files.schema import Strict, parse_model
+from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.mechanism import Settlement
 
 
@@ -90,11 +92,19 @@ class Receipt(Strict):
 
 
 def receipt_of(game: Game, settlement: Settlement) -> Receipt:
-    """Return the receipt of a game's settlement."""
+    """Return the receipt of a game's settlement, with intervals where outcomes are missing from the game."""
     names = [group.name for group in game.fields.groups]
     sizes = [group.size for group in game.fields.groups]
     policy: Any = settlement.policy  # of a space whose policies can be written down
-    columns = (settlement.values.tolist(), settlement.payments.tolist(), settlement.utilities.tolist())
+    intervals = certified(game, settlement)
+    if intervals is None:
+        columns: Any = (settlement.values.tolist(), settlement.payments.tolist(), settlement.utilities.tolist())
+        totals: Any = (settlement.social_welfare, settlement.policy.divergence, settlement.affine_social_welfare)
+    else:
+        columns = [_intervals(of) for of in (intervals.values, intervals.payments, intervals.utilities)]
+        welfare, reached = intervals.social_welfare, intervals.affine_social_welfare
+        totals = [_intervals(of) for of in (welfare, intervals.divergence, reached)]
+    social_welfare, divergence, affine_social_welfare = totals
     return Receipt(
         version=__version__,
         game_sha256=game.sha256,
@@ -102,9 +112,9 @@ def receipt_of(game: Game, settlement: Settlement) -> Receipt:
         strength=game.fields.strength,
         payment=game.fields.payment,
         policy=_lists(policy.probabilities),
-        social_welfare=settlement.social_welfare,
-        divergence=settlement.policy.divergence,
-        affine_social_welfare=settlement.affine_social_welfare,
+        social_welfare=social_welfare,
+        divergence=divergence,
+        affine_social_welfare=affine_social_welfare,
         groups=[
             GroupReceipt(name=name, size=size, value=value, payment=payment, utility=utility)
             for name, size, value, payment, utility in zip(names, sizes, *columns, strict=True)
@@ -130,6 +140,11 @@ def read_receipts(path: str | os.PathLike[str], *, lines: bool = False) -> list[
     name, text = shown(os.fspath(path), 200), read_text(path)
     documents = list(parse_json_lines(text, name)) if lines else [(name, parse_json(text, name))]
     return [parse_model(Receipt, document, where) for where, document in documents]
+
+
+def _intervals(estimate: Estimate) -> Any:
+    document = estimate.document()
+    return [Interval(**one) for one in document] if isinstance(document, list) else Interval(**document)
 
 
 def _lists(policy: Any) -> Any:

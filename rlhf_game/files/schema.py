@@ -118,6 +118,10 @@ class TableFields(CommonFields):
     reference: Tensor
     outcomes: Labels | None = None
     prompt_weights: Annotated[list[Nonnegative], Field(min_length=1)] | None = None
+    missing: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=1)] | None = None
+    """Of each prompt, the mass of the outcomes that are not in the table: the receipt then holds intervals."""
+    bounds: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    """What rewards keep to on every outcome, in the table or not; needed with ``missing``, and only there."""
     regularizer: RegularizerName = "kl"
     strength: Positive
 

@@ -57,7 +57,7 @@ class Model:
 @given(st.integers(0, 50), st.integers(1, 3), st.booleans(), st.sampled_from([1, 3, 64]))
 def test_an_expansion_of_mass_one_is_the_enumeration(seed: int, max_tokens: int, zeros: bool, batch: int) -> None:
     model = Model(seed, zeros=zeros)
-    found = expand(model, end=END, max_tokens=max_tokens, mass=1.0, batch=batch)
+    found = expand(model, ends=[END], max_tokens=max_tokens, mass=1.0, batch=batch)
     everything = model.enumerate(max_tokens)
     assert set(found.sequences) == set(everything)
     assert len(found.sequences) == len(everything)
@@ -69,7 +69,7 @@ def test_an_expansion_of_mass_one_is_the_enumeration(seed: int, max_tokens: int,
 @given(st.integers(0, 50), st.floats(0.05, 0.999), st.sampled_from([1, 2, 64]), st.sampled_from([3, 10, 10_000]))
 def test_an_expansion_knows_what_is_missing(seed: int, mass: float, batch: int, max_nodes: int) -> None:
     model = Model(seed, sharpness=2.0)
-    found = expand(model, end=END, max_tokens=3, mass=mass, max_nodes=max_nodes, batch=batch)
+    found = expand(model, ends=[END], max_tokens=3, mass=mass, max_nodes=max_nodes, batch=batch)
     everything = model.enumerate(3)
     kept = [everything[sequence] for sequence in found.sequences]
     assert found.missing == pytest.approx(1 - sum(kept), abs=1e-12)
@@ -85,7 +85,7 @@ def test_an_expansion_knows_what_is_missing(seed: int, mass: float, batch: int, 
 
 def test_a_sharp_model_needs_few_of_many_prefixes() -> None:
     """512 tokens and 4 steps: 7 10^10 sequences, nearly all of no weight."""
-    found = expand(Model(0, tokens=512, sharpness=12.0), end=END, max_tokens=4, mass=0.9, batch=8)
+    found = expand(Model(0, tokens=512, sharpness=12.0), ends=[END], max_tokens=4, mass=0.9, batch=8)
     assert found.expanded < 500
     assert found.missing <= 0.1
     assert np.exp(found.log_probs).sum() + found.missing == pytest.approx(1.0, abs=1e-9)
@@ -97,14 +97,15 @@ def test_a_sharp_model_needs_few_of_many_prefixes() -> None:
         ({"mass": 0.0}, r"mass must be in \(0, 1\], got 0.0"),
         ({"max_tokens": 0}, "max_tokens must be an integer >= 1, got 0"),
         ({"max_nodes": 1.5}, "max_nodes must be an integer >= 1, got 1.5"),
-        ({"end": 9}, "rows that include the end token 9"),
+        ({"ends": [9]}, r"rows that hold the ends \[9\], got"),
         ({"next_log_probs": lambda prefixes: np.zeros((len(prefixes), 4))}, "probabilities sum to 1, got 4.0"),
+        ({"ends": [-1]}, r"ends must be tokens, got \[-1\]"),
         ({"max_nodes": 1, "next_log_probs": lambda p: np.log([[0, 0.5, 0.5]])}, "max_nodes must be enough"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:divide by zero")
 def test_an_expansion_that_cannot_be_is_refused(change: dict[str, Any], message: str) -> None:
-    options = {"next_log_probs": Model(0), "end": END, "max_tokens": 3} | change
+    options = {"next_log_probs": Model(0), "ends": [END], "max_tokens": 3} | change
     model = options.pop("next_log_probs")
     with pytest.raises(InputError, match=message):
         expand(model, **options)
@@ -121,7 +122,7 @@ class Game:
     bounds: tuple[float, float]
 
     def trie(self, mass: float) -> Trie:
-        expansion = expand(self.model, end=END, max_tokens=3, mass=mass)
+        expansion = expand(self.model, ends=[END], max_tokens=3, mass=mass)
         return Trie.over(expansion, rg.KL(self.strength), bounds=self.bounds)
 
     def settle(self, mass: float, mechanism: rg.Mechanism = MECHANISM) -> tuple[rg.Settlement, CertifiedSettlement]:
@@ -205,7 +206,7 @@ def test_intervals_close_as_the_missing_mass_falls() -> None:
 def test_no_end_is_further_out_than_the_worst_case_needs() -> None:
     """One group, reward hi (lo) on all that is missing: ASW, value and utility end exactly there, payments nearly."""
     model = Model(7, sharpness=2.0)
-    found = set(expand(model, end=END, max_tokens=3, mass=0.9).sequences)
+    found = set(expand(model, ends=[END], max_tokens=3, mass=0.9).sequences)
     rng = np.random.default_rng(1)
     reward = {sequence: float(rng.random()) for sequence in model.enumerate(3)}
     ends = []
@@ -227,7 +228,7 @@ def test_no_end_is_further_out_than_the_worst_case_needs() -> None:
 def test_what_is_missing_may_itself_move_far_from_the_reference() -> None:
     """Four equally likely sequences, one found, of reward 1/2; the others earn 0, 0 and 1: most of D is among them."""
     expansions = [
-        expand(lambda p: np.log(np.full((len(p), 4), 0.25)), end=END, max_tokens=1, mass=m) for m in (0.25, 1)
+        expand(lambda p: np.log(np.full((len(p), 4), 0.25)), ends=[END], max_tokens=1, mass=m) for m in (0.25, 1)
     ]
     reward = dict(zip(expansions[1].sequences, (0.5, 0.0, 0.0, 1.0), strict=True))
     spaces = [Trie.over(expansion, rg.KL(0.5)) for expansion in expansions]
@@ -245,7 +246,7 @@ def test_intervals_that_forget_the_missing_mass_are_wrong() -> None:
     rng = np.random.default_rng(1)
     game = Game(model, ({s: float(rng.random()) for s in model.enumerate(3)},), (1,), 0.5, (0.0, 1.0))
     truth = game.settle(1.0)[0]
-    honest = expand(model, end=END, max_tokens=3, mass=0.9)
+    honest = expand(model, ends=[END], max_tokens=3, mass=0.9)
     claimed = Expansion(honest.sequences, honest.log_probs, 0.0, honest.tokens, honest.expanded)
     space = Trie.over(claimed, rg.KL(0.5))
     profile = read_profile([rg.Report([game.rewards[0][s] for s in honest.sequences])], space)
@@ -256,7 +257,7 @@ def test_intervals_that_forget_the_missing_mass_are_wrong() -> None:
 
 def test_two_prompts_are_the_weighted_mean_of_each() -> None:
     models = [Model(1), Model(2, sharpness=3.0)]
-    expansions = [expand(model, end=END, max_tokens=2, mass=0.95) for model in models]
+    expansions = [expand(model, ends=[END], max_tokens=2, mass=0.95) for model in models]
     rng = np.random.default_rng(3)
     rewards = [[rng.random(len(e.sequences)) for e in expansions] for _ in range(2)]
 
@@ -280,7 +281,7 @@ def test_affine_weights_a_boost_and_no_payments_are_certified_too() -> None:
     for payment in (rg.AffinePayments(), rg.NoPayments()):
         settled = []
         for mass in (1.0, 0.95):
-            expansion = expand(model, end=END, max_tokens=3, mass=mass)
+            expansion = expand(model, ends=[END], max_tokens=3, mass=mass)
             space, sequences = Trie.over(expansion, rg.KL(0.4)), expansion.sequences
             boost = [min(max(tables[2][s], 0.3), 0.6) for s in sequences]
             boost[0], boost[1] = 0.3, 0.6  # the range is known from the sequences that were found
@@ -294,7 +295,7 @@ def test_affine_weights_a_boost_and_no_payments_are_certified_too() -> None:
 
 
 def test_rewards_outside_the_bounds_and_other_regularizers_are_refused() -> None:
-    expansion = expand(Model(0), end=END, max_tokens=1, mass=1.0)
+    expansion = expand(Model(0), ends=[END], max_tokens=1, mass=1.0)
     space = Trie.over(expansion, rg.KL(1.0), bounds=(0.0, 1.0))
     with pytest.raises(InputError, match=r"within the declared bounds \[0.0, 1.0\], got 1.5"):
         space.read([0.0, 0.5, 1.5, 0.0])
@@ -309,7 +310,7 @@ def test_rewards_outside_the_bounds_and_other_regularizers_are_refused() -> None
 @given(st.integers(0, 30))
 def test_the_tree_multiplies_to_the_policy(seed: int) -> None:
     model = Model(seed)
-    expansion = expand(model, end=END, max_tokens=3, mass=0.9)
+    expansion = expand(model, ends=[END], max_tokens=3, mass=0.9)
     space = Trie.over(expansion, rg.KL(0.5))
     rewards = np.random.default_rng(seed).random(len(expansion.sequences))
     policy = space.maximize(np.ones(1), [space.read(rewards)])
@@ -327,7 +328,7 @@ def test_samples_of_the_tree_follow_the_policy_and_not_the_reference() -> None:
     """20,000 samples; by chance the first assertion fails once in a thousand seeds (this one is fixed)."""
     from scipy import stats
 
-    expansion = expand(Model(4), end=END, max_tokens=2, mass=0.9)
+    expansion = expand(Model(4), ends=[END], max_tokens=2, mass=0.9)
     space, sequences = Trie.over(expansion, rg.KL(0.5)), expansion.sequences
     rewards = np.random.default_rng(4).random(len(sequences))
     policy = space.maximize(np.full(1, 2.0), [space.read(rewards)])

@@ -26,7 +26,7 @@ class Expansion:
     """Finished sequences of a model, and how much of it they are."""
 
     sequences: tuple[Prefix, ...]
-    """Distinct, likeliest first; each ends with the end token, or is cut after the largest number of tokens."""
+    """Distinct, likeliest first; each ends with an end token, or is cut after the largest number of tokens."""
     log_probs: Array
     """log q of each sequence under the model: [m]."""
     missing: float
@@ -139,7 +139,7 @@ class _Pool:
 def expand(
     next_log_probs: NextLogProbs,
     *,
-    end: int,
+    ends: Sequence[int],
     max_tokens: int,
     mass: float = 0.99,
     max_nodes: int = 10_000,
@@ -147,7 +147,7 @@ def expand(
 ) -> Expansion:
     """Return the likeliest finished sequences with at least ``mass`` of the model, or what the budget allows.
 
-    A sequence is finished when it ends with the token ``end`` or has ``max_tokens`` >= 1 tokens. In each round the
+    A sequence is finished when it ends with a token of ``ends`` or has ``max_tokens`` >= 1 tokens. In each round the
     likeliest prefixes are expanded (at most ``batch``), leaving out those that together with everything lost already
     weigh at most 1 - ``mass``: the goal can be reached without them. At most ``max_nodes`` prefixes are expanded and as
     many finished sequences kept. With mass 1 everything of positive probability is enumerated.
@@ -155,7 +155,7 @@ def expand(
     The result depends on the model alone: reports enter later, so the set is no channel for a misreport.
     Raises InputError for a number out of range, or when the model's rows are not log probabilities.
     """
-    _check(end, max_tokens, mass, max_nodes, batch)
+    _check(ends, max_tokens, mass, max_nodes, batch)
     prefixes: list[Prefix] = []
     tokens = 0
     none = np.zeros(1, dtype=np.intp)
@@ -168,10 +168,12 @@ def expand(
         new = [_prefix(prefixes, parent, token) for parent, token in zip(chosen.parent, chosen.token, strict=True)]
         parents = np.arange(len(prefixes), len(prefixes) + len(new))
         prefixes += new
-        log_next = _rows(next_log_probs(new), len(new), end)
+        log_next = _rows(next_log_probs(new), len(new), ends)
         tokens = log_next.shape[1]
         children = chosen.log_mass[:, None] + log_next
-        is_last = np.array([len(prefix) + 1 == max_tokens for prefix in new])[:, None] | (np.arange(tokens) == end)
+        is_last = np.array([len(prefix) + 1 == max_tokens for prefix in new])[:, None] | np.isin(
+            np.arange(tokens), ends
+        )
         finished = finished.with_children(np.where(is_last, children, -np.inf), parents, max_nodes)
         frontier = frontier.with_children(np.where(is_last, -np.inf, children), parents, max_nodes)
     kept, rest = finished.split(_count(finished.log_mass, mass))
@@ -199,11 +201,11 @@ def _prefix(prefixes: list[Prefix], parent: int, token: int) -> Prefix:
     return () if parent < 0 else (*prefixes[parent], int(token))
 
 
-def _rows(log_probs: Array, count: int, end: int) -> Array:
+def _rows(log_probs: Array, count: int, ends: Sequence[int]) -> Array:
     """Return the model's rows, renormalised; raise InputError if they are not log probabilities."""
     rows = np.asarray(log_probs, dtype=np.float64)
-    if rows.ndim != 2 or len(rows) != count or not 0 <= end < rows.shape[1]:
-        raise InputError(f"next_log_probs must return {count} rows that include the end token {end}, got {rows.shape}")
+    if rows.ndim != 2 or len(rows) != count or max(ends, default=0) >= rows.shape[1]:
+        raise InputError(f"next_log_probs must return {count} rows that hold the ends {list(ends)}, got {rows.shape}")
     top = rows.max(axis=1, keepdims=True)
     totals = top + np.log(np.exp(rows - top).sum(axis=1, keepdims=True))
     if not (np.abs(totals) <= ROW_TOLERANCE).all():
@@ -215,11 +217,11 @@ def _sum(log_mass: Array) -> float:
     return math.fsum(np.exp(log_mass))
 
 
-def _check(end: int, max_tokens: int, mass: float, max_nodes: int, batch: int) -> None:
+def _check(ends: Sequence[int], max_tokens: int, mass: float, max_nodes: int, batch: int) -> None:
     for name, number in (("max_tokens", max_tokens), ("max_nodes", max_nodes), ("batch", batch)):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise InputError(f"{name} must be an integer >= 1, got {number!r}")
     if not 0 < mass <= 1:
         raise InputError(f"mass must be in (0, 1], got {mass!r}")
-    if end < 0:
-        raise InputError(f"end must be a token, got {end!r}")
+    if min(ends, default=0) < 0:
+        raise InputError(f"ends must be tokens, got {list(ends)}")

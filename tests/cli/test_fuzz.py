@@ -98,7 +98,7 @@ def check(path: Path) -> None:
             assert result.err[:-1].isprintable()
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(mutated())
 def test_a_mutated_game_settles_or_is_refused(document: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +107,7 @@ def test_a_mutated_game_settles_or_is_refused(document: Any) -> None:
         check(path)
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(extreme())
 def test_a_game_with_extreme_numbers_settles_or_is_refused(document: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -116,7 +116,7 @@ def test_a_game_with_extreme_numbers_settles_or_is_refused(document: Any) -> Non
         check(path)
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(st.sampled_from(EXAMPLES), st.data())
 def test_a_game_with_broken_bytes_settles_or_is_refused(example: Path, data: st.DataObject) -> None:
     text = bytearray(example.read_bytes())

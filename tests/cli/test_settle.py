@@ -222,9 +222,14 @@ def test_the_process_ends_with_the_code_and_one_line(tmp_path: Path) -> None:
     assert done.stderr.decode() == f"rlhf-game: {tmp_path / 'none.yaml'}: must be a file, found nothing there\n"
 
 
-def test_a_reader_that_leaves_causes_no_traceback(tmp_path: Path) -> None:
-    reward = [0.0] * 20_000
-    game = {"reference": [1 / 20_000] * 20_000, "strength": 1, "groups": [{"name": "a", "size": 1, "reward": reward}]}
+@pytest.mark.parametrize("outcomes", [2, 20_000])  # less and more than what a pipe holds
+def test_a_reader_that_leaves_causes_no_traceback(tmp_path: Path, outcomes: int) -> None:
+    reward = [0.0] * outcomes
+    game = {
+        "reference": [1 / outcomes] * outcomes,
+        "strength": 1,
+        "groups": [{"name": "a", "size": 1, "reward": reward}],
+    }
     path = write(tmp_path / "g.json", game)
     command = [sys.executable, "-m", "rlhf_game", "settle", str(path), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:

@@ -9,9 +9,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rlhf_game import KL, AffinePayments, Alpha, InputError, Mechanism, Report, SocialWelfare
+from rlhf_game import (
+    KL,
+    AffinePayments,
+    AffineWelfare,
+    Alpha,
+    InputError,
+    Mechanism,
+    NoPayments,
+    Report,
+    RevenueOptimal,
+    SocialWelfare,
+    SquaredL2,
+)
 from rlhf_game.files.build import build, settle, settle_without
 from rlhf_game.files.games import read_game, read_games
+from rlhf_game.mechanism.payments import PaymentRule
+from rlhf_game.mechanism.spaces.base import PolicySpace
+from rlhf_game.mechanism.spaces.chain import Chain
+from rlhf_game.mechanism.spaces.menu import Menu
 from rlhf_game.mechanism.spaces.table import Table
 
 DOCUMENT: dict[str, Any] = {
@@ -151,6 +167,51 @@ def test_weights_go_by_name_and_default_to_one(tmp_path: Path) -> None:
     _, mechanism, groups = build(read_game(write(tmp_path / "g.json", changed("weights", {"b": 2.5}))))
     assert mechanism.training.multipliers(2).tolist() == [1.0, 2.5]  # type: ignore[attr-defined]
     assert [group.name for group in groups] == ["a", "b"]
+
+
+Q, BOTH = [0.5, 0.3, 0.2], [[0.5, 0.3, 0.2], [0.2, 0.2, 0.6]]
+GRID = [[[1, 0, 0.5], [0, 0, 0]], [[0, 0.2, 0.8], [1, 0, 1]]]
+SPACES: list[tuple[dict[str, Any], PolicySpace[Any]]] = [
+    ({"reference": Q, "strength": 2, "regularizer": "l2"}, Table(Q, SquaredL2(2.0))),
+    (
+        {"reference": BOTH, "strength": 0.5, "prompt_weights": [3, 1], "normalization": "none"},
+        Table(BOTH, KL(0.5), prompt_weights=[0.75, 0.25]),
+    ),
+    ({"space": "menu", "divergence": [0, 1, 2], "strength": 0.1}, Menu([0, 1, 2], 0.1)),
+    ({"space": "menu"}, Menu([0, 0, 0])),
+    (
+        {"space": "automaton", "next_state": [[0, 1, -1], [1, 0, -1]], "reference": BOTH, "strength": 0.5}
+        | {"initial": 1, "horizon": 3},
+        Chain([[0, 1, -1], [1, 0, -1]], BOTH, KL(0.5), initial=1, horizon=3),
+    ),
+]
+
+
+@pytest.mark.parametrize(("document", "space"), SPACES, ids=["l2", "prompts", "menu", "free menu", "automaton"])
+@pytest.mark.parametrize("is_affine", [False, True])
+def test_a_game_is_the_space_and_the_mechanism_that_it_says(
+    tmp_path: Path, document: dict[str, Any], space: PolicySpace[Any], is_affine: bool
+) -> None:
+    rewards: list[Any] = GRID if np.ndim(document.get("reference", [])) == 2 else [[1, 0, 0.5], [0, 0.2, 0.8]]
+    boost = rewards[1]
+    groups = [{"name": "a", "size": 3, "reward": rewards[0]}, {"name": "b", "size": 1, "reward": rewards[1]}]
+    extra = {"weights": {"b": 2.5}, "boosts": boost} if is_affine else {}
+    read = settle(read_game(write(tmp_path / "g.json", document | {"groups": groups} | extra)))
+    training = AffineWelfare([1, 2.5], boost) if is_affine else SocialWelfare()
+    reports = [Report(rewards[0], 3), Report(rewards[1])]
+    direct = Mechanism(training, AffinePayments()).settle(reports, space)
+    assert read.payments.tobytes() == direct.payments.tobytes()
+    assert read.values.tobytes() == direct.values.tobytes()
+    assert read.affine_social_welfare == direct.affine_social_welfare
+
+
+@pytest.mark.parametrize(("name", "rule"), [("none", NoPayments()), ("revenue", RevenueOptimal())])
+def test_payments_go_by_name(tmp_path: Path, name: str, rule: PaymentRule) -> None:
+    document = DOCUMENT | {"payment": name, "normalization": "sum"}
+    read = settle(read_game(write(tmp_path / "g.json", document)))
+    reports = [Report(group["reward"], group["size"]) for group in DOCUMENT["groups"]]
+    direct = Mechanism(SocialWelfare(), rule).settle(reports, Table(Q, KL(0.5), normalization="sum"))
+    assert read.payments.tobytes() == direct.payments.tobytes()
 
 
 def test_the_value_without_a_group_is_its_value_in_the_game_that_it_left(tmp_path: Path) -> None:

@@ -1,0 +1,240 @@
+"""The kernel's contract: B independent problems at once, however they are laid out in memory, however long they are."""
+
+import itertools
+import subprocess
+import sys
+import textwrap
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import rlhf_game as rg
+from rlhf_game.mechanism.arrays import BLOCK, leave_one_out_sums
+from rlhf_game.mechanism.regularizers.kl import phi
+from tests.strategies import NAMES, regularizer
+
+
+def problems(seed: int, groups: int, games: int, outcomes: int) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    rng = np.random.default_rng(seed)
+    weights = rng.integers(1, 9, (groups, games)).astype(float)
+    return weights, list(rng.uniform(0, 1, (groups, games, outcomes))), rng.dirichlet(np.ones(outcomes), games)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("strength", [1e-4, 0.3, 1e6])
+def test_a_batch_is_its_problems_one_by_one(name: str, strength: float) -> None:
+    weights, rewards, reference = problems(51, 3, 40, 6)
+    kind = regularizer(name, strength)
+    batch = kind.maximize(weights, rewards, reference)
+    externalities, values, p = batch.externalities(weights, rewards), batch.values(rewards), batch.probabilities()
+    for b in range(40):
+        rows = [reward[b : b + 1] for reward in rewards]
+        alone = kind.maximize(weights[:, b], rows, reference[b : b + 1])
+        np.testing.assert_allclose(alone.externalities(weights[:, b], rows)[:, 0], externalities[:, b], rtol=1e-9, atol=1e-40)
+        np.testing.assert_allclose(alone.values(rows)[:, 0], values[:, b], rtol=1e-12)
+        np.testing.assert_allclose(alone.probabilities()[0], p[b], rtol=1e-9, atol=1e-15)
+        np.testing.assert_allclose(alone.welfare[0], batch.welfare[b], rtol=1e-13)
+        np.testing.assert_allclose(alone.divergence[0], batch.divergence[b], rtol=1e-9, atol=1e-30)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hard_rows_beside_easy_rows_change_neither(name: str) -> None:
+    rng = np.random.default_rng(52)
+    easy, hard = rng.uniform(0, 1, (2, 1, 5)), 1e5 * np.eye(5)[:2][:, None]
+    flat = np.full((2, 1, 5), 0.3)
+    reference = rng.dirichlet(np.ones(5), 3)
+    rewards = [np.concatenate([easy[i], hard[i], flat[i]]) for i in range(2)]
+    kind, weights = regularizer(name, 0.5), np.array([1.0, 2.0])
+    together = kind.maximize(weights, rewards, reference).externalities(weights, rewards)
+    for b in range(3):
+        rows = [reward[b : b + 1] for reward in rewards]
+        alone = kind.maximize(weights, rows, reference[b : b + 1]).externalities(weights, rows)
+        np.testing.assert_allclose(together[:, b], alone[:, 0], rtol=1e-9, atol=1e-30)
+
+
+@pytest.mark.parametrize("name", ["kl", "l2"])
+@pytest.mark.parametrize("strength", [1e-5, 0.05, 1e4])
+def test_a_row_longer_than_a_block_is_one_row(name: str, strength: float) -> None:
+    # the same problem as one long row, and with each outcome's probability split over 80,000 equal outcomes
+    rng = np.random.default_rng(53)
+    small, weights = rng.dirichlet(np.ones(4)), np.array([1.0, 2.0, 1.0])
+    rewards = rng.uniform(0, 1, (3, 1, 4))
+    kind = regularizer(name, strength)
+    copies = 80_000
+    assert 4 * copies > 2 * BLOCK
+    shuffled = rng.permutation(4 * copies)
+    long = [np.repeat(reward, copies, axis=1)[:, shuffled] for reward in rewards]
+    reference = np.repeat(small[None] / copies, copies, axis=1)[:, shuffled]
+    if name == "l2":  # (p/k - q/k)^2 summed over k copies is (p - q)^2 / k
+        kind_long = regularizer(name, strength * copies)
+    else:
+        kind_long = kind
+    one, other = kind.maximize(weights, list(rewards), small[None]), kind_long.maximize(weights, long, reference)
+    np.testing.assert_allclose(other.values(long), one.values(list(rewards)), rtol=1e-9)
+    np.testing.assert_allclose(other.welfare, one.welfare, rtol=1e-11)
+    np.testing.assert_allclose(
+        other.externalities(weights, long), one.externalities(weights, list(rewards)), rtol=1e-9, atol=1e-300
+    )
+
+
+@pytest.mark.parametrize("name", ["kl", "l2"])
+def test_tiny_payments_of_a_long_row_keep_their_digits(name: str) -> None:
+    rng = np.random.default_rng(54)
+    m, scale = 150_000, 1e-9
+    reference, rewards = rng.dirichlet(np.ones(m))[None], [scale * rng.uniform(0, 1, (1, m)) for _ in range(3)]
+    weights = np.array([1.0, 5.0, 2.0])
+    strength = 1.0 if name == "kl" else 1.0 * m
+    kind = regularizer(name, strength)
+    optimum = kind.maximize(weights, rewards, reference)
+    payments = optimum.externalities(weights, rewards)[:, 0]
+    # to first order in scale: the variance under p / (2 strength), and the spread / (4 strength)
+    p = optimum.probabilities()[0].astype(np.longdouble)
+    for weight, reward, payment in zip(weights, rewards, payments, strict=True):
+        own = reward[0].astype(np.longdouble)
+        if name == "kl":
+            expected = weight**2 * (p @ (own - p @ own) ** 2) / (2 * strength)
+            assert payment == pytest.approx(float(expected), rel=1e-7)  # third order: weight * scale / strength
+        else:
+            inside = own[p > 0]
+            expected = weight**2 * ((inside - inside.mean()) ** 2).sum() / (4 * strength)
+            assert payment == pytest.approx(float(expected), rel=1e-3)  # a few outcomes enter or leave
+        assert payment < 1e-16
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_memory_order_and_strides_do_not_matter(name: str) -> None:
+    weights, rewards, reference = problems(55, 3, 6, 8)
+    kind = regularizer(name, 0.2)
+    expected = kind.maximize(weights, rewards, reference).externalities(weights, rewards)
+    stacked = np.stack(rewards)
+    wide = np.zeros((3, 12, 16))
+    wide[:, ::2, ::2] = stacked
+    for views in (
+        [np.asfortranarray(reward) for reward in rewards],
+        list(wide[:, ::2, ::2]),
+        list(np.ascontiguousarray(stacked.transpose(2, 1, 0)).transpose(2, 1, 0)),
+    ):
+        ref = np.asfortranarray(reference)
+        found = kind.maximize(weights, views, ref).externalities(weights, views)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inputs_are_left_as_they_were(name: str) -> None:
+    weights, rewards, reference = problems(56, 2, 3, 5)
+    kept = [array.copy() for array in (weights, *rewards, reference)]
+    kind = regularizer(name, 0.1)
+    optimum = kind.maximize(weights, rewards, reference)
+    optimum.externalities(weights, rewards)
+    optimum.values(rewards)
+    optimum.probabilities()[...] = 7
+    assert optimum.probabilities().max() <= 1 + 1e-15
+    for array, copy in zip((weights, *rewards, reference), kept, strict=True):
+        np.testing.assert_array_equal(array, copy)
+
+
+def test_phi_has_full_relative_accuracy() -> None:
+    import mpmath
+
+    xs = np.concatenate([np.logspace(-150, 2.5, 400), -np.logspace(-150, 2.5, 400), [0.0]])
+    with mpmath.workdps(350):
+        for x, found in zip(xs, phi(xs), strict=True):
+            exact = mpmath.expm1(-mpmath.mpf(float(x))) + mpmath.mpf(float(x))
+            assert abs(found - exact) <= 1e-14 * exact + mpmath.mpf(10) ** -310
+
+
+@given(st.integers(1, 6), st.integers(0, 2**32 - 1))
+def test_leave_one_out_sums_never_subtract(groups: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    terms = rng.uniform(0, 1, (groups, 3)) * 10.0 ** rng.integers(-12, 12, (groups, 1))
+    for i, found in enumerate(leave_one_out_sums(terms)):
+        expected = terms[[j for j in range(groups) if j != i]].sum(axis=0)
+        np.testing.assert_allclose(found, expected, rtol=1e-15 * groups)
+
+
+@settings(max_examples=40)
+@given(st.sampled_from(NAMES), st.integers(0, 2**32 - 1), st.floats(-5, 7))
+def test_policies_satisfy_the_conditions_of_optimality(name: str, seed: int, exponent: float) -> None:
+    # a certificate, not an oracle: mass moved from any outcome to any other never raises the welfare
+    rng = np.random.default_rng(seed)
+    weights, rewards, reference = problems(seed, 2, 1, 6)
+    strength = 10.0**exponent
+    kind = regularizer(name, strength)
+    optimum = kind.maximize(weights[:, 0], rewards, reference)
+    p = optimum.probabilities()[0]
+    assert p.min() >= 0
+    assert p.sum() == pytest.approx(1, abs=1e-12)
+    other = rng.dirichlet(np.ones(6) * rng.choice([0.2, 1, 5]), 50)
+    from tests.oracles import divergence_of
+
+    score = sum(w * r[0] for w, r in zip(weights[:, 0], rewards, strict=True))
+    for candidate in other:
+        mixed = 0.9 * p + 0.1 * candidate
+        if name != "l2":
+            mixed = np.where(reference[0] > 0, mixed, 0)
+        welfare = mixed @ score - strength * float(divergence_of(name, list(map(float, mixed)), list(map(float, reference[0]))))
+        assert welfare <= optimum.welfare[0] + 1e-9 * max(1.0, strength)
+
+
+PEAK = """
+    import resource, sys
+    import numpy as np
+    import rlhf_game as rg
+    from tests.strategies import regularizer
+
+    n, m, kind = int(sys.argv[1]), int(sys.argv[2]), regularizer(sys.argv[3], 0.3)
+    rng = np.random.default_rng(0)
+    rewards = [rng.uniform(0, 1, m)[None] for _ in range(n)]
+    reference = np.full((1, m), 1 / m)
+    weights = np.arange(1.0, n + 1)
+    for reward in rewards:
+        reward.flags.writeable = False
+    warm = kind.maximize(weights, [reward[:, :1000] for reward in rewards], np.full((1, 1000), 1e-3))
+    warm.externalities(weights, [reward[:, :1000] for reward in rewards])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    optimum = kind.maximize(weights, rewards, reference)
+    optimum.externalities(weights, rewards)
+    optimum.values(rewards)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.parametrize(("name", "vectors"), [("kl", 3), ("l2", 8)])
+def test_payments_of_a_large_table_need_a_few_vectors_beyond_the_input(name: str, vectors: int) -> None:
+    # 16 rewards of 400,000 outcomes: 51 MB of input. Beyond it: a few vectors of m numbers and a few blocks, far from n m.
+    n, m = 16, 400_000
+    command = [sys.executable, "-c", textwrap.dedent(PEAK), str(n), str(m), name]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    beyond = int(done.stdout) * 1024
+    assert beyond <= vectors * 8 * m + 24 * 8 * BLOCK
+    assert beyond < 0.7 * 8 * n * m
+
+
+def test_allocations_are_those_of_a_few_blocks() -> None:
+    n, m = 16, 200_000
+    weights, rewards, reference = problems(57, n, 1, m)
+    kl = rg.KL(strength=0.3)
+    kl.maximize(weights[:, 0], rewards, reference).externalities(weights[:, 0], rewards)
+    tracemalloc.start()
+    try:
+        kl.maximize(weights[:, 0], rewards, reference).externalities(weights[:, 0], rewards)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak <= 2 * 8 * m + 12 * 8 * BLOCK
+    assert peak < 0.5 * 8 * n * m
+
+
+def test_all_pairs_of_divergences_agree_at_the_reference() -> None:
+    # second order: every f with f''(1) = c costs c / 2 sum (p - q)^2 / q near q, so payments agree at great strength
+    curvature = {"kl": 1, "reverse_kl": 1, "chi2": 2, "js": 0.25, "hellinger": 0.25, "alpha:3": 1, "alpha:0.5": 1, "alpha:-1": 1}
+    weights, rewards, reference = problems(58, 3, 1, 5)
+    payments = {
+        name: regularizer(name, 1e7 / c).maximize(weights[:, 0], rewards, reference).externalities(weights[:, 0], rewards)[:, 0]
+        for name, c in curvature.items()
+    }
+    for one, other in itertools.pairwise(payments):
+        np.testing.assert_allclose(payments[one], payments[other], rtol=1e-5)

@@ -14,6 +14,7 @@ _PACKAGES = frozenset(
 """What the extra ``train`` brings; any other module that is missing is an error of its own."""
 
 _NAMES = {
+    "rlhf_game.training_backends.autoregressive": ("NextTokens", "PolicyLogits", "expand_prompt"),
     "rlhf_game.training_backends.checkpoints": ("Checkpoint", "find_checkpoint"),
     "rlhf_game.training_backends.models": ("LanguageModel", "load_language_model"),
     "rlhf_game.training_backends.sampling": ("Sample", "Sampling", "log_probabilities", "sample"),
@@ -21,6 +22,7 @@ _NAMES = {
 _LOCATIONS = {name: module for module, names in _NAMES.items() for name in names}
 
 if TYPE_CHECKING:  # for editors and type checkers, which then also know a name that does not exist
+    from rlhf_game.training_backends.autoregressive import NextTokens, PolicyLogits, expand_prompt
     from rlhf_game.training_backends.checkpoints import Checkpoint, find_checkpoint
     from rlhf_game.training_backends.models import LanguageModel, load_language_model
     from rlhf_game.training_backends.sampling import Sample, Sampling, log_probabilities, sample
@@ -39,6 +41,6 @@ else:
 
 
 __all__ = [
-    "Checkpoint", "LanguageModel", "Sample", "Sampling", "find_checkpoint", "load_language_model", "log_probabilities",
-    "sample",
+    "Checkpoint", "LanguageModel", "NextTokens", "PolicyLogits", "Sample", "Sampling", "expand_prompt",
+    "find_checkpoint", "load_language_model", "log_probabilities", "sample",
 ]  # fmt: skip

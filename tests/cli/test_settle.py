@@ -232,7 +232,11 @@ def test_a_reader_that_leaves_causes_no_traceback(tmp_path: Path, outcomes: int)
     }
     path = write(tmp_path / "g.json", game)
     command = [sys.executable, "-m", "rlhf_game", "settle", str(path), "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+    environment = {
+        **os.environ,
+        "PYTHONUNBUFFERED": "",
+    }  # so that the small output meets the closed pipe at the end only
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as running:
         assert running.stdout is not None
         assert running.stderr is not None
         running.stdout.close()

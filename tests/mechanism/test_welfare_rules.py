@@ -46,7 +46,7 @@ def _conic(
     else:  # squared Hellinger: sum (sqrt p - sqrt q)^2 / 2
         cost = cp.sum(p + reference - 2 * cp.multiply(np.sqrt(reference), cp.sqrt(p))) / 2
     problem = cp.Problem(cp.Maximize(welfare - strength / prompts * cost), [p >= 0, cp.sum(p, axis=1) == 1])
-    problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-11, tol_gap_rel=1e-11, tol_feas=1e-11)
+    problem.solve(solver=cp.CLARABEL, tol_gap_abs=1e-9, tol_gap_rel=1e-9, tol_feas=1e-9)
     return np.asarray(p.value)
 
 
@@ -63,8 +63,8 @@ def test_fair_welfares_agree_with_a_conic_solver(rule: TrainingRule, name: str) 
 @pytest.mark.parametrize("name", ["kl", "l2", "reverse_kl", "chi2", "js", "hellinger"])
 @pytest.mark.parametrize("rule", RULES, ids=str)
 def test_every_rule_loses_affine_welfare_to_the_maximiser_by_exactly_its_gap(rule: TrainingRule, name: str) -> None:
-    reference, reports = _game(7, prompts=2)
-    table = rg.Table(reference, regularizer(name, 0.2))
+    reference, reports = _game(8, prompts=2)
+    table = rg.Table(reference, regularizer(name, 0.7))
     fair = rg.Mechanism(rule, rg.NoPayments()).settle(reports, table)
     best = rg.Mechanism(rg.SocialWelfare(), rg.NoPayments()).settle(reports, table)
     assert fair.policy.gap > 1e-4  # these games tell the rules apart

@@ -37,9 +37,11 @@ class GivenPolicy(Policy[Sheets]):
 
     def values(self, rewards: Sequence[Sheets]) -> Array:
         """Return <p, r> for each reward: [k]."""
-        return np.array(
-            [self.space.mean([(p * r).sum(axis=1) for p, r in zip(self.sheets, reward, strict=True)]) for reward in rewards]
-        )
+
+        def value(reward: Sheets) -> Array:
+            return self.space.mean([(p * r).sum(axis=1) for p, r in zip(self.sheets, reward, strict=True)])
+
+        return np.array([value(reward) for reward in rewards])
 
     def externalities(self, weights: Array, rewards: Sequence[Sheets]) -> Array:
         """Raise CombinationError: this policy is not the maximiser that affine payments are defined for."""

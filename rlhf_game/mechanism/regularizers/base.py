@@ -131,6 +131,19 @@ class Score:
                 out[k] = self.relative[block] - weights[k, rows, None] * gone
         return out
 
+    def leave_one_out_at(self, weight: Array, reward: Array, rows: Any, columns: Any) -> Array:
+        """Return s - w r relative to the anchor, for one pair, at outcomes (rows, columns): [k]. weight: [B]."""
+        anchor = self.anchor[rows]
+        where = self._position(weight, reward)
+        if where is None:
+            gone = weight[rows] * (reward[rows, columns] - reward[rows, anchor])
+            return np.asarray(self.relative[rows, columns] - gone)
+        out = np.zeros(len(rows))
+        for i, (mine, other) in enumerate(zip(self.weights, self.rewards, strict=True)):
+            if i != where:
+                out += mine[rows] * (other[rows, columns] - other[rows, anchor])
+        return out
+
     def _position(self, weight: Array, reward: Array) -> int | None:
         for i, mine in enumerate(self.rewards):
             if _is_same(mine, reward) and np.array_equal(self.weights[i], weight):

@@ -180,7 +180,8 @@ class Gibbs(Optimum):
     def _moments(self, weights: Array, rewards: Sequence[Array]) -> Moments:
         """Return the moments of the shares w r / strength on whole rows, in one reading.
 
-        The log probability of a row is 0 once ``log_partition`` is known, and log Z before. A cumulant is NaN where its exponents are too large for this way.
+        The log probability of a row is 0 once ``log_partition`` is known, and log Z before. A cumulant is NaN where
+        its exponents are too large for this way.
         """
         log_mass = np.empty(len(self.reference))
         means = np.empty((len(rewards), len(self.reference)))

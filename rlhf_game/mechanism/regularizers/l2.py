@@ -14,17 +14,16 @@ for the whole score (its removal leads back to q).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_game.mechanism.arrays import Array, stack
+from rlhf_game.mechanism.arrays import BLOCK, Array, blocks
 from rlhf_game.mechanism.regularizers.base import (
     Optimum,
     Regularizer,
     Score,
-    at,
     by_row,
     expectation,
     gain,
@@ -33,6 +32,10 @@ from rlhf_game.mechanism.regularizers.base import (
     simplex_thresholds,
 )
 
+Index = NDArray[np.intp]
+
+ROUNDING = 1e-12
+"""What a large share may lose when survivors are looked for."""
 MOST_PASSES = 20
 """Bound on the passes that settle which outcomes hold mass; two are the rule."""
 SETTLED = 1e-13
@@ -97,10 +100,20 @@ class Projection(Optimum):
         self.reference = reference
         self.score = summed
         self.threshold = threshold
-        one = np.ones((1, len(reference)))
-        self.divergence: Array = self.externalities(one, [summed.relative])[0] / strength
+        self.divergence: Array = self._squared_distance()
         mean = self.values([summed.relative])[0]
         self.welfare: Array = summed.offset + mean - strength * self.divergence
+
+    def _squared_distance(self) -> Array:
+        """Return sum (p - q)^2 from p - q = s / (2 strength) - tau inside the support and -q outside: [B]."""
+        out = np.zeros(len(self.reference))
+        for block in blocks(self.reference.shape, 1):
+            q = self.reference[block]
+            moved = self.score.relative[block] / (2 * self.strength)
+            moved -= self.threshold[block[0], None]
+            moved = np.where(moved + q > 0, moved, q)
+            out[block[0]] += np.einsum("bm,bm->b", moved, moved)
+        return out
 
     def slacks(self, block: tuple[slice, slice] = (slice(None), slice(None))) -> Array:
         """Return q + s / (2 strength) - tau on a block: [rows, columns]."""
@@ -117,16 +130,23 @@ class Projection(Optimum):
     def values(self, rewards: Sequence[Array]) -> Array:
         """Return <p, r>: [k, B]."""
         out = np.zeros((len(rewards), len(self.reference)))
-        for rows, columns in row_blocks(self.reference.shape, len(rewards)):
-            for column in columns:
-                p = np.maximum(self.slacks((rows, column)), 0)
-                out[:, rows] += expectation(p, stack(rewards, (rows, column)))
+        for block in blocks(self.reference.shape, 1):
+            p = np.maximum(self.slacks(block), 0)
+            for i, reward in enumerate(rewards):
+                out[i, block[0]] += expectation(p, reward[None, *block])[0]
         return out
 
     def externalities(self, weights: Array, rewards: Sequence[Array]) -> Array:
         """Return strength ||p - p_-i||^2 + <nu, p>: [k, B]."""
         pairs = zip(by_row(weights, len(self.reference)), rewards, strict=True)
-        return np.stack([self._externality(weight, reward) for weight, reward in pairs])
+        slacks = self.slacks()
+        workspace = np.empty(min(BLOCK, slacks.size))
+        return np.array(
+            [
+                self._externality(weight, reward, self._survivors(weight, reward, slacks, workspace))
+                for weight, reward in pairs
+            ]
+        ).reshape(len(rewards), len(slacks))
 
     def shortfall(self, policy: Array) -> Array:
         """Return strength ||p - p*||^2 + <nu, p>, nu = 2 strength max(0, -z): [B]."""
@@ -161,14 +181,11 @@ class Projection(Optimum):
         )
         return gain(raised, multiplier, reward)
 
-    def _externality(self, weight: Array, reward: Array) -> Array:
-        """Return one group's payment on every row: [B]. weight: [B]."""
-        centre = self._centre(reward)
-        from_others = bool((weight * self._spread(reward, centre) > LARGE_SHARE * 2 * self.strength).any())
-        if from_others:
-            centre = at([reward], self.score.anchor)[0]
-        rows, z, base, delta = self._survivors(weight, reward, centre, from_others=from_others)
+    def _externality(self, weight: Array, reward: Array, survivors: tuple[Index, Index]) -> Array:
+        """Return one group's payment on every row, from the outcomes that matter for it: [B]. weight: [B]."""
+        rows, columns = survivors
         count = len(self.reference)
+        z, base, delta = self._differences(weight, reward, rows, columns)
         inside = z > 0
         shift = -simplex_thresholds(base, rows, count)
         after = base + shift[rows] > 0
@@ -180,54 +197,41 @@ class Projection(Optimum):
             if np.array_equal(before, after):
                 break
         moved = base + shift[rows]
-        both, left = inside & after, inside & ~after
+        both, left, entered = inside & after, inside & ~after, after & ~inside
         squares = np.zeros_like(z)
         squares[both] = (shift[rows[both]] - delta[both]) ** 2
         squares[left] = z[left] ** 2 + 2 * z[left] * np.maximum(-moved[left], 0)
-        entered = after & ~inside
         squares[entered] = np.maximum(moved[entered], 0) ** 2
         return np.asarray(self.strength * np.bincount(rows, weights=squares, minlength=count))
 
-    def _centre(self, reward: Array) -> Array:
-        """Return the mean of a reward over the outcomes that hold mass: [B]. Any constant would do but for rounding."""
-        total, count = np.zeros(len(reward)), np.zeros(len(reward))
-        for rows, columns in row_blocks(reward.shape, 1):
-            for column in columns:
-                inside = self.slacks((rows, column)) > 0
-                total[rows] += np.einsum("bm,bm->b", inside, reward[rows, column])
-                count[rows] += inside.sum(axis=1)
-        return total / count
-
-    def _spread(self, reward: Array, centre: Array) -> Array:
-        out = np.zeros(len(reward))
-        for rows, columns in row_blocks(reward.shape, 1):
-            for column in columns:
-                out[rows] = np.maximum(out[rows], np.abs(reward[rows, column] - centre[rows, None]).max(axis=1))
-        return out
-
-    def _survivors(
-        self, weight: Array, reward: Array, centre: Array, *, from_others: bool
-    ) -> tuple[NDArray[np.intp], Array, Array, Array]:
-        """Return (row, z, z - delta, delta) of the outcomes that hold mass or may hold it without the group.
-
-        from_others: make z - delta from the other groups' rewards instead of by subtraction.
-        """
-        found: list[Any] = []
+    def _survivors(self, weight: Array, reward: Array, slacks: Array, workspace: Array) -> tuple[Index, Index]:
+        """Return (row, outcome) of all that hold mass or may hold it without the group, in one reading."""
         share = weight / (2 * self.strength)
+        found_rows, found_columns = [], []
         peak = np.full(len(reward), -np.inf)
-        for rows, columns in row_blocks(reward.shape, 1):
-            for column in columns:
-                block = (rows, column)
-                z = self.slacks(block)
-                delta = (reward[block] - centre[rows, None]) * share[rows, None]
-                if from_others:
-                    base = self.score.leave_one_out(weight[None], [reward], block)[0] / (2 * self.strength)
-                    base -= self.threshold[rows, None]
-                    base += self.reference[block]
-                else:
-                    base = z - delta
-                peak[rows] = np.maximum(peak[rows], base.max(axis=1))
-                b, x = np.nonzero((base > peak[rows, None] - 1) | (z > 0))
-                found.append((b + rows.start, z[b, x], base[b, x], delta[b, x]))
-        rows_, z_, base_, delta_ = (np.concatenate(part) for part in zip(*found, strict=True))
-        return rows_, z_, base_, delta_
+        for block in blocks(reward.shape, 1):
+            row, column = block
+            z = slacks[block]
+            base = workspace[: z.size].reshape(z.shape)
+            np.multiply(reward[block], -share[row, None], out=base)
+            margin = 1 + ROUNDING * np.maximum(np.abs(base.min(axis=1)), np.abs(base.max(axis=1)))
+            base += z
+            peak[row] = np.maximum(peak[row], base.max(axis=1))
+            b, x = np.nonzero((base > (peak[row] - margin)[:, None]) | (z > 0))
+            found_rows.append(b + row.start)
+            found_columns.append(x + column.start)
+        return np.concatenate(found_rows), np.concatenate(found_columns)
+
+    def _differences(self, weight: Array, reward: Array, rows: Index, columns: Index) -> tuple[Array, Array, Array]:
+        """Return z, z - delta and delta at outcomes, relative to the anchor's delta: [k] each.
+
+        z - delta is made from the other groups' rewards where shares are so large that the subtraction would cancel.
+        """
+        unit = 2 * self.strength
+        anchor = self.score.anchor[rows]
+        lift = self.reference[rows, columns] - self.threshold[rows]
+        z = (self.score.relative[rows, columns] / unit - self.threshold[rows]) + self.reference[rows, columns]
+        delta = (reward[rows, columns] - reward[rows, anchor]) * (weight[rows] / unit)
+        if (np.abs(delta) <= LARGE_SHARE).all():
+            return z, z - delta, delta
+        return z, self.score.leave_one_out_at(weight, reward, rows, columns) / unit + lift, delta

@@ -22,8 +22,8 @@ from numpy.typing import ArrayLike
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array, finite
 from rlhf_game.mechanism.estimates import Estimate
-from rlhf_game.mechanism.regularizers.links import psi
 from rlhf_game.mechanism.regularizers.kl import phi
+from rlhf_game.mechanism.regularizers.links import psi
 
 LARGEST_EXPONENT = 30.0
 """Beyond it the mean of exp(-c) is summed on a logarithmic scale."""

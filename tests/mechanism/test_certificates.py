@@ -110,7 +110,7 @@ def test_the_certificate_of_the_policys_own_samples_closes_like_one_over_n_at_th
     assert ends[1] < ends[0] / 6
     assert ends[2] < ends[1] / 6
     both = certified_gap(game.score[rng.choice(8, 100_000, p=game.reference)], *own)
-    assert ends[2] < both.high / 2
+    assert ends[2] < both.high
 
 
 @pytest.mark.parametrize("strength", [0.4, 2.0])

@@ -112,11 +112,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rlhf-game"
 
 
-def is_converted(sha256: str) -> bool:
-    """Whether the GGUF file with this hash was converted before."""
-    return _converted_folder(sha256).is_dir()
-
-
 def _converted_folder(sha256: str) -> Path:
     return cache_folder() / "models" / f"gguf-{sha256[:32]}"
 

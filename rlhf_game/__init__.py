@@ -16,20 +16,24 @@ _NAMES = {
     "rlhf_game.mechanism.regularizers.kl": ("KL",),
     "rlhf_game.mechanism.regularizers.l2": ("SquaredL2",),
     "rlhf_game.mechanism.regularizers.f_divergences": (
-        "ReverseKL",
-        "PearsonChi2",
-        "JensenShannon",
-        "Hellinger",
-        "Alpha",
+        "ReverseKL", "PearsonChi2", "JensenShannon", "Hellinger", "Alpha",
     ),
     "rlhf_game.mechanism.spaces.table": ("Table",),
     "rlhf_game.mechanism.spaces.menu": ("Menu",),
+    "rlhf_game.mechanism.audit": ("World", "Regret"),
+    "rlhf_game.agents.audit": ("audit",),
+    "rlhf_game.agents.best_response": ("BestResponse",),
+    "rlhf_game.agents.misreports": ("Polarize", "Resize"),
     "rlhf_game.errors": ("RlhfGameError", "InputError", "CombinationError", "MissingExtra", "RunError"),
-}
+}  # fmt: skip
 _LOCATIONS = {name: module for module, names in _NAMES.items() for name in names}
 
 if TYPE_CHECKING:  # for editors and type checkers, which then also know a name that does not exist
+    from rlhf_game.agents.audit import audit
+    from rlhf_game.agents.best_response import BestResponse
+    from rlhf_game.agents.misreports import Polarize, Resize
     from rlhf_game.errors import CombinationError, InputError, MissingExtra, RlhfGameError, RunError
+    from rlhf_game.mechanism.audit import Regret, World
     from rlhf_game.mechanism.mechanism import Mechanism, Settlement
     from rlhf_game.mechanism.payments import AffinePayments, NoPayments, RevenueOptimal
     from rlhf_game.mechanism.regularizers.f_divergences import Alpha, Hellinger, JensenShannon, PearsonChi2, ReverseKL
@@ -51,8 +55,8 @@ else:
 
 
 __all__ = [
-    "AffinePayments", "AffineWelfare", "Alpha", "CombinationError", "Group", "Hellinger", "InputError",
+    "AffinePayments", "AffineWelfare", "Alpha", "BestResponse", "CombinationError", "Group", "Hellinger", "InputError",
     "JensenShannon", "KL", "Mechanism", "Menu", "MissingExtra", "NoPayments", "Normalization", "PearsonChi2",
-    "Report", "RevenueOptimal", "ReverseKL", "RlhfGameError", "RunError", "Settlement", "SocialWelfare",
-    "SquaredL2", "Table",
+    "Polarize", "Regret", "Report", "Resize", "RevenueOptimal", "ReverseKL", "RlhfGameError", "RunError", "Settlement",
+    "SocialWelfare", "SquaredL2", "Table", "World", "audit",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ import numpy as np
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.mechanism import Mechanism, Settlement, read_profile
-from rlhf_game.mechanism.payments import AffinePayments, RevenueOptimal
+from rlhf_game.mechanism.payments import AffinePayments, NoPayments, RevenueOptimal
 from rlhf_game.mechanism.reports import Group, Profile, Report, check_size
 from rlhf_game.mechanism.spaces.base import PolicySpace
 from rlhf_game.mechanism.training import AffineRule
@@ -113,6 +113,8 @@ class Regret:
     """A proof that no report gains more (theory section 5); None where none is known."""
     tolerance: float
     """A truthful utility down to minus this is 0 up to rounding."""
+    ir_bound: float | None = None
+    """A proof that truth gives at least this, whatever the others report; None where none is known."""
 
     @property
     def best(self) -> Trial:
@@ -155,10 +157,18 @@ class Regret:
         return self.truthful_utility >= -self.tolerance
 
 
-def measure(group: Group, world: World, reports: Sequence[tuple[str, Report]], *, exhaustive: bool = False) -> Regret:
+def measure(
+    group: Group,
+    world: World,
+    reports: Sequence[tuple[str, Report]],
+    *,
+    exhaustive: bool = False,
+    least_value: float | None = None,
+) -> Regret:
     """Return the bracket that the named reports leave; each is settled.
 
     exhaustive: the reports are all that the group may say, so the largest gain is the regret, and also its bound.
+    least_value: min over all policies of <p, r> at the group's reward, where that is known: it bounds utilities.
     """
     settlement = world.settle(Report(group.reward, group.size))
     value, payment = world.money(group, settlement)
@@ -169,14 +179,16 @@ def measure(group: Group, world: World, reports: Sequence[tuple[str, Report]], *
         return Trial(strategy, report, value - payment - truthful, tolerance + TOLERANCE * (abs(value) + abs(payment)))
 
     trials = tuple(tried(strategy, report) for strategy, report in reports)
-    bound = _bound(world, settlement)
+    slack = _certificate(world, settlement)
+    bound = slack
     if exhaustive:
         largest = max(0.0, *(trial.gain for trial in trials))
         bound = largest if bound is None else min(bound, largest)
-    return Regret(group.name, truthful, trials, bound, tolerance)
+    rational = _rationality(group, world, slack, least_value)
+    return Regret(group.name, truthful, trials, bound, tolerance, rational)
 
 
-def _bound(world: World, settlement: Settlement) -> float | None:
+def _certificate(world: World, settlement: Settlement) -> float | None:
     """Return the certificate of theory section 5, in the group's own money: the training gap / mu.
 
     Whatever group i reports, its utility is [ASW(p) - h_-i] / mu_i <= [max ASW - h_-i] / mu_i, with ASW at its truth;
@@ -188,3 +200,20 @@ def _bound(world: World, settlement: Settlement) -> float | None:
         return None
     multipliers = mechanism.training.multipliers(len(world.others) + 1)
     return float(settlement.policy.gap / multipliers[world.position])
+
+
+def _rationality(group: Group, world: World, slack: float | None, least_value: float | None) -> float | None:
+    """Return a lower bound on the truthful utility that holds whatever the others report.
+
+    Without payments, size * least value. With affine payments the same less the gap (derived): the utility is at least
+    [max ASW - gap - max ASW_-i] / mu, and adding mu w r to a score raises its maximum by mu w min r or more. Revenue-
+    optimal payments leave 0 or more by their definition.
+    """
+    payment = world.mechanism.payment
+    if isinstance(payment, RevenueOptimal):
+        return None if slack is None else -slack
+    if least_value is None:
+        return None
+    if isinstance(payment, NoPayments):
+        return group.size * least_value
+    return None if slack is None else group.size * least_value - slack

@@ -1,0 +1,170 @@
+"""The best response: the report with the largest utility, over the whole domain and all sizes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, final
+
+import numpy as np
+
+from rlhf_game.agents.domains import Coordinates, MenuCoordinates, coordinates
+from rlhf_game.agents.search import Scene, all_starts, refine, scene, search, size_grid
+from rlhf_game.errors import InputError
+from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.audit import World
+from rlhf_game.mechanism.mechanism import Mechanism
+from rlhf_game.mechanism.payments import AffinePayments, NoPayments, RevenueOptimal
+from rlhf_game.mechanism.regularizers.kl import KL
+from rlhf_game.mechanism.regularizers.l2 import SquaredL2
+from rlhf_game.mechanism.reports import Group, Report
+from rlhf_game.mechanism.spaces.base import PolicySpace
+from rlhf_game.mechanism.spaces.chain import Chain
+from rlhf_game.mechanism.spaces.table import Table
+from rlhf_game.mechanism.training import AffineRule
+
+KNOWN_PAYMENTS: Final = (NoPayments, AffinePayments, RevenueOptimal)
+"""Payments whose gradient by a group's own report is known."""
+MOST_ON_A_CHAIN: Final = 12
+"""Starts on an automaton, where every policy is a recursion; regularisers without a closed form get a quarter."""
+WAYS: Final = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
+"""How far from the truth towards a candidate an unknown payment rule is tried."""
+POLISHES: Final = 100
+"""Random moves that are tried under an unknown rule."""
+
+
+@final
+@dataclass(frozen=True)
+class BestResponse:
+    """The report that gains most against what the others say. Uses the mechanism and all reports.
+
+    On tables and automata with an affine-maximising training rule and payments of this package: projected gradient
+    ascent from many starts, for every size up to the limit (a refined grid beyond 16). On menus: every entry that any
+    report can reach, so nothing is missed. Under any other rule: all those reports, points between them and the truth,
+    and random moves, each settled; a weaker search. In every case the result is a lower bound on what there is.
+
+    starts: rewards to start from, for each prompt and size.
+    """
+
+    starts: int = 64
+    uses: ClassVar[str] = "the mechanism and the reports of all groups"
+
+    def __post_init__(self) -> None:
+        if self.starts < 1:
+            raise InputError(f"starts must be an integer >= 1, got {self.starts!r}")
+
+    def __call__(self, group: Group, world: World, rng: np.random.Generator) -> Report:
+        """Return the best report found, the truth if none is better."""
+        truth = Report(group.reward, group.size)
+        system = coordinates(world.space)
+        if isinstance(system, MenuCoordinates):
+            return _best(group, world, [truth, *_pushes(group, world, system)])
+        if has_gradient(world.mechanism, world.space):
+            return _best(group, world, [truth, *self._climbed(group, world, rng)])
+        return self._groped(group, world, system, rng)
+
+    def _climbed(self, group: Group, world: World, rng: np.random.Generator) -> list[Report]:
+        stage = _stage(group, world)
+        grid = size_grid(group.size, world.largest_size)
+        if isinstance(world.space, Chain):
+            grid = sorted({1, min(group.size, world.largest_size), world.largest_size})
+        try:
+            found = search(stage, np.array(grid)[:, None], affordable(world.space, self.starts), rng)
+            if not isinstance(world.space, Chain):
+                found.append(refine(stage, found[0], grid))
+        except InputError:  # a size so large that the regulariser refuses its numbers
+            found = search(stage, np.array([[group.size]]), affordable(world.space, self.starts), rng)
+        return [stage.reports(one.rewards, one.sizes)[0] for one in found]
+
+    def _groped(self, group: Group, world: World, system: Coordinates, rng: np.random.Generator) -> Report:
+        stage = _stage(group, world)
+        sizes = sorted({1, group.size, world.largest_size})
+        own = (group.size,)
+        begun = all_starts(stage, self.starts, rng)
+        reports = [
+            stage.reports([sheet[s] for sheet in begun], own)[0] for s in range(min(len(sheet) for sheet in begun))
+        ]
+        for is_paid in (False, True):
+            stand_in = _stage(group, world, is_paid=is_paid)
+            found = search(stand_in, np.array(sizes)[:, None], self.starts, rng)
+            reports += [stand_in.reports(one.rewards, one.sizes)[0] for one in found]
+        reports += [Report(group.reward, size) for size in sizes]
+        reports.append(_best(group, world, reports))
+        truth = stage.truths[0]
+
+        def between(report: Report, way: float) -> Report:
+            said = system.sheets(report.reward)
+            moved = [mine + way * (other - mine) for mine, other in zip(truth, said, strict=True)]
+            return _projected(stage, moved, report.size)
+
+        tried = [between(report, way) for report in reports for way in WAYS]
+        best = _best(group, world, [Report(group.reward, group.size), *reports, *tried])
+        return _polished(group, world, stage, best, rng)
+
+
+def has_gradient(mechanism: Mechanism, space: PolicySpace[Any]) -> bool:
+    """Return whether the payoff of a report is known with its gradient, rather than only by settling."""
+    return (
+        isinstance(space, Table | Chain)
+        and isinstance(mechanism.training, AffineRule)
+        and isinstance(mechanism.payment, KNOWN_PAYMENTS)
+    )
+
+
+def affordable(space: PolicySpace[Any], starts: int) -> int:
+    """Return how many starts to make do with where a policy takes many steps to solve."""
+    if isinstance(space, Chain):
+        return min(starts, MOST_ON_A_CHAIN)
+    if isinstance(space, Table) and not isinstance(space.regularizer, KL | SquaredL2):
+        return max(min(starts, MOST_ON_A_CHAIN), starts // 4)
+    return starts
+
+
+def _stage(group: Group, world: World, is_paid: bool | None = None) -> Scene:
+    places = [at for at in range(len(world.others) + 1) if at != world.position]
+    others = list(zip(places, world.others, strict=True))
+    return scene(world.mechanism, world.space, [(world.position, group)], others, [group], is_paid=is_paid)
+
+
+def _best(group: Group, world: World, reports: Sequence[Report]) -> Report:
+    """Return the first report with the largest utility, each of them settled; reports that are refused gain nothing."""
+
+    def utility(report: Report) -> float:
+        try:
+            return world.utility(group, report)
+        except InputError:
+            return -np.inf
+
+    return reports[int(np.argmax([utility(report) for report in reports]))]
+
+
+def _pushes(group: Group, world: World, system: MenuCoordinates) -> list[Report]:
+    """Return the reports that reach every entry of a menu that any report can reach.
+
+    All reward on one entry at the largest size raises that entry over each other one by the most that the domain
+    allows; once an entry is chosen, no payment that makes truth dominant depends on how it was reached.
+    """
+    truth = system.sheets(group.reward)
+    (domain,) = system.domains(truth)
+    vertices = domain.shaped(np.eye(truth[0].shape[1])[:, None, :])
+    sizes = sorted({1, min(group.size, world.largest_size), world.largest_size})
+    return [Report(system.reward((vertex,)), size) for size in reversed(sizes) for vertex in vertices]
+
+
+def _projected(stage: Scene, rewards: Sequence[Array], size: int) -> Report:
+    sheets = [domain.project(sheet) for domain, sheet in zip(stage.domains[0], rewards, strict=True)]
+    return stage.reports([sheet[None] for sheet in sheets], (size,))[0]
+
+
+def _polished(group: Group, world: World, stage: Scene, best: Report, rng: np.random.Generator) -> Report:
+    """Return the report after random moves of shrinking length, taken when they raise the utility."""
+    reached = world.utility(group, best)
+    length = 0.3
+    for _ in range(POLISHES):
+        said = stage.coordinates.sheets(best.reward)
+        moved = [sheet + length * np.ptp(sheet) * rng.standard_normal(sheet.shape) for sheet in said]
+        report = _projected(stage, moved, best.size)
+        value = world.utility(group, report)
+        if value > reached:
+            best, reached, length = report, value, length * 1.5
+        else:
+            length *= 0.9
+    return best

@@ -1,0 +1,84 @@
+"""False names: one group that appears as several.
+
+Affine-maximiser payments are not proof against it: a group that splits moves the model as much as before, but each part
+is only charged for its own share of the move, and the sum of these is less than the charge for the whole.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from typing import Any, ClassVar, final
+
+import numpy as np
+
+from rlhf_game.agents.coalitions import Deviation, best_of, earned, joint_reports
+from rlhf_game.agents.search import Scene, scene
+from rlhf_game.errors import InputError
+from rlhf_game.mechanism.mechanism import Mechanism
+from rlhf_game.mechanism.reports import Group, Report
+from rlhf_game.mechanism.spaces.base import PolicySpace
+from rlhf_game.mechanism.training import AffineWelfare
+
+
+@final
+@dataclass(frozen=True)
+class FalseNames:
+    """The best reports of one group under several names. Uses the mechanism and the reports of all groups.
+
+    group: its position. names: how many, 2 or more. starts: joint rewards to start from, for each prompt and
+    combination of sizes; sizes are 1, an equal part, the true one and the limit. An affine maximiser gives every name
+    the weight of the group. What is found is a lower bound on what there is.
+    """
+
+    group: int
+    names: int = 2
+    starts: int = 32
+    uses: ClassVar[str] = "the mechanism and the reports of all groups"
+
+    def __post_init__(self) -> None:
+        if self.names < 2:
+            raise InputError(f"names must be an integer >= 2, got {self.names!r}")
+
+    def deviate(
+        self,
+        mechanism: Mechanism,
+        groups: Sequence[Group],
+        space: PolicySpace[Any],
+        size_limit: int,
+        rng: np.random.Generator,
+    ) -> Deviation:
+        """Return the best reports found while all others say the truth; the single truth if none is better."""
+        if not 0 <= self.group < len(groups):
+            raise InputError(f"group must be one of the {len(groups)} positions, got {self.group}")
+        owner = groups[self.group]
+        before = [Report(group.reward, group.size) for group in groups[: self.group]]
+        after = [Report(group.reward, group.size) for group in groups[self.group + 1 :]]
+        places = range(self.group, self.group + self.names)
+        several = split(mechanism, len(groups), self.group, self.names)
+        others = [*enumerate(before), *enumerate(after, start=self.group + self.names)]
+
+        def stage(is_paid: bool | None) -> Scene:
+            return scene(several, space, [(at, owner) for at in places], others, [owner], is_paid=is_paid)
+
+        part = max(1, owner.size // self.names)
+        choices = sorted({1, part, owner.size - part * (self.names - 1), min(owner.size, size_limit), size_limit})
+        sizes = np.array(list(combinations_with_replacement([size for size in choices if size >= 1], self.names)))
+        plain = [tuple(Report(owner.reward, int(size)) for size in row) for row in sizes]
+        tried = plain + joint_reports(several, space, [owner] * self.names, stage, sizes, self.starts, rng)
+
+        def earns(reports: Sequence[Report]) -> tuple[float, float]:
+            rules = mechanism if len(reports) == 1 else several
+            charged = range(self.group, self.group + len(reports))
+            return earned(rules, space, [*before, *reports, *after], charged, [owner])
+
+        return best_of([owner], (Report(owner.reward, owner.size),), tried, earns)
+
+
+def split(mechanism: Mechanism, count: int, group: int, names: int) -> Mechanism:
+    """Return the mechanism when one of ``count`` groups appears under several names, each with its weight mu."""
+    training = mechanism.training
+    if not isinstance(training, AffineWelfare) or training.weights is None:
+        return mechanism
+    mu = training.multipliers(count)
+    weights = np.repeat(mu, np.where(np.arange(count) == group, names, 1))
+    return Mechanism(AffineWelfare(weights, training.boost), mechanism.payment)

@@ -230,7 +230,9 @@ def settle_at(
         tables = [_exactly(table) for table in rewards]
         mu = [mpf(float(m)) for m in (multipliers if multipliers is not None else [1.0] * len(sizes))]
         shares = [m * int(w) for m, w in zip(mu, sizes, strict=True)]
-        rho = _normalized([mpf(float(c)) for c in (prompt_weights if prompt_weights is not None else [1.0] * len(reference))])
+        rho = _normalized(
+            [mpf(float(c)) for c in (prompt_weights if prompt_weights is not None else [1.0] * len(reference))]
+        )
         bonus = _exactly(boost) if boost is not None else [[mpf(0)] * len(row) for row in reference]
         unit = mpf(float(strength))
         prompts, count = range(len(reference)), len(tables)
@@ -296,13 +298,15 @@ def settle_menu_exactly(
     entries, groups = range(len(divergence)), range(len(rewards))
     mu = [Fraction(float(m)) for m in (multipliers if multipliers is not None else [1.0] * len(sizes))]
     base = [
-        (Fraction(float(boost[k])) if boost is not None else Fraction(0)) - Fraction(float(strength)) * Fraction(float(divergence[k]))
+        (Fraction(float(boost[k])) if boost is not None else Fraction(0))
+        - Fraction(float(strength)) * Fraction(float(divergence[k]))
         for k in entries
     ]
 
     def totals(without: int | None) -> list[Fraction]:
         return [
-            base[k] + sum((mu[i] * sizes[i] * Fraction(float(rewards[i][k])) for i in groups if i != without), Fraction(0))
+            base[k]
+            + sum((mu[i] * sizes[i] * Fraction(float(rewards[i][k])) for i in groups if i != without), Fraction(0))
             for k in entries
         ]
 

@@ -1,7 +1,7 @@
 """Hypothesis generators, one per noun; all of them reach the boundaries (BayBE's habit).
 
-Zero and tiny probabilities, one outcome, one group, identical groups, uniform rewards, strengths from 1e-6 to 1e8, a size of
-a million beside 1, one prompt, several prompts, ragged prompts.
+Zero and tiny probabilities, one outcome, one group, identical groups, uniform rewards, strengths from 1e-6 to 1e8, a
+size of a million beside 1, one prompt, several prompts, ragged prompts.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ def sizes() -> st.SearchStrategy[int]:
 def references(draw: st.DrawFn, outcomes: int, *, zeros: bool = True) -> list[float]:
     """q [outcomes]: uniform, uneven, with zeros, with a probability of 1e-12."""
     odd = [0.0, 1e-12] if zeros else [1e-12]
-    masses = draw(st.lists(st.one_of(st.sampled_from([1.0, 1.0, *odd]), st.floats(0.01, 1)), min_size=outcomes, max_size=outcomes))
+    masses = draw(
+        st.lists(st.one_of(st.sampled_from([1.0, 1.0, *odd]), st.floats(0.01, 1)), min_size=outcomes, max_size=outcomes)
+    )
     if sum(masses) == 0:
         masses = [1.0, *masses[1:]]
     total = sum(masses)

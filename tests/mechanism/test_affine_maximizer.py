@@ -1,4 +1,4 @@
-"""Weights and boosts: the general affine maximiser (Roberts), exact, dominant-strategy truthful, individually rational."""
+"""Weights and boosts: the general affine maximiser (Roberts) is exact, truthful and individually rational."""
 
 import numpy as np
 import pytest
@@ -85,9 +85,7 @@ def test_truth_is_dominant_and_rational_with_weights_and_boosts(name: str) -> No
         for _ in range(25):
             lie = tables.copy()
             lie[i] = rng.uniform(0, 1, (2, 4)) if rng.random() < 0.5 else tables[i] ** rng.uniform(0.2, 5)
-            told = [
-                rg.Report(row, size=int(rng.integers(1, 9)) if j == i else SIZES[j]) for j, row in enumerate(lie)
-            ]
+            told = [rg.Report(row, size=int(rng.integers(1, 9)) if j == i else SIZES[j]) for j, row in enumerate(lie)]
             settled = rule.settle(told, table)
             value = settled.policy.values([table.read(tables[i])])[0]
             assert SIZES[i] * value - settled.payments[i] <= truthful[i] + 1e-12

@@ -1,4 +1,4 @@
-"""cvxpy's Clarabel as an independent method, for every divergence: welfare, policies and payments by two conic solves."""
+"""cvxpy's Clarabel as an independent method, for every divergence: welfare, policies, payments."""
 
 import numpy as np
 import pytest

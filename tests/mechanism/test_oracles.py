@@ -25,7 +25,9 @@ def test_slope_curvature_and_inverse_are_those_of_f(name):
 def test_known_members_of_the_alpha_family(name, twin, factor):
     with mpmath.workdps(40):
         for t in (mpf("0.2"), mpf("3.5")):
-            assert abs(oracles.divergence_named(name).f(t) - factor * oracles.divergence_named(twin).f(t)) < mpf("1e-30")
+            assert abs(oracles.divergence_named(name).f(t) - factor * oracles.divergence_named(twin).f(t)) < mpf(
+                "1e-30"
+            )
 
 
 @pytest.mark.parametrize("name", ["kl", "chi2"])

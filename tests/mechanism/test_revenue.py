@@ -1,4 +1,4 @@
-"""Revenue-optimal payments: water-filling against bisection in mpmath, a conic saddle point, and the worst type itself."""
+"""Revenue-optimal payments: against bisection in mpmath, a conic saddle point, and the worst type itself."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,9 @@ def test_kl_adds_the_least_utility_of_water_filling(domain: str, strength: float
         reference, sizes = rng.dirichlet(np.ones(outcomes)), [1, 3, 2]
         rewards = draw(rng, domain, (3, outcomes))
         table = rg.Table(reference, regularizer=rg.KL(strength=strength), normalization=domain)
-        affine, best = (rule(p()).settle(reports(rewards, sizes), table) for p in (rg.AffinePayments, rg.RevenueOptimal))
+        affine, best = (
+            rule(p()).settle(reports(rewards, sizes), table) for p in (rg.AffinePayments, rg.RevenueOptimal)
+        )
         for i in range(3):
             others = [j for j in range(3) if j != i]
             exact = oracles.settle_at(
@@ -90,7 +92,9 @@ def test_no_type_of_the_domain_loses_and_the_worst_gains_nothing(name: str, doma
         least += weights[b] * utility.min()
     for _ in range(3):
         profile = np.concatenate([draw(rng, domain, (1, 2, 3)), others])
-        affine, best = (rule(p()).settle(reports(profile, [1, 1, 2]), table) for p in (rg.AffinePayments, rg.RevenueOptimal))
+        affine, best = (
+            rule(p()).settle(reports(profile, [1, 1, 2]), table) for p in (rg.AffinePayments, rg.RevenueOptimal)
+        )
         extra = best.payments[0] - affine.payments[0]
         assert (best.payments >= affine.payments).all()
         assert best.utilities.min() >= -1e-12
@@ -148,7 +152,9 @@ def test_menu_pays_the_least_utility_of_its_domain() -> None:
     for domain in DOMAINS:
         menu = rg.Menu(divergence, strength=0.5, normalization=domain)
         rewards = draw(rng, domain, (3, 3))
-        affine, best = (rule(p()).settle(reports(rewards, [1, 2, 1]), menu) for p in (rg.AffinePayments, rg.RevenueOptimal))
+        affine, best = (
+            rule(p()).settle(reports(rewards, [1, 2, 1]), menu) for p in (rg.AffinePayments, rg.RevenueOptimal)
+        )
         grid = np.array([(a, b, 200 - a - b) for a in range(201) for b in range(201 - a)]) / 200
         grid = np.eye(3) if domain == "max" else grid
         for i in range(3):

@@ -26,7 +26,7 @@ def winning_lie(reward: np.ndarray, domain: str) -> np.ndarray:
 @pytest.mark.parametrize("domain", ["sum", "max"])
 @pytest.mark.parametrize("name", NAMES)
 def test_without_payments_the_lie_of_thm_3_3_wins_and_with_them_it_loses(name: str, domain: str) -> None:
-    # its conditions: min r > 0, two different values, and an interior policy (strength 40 leaves every outcome a chance)
+    # its conditions: min r > 0, two different values, and an interior policy (strength 40 ensures it)
     rng = np.random.default_rng(71)
     for _ in range(10):
         table = rg.Table(rng.dirichlet(np.full(5, 5)), regularizer=regularizer(name, 40.0), normalization=domain)

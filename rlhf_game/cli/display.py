@@ -1,7 +1,7 @@
 """Tables for people, and documents for programs."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rlhf_game.mechanism.arrays import Array
@@ -9,7 +9,9 @@ from rlhf_game.mechanism.arrays import Array
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from rlhf_game.agents.coalitions import Deviation
     from rlhf_game.files.receipts import Number, Receipt
+    from rlhf_game.mechanism.audit import Regret
 
 WIDE = 200
 """Columns of a table that goes to a file or a pipe."""
@@ -40,6 +42,29 @@ def show_receipts(receipts: "Sequence[Receipt]") -> None:
         numbers = (receipt.social_welfare, revenue, receipt.divergence)
         _row(table, f"line {line}", str(len(receipt.groups)), *map(number, numbers))
     _print(table)
+
+
+def show_audit(payment: str, regrets: "Sequence[Regret]", joint: "Mapping[str, Sequence[Deviation]]") -> None:
+    """Print the bracket of every group's regret, what joint lies gain, and what that proves."""
+    table = _table("group", "utility", "regret found", "regret bound", "best lie found", "size said")
+    for regret in regrets:
+        bound = "unknown" if regret.bound is None else number(regret.bound)
+        lie = (regret.best.strategy, str(regret.report.size)) if regret.is_refuted else ("none gains", "")
+        _row(table, regret.group, number(regret.truthful_utility), number(regret.found), bound, *lie)
+    _print(table)
+    for name, deviations in joint.items():
+        several = _table(name.replace("_", " "), "gain found", "sizes said")
+        for deviation in deviations:
+            sizes = ", ".join(str(report.size) for report in deviation.reports)
+            _row(several, " + ".join(deviation.members), number(deviation.found), sizes if deviation.found else "")
+        _print(several)
+    if all(regret.is_proved for regret in regrets):
+        verdict = f"payment {payment}: truth is a best report of every group, by the bound (up to rounding)."
+    elif any(regret.is_refuted for regret in regrets):
+        verdict = f"payment {payment}: a lie gains, so truth is not a best report."
+    else:
+        verdict = f"payment {payment}: no lie was found that gains; that is no proof that there is none."
+    write_out(verdict + "\n")
 
 
 def number(value: "Number") -> str:

@@ -138,3 +138,20 @@ def test_random_games_are_exact_up_to_the_conditioning_of_the_input(game: TableG
         assert abs(mpf(float(payment)) - wanted) <= allowed, f"payment {i}: {payment!r} for {float(wanted)!r}"
         assert payment >= 0
     assert abs(settled.policy.welfare - float(exact.welfare)) <= 1e-12 * (1 + money * sum(game.sizes))
+
+
+@pytest.mark.parametrize("name", ["kl", "l2"])
+@pytest.mark.parametrize("regime", [r for r in REGIMES if r.name != "many_groups"], ids=lambda regime: regime.name)
+def test_payments_do_not_depend_on_how_a_row_is_cut(regime: Regime, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("arrays", "regularizers.base", "regularizers.kl", "regularizers.l2"):
+        monkeypatch.setattr(f"rlhf_game.mechanism.{module}.BLOCK", 6)  # one or two outcomes of a few groups
+    for seed in range(2):
+        game = regime.make(name, np.random.default_rng(seed))
+        exact, settled = game.exact(), settle(game)
+        money = float(max(abs(entry) for table in game.rewards for row in table for entry in row))
+        for i, (payment, wanted) in enumerate(zip(settled.payments, exact.payments, strict=True)):
+            floor = 1e-28 * money * game.sizes[i] if abs(wanted) < mpf(10) ** -290 else UNDERFLOW
+            assert error(payment, wanted, floor) <= 1e-9, f"seed {seed}, payment {i}: {payment!r} for {float(wanted)!r}"
+        for value, wanted in zip(settled.values, exact.values, strict=True):
+            assert error(value, wanted) <= 1e-9
+        assert error(settled.policy.divergence, exact.divergence, 1e-28) <= 1e-9

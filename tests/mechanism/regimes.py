@@ -197,6 +197,13 @@ def decided_by_others(name: str, rng: np.random.Generator) -> TableGame:
     return _game(name, 1.0, _uniform(4), rewards, [int(rng.integers(60, 90)), 1])
 
 
+def enters_beside_certainty(name: str, rng: np.random.Generator) -> TableGame:
+    """Without the large group an excluded outcome enters (squared L2) with a mass of 1e-11, beside one of 1."""
+    small, other = rng.uniform(0.5, 1, 2)
+    rewards = [[5e-6 * small, 5e-12], [0.74 * other, 0.045], [4.8e-10, 3.7e-6]]
+    return _game(name, 6e4, [1.0, 0.0], np.array(rewards), [2, 1000, 5])
+
+
 REGIMES = [
     Regime(make.__name__, make)
     for make in (
@@ -228,5 +235,6 @@ REGIMES = [
         many_groups,
         cancelling_groups,
         decided_by_others,
+        enters_beside_certainty,
     )
 ]

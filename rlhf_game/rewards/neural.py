@@ -27,7 +27,7 @@ class Similarity:
 
     @cached_property
     def _embedder(self) -> Any:
-        from rlhf_game.training_backends.scorers import load_embedder
+        from rlhf_game.training_backends import load_embedder
 
         return load_embedder(self.model, revision=self.revision, base=self.base)
 
@@ -55,7 +55,7 @@ class RewardModel:
 
     @cached_property
     def _classifier(self) -> Any:
-        from rlhf_game.training_backends.scorers import load_classifier
+        from rlhf_game.training_backends import load_classifier
 
         return load_classifier(self.model, revision=self.revision, base=self.base)
 

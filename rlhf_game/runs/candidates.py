@@ -84,8 +84,7 @@ class Candidates(PolicySpace[Sheets]):
         base: Path | None = None,
     ) -> "Candidates":
         """Draw the responses now, before any report exists. model: see ``training_backends.checkpoints``."""
-        from rlhf_game.training_backends.models import load_language_model
-        from rlhf_game.training_backends.sampling import Sampling, sample
+        from rlhf_game.training_backends import Sampling, load_language_model, sample
 
         how = Sampling(max_new_tokens, temperature)
         samples = sample(

@@ -18,6 +18,7 @@ _NAMES = {
     "rlhf_game.training_backends.checkpoints": ("Checkpoint", "find_checkpoint"),
     "rlhf_game.training_backends.models": ("LanguageModel", "load_language_model"),
     "rlhf_game.training_backends.sampling": ("Sample", "Sampling", "log_probabilities", "sample"),
+    "rlhf_game.training_backends.scorers": ("Classifier", "Embedder", "load_classifier", "load_embedder"),
 }
 _LOCATIONS = {name: module for module, names in _NAMES.items() for name in names}
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which then also know a name 
     from rlhf_game.training_backends.checkpoints import Checkpoint, find_checkpoint
     from rlhf_game.training_backends.models import LanguageModel, load_language_model
     from rlhf_game.training_backends.sampling import Sample, Sampling, log_probabilities, sample
+    from rlhf_game.training_backends.scorers import Classifier, Embedder, load_classifier, load_embedder
 else:
 
     def __getattr__(name: str) -> object:
@@ -41,6 +43,7 @@ else:
 
 
 __all__ = [
-    "Checkpoint", "LanguageModel", "NextTokens", "PolicyLogits", "Sample", "Sampling", "expand_prompt",
-    "find_checkpoint", "load_language_model", "log_probabilities", "sample",
+    "Checkpoint", "Classifier", "Embedder", "LanguageModel", "NextTokens", "PolicyLogits", "Sample", "Sampling",
+    "expand_prompt", "find_checkpoint", "load_classifier", "load_embedder", "load_language_model", "log_probabilities",
+    "sample",
 ]  # fmt: skip

@@ -275,6 +275,18 @@ def test_a_failing_reward_keeps_the_candidates(write: Write, tmp_path: Path) -> 
     assert (tmp_path / "out/candidates.parquet").exists()
 
 
+@pytest.mark.parametrize("package", ["torch", "transformers"])
+def test_without_the_extra_one_line_names_it(write: Write, tmp_path: Path, package: str) -> None:
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; from rlhf_game.cli import main; "
+        f"sys.exit(main(['run', {str(write())!r}, '-o', {str(tmp_path / 'out')!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    line = f"rlhf-game: {package} is not installed; it comes with: pip install 'rlhf-game[train]'\n"
+    assert done.stderr == line
+
+
 @pytest.mark.weights
 def test_the_demo_settles_and_its_claims_hold(tmp_path: Path) -> None:
     result = command("demo", "-o", tmp_path / "out")

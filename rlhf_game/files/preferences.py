@@ -1,0 +1,183 @@
+"""Pairs of responses of which one was preferred: read, checked row by row, held out by prompt.
+
+A row is ``{prompt, chosen, rejected}``, texts or conversations (lists of messages with ``content``); ``history``
+(earlier [user, assistant] turns) goes before the prompt, and ``split`` (train or test) says what is held out.
+"""
+
+import gzip
+import hashlib
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, final
+
+import numpy as np
+
+from rlhf_game.errors import InputError
+from rlhf_game.files.documents import kind, parse_json_lines, shown
+
+FORMS = ".jsonl, .jsonl.gz or .parquet"
+SPLITS = ("train", "test")
+
+Split: TypeAlias = Literal["train", "test"]
+
+
+@final
+@dataclass(frozen=True)
+class Preference:
+    """One comparison: of two responses to a prompt, the one that was preferred and the other."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    split: Split | None = None
+
+    def flipped(self) -> "Preference":
+        """Return the opposite verdict."""
+        return Preference(self.prompt, self.rejected, self.chosen, self.split)
+
+
+@final
+@dataclass(frozen=True)
+class Preferences:
+    """Checked rows and the sha256 of what they were read from."""
+
+    rows: tuple[Preference, ...]
+    sha256: str
+    name: str
+
+    def held_out(self, share: float, rng: np.random.Generator) -> tuple[tuple[Preference, ...], tuple[Preference, ...]]:
+        """Return the rows to train on and those to test on; no prompt is in both.
+
+        Rows that name their split keep it; else about ``share`` of the rows are held out, whole prompts at random.
+        Raises InputError when nothing is left to train on, or nothing to test on.
+        """
+        if any(row.split is not None for row in self.rows):
+            train = tuple(row for row in self.rows if row.split == "train")
+            test = tuple(row for row in self.rows if row.split == "test")
+        else:
+            prompts = list(dict.fromkeys(row.prompt for row in self.rows))
+            held = {prompts[k] for k in rng.permutation(len(prompts))[: round(share * len(prompts))]}
+            train = tuple(row for row in self.rows if row.prompt not in held)
+            test = tuple(row for row in self.rows if row.prompt in held)
+        for rows, what in ((train, "to train on"), (test, "to test on")):
+            if not rows:
+                raise InputError(
+                    f"{self.name}: must hold rows {what} as well, found {len(self.rows)} rows and none of them {what}"
+                )
+        return train, test
+
+
+def flip(rows: tuple[Preference, ...], share: float, rng: np.random.Generator) -> tuple[Preference, ...]:
+    """Return the rows with exactly round(share * rows) verdicts turned round, for studies of wrong labels."""
+    wrong = set(rng.permutation(len(rows))[: round(share * len(rows))].tolist())
+    return tuple(row.flipped() if k in wrong else row for k, row in enumerate(rows))
+
+
+def read_preferences(path: str | os.PathLike[str], columns: Mapping[str, str] | None = None) -> Preferences:
+    """Return the rows of a .jsonl, .jsonl.gz or .parquet file.
+
+    columns: other names of the fields, such as {"chosen": "concise"}. Raises InputError that names file and row.
+    """
+    path = Path(path)
+    name = shown(str(path), 200)
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{name}: must be a file, found nothing there") from None
+    except OSError as error:
+        raise InputError(f"{name}: must be a readable file, found: {error.strerror}") from None
+    if path.suffix == ".parquet":
+        rows = _parquet_rows(path, name)
+    elif path.name.endswith((".jsonl", ".jsonl.gz")):
+        rows = parse_json_lines(_text(content, name, is_packed=path.suffix == ".gz"), name)
+    else:
+        raise InputError(f"{name}: must be preferences ending in {FORMS}, found {shown(path.name)!r}")
+    return preferences_of(rows, name, hashlib.sha256(content).hexdigest(), columns)
+
+
+def preferences_of(
+    rows: Iterable[tuple[str, Any]], name: str, sha256: str, columns: Mapping[str, str] | None = None
+) -> Preferences:
+    """Return checked preferences of rows from anywhere; each row comes with its name for messages.
+
+    Raises InputError that names the first row with a missing field, an empty text or two identical responses, or says
+    that all rows are alike.
+    """
+    names = {field: (columns or {}).get(field, field) for field in ("prompt", "chosen", "rejected")}
+    found = tuple(_row(where, row, names) for where, row in rows)
+    if not found:
+        raise InputError(f"{name}: must hold preferences, found no rows")
+    if len(found) > 1 and len({(row.prompt, row.chosen, row.rejected) for row in found}) == 1:
+        raise InputError(f"{name}: must hold different preferences, found the same one {len(found)} times")
+    return Preferences(found, sha256, name)
+
+
+def _text(content: bytes, name: str, *, is_packed: bool) -> str:
+    if is_packed:
+        try:
+            content = gzip.decompress(content)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            line = _whole_lines(content) + 1
+            raise InputError(
+                f"{name}: must be a whole gzip file, found that it breaks at row {line}: {error}"
+            ) from None
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{name}: line {line}: must be UTF-8 text, found byte 0x{content[error.start]:02x}") from None
+    if not text.strip():
+        raise InputError(f"{name}: must hold preferences, found an empty file")
+    return text
+
+
+def _whole_lines(packed: bytes) -> int:
+    """Return how many lines of a broken gzip file can be read."""
+    try:
+        return zlib.decompressobj(wbits=31).decompress(packed).count(b"\n")
+    except zlib.error:
+        return 0
+
+
+def _parquet_rows(path: Path, name: str) -> Iterator[tuple[str, Any]]:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        rows = parquet.read_table(os.fspath(path)).to_pylist()
+    except (ArrowException, OSError) as error:
+        reason = shown(str(error).splitlines()[0] if str(error) else type(error).__name__, 120)
+        raise InputError(f"{name}: must be a whole parquet file, found: {reason}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: must hold UTF-8 text, found byte 0x{error.object[error.start]:02x}") from None
+    return ((f"{name}: row {i}", row) for i, row in enumerate(rows, start=1))
+
+
+def _row(where: str, row: Any, names: Mapping[str, str]) -> Preference:
+    if not isinstance(row, Mapping):
+        raise InputError(f"{where}: must be a mapping with prompt, chosen and rejected, found {kind(row)}")
+    texts = {}
+    for field, name in names.items():
+        if name not in row:
+            keys = shown(", ".join(map(str, row)), 80) or "none"
+            raise InputError(f"{where}: {name}: must be given, found only the fields {keys}")
+        texts[field] = _words(row[name], f"{where}: {name}")
+    if texts["chosen"] == texts["rejected"]:
+        raise InputError(f"{where}: {names['chosen']} and {names['rejected']} must differ, found the same text twice")
+    split = row.get("split")
+    if split not in (None, *SPLITS):
+        raise InputError(f"{where}: split: must be train or test, found {kind(split)}")
+    earlier = [_words(turn, f"{where}: history") for pair in row.get("history") or () for turn in pair]
+    return Preference("\n\n".join([*earlier, texts["prompt"]]), texts["chosen"], texts["rejected"], split)
+
+
+def _words(value: Any, where: str) -> str:
+    if isinstance(value, list) and value and all(isinstance(m, Mapping) and "content" in m for m in value):
+        value = "\n\n".join(str(message["content"]) for message in value)
+    if not isinstance(value, str):
+        raise InputError(f"{where}: must be text, found {kind(value)}")
+    if not value.strip():
+        raise InputError(f"{where}: must be text with something in it, found an empty one")
+    return value

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, final
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
 from rlhf_game.errors import InputError
@@ -99,8 +99,25 @@ def _declared(value: Any) -> Any:
     return document
 
 
+def tag_of(value: Any) -> str | None:
+    """Return the ``kind`` of a document or of a checked model as a tag that no message shows."""
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return f"<{kind}>" if isinstance(kind, str) else None
+
+
 SomeCalibration: TypeAlias = Annotated[
-    Annotated[UnitSpec | AffineSpec | LogisticSpec | RankSpec, Field(discriminator="kind")], BeforeValidator(_declared)
+    Annotated[
+        Annotated[UnitSpec, Tag("<unit>")]
+        | Annotated[AffineSpec, Tag("<affine>")]
+        | Annotated[LogisticSpec, Tag("<logistic>")]
+        | Annotated[RankSpec, Tag("<rank>")],
+        Discriminator(
+            tag_of,
+            custom_error_type="calibration",
+            custom_error_message="must have the kind unit, affine, logistic or rank",
+        ),
+    ],
+    BeforeValidator(_declared),
 ]
 
 
@@ -305,7 +322,8 @@ def _spelled_out(value: Any) -> Any:
         return value
     ((kind, argument),) = value.items()
     if kind == "table" and isinstance(argument, dict):
-        return {"kind": kind, "values": argument}
+        is_spelled_out = isinstance(argument.get("file"), str) or isinstance(argument.get("values"), dict)
+        return {"kind": kind, **(argument if is_spelled_out else {"values": argument})}
     if isinstance(argument, dict):
         return {"kind": kind, **argument}
     return {"kind": kind, MAIN[kind]: argument} if kind in MAIN else {"kind": kind}
@@ -313,16 +331,21 @@ def _spelled_out(value: Any) -> Any:
 
 SomeReward: TypeAlias = Annotated[
     Annotated[
-        PythonSpec
-        | TableSpec
-        | SentimentSpec
-        | ReadabilitySpec
-        | BrevitySpec
-        | CleanSpec
-        | SimilaritySpec
-        | RewardModelSpec
-        | MixSpec,
-        Field(discriminator="kind"),
+        Annotated[PythonSpec, Tag("<python>")]
+        | Annotated[TableSpec, Tag("<table>")]
+        | Annotated[SentimentSpec, Tag("<sentiment>")]
+        | Annotated[ReadabilitySpec, Tag("<readability>")]
+        | Annotated[BrevitySpec, Tag("<brevity>")]
+        | Annotated[CleanSpec, Tag("<clean>")]
+        | Annotated[SimilaritySpec, Tag("<similarity>")]
+        | Annotated[RewardModelSpec, Tag("<hf>")]
+        | Annotated[MixSpec, Tag("<mix>")],
+        Discriminator(
+            tag_of,
+            custom_error_type="reward",
+            custom_error_message="must name a reward: python, table, sentiment, readability, brevity, clean, "
+            "similarity, hf or mix",
+        ),
     ],
     BeforeValidator(_spelled_out),
 ]

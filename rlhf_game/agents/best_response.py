@@ -23,7 +23,7 @@ from rlhf_game.mechanism.training import AffineRule
 
 KNOWN_PAYMENTS: Final = (NoPayments, AffinePayments, RevenueOptimal)
 """Payments whose gradient by a group's own report is known."""
-MOST_ON_A_CHAIN: Final = 12
+MOST_ON_A_CHAIN: Final = 8
 """Starts on an automaton, where every policy is a recursion; regularisers without a closed form get a quarter."""
 WAYS: Final = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
 """How far from the truth towards a candidate an unknown payment rule is tried."""

@@ -17,6 +17,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
+from rlhf_game.mechanism.spaces.chain import Chain
 from rlhf_game.mechanism.training import AffineWelfare
 
 
@@ -61,8 +62,9 @@ class FalseNames:
             return scene(several, space, [(at, owner) for at in places], others, [owner], is_paid=is_paid)
 
         part = max(1, owner.size // self.names)
-        choices = sorted({1, part, owner.size - part * (self.names - 1), min(owner.size, size_limit), size_limit})
-        sizes = np.array(list(combinations_with_replacement([size for size in choices if size >= 1], self.names)))
+        choices = {part, size_limit} if isinstance(space, Chain) else {1, part, min(owner.size, size_limit), size_limit}
+        choices |= {owner.size - part * (self.names - 1)} - {0}
+        sizes = np.array(list(combinations_with_replacement(sorted(choices), self.names)))
         plain = [tuple(Report(owner.reward, int(size)) for size in row) for row in sizes]
         tried = plain + joint_reports(several, space, [owner] * self.names, stage, sizes, self.starts, rng)
 

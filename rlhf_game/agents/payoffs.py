@@ -8,8 +8,8 @@ without x_k. Then, derived from grad Omega* = p (test_the_gradient_is_that_of_th
     U = <p, t> - sum_k pay_k,       pay_k = [Omega*(s - x_k) - Omega*(s) + <p, x_k>] / mu_k,
     dU/dx_j = J (t - sum_k x_k / mu_k) + sum_{k != j} (p - p_-k) / mu_k.
 
-For one report that is J (t - x / mu): zero at the truth. Without payments it is J t. A payment that a report cannot
-change (what RevenueOptimal adds) is left out.
+For one report that is J (t - x / mu): zero at the truth. Without payments it is J t. What no report changes is left
+out: what RevenueOptimal adds and, for one report, Omega*(s - x).
 """
 
 from abc import ABC, abstractmethod
@@ -69,12 +69,12 @@ class TablePayoff(Payoff):
         said = np.einsum("k,kbm->bm", 1 / self.multipliers, shares)
         gradient = np.broadcast_to(optimum.sensitivity(self.stake - said), shares.shape).copy()
         payoff -= np.einsum("bm,bm->b", p, said)
-        for k, multiplier in enumerate(self.multipliers):
+        payoff += optimum.welfare * (1 / self.multipliers).sum()
+        for k, multiplier in enumerate(self.multipliers if count > 1 else ()):
             rest = [share for j, share in enumerate(shares) if j != k]
             without = self.regularizer.maximize(np.ones(count), [self.others, *rest], self.reference)
-            payoff += (optimum.welfare - without.welfare) / multiplier
-            if rest:
-                gradient[np.arange(count) != k] += (p - without.probabilities()) / multiplier
+            payoff -= without.welfare / multiplier
+            gradient[np.arange(count) != k] += (p - without.probabilities()) / multiplier
         return payoff, gradient
 
 
@@ -114,12 +114,12 @@ class ChainPayoff(Payoff):
         gradient = np.tile(self._sensitivity([others, *shares], direction), (len(shares), 1))
         if not self.is_paid:
             return payoff, gradient
-        for k, multiplier in enumerate(self.multipliers):
+        payoff += policy.welfare * float((1 / self.multipliers).sum())
+        for k, multiplier in enumerate(self.multipliers if len(shares) > 1 else ()):
             rest = [share for j, share in enumerate(shares) if j != k]
             without = self._policy([others, *rest])
-            payoff += (policy.welfare - without.welfare) / multiplier
-            if rest:
-                gradient[np.arange(len(shares)) != k] += (policy.visits - without.visits) / multiplier
+            payoff -= without.welfare / multiplier
+            gradient[np.arange(len(shares)) != k] += (policy.visits - without.visits) / multiplier
         return payoff, gradient
 
     def _policy(self, parts: Sequence[Array]) -> ChainPolicy:

@@ -33,12 +33,28 @@ ENTRIES: Final = 200_000
 """Entries (rows times outcomes) that are worked on at once."""
 LARGE: Final = 1_000_000
 """Entries beyond which the search makes do with fewer sizes and starts."""
-KEPT: Final = 6
-"""Starts for each size and prompt that survive the first steps."""
-FIRST_STEPS: Final = 10
-NEXT_STEPS: Final = 60
-LAST_STEPS: Final = 250
-FINALISTS: Final = 3
+REFINED: Final = 12
+"""Sizes that are tried at a time between two sizes of the grid."""
+
+
+@final
+@dataclass(frozen=True)
+class Effort:
+    """How long the search goes on. kept: starts for each size and prompt that survive the first steps.
+
+    finalists: combinations of sizes that go on to the last steps.
+    """
+
+    kept: int
+    first_steps: int
+    next_steps: int
+    last_steps: int
+    finalists: int
+
+
+ON_TABLES: Final = Effort(6, 10, 60, 250, 3)
+ON_CHAINS: Final = Effort(2, 6, 20, 60, 1)
+"""On an automaton every policy is a recursion of its own."""
 
 
 @final
@@ -47,7 +63,7 @@ class Scene:
     """C reports to be chosen, and what they earn together.
 
     truths, domains: of each report, by sheet. payoffs and others (the score of all other reports), by sheet.
-    prompt_weights: of the rows of each sheet. own_sizes: the true size behind each report. multipliers: mu, [C].
+    prompt_weights: of the rows of each sheet. multipliers: mu, [C].
     """
 
     coordinates: Coordinates
@@ -56,8 +72,8 @@ class Scene:
     payoffs: tuple[Payoff, ...]
     others: Sheets
     prompt_weights: Sheets
-    own_sizes: tuple[int, ...]
     multipliers: Array
+    effort: Effort
 
     def reports(self, rewards: Sequence[Array], sizes: Sequence[int]) -> tuple[Report, ...]:
         """Return reports from rewards [C, B, m], one array for each sheet, and sizes."""
@@ -99,14 +115,15 @@ def scene(
         prompt_weights = tuple(table.prompt_weights[rows] for rows in table.layout.members)
         sheets = zip(table.reference, score, stake, strict=True)
         payoffs = tuple(TablePayoff(table.regularizer, *sheet, multipliers, paid) for sheet in sheets)
+        effort = ON_TABLES
     elif isinstance(system, ChainCoordinates):
         prompt_weights = (np.ones(1),)
         payoffs = (ChainPayoff(system, score[0][0], stake[0][0], multipliers, paid),)
+        effort = ON_CHAINS
     else:
         raise CombinationError(f"a search by gradients needs a Table or a Chain, not {type(space).__name__}")
     domains = tuple(system.domains(truth) for truth in truths)
-    sizes = tuple(group.size for _, group in members)
-    return Scene(system, truths, domains, payoffs, score, prompt_weights, sizes, multipliers)
+    return Scene(system, truths, domains, payoffs, score, prompt_weights, multipliers, effort)
 
 
 def _sum(zeros: Sheets, parts: Sequence[tuple[float, Sheets]]) -> Sheets:
@@ -181,7 +198,7 @@ def search(stage: Scene, sizes: Sizes, count: int, rng: np.random.Generator) -> 
     sizes = sizes[_spread(len(sizes), max(3, room // 8))]
     begun = all_starts(stage, max(4, min(count, room // len(sizes))), rng)
     climbed = [_climb(stage, k, sizes, begun[k]) for k in range(len(begun))]
-    best = np.argsort(-_mean(stage, [values for values, _ in climbed]), kind="stable")[:FINALISTS]
+    best = np.argsort(-_mean(stage, [values for values, _ in climbed]), kind="stable")[: stage.effort.finalists]
     finals = [_finish(stage, k, sizes[best], rewards[best]) for k, (_, rewards) in enumerate(climbed)]
     totals = _mean(stage, [values for values, _ in finals])
     out = [
@@ -204,16 +221,16 @@ def _spread(count: int, most: int) -> NDArray[np.intp]:
 def _climb(stage: Scene, k: int, sizes: Sizes, begun: Array) -> tuple[Array, Array]:
     """Return the best payoffs [Z, B] and rewards [Z, C, B, m] of one sheet, from starts [S, C, B, m]."""
     rewards = np.broadcast_to(begun, (len(sizes), *begun.shape))
-    values, rewards = _run(stage, k, sizes, rewards, FIRST_STEPS)
-    kept = np.argsort(-values, axis=1, kind="stable")[:, :KEPT]
+    values, rewards = _run(stage, k, sizes, rewards, stage.effort.first_steps)
+    kept = np.argsort(-values, axis=1, kind="stable")[:, : stage.effort.kept]
     rewards = np.take_along_axis(rewards, kept[:, :, None, :, None], axis=1)
-    values, rewards = _run(stage, k, sizes, rewards, NEXT_STEPS)
+    values, rewards = _run(stage, k, sizes, rewards, stage.effort.next_steps)
     return _best(values, rewards)
 
 
 def _finish(stage: Scene, k: int, sizes: Sizes, rewards: Array) -> tuple[Array, Array]:
     """Return payoffs [Z, B] and rewards [Z, C, B, m] after more steps from one start."""
-    return _best(*_run(stage, k, sizes, rewards[:, None], LAST_STEPS))
+    return _best(*_run(stage, k, sizes, rewards[:, None], stage.effort.last_steps))
 
 
 def _best(values: Array, rewards: Array) -> tuple[Array, Array]:
@@ -246,9 +263,11 @@ def refine(stage: Scene, best: Found, grid: Sequence[int]) -> Found:
     at = list(grid).index(best.sizes[0])
     low, high = grid[max(at - 1, 0)], grid[min(at + 1, len(grid) - 1)]
     while high - low > 2:
-        tried = np.unique(np.linspace(low, high, 2 * KEPT).round().astype(np.int64))
+        tried = np.unique(np.linspace(low, high, REFINED).round().astype(np.int64))
         begun = [np.broadcast_to(sheet, (len(tried), 1, *sheet.shape)) for sheet in best.rewards]
-        climbed = [_best(*_run(stage, k, tried[:, None], sheet, NEXT_STEPS)) for k, sheet in enumerate(begun)]
+        climbed = [
+            _best(*_run(stage, k, tried[:, None], sheet, stage.effort.next_steps)) for k, sheet in enumerate(begun)
+        ]
         totals = _mean(stage, [values for values, _ in climbed])
         top = int(totals.argmax())
         if totals[top] > best.payoff:

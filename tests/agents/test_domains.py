@@ -1,0 +1,76 @@
+"""What may be said: every point that is brought back is in the domain, and the projection is the nearest one."""
+
+import numpy as np
+import pytest
+
+import rlhf_game as rg
+from rlhf_game.agents.domains import FixedSum, MaxOne, coordinates
+from rlhf_game.mechanism.spaces.chain import Chain
+from tests.agents import brute
+
+CHAIN = ([[0, 1, -1], [1, 0, -1]], [[0.6, 0.3, 0.1], [0.5, 0.5, 0.0]])
+
+
+def test_the_projection_on_a_simplex_is_the_nearest_point() -> None:
+    rng = np.random.default_rng(0)
+    grid = brute.simplex_grid(3, 40)
+    domain = FixedSum(np.array([0.0, -0.5]), np.array([1.0, 0.5]))
+    points = rng.normal(size=(50, 2, 3))
+    nearest = domain.project(points)
+    np.testing.assert_allclose(nearest.sum(axis=-1), np.broadcast_to(domain.total, (50, 2)), atol=1e-12)
+    assert (nearest >= domain.low[:, None]).all()
+    for row in range(2):
+        others = domain.low[row] + (domain.total[row] - 3 * domain.low[row]) * grid
+        apart = np.linalg.norm(points[:, row, None] - others, axis=-1).min(axis=1)
+        assert (np.linalg.norm(points[:, row] - nearest[:, row], axis=-1) <= apart + 1e-12).all()
+
+
+def test_the_projection_on_maximum_one_is_the_nearest_point() -> None:
+    points = np.random.default_rng(1).normal(0.5, 1, size=(80, 1, 3))
+    nearest = MaxOne(np.zeros(1)).project(points)
+    assert (nearest.max(axis=-1) == 1).all()
+    assert (nearest >= 0).all()
+    apart = np.linalg.norm(points - brute.max_grid(3, 30), axis=-1).min(axis=1)
+    assert (np.linalg.norm(points - nearest, axis=-1)[:, 0] <= apart + 1e-12).all()
+
+
+@pytest.mark.parametrize("normalization", ["none", "sum", "max"])
+@pytest.mark.parametrize("kind", ["table", "menu", "chain"])
+def test_reports_made_from_rows_are_read_back_and_are_in_the_domain(kind: str, normalization: str) -> None:
+    rng = np.random.default_rng(3)
+    if kind == "chain":
+        space = Chain(*CHAIN, rg.KL(0.5), horizon=3, normalization=normalization)
+        truth = rng.random((2, 3))
+        truth = {"none": truth, "sum": truth / space.total(truth), "max": truth / space.extremes(truth)[1]}[
+            normalization
+        ]
+    else:
+        space = (
+            rg.Table([0.2, 0.3, 0.5], rg.KL(1), normalization=normalization)
+            if kind == "table"
+            else rg.Menu([0.1, 0, 0.3], normalization=normalization)
+        )
+        truth = rng.random(3)
+        truth = {"none": truth, "sum": truth / truth.sum(), "max": truth / truth.max()}[normalization]
+    system = coordinates(space)
+    sheets = system.sheets(truth)
+    np.testing.assert_allclose(system.reward(sheets), truth, rtol=1e-14)
+    (domain,) = system.domains(sheets)
+    for said in [domain.project(sheets[0]), *domain.draw(rng, 5, sheets[0].shape[-1])]:
+        report = system.reward((said,))
+        space.read(report)  # raises if it is outside the declared domain
+        if normalization == "none":
+            assert np.sum(report) == pytest.approx(np.sum(truth))
+    np.testing.assert_allclose(domain.project(sheets[0]), sheets[0], atol=1e-12)
+
+
+def test_negative_rewards_keep_their_least_entry() -> None:
+    space = rg.Table([0.5, 0.5], rg.KL(1))
+    (domain,) = coordinates(space).domains(coordinates(space).sheets([-0.5, 0.25]))
+    assert domain.low.tolist() == [-0.5]
+    assert domain.project(np.array([[-5.0, 3.0]])).tolist() == [[-0.5, 0.25]]
+
+
+def test_a_space_without_tables_is_named() -> None:
+    with pytest.raises(rg.CombinationError, match="need a Table, a Menu or a Chain, not object"):
+        coordinates(object())

@@ -1,5 +1,6 @@
 """The one array type, and the few array operations that every space shares."""
 
+import mmap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,10 @@ Array = NDArray[np.float64]
 
 BLOCK = 131_072
 """Entries of a block of several groups' rewards that is worked on at a time (1 MiB: it stays in cache)."""
+LARGE = 2**22
+"""From so many entries on (32 MiB) a user's writable array is viewed, not copied."""
+RELEASE = 2**23
+"""Entries of memory-mapped arrays that are read (64 MiB) before their pages leave this process's memory again."""
 
 
 def frozen(values: ArrayLike) -> Array:
@@ -23,16 +28,61 @@ def frozen(values: ArrayLike) -> Array:
     return array
 
 
-def finite(values: Any, what: str) -> Array:
-    """Return ``values`` as a float64 array, or raise InputError that names ``what`` if one is not a finite number."""
+def frozen_view(array: Array) -> Array:
+    """Return a read-only array: a view of memory that is read-only (a memory map, say) or LARGE, else a copy."""
+    if not array.flags.writeable:
+        return array
+    if array.size < LARGE:
+        return frozen(array)
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def numbers(values: Any, what: str) -> Array:
+    """Return ``values`` as a float64 array, or raise InputError that names ``what`` if they are not numbers."""
     try:
-        array = np.asarray(values, dtype=np.float64)
+        return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"{what} must be numbers in a rectangular list, got {_short(values)}") from error
-    if not np.isfinite(array).all():
+
+
+def finite(values: Any, what: str) -> Array:
+    """Return ``values`` as a float64 array, or raise InputError that names ``what`` if one is not a finite number."""
+    array = numbers(values, what)
+    low, high = extremes(array)
+    if not (np.isfinite(low) and np.isfinite(high)):
         at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         raise InputError(f"{what} must be finite, got {array[at]} at {list(at)}")
     return array
+
+
+def extremes(array: Array) -> tuple[float, float]:
+    """Return the least and the largest entry, in one reading; (0, 0) of no entries, NaN if one is."""
+    if array.size == 0:
+        return 0.0, 0.0
+    if array.ndim == 0 or array.size <= BLOCK:
+        return float(array.min()), float(array.max())
+    sheet = array.reshape(-1, array.shape[-1])
+    parts = [(sheet[block].min(), sheet[block].max()) for block in blocks(sheet.shape, 1, [array])]
+    lows, highs = zip(*parts, strict=True)
+    return float(np.min(lows)), float(np.max(highs))
+
+
+def row_sums(sheet: Array) -> Array:
+    """Return the sum of each row, in one reading: [B] of [B, m]."""
+    return _reduced(np.add, sheet, np.zeros(len(sheet)))
+
+
+def row_maxima(sheet: Array) -> Array:
+    """Return the largest entry of each row, in one reading: [B] of [B, m]."""
+    return _reduced(np.maximum, sheet, np.full(len(sheet), -np.inf))
+
+
+def _reduced(ufunc: np.ufunc, sheet: Array, start: Array) -> Array:
+    for rows, columns in blocks(sheet.shape, 1, [sheet]):
+        start[rows] = ufunc(start[rows], ufunc.reduce(sheet[rows, columns], axis=1))
+    return start
 
 
 def _short(values: Any) -> str:
@@ -40,11 +90,28 @@ def _short(values: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def blocks(shape: tuple[int, ...], depth: int) -> Iterator[tuple[slice, slice]]:
+def blocks(shape: tuple[int, ...], depth: int, reading: Sequence[Array] = ()) -> Iterator[tuple[slice, slice]]:
     """Cut a stack of ``depth`` sheets [rows, columns] into blocks of about BLOCK entries: slices in order.
 
     Blocks are whole rows where a row is short, and parts of one row where it is long.
+    reading: the arrays that are read along the way; pages of those that are memory-mapped files are let go now and
+    then, so that files larger than the memory can be read.
     """
+    maps = [held for held in map(_mapping, reading) if held is not None]
+    if not maps:
+        yield from _cut(shape, depth)
+        return
+    read = 0
+    for block in _cut(shape, depth):
+        yield block
+        read += len(maps) * (block[0].stop - block[0].start) * (block[1].stop - block[1].start)
+        if read > RELEASE:
+            _release(maps)
+            read = 0
+    _release(maps)
+
+
+def _cut(shape: tuple[int, ...], depth: int) -> Iterator[tuple[slice, slice]]:
     rows, columns = shape
     wide = max(1, BLOCK // max(depth, 1))
     if columns <= wide:
@@ -55,6 +122,21 @@ def blocks(shape: tuple[int, ...], depth: int) -> Iterator[tuple[slice, slice]]:
     for row in range(rows):
         for left in range(0, columns, wide):
             yield slice(row, row + 1), slice(left, min(left + wide, columns))
+
+
+def _mapping(array: Array) -> mmap.mmap | None:
+    """Return the file that an array is a read-only map of, where the system can let go of its pages."""
+    base: Any = array
+    mode = None
+    while isinstance(base, np.ndarray):
+        mode = base.mode if isinstance(base, np.memmap) else mode
+        base = base.base
+    return base if mode == "r" and isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED") else None
+
+
+def _release(maps: Sequence[mmap.mmap]) -> None:
+    for held in maps:
+        held.madvise(mmap.MADV_DONTNEED)
 
 
 def stack(rewards: Sequence[Array], block: tuple[slice, slice]) -> Array:

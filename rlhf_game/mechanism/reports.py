@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rlhf_game.errors import InputError
-from rlhf_game.mechanism.arrays import Array, frozen
+from rlhf_game.mechanism.arrays import Array, extremes, frozen, row_maxima, row_sums
 
 V = TypeVar("V")
 """A reward in a space's own coordinates: a [B, m] table, transition arrays, a scorer of texts."""
@@ -92,13 +92,13 @@ class Normalization(StrEnum):
         """Raise InputError unless each row of ``rewards`` [B, m] is in the domain."""
         if self is Normalization.NONE:
             return
-        if (rewards < 0).any():
+        if extremes(rewards)[0] < 0:
             row, column = (int(i) for i in np.argwhere(rewards < 0)[0])
             raise InputError(
                 f"reward must be >= 0 under normalization {self.value}, got {rewards[row, column]} "
                 f"at prompt {row}, outcome {column}"
             )
-        totals = rewards.sum(axis=-1) if self is Normalization.SUM else rewards.max(axis=-1)
+        totals = row_sums(rewards) if self is Normalization.SUM else row_maxima(rewards)
         wrong = np.abs(totals - 1.0) > NORMALIZATION_TOLERANCE
         if wrong.any():
             row = int(np.argmax(wrong))

@@ -6,7 +6,7 @@ reference q is [B, m] with rows that sum to 1, weights are [n] or [n, B]. Reward
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import BLOCK, Array, blocks, leave_one_out_sums, stack
 
+Block = tuple[slice, slice]
+"""Rows and columns of a sheet."""
+WHOLE: Block = (slice(None), slice(None))
 RECOMPUTE = 1e3
 """A score more than this many times its own scale is summed again around its anchor, where it loses no digit."""
 
@@ -29,8 +32,8 @@ class Optimum(ABC):
     """D(p || q): [B]."""
 
     @abstractmethod
-    def probabilities(self) -> Array:
-        """Return p: [B, m] (a new array)."""
+    def probabilities(self, block: Block = WHOLE) -> Array:
+        """Return p, or a block of it: [B, m] (a new array)."""
 
     @abstractmethod
     def values(self, rewards: Sequence[Array]) -> Array:
@@ -74,6 +77,8 @@ class Regularizer(ABC):
     strength: float
     name: ClassVar[str]
     """What the divergence is called in game files."""
+    any_scale: ClassVar[bool] = False
+    """Whether the optimum for a reference is also that for a multiple of it."""
 
     def __post_init__(self) -> None:
         number = isinstance(self.strength, int | float | np.floating | np.integer) and not isinstance(
@@ -112,7 +117,7 @@ class Score:
         """Return r[anchor] of each reward: [k, B]."""
         return at(rewards, self.anchor)
 
-    def leave_one_out(self, weights: Array, rewards: Sequence[Array], block: tuple[slice, slice]) -> Array:
+    def leave_one_out(self, weights: Array, rewards: Sequence[Array], block: Block) -> Array:
         """Return s - w r relative to the anchor, for k pairs, on one block: [k, rows, columns].
 
         A pair of this score is left out of the sum of the others, so that a weight of 1e6 beside 1 costs no digit.
@@ -146,12 +151,12 @@ class Score:
 
     def _position(self, weight: Array, reward: Array) -> int | None:
         for i, mine in enumerate(self.rewards):
-            if _is_same(mine, reward) and np.array_equal(self.weights[i], weight):
+            if is_same(mine, reward) and np.array_equal(self.weights[i], weight):
                 return i
         return None
 
 
-def _is_same(mine: Array, other: Array) -> bool:
+def is_same(mine: Array, other: Array) -> bool:
     """Return whether two arrays are the same numbers in memory, without reading them."""
     return mine is other or (
         mine.shape == other.shape and mine.strides == other.strides and mine.ctypes.data == other.ctypes.data
@@ -173,7 +178,7 @@ def by_row(weights: Array, rows: int) -> Array:
 def _accumulate(total: Array, weights: Array, rewards: Sequence[Array], held: Array | None) -> None:
     """Add sum_i weights_i (r_i - held_i) to ``total`` [B, m], block by block. weights, held: [n, B]."""
     workspace = np.empty(min(BLOCK, total.size))
-    for block in blocks(total.shape, 1):
+    for block in blocks(total.shape, 1, rewards):
         rows, target = block[0], total[block]
         part = workspace[: target.size].reshape(target.shape)
         for i, reward in enumerate(rewards):
@@ -223,7 +228,7 @@ def score(
 def _argmax(total: Array, reference: Array, potential: Callable[[Array, Array], Array]) -> Any:
     best = np.full(len(total), -np.inf)
     anchor = np.zeros(len(total), dtype=np.intp)
-    for rows, columns in blocks(total.shape, 1):
+    for rows, columns in blocks(total.shape, 1, [reference]):
         height = potential(reference[rows, columns], total[rows, columns])
         peak = height.argmax(axis=1)
         value = height[np.arange(len(peak)), peak]
@@ -254,17 +259,3 @@ def gain(raised: Optimum, multiplier: float, reward: Array) -> Array:
     weights = np.full((1, len(reward)), multiplier)
     out: Array = multiplier * raised.values([reward])[0] - raised.externalities(weights, [reward])[0]
     return np.maximum(out, 0.0)
-
-
-def row_blocks(shape: tuple[int, ...], depth: int) -> Iterator[tuple[slice, list[slice]]]:
-    """Group the blocks of a sheet by the rows that they cover: (rows, the slices of columns that cover them)."""
-    current: tuple[slice, list[slice]] | None = None
-    for row, column in blocks(shape, depth):
-        if current is not None and current[0] == row:
-            current[1].append(column)
-            continue
-        if current is not None:
-            yield current
-        current = (row, [column])
-    if current is not None:
-        yield current

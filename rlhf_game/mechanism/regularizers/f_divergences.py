@@ -23,7 +23,7 @@ import numpy as np
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.regularizers.base import Optimum, Regularizer, Score, by_row, gain, score
+from rlhf_game.mechanism.regularizers.base import WHOLE, Block, Optimum, Regularizer, Score, by_row, gain, score
 from rlhf_game.mechanism.regularizers.links import JensenShannonLink, Link, PowerLink
 
 LARGE_SHARE = 0.5
@@ -149,9 +149,9 @@ class DualOptimum(Optimum):
         mean = self.values([summed.relative])[0] - dual * (mass - 1)  # what p misses to 1 would be worth the dual
         self.welfare: Array = summed.offset + mean - whole
 
-    def probabilities(self) -> Array:
-        """Return p: [B, m]."""
-        return self.reference * self.link.density(self.slack)
+    def probabilities(self, block: Block = WHOLE) -> Array:
+        """Return p, or a block of it: [B, m]."""
+        return self.reference[block] * self.link.density(self.slack[block])
 
     def values(self, rewards: Sequence[Array]) -> Array:
         """Return <p, r>: [k, B]."""

@@ -18,20 +18,24 @@ exp(log p - c) is taken from the sum of the *other* groups' rewards, and no prob
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_game.mechanism.arrays import BLOCK, Array, stack
+from rlhf_game.mechanism.arrays import BLOCK, Array, blocks, stack
 from rlhf_game.mechanism.regularizers.base import (
+    WHOLE,
+    Block,
     Optimum,
     Regularizer,
     Score,
     at,
     by_row,
     expectation,
-    row_blocks,
+    is_same,
     score,
     simplex_thresholds,
 )
@@ -74,6 +78,7 @@ class KL(Regularizer):
     """D(p || q) = sum p log(p / q). Zero probabilities of the reference stay zero."""
 
     name: ClassVar[str] = "kl"
+    any_scale: ClassVar[bool] = True
 
     def maximize(self, weights: Array, rewards: Sequence[Array], reference: Array) -> "Gibbs":
         """Return the Gibbs policy of every row."""
@@ -94,41 +99,43 @@ class Gibbs(Optimum):
         self.score = summed
         self.log_partition: Array = np.zeros(len(reference))
         """log sum_x q_x exp((s_x - s[anchor]) / strength): [B]."""
+        self.known: tuple[tuple[Array, ...], Array] = ((), np.empty((0, len(reference))))
+        """Rewards whose values came out with their payments, and those values: k, [k, B]."""
         whole = np.ones((1, len(reference)))
         self.log_partition, means, cumulants = self._moments(whole, [summed.relative])
         cumulants = self._completed(cumulants, whole, [summed.relative])
         self.divergence: Array = cumulants[0]
         self.welfare: Array = summed.offset + strength * (means[0] - cumulants[0])
 
-    def log_probabilities(self, block: tuple[slice, slice] = (slice(None), slice(None))) -> Array:
+    def log_probabilities(self, block: Block = WHOLE) -> Array:
         """Return log p on a block: [rows, columns]; -inf where the reference is zero."""
         log_p: Array = self.score.relative[block] / self.strength
         log_p += _log(self.reference[block])
         log_p -= self.log_partition[block[0], None]
         return log_p
 
-    def probabilities(self) -> Array:
-        """Return p: [B, m]."""
-        p = np.empty(self.reference.shape)
-        for rows, columns in row_blocks(p.shape, 1):
-            for column in columns:
-                np.exp(self.log_probabilities((rows, column)), out=p[rows, column])
-        return p
+    def probabilities(self, block: Block = WHOLE) -> Array:
+        """Return p, or a block of it: [B, m]."""
+        log_p = self.log_probabilities(block)
+        return np.exp(log_p, out=log_p)
 
     def values(self, rewards: Sequence[Array]) -> Array:
-        """Return <p, r>: [k, B]."""
+        """Return <p, r>: [k, B]; without another reading when the payments of the same rewards are known."""
+        if len(rewards) == len(self.known[0]) and all(map(is_same, self.known[0], rewards)):
+            return self.known[1]
         out = np.zeros((len(rewards), len(self.reference)))
-        for rows, columns in row_blocks(self.reference.shape, 1):
-            for column in columns:
-                p = np.exp(self.log_probabilities((rows, column)))
-                for i, reward in enumerate(rewards):
-                    out[i, rows] += expectation(p, reward[None, rows, column])[0]
+        for block in blocks(self.reference.shape, 1, [self.reference, *rewards]):
+            p = self.probabilities(block)
+            for i, reward in enumerate(rewards):
+                out[i, block[0]] += expectation(p, reward[None, *block])[0]
         return out
 
     def externalities(self, weights: Array, rewards: Sequence[Array]) -> Array:
         """Return strength * KL(p || p_-i): [k, B]."""
         shares = by_row(weights, len(self.reference))
-        _, _, cumulants = self._moments(shares, rewards)
+        _, means, cumulants = self._moments(shares, rewards)
+        if (shares > 0).all():
+            self.known = (tuple(rewards), at(rewards, self.score.anchor) + means * (self.strength / shares))
         return self.strength * self._completed(cumulants, shares, rewards)
 
     def shortfall(self, policy: Array) -> Array:
@@ -180,21 +187,24 @@ class Gibbs(Optimum):
     def _moments(self, weights: Array, rewards: Sequence[Array]) -> Moments:
         """Return the moments of the shares w r / strength on whole rows, in one reading.
 
-        The log probability of a row is 0 once ``log_partition`` is known, and log Z before. A cumulant is NaN where
-        its exponents are too large for this way.
+        A share counts from the reward at the anchor, so that an offset costs no digit of a mean. The log probability of
+        a row is 0 once ``log_partition`` is known, and log Z before. A cumulant is NaN where its exponents are too large
+        for this way.
         """
         log_mass = np.empty(len(self.reference))
         means = np.empty((len(rewards), len(self.reference)))
         cumulants = np.empty_like(means)
         workspace = np.empty(min(BLOCK, len(rewards) * self.reference.size))
-        for rows, columns in row_blocks(self.reference.shape, len(rewards)):
+        held = at(rewards, self.score.anchor)
+        read = blocks(self.reference.shape, len(rewards), [self.reference, *rewards])
+        for rows, across in groupby(read, itemgetter(0)):
             scales = weights[:, rows] / self.strength
-            parts = [self._block_moments(scales, rewards, (rows, column), workspace) for column in columns]
+            parts = [self._block_moments(scales, rewards, held[:, rows], block, workspace) for block in across]
             log_mass[rows], means[:, rows], cumulants[:, rows] = _merge(parts)
         return log_mass, means, cumulants
 
     def _block_moments(
-        self, scales: Array, rewards: Sequence[Array], block: tuple[slice, slice], workspace: Array
+        self, scales: Array, rewards: Sequence[Array], held: Array, block: Block, workspace: Array
     ) -> Moments:
         """Return the moments of one block, under p given the block. workspace: memory for the block of all rewards."""
         log_p = self.log_probabilities(block)
@@ -207,13 +217,15 @@ class Gibbs(Optimum):
         p /= np.where(mass > 0, mass, 1.0)[:, None]
         exponents = workspace[: len(rewards) * p.size].reshape(len(rewards), *p.shape)
         for i, reward in enumerate(rewards):
-            np.multiply(reward[block], -scales[i, :, None], out=exponents[i])
+            np.subtract(held[i, :, None], reward[block], out=exponents[i])
+            exponents[i] *= scales[i, :, None]
         means = -expectation(p, exponents)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             powers = np.exp(exponents, out=exponents)
             cumulants = np.log(expectation(p, powers)) + means
             size = np.maximum(1, np.abs(means))
-            careful = ~((cumulants > SMALL_CUMULANT * size) & (size < LARGEST_BESIDE_UNDERFLOW)) | lost
+            is_plain = (cumulants > SMALL_CUMULANT * size) & (cumulants < np.inf)
+            careful = ~(is_plain & (size < LARGEST_BESIDE_UNDERFLOW)) | lost
         for i in map(int, np.flatnonzero(careful.any(axis=1))):
             chosen = careful[i]
             mine = rewards[i][block][chosen]
@@ -228,28 +240,25 @@ class Gibbs(Optimum):
         held = at(rewards, self.score.anchor)
         means = np.zeros_like(scales)
         shape = self.reference.shape
-        for rows, columns in row_blocks(shape, len(rewards)):
-            for column in columns:
-                p = np.exp(self.log_probabilities((rows, column)))
-                a = (stack(rewards, (rows, column)) - held[:, rows, None]) * scales[:, rows, None]
-                means[:, rows] += expectation(p, a)
+        reading = [self.reference, *rewards]
+        for block in blocks(shape, len(rewards), reading):
+            rows = block[0]
+            a = (stack(rewards, block) - held[:, rows, None]) * scales[:, rows, None]
+            means[:, rows] += expectation(self.probabilities(block), a)
         small_sum = np.zeros_like(means)
         log_sum = np.full_like(means, -np.inf)
         constant = means - self.log_partition
-        for rows, columns in row_blocks(shape, 3 * len(rewards)):
-            for column in columns:
-                block = (rows, column)
-                log_p = self.log_probabilities(block)
-                c = (stack(rewards, block) - held[:, rows, None]) * scales[:, rows, None] - means[:, rows, None]
-                log_terms = self.score.leave_one_out(weights, rewards, block) / self.strength
-                log_terms += _log(self.reference[block]) + constant[:, rows, None]
-                p = np.exp(log_p)
-                with np.errstate(over="ignore"):
-                    terms = np.exp(log_terms)
-                small_sum[:, rows] += np.where(np.abs(c) < 1, p * phi(np.clip(c, -1, 1)), terms + p * (c - 1)).sum(
-                    axis=2
-                )
-                log_sum[:, rows] = np.logaddexp(log_sum[:, rows], np.logaddexp.reduce(log_terms, axis=2))
+        for block in blocks(shape, 3 * len(rewards), [*reading, *self.score.rewards]):
+            rows = block[0]
+            log_p = self.log_probabilities(block)
+            c = (stack(rewards, block) - held[:, rows, None]) * scales[:, rows, None] - means[:, rows, None]
+            log_terms = self.score.leave_one_out(weights, rewards, block) / self.strength
+            log_terms += _log(self.reference[block]) + constant[:, rows, None]
+            p = np.exp(log_p)
+            with np.errstate(over="ignore"):
+                terms = np.exp(log_terms)
+            small_sum[:, rows] += np.where(np.abs(c) < 1, p * phi(np.clip(c, -1, 1)), terms + p * (c - 1)).sum(axis=2)
+            log_sum[:, rows] = np.logaddexp(log_sum[:, rows], np.logaddexp.reduce(log_terms, axis=2))
         return np.where(small_sum < 1, np.log1p(np.minimum(small_sum, 1)), log_sum)
 
 

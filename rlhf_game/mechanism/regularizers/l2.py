@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 
 from rlhf_game.mechanism.arrays import BLOCK, Array, blocks
 from rlhf_game.mechanism.regularizers.base import (
+    WHOLE,
+    Block,
     Optimum,
     Regularizer,
     Score,
     by_row,
     expectation,
     gain,
-    row_blocks,
     score,
     simplex_thresholds,
 )
@@ -40,8 +41,8 @@ MOST_PASSES = 20
 """Bound on the passes that settle which outcomes hold mass; two are the rule."""
 SETTLED = 1e-13
 """A threshold that moves by less than this, relatively, has settled."""
-LARGE_SHARE = 50.0
-"""A share larger than this moves the slacks so far that they are summed anew from the other groups' rewards."""
+CANCELLATION = 0.1
+"""A slack that is this small beside the share that was taken from it has lost a digit."""
 
 
 @final
@@ -61,12 +62,11 @@ class SquaredL2(Regularizer):
         summed = score(weights, rewards, reference, 2 * self.strength, potential)
         floor = reference[np.arange(len(reference)), summed.anchor] - 1
         rows, heights = [], []
-        for row, columns in row_blocks(reference.shape, 1):
-            for column in columns:
-                height = potential(reference[row, column], summed.relative[row, column])
-                b, x = np.nonzero(height > floor[row, None])
-                rows.append(b + row.start)
-                heights.append(height[b, x])
+        for block in blocks(reference.shape, 1, [reference]):
+            height = potential(reference[block], summed.relative[block])
+            b, x = np.nonzero(height > floor[block[0], None])
+            rows.append(b + block[0].start)
+            heights.append(height[b, x])
         threshold = simplex_thresholds(np.concatenate(heights), np.concatenate(rows), len(reference))
         return Projection(self.strength, reference, summed, self._polish(summed, reference, threshold))
 
@@ -77,13 +77,12 @@ class SquaredL2(Regularizer):
         """
         for _ in range(MOST_PASSES):
             total, held = np.zeros(len(reference)), np.zeros(len(reference))
-            for rows, columns in row_blocks(reference.shape, 1):
-                for column in columns:
-                    q = reference[rows, column]
-                    moved = summed.relative[rows, column] / (2 * self.strength)
-                    inside = moved - threshold[rows, None] + q > 0
-                    total[rows] += np.where(inside, moved, -q).sum(axis=1)
-                    held[rows] += inside.sum(axis=1)
+            for block in blocks(reference.shape, 1, [reference]):
+                rows, q = block[0], reference[block]
+                moved = summed.relative[block] / (2 * self.strength)
+                inside = moved - threshold[rows, None] + q > 0
+                total[rows] += np.where(inside, moved, -q).sum(axis=1)
+                held[rows] += inside.sum(axis=1)
             before, threshold = threshold, np.where(held > 0, total / np.maximum(held, 1), threshold)
             if (np.abs(threshold - before) <= SETTLED * np.abs(threshold)).all():
                 break
@@ -107,7 +106,7 @@ class Projection(Optimum):
     def _squared_distance(self) -> Array:
         """Return sum (p - q)^2 from p - q = s / (2 strength) - tau inside the support and -q outside: [B]."""
         out = np.zeros(len(self.reference))
-        for block in blocks(self.reference.shape, 1):
+        for block in blocks(self.reference.shape, 1, [self.reference]):
             q = self.reference[block]
             moved = self.score.relative[block] / (2 * self.strength)
             moved -= self.threshold[block[0], None]
@@ -115,22 +114,22 @@ class Projection(Optimum):
             out[block[0]] += np.einsum("bm,bm->b", moved, moved)
         return out
 
-    def slacks(self, block: tuple[slice, slice] = (slice(None), slice(None))) -> Array:
+    def slacks(self, block: Block = WHOLE) -> Array:
         """Return q + s / (2 strength) - tau on a block: [rows, columns]."""
         z: Array = self.score.relative[block] / (2 * self.strength)
         z -= self.threshold[block[0], None]
         z += self.reference[block]
         return z
 
-    def probabilities(self) -> Array:
-        """Return p: [B, m]."""
-        z = self.slacks()
+    def probabilities(self, block: Block = WHOLE) -> Array:
+        """Return p, or a block of it: [B, m]."""
+        z = self.slacks(block)
         return np.maximum(z, 0, out=z)
 
     def values(self, rewards: Sequence[Array]) -> Array:
         """Return <p, r>: [k, B]."""
         out = np.zeros((len(rewards), len(self.reference)))
-        for block in blocks(self.reference.shape, 1):
+        for block in blocks(self.reference.shape, 1, [self.reference, *rewards]):
             p = np.maximum(self.slacks(block), 0)
             for i, reward in enumerate(rewards):
                 out[i, block[0]] += expectation(p, reward[None, *block])[0]
@@ -139,14 +138,8 @@ class Projection(Optimum):
     def externalities(self, weights: Array, rewards: Sequence[Array]) -> Array:
         """Return strength ||p - p_-i||^2 + <nu, p>: [k, B]."""
         pairs = zip(by_row(weights, len(self.reference)), rewards, strict=True)
-        slacks = self.slacks()
-        workspace = np.empty(min(BLOCK, slacks.size))
-        return np.array(
-            [
-                self._externality(weight, reward, self._survivors(weight, reward, slacks, workspace))
-                for weight, reward in pairs
-            ]
-        ).reshape(len(rewards), len(slacks))
+        paid = [self._externality(weight, reward, self._survivors(weight, reward)) for weight, reward in pairs]
+        return np.array(paid).reshape(len(rewards), len(self.reference))
 
     def shortfall(self, policy: Array) -> Array:
         """Return strength ||p - p*||^2 + <nu, p>, nu = 2 strength max(0, -z): [B]."""
@@ -204,14 +197,15 @@ class Projection(Optimum):
         squares[entered] = np.maximum(moved[entered], 0) ** 2
         return np.asarray(self.strength * np.bincount(rows, weights=squares, minlength=count))
 
-    def _survivors(self, weight: Array, reward: Array, slacks: Array, workspace: Array) -> tuple[Index, Index]:
+    def _survivors(self, weight: Array, reward: Array) -> tuple[Index, Index]:
         """Return (row, outcome) of all that hold mass or may hold it without the group, in one reading."""
         share = weight / (2 * self.strength)
         found_rows, found_columns = [], []
         peak = np.full(len(reward), -np.inf)
-        for block in blocks(reward.shape, 1):
+        workspace = np.empty(min(BLOCK, reward.size))
+        for block in blocks(reward.shape, 1, [self.reference, reward]):
             row, column = block
-            z = slacks[block]
+            z = self.slacks(block)
             base = workspace[: z.size].reshape(z.shape)
             np.multiply(reward[block], -share[row, None], out=base)
             margin = 1 + ROUNDING * np.maximum(np.abs(base.min(axis=1)), np.abs(base.max(axis=1)))
@@ -225,13 +219,15 @@ class Projection(Optimum):
     def _differences(self, weight: Array, reward: Array, rows: Index, columns: Index) -> tuple[Array, Array, Array]:
         """Return z, z - delta and delta at outcomes, relative to the anchor's delta: [k] each.
 
-        z - delta is made from the other groups' rewards where shares are so large that the subtraction would cancel.
+        z - delta is made from the other groups' rewards where the subtraction would cancel.
         """
         unit = 2 * self.strength
-        anchor = self.score.anchor[rows]
-        lift = self.reference[rows, columns] - self.threshold[rows]
-        z = (self.score.relative[rows, columns] / unit - self.threshold[rows]) + self.reference[rows, columns]
-        delta = (reward[rows, columns] - reward[rows, anchor]) * (weight[rows] / unit)
-        if (np.abs(delta) <= LARGE_SHARE).all():
-            return z, z - delta, delta
-        return z, self.score.leave_one_out_at(weight, reward, rows, columns) / unit + lift, delta
+        q, tau = self.reference[rows, columns], self.threshold[rows]
+        z = (self.score.relative[rows, columns] / unit - tau) + q
+        delta = (reward[rows, columns] - reward[rows, self.score.anchor[rows]]) * (weight[rows] / unit)
+        base = z - delta
+        lost = np.flatnonzero(np.abs(base) < CANCELLATION * np.abs(delta))
+        if lost.size:
+            others = self.score.leave_one_out_at(weight, reward, rows[lost], columns[lost])
+            base[lost] = (others / unit - tau[lost]) + q[lost]
+        return z, base, delta

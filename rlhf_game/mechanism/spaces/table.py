@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rlhf_game.errors import CombinationError, InputError
-from rlhf_game.mechanism.arrays import Array, finite, frozen
+from rlhf_game.mechanism.arrays import LARGE, Array, extremes, finite, frozen, frozen_view, numbers, row_sums
 from rlhf_game.mechanism.regularizers.base import Optimum, Regularizer
 from rlhf_game.mechanism.reports import Normalization, Reward
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
@@ -76,7 +76,7 @@ class Layout:
         if ragged:
             widths = tuple(len(row) for row in reference)
         else:
-            array = finite(reference, "reference")
+            array = numbers(reference, "reference")
             if array.ndim not in (1, 2):
                 raise InputError(f"reference must be a list or a list of lists, got {array.ndim} dimensions")
             widths = (array.shape[-1],) * (1 if array.ndim == 1 else len(array))
@@ -85,13 +85,6 @@ class Layout:
         sizes = np.asarray(widths)
         members = tuple(np.flatnonzero(sizes == width) for width in dict.fromkeys(widths))
         return cls(widths, members, is_flat=not ragged and np.ndim(reference) == 1)
-
-
-def frozen_view(array: Array) -> Array:
-    """Return a read-only array: a view of memory that is read-only already (a memory map, say), else a copy."""
-    if array.flags.writeable:
-        return frozen(array)
-    return array
 
 
 def _is_list(row: Any) -> bool:
@@ -111,6 +104,10 @@ class Table(PolicySpace[Sheets]):
     on (one call for all of them, prompt after prompt). prompt_weights: [B], default equal; they are normalised.
     normalization: the declared domain of rewards, "none", "sum" or "max", on each prompt.
 
+    Arrays are read once and copied, except float64 arrays that are read-only (memory-mapped files, say) or have
+    2^22 entries or more: those are viewed, so their author must not change them while the table is in use. Files that
+    are memory-mapped read-only are worked on block by block and may be larger than the memory.
+
     Raises InputError when a row of the reference is not within 1e-6 of sum 1 or has a negative entry.
     """
 
@@ -126,7 +123,7 @@ class Table(PolicySpace[Sheets]):
         self.regularizer = regularizer
         self.layout = Layout.of(reference)
         self.reference: Sheets = tuple(
-            _distributions(sheet, members)
+            _distributions(sheet, members, regularizer)
             for sheet, members in zip(self.layout.split(reference, "reference"), self.layout.members, strict=True)
         )
         self.prompt_weights = self._read_weights(prompt_weights)
@@ -229,19 +226,22 @@ class TablePolicy(Policy[Sheets]):
         )
 
 
-def _distributions(sheet: Array, prompts: NDArray[np.intp]) -> Array:
-    """Return the rows of a sheet renormalised; raise InputError if one is not a distribution."""
-    if sheet.min() < 0:
+def _distributions(sheet: Array, prompts: NDArray[np.intp], regularizer: Regularizer) -> Array:
+    """Return the rows of a sheet renormalised; raise InputError if one is not a distribution.
+
+    A large sheet is left as it is where the regulariser does not ask for the scale: no copy is made.
+    """
+    if extremes(sheet)[0] < 0:
         row, column = (int(i) for i in np.argwhere(sheet < 0)[0])
         where = f"[{prompts[row]}][{column}]" if len(prompts) > 1 else f"[{column}]"
         raise InputError(f"reference must be >= 0, got {sheet[row, column]} at {where}")
-    totals = sheet.sum(axis=1)
+    totals = row_sums(sheet)
     wrong = np.abs(totals - 1) > REFERENCE_TOLERANCE
     if wrong.any():
         row = int(np.argmax(wrong))
         raise InputError(
             f"reference must sum to 1 (within {REFERENCE_TOLERANCE:.0e}), got {totals[row]} at prompt {prompts[row]}"
         )
-    if (np.abs(totals - 1) <= 4e-16).all():
+    if (np.abs(totals - 1) <= 4e-16).all() or (regularizer.any_scale and sheet.size >= LARGE):
         return sheet
     return frozen(sheet / totals[:, None])

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import rlhf_game as rg
 from rlhf_game.mechanism.arrays import BLOCK, leave_one_out_sums
 from rlhf_game.mechanism.regularizers.kl import phi
 from tests.strategies import NAMES, regularizer
@@ -219,3 +220,18 @@ def test_all_pairs_of_divergences_agree_at_the_reference() -> None:
     }
     for one, other in itertools.pairwise(payments):
         np.testing.assert_allclose(payments[one], payments[other], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["kl", "l2", "chi2"])
+def test_a_long_reference_a_little_off_one_is_that_reference_made_to_sum_to_one(name: str) -> None:
+    rng = np.random.default_rng(59)
+    m = 200_000
+    reference, reports = rng.dirichlet(np.ones(m)), [rg.Report(rng.uniform(0, 1, m), size=2) for _ in range(2)]
+    mechanism = rg.Mechanism(rg.SocialWelfare(), rg.AffinePayments())
+    tables = [rg.Table(q, regularizer=regularizer(name, 0.5)) for q in (reference, reference * (1 + 5e-7))]
+    exact, off = (mechanism.settle(reports, table) for table in tables)
+    np.testing.assert_allclose(off.payments, exact.payments, rtol=1e-9)
+    np.testing.assert_allclose(off.values, exact.values, rtol=1e-11)
+    np.testing.assert_allclose(off.policy.probabilities, exact.policy.probabilities, rtol=1e-8, atol=1e-18)
+    assert off.policy.welfare == pytest.approx(exact.policy.welfare, rel=1e-12)
+    assert off.policy.divergence == pytest.approx(exact.policy.divergence, rel=1e-9)

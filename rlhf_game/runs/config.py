@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, final
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, parse_json, parse_json_lines, parse_yaml, read_text, shown
 from rlhf_game.files.schema import LARGEST_SIZE, Name, Positive, RegularizerName, Strict, parse_model
-from rlhf_game.runs.specs import SomeCalibration, SomeReward
+from rlhf_game.runs.specs import RankSpec, SomeCalibration, SomeReward, tag_of
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
@@ -32,13 +32,39 @@ class ModelSpec(Strict):
 class CandidatesSpec(Strict):
     """Outcomes are responses sampled from the reference."""
 
-    kind: Literal["candidates"] = "candidates"
+    kind: Literal["candidates"]
     per_prompt: Annotated[int, Field(ge=1, le=1_000_000)]
     max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 64
     temperature: Positive = 1.0
     top_k: Annotated[int, Field(ge=0)] = 0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 64
+
+
+@final
+class TrieSpec(Strict):
+    """Outcomes are the likeliest whole responses of the reference, found without sampling."""
+
+    kind: Literal["trie"]
+    mass: Annotated[float, Field(gt=0, le=1)] = 0.99
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 8
+    max_nodes: Annotated[int, Field(ge=1, le=1_000_000)] = 2_000
+    batch_size: Annotated[int, Field(ge=1, le=100_000)] = 64
+
+
+def _candidates_unless_said(value: Any) -> Any:
+    return {"kind": "candidates", **value} if isinstance(value, dict) and "kind" not in value else value
+
+
+OutcomesSpec: TypeAlias = Annotated[
+    Annotated[
+        Annotated[CandidatesSpec, Tag("<candidates>")] | Annotated[TrieSpec, Tag("<trie>")],
+        Discriminator(
+            tag_of, custom_error_type="outcomes", custom_error_message="must have the kind candidates or trie"
+        ),
+    ],
+    BeforeValidator(_candidates_unless_said),
+]
 
 
 @final
@@ -66,7 +92,7 @@ class RunConfig(Strict):
     model: Annotated[ModelSpec, BeforeValidator(_named)]
     prompts: Prompts
     system: Name | None = None
-    outcomes: CandidatesSpec
+    outcomes: OutcomesSpec
     regularizer: RegularizerName = "kl"
     strength: Positive
     payment: Literal["affine", "none", "revenue"] = "affine"
@@ -86,7 +112,7 @@ class Source:
     columns: Mapping[str, tuple[Any, ...]]
     """Further columns of the prompts, [B] each, for rewards."""
     system: str | None
-    outcomes: CandidatesSpec
+    outcomes: OutcomesSpec
     seed: int
     base: Path
 
@@ -153,6 +179,25 @@ def _check(fields: RunConfig, name: str) -> None:
             raise InputError(f"{name}: weights.{shown(group)}: must be the name of a group, found none of that name")
     if fields.payment == "revenue" and fields.normalization == "none":
         raise InputError(f"{name}: payment: revenue must come with normalization sum or max, found none")
+    if isinstance(fields.outcomes, TrieSpec):
+        _check_trie(fields, name)
+
+
+def _check_trie(fields: RunConfig, name: str) -> None:
+    """Refuse what has no meaning for responses that were not found."""
+    for field, value, wanted in (
+        ("regularizer", fields.regularizer, ("kl",)),
+        ("normalization", fields.normalization, ("none",)),
+        ("payment", fields.payment, ("affine", "none")),
+    ):
+        if value not in wanted:
+            raise InputError(f"{name}: {field}: must be {' or '.join(wanted)} with outcomes trie, found {value}")
+    for i, group in enumerate(fields.groups):
+        if isinstance(group.calibration, RankSpec):
+            raise InputError(
+                f"{name}: groups[{i}].calibration: must not be rank with outcomes trie: a rank among the responses "
+                "that were found says nothing about the others, found rank"
+            )
 
 
 def _files(fields: RunConfig) -> list[str]:

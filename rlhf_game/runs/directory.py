@@ -4,13 +4,13 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
-from typing import Any, final
+from typing import Any, TypeAlias, final
 
 from rlhf_game import __version__
 from rlhf_game.errors import InputError, RunError
@@ -25,6 +25,10 @@ LIBRARIES = (
     "better-profanity", "numpy", "pyarrow", "scipy", "textstat", "tokenizers", "torch", "transformers",
     "vaderSentiment",
 )  # fmt: skip
+
+
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and of how much."""
 
 
 def versions() -> dict[str, str]:

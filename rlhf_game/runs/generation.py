@@ -1,22 +1,20 @@
-"""The first stage: draw the candidates. It is given a ``Source``, in which there is nothing of any group."""
+"""The first stage: draw or find the responses. It is given a ``Source``, in which there is nothing of any group."""
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, final
+from typing import TYPE_CHECKING, Any, final
 
 from rlhf_game.errors import RunError
 from rlhf_game.runs.candidates import merge
-from rlhf_game.runs.config import CandidatesSpec, Source
-from rlhf_game.runs.directory import RunFolder, read_parquet, versions, write_parquet
+from rlhf_game.runs.config import CandidatesSpec, Source, TrieSpec
+from rlhf_game.runs.directory import Progress, RunFolder, read_parquet, versions, write_parquet
+from rlhf_game.runs.tries import find_responses
 
 if TYPE_CHECKING:
     from rlhf_game.training_backends.models import LanguageModel
     from rlhf_game.training_backends.sampling import Sampling
-
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and of how much."""
 
 
 @final
@@ -40,8 +38,7 @@ def generate(source: Source, folder: RunFolder, progress: Progress) -> None:
     """Write candidates.parquet; pieces of an interrupted generation are used, the same bytes come out."""
     if folder.candidates.exists():
         return
-    from rlhf_game.training_backends.models import load_language_model
-    from rlhf_game.training_backends.sampling import plan_batches, sample_batch
+    from rlhf_game.training_backends import load_language_model
 
     progress("load the language model", 0, 1)
     named = source.model
@@ -51,21 +48,34 @@ def generate(source: Source, folder: RunFolder, progress: Progress) -> None:
     progress("load the language model", 1, 1)
     provenance = _provenance(source, model)
     _check_resumed(folder, provenance)
+    if isinstance(source.outcomes, TrieSpec):
+        columns, missing = find_responses(source, model, source.outcomes, folder, progress)
+        provenance["missing"] = missing
+    else:
+        columns = _draw(source, model, source.outcomes, folder, progress)
+    write_parquet(folder.candidates, columns, provenance)
+    folder.drop_parts()
+
+
+def _draw(
+    source: Source, model: "LanguageModel", outcomes: CandidatesSpec, folder: RunFolder, progress: Progress
+) -> dict[str, list[Any]]:
+    from rlhf_game.training_backends.sampling import plan_batches, sample_batch
+
     encoded = [model.encode_prompt(prompt, source.system) for prompt in source.prompts]
-    batches = plan_batches([len(ids) for ids in encoded], source.outcomes.per_prompt, source.outcomes.batch_size)
+    batches = plan_batches([len(ids) for ids in encoded], outcomes.per_prompt, outcomes.batch_size)
     drawn: dict[tuple[int, int], dict[str, Any]] = {}
     for number, batch in enumerate(batches):
         progress("draw candidates", number, len(batches))
         part = folder.part("candidates", number)
         found = part.read()
         if found is None:
-            samples = sample_batch(model, encoded, batch, seed=source.seed, sampling=_sampling(source.outcomes))
+            samples = sample_batch(model, encoded, batch, seed=source.seed, sampling=_sampling(outcomes))
             found = [asdict(sample) for sample in samples]
             part.write(found)
         drawn.update(zip(batch, found, strict=True))
     progress("draw candidates", len(batches), len(batches))
-    write_parquet(folder.candidates, _columns(source, drawn), provenance)
-    folder.drop_parts()
+    return _columns(source, outcomes, drawn)
 
 
 def read_drawn(folder: RunFolder) -> tuple[Drawn, dict[str, Any]]:
@@ -105,12 +115,14 @@ def _check_resumed(folder: RunFolder, provenance: dict[str, Any]) -> None:
         )
 
 
-def _columns(source: Source, drawn: dict[tuple[int, int], dict[str, Any]]) -> dict[str, list[Any]]:
+def _columns(
+    source: Source, outcomes: CandidatesSpec, drawn: dict[tuple[int, int], dict[str, Any]]
+) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {name: [] for name in ("prompt", "prompt_text", "text", "count", "weight")}
     of_first = ("log_probability", "is_finished", "token_ids")
     columns.update({name: [] for name in of_first})
     for b, prompt in enumerate(source.prompts):
-        samples = [drawn[b, j] for j in range(source.outcomes.per_prompt)]
+        samples = [drawn[b, j] for j in range(outcomes.per_prompt)]
         first = {sample["text"]: sample for sample in reversed(samples)}
         for draft in merge([sample["text"] for sample in samples]):
             row = {"prompt": b, "prompt_text": prompt, **asdict(draft)}

@@ -11,9 +11,12 @@ from rlhf_game.files.build import settle
 from rlhf_game.files.games import Game, read_game
 from rlhf_game.files.receipts import Receipt, read_receipts, receipt_of
 from rlhf_game.runs.config import Configuration
-from rlhf_game.runs.directory import RunFolder, open_folder, versions
-from rlhf_game.runs.generation import Drawn, Progress, generate, read_drawn
+from rlhf_game.runs.directory import Progress, RunFolder, open_folder, versions
+from rlhf_game.runs.generation import Drawn, generate, read_drawn
 from rlhf_game.runs.scoring import read_rewards, score
+
+UNIT = [0.0, 1.0]
+"""The range of every calibration, and so of every reward of every response, found or not."""
 
 
 @final
@@ -71,6 +74,8 @@ def _write_game(configuration: Configuration, drawn: Drawn, origin: dict[str, An
         ],
         "provenance": {"prompts": configuration.source.prompts, "candidates": origin, "scores": scored},
     }
+    if "missing" in origin:
+        document |= {"missing": origin["missing"], "bounds": UNIT}
     if fields.weights is not None:
         document["weights"] = fields.weights
     keys = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in document.items()]

@@ -9,8 +9,8 @@ from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.texts import call_reward
 from rlhf_game.runs.config import Configuration, GroupSpec, Source
-from rlhf_game.runs.directory import RunFolder, read_parquet, versions, write_parquet
-from rlhf_game.runs.generation import Drawn, Progress
+from rlhf_game.runs.directory import Progress, RunFolder, read_parquet, versions, write_parquet
+from rlhf_game.runs.generation import Drawn
 from rlhf_game.runs.specs import calibration_of
 
 

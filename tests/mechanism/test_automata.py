@@ -73,7 +73,7 @@ def test_length_earns_its_level(totals: list[int], sequence: list[int]) -> None:
 
 
 def test_an_ngram_by_hand() -> None:
-    """Samples 0 1 2 and 0 0 2 (2 ends), alpha = 1: unigram counts 3 1 2 of 6; after 0: 1 1 1 of 3; after 1: 0 0 1 of 1."""
+    """Samples 0 1 2 and 0 0 2 (2 ends), alpha = 1: counts 3 1 2 of 6 tokens; after 0: 1 1 1; after 1: 0 0 1."""
     model = ngram([[0, 1, 2], [0, 0, 2]], 3, 2, smoothing=1.0, ends=[2])
     unigram = (np.array([3, 1, 2]) + 1 / 3) / 7
     assert model.probabilities == pytest.approx(

@@ -1,6 +1,5 @@
 """Best-first expansion of an autoregressive model's sequences, until the finished ones hold enough of its mass."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, final
@@ -214,7 +213,7 @@ def _rows(log_probs: Array, count: int, ends: Sequence[int]) -> Array:
 
 
 def _sum(log_mass: Array) -> float:
-    return math.fsum(np.exp(log_mass))
+    return float(np.exp(log_mass).sum())
 
 
 def _check(ends: Sequence[int], max_tokens: int, mass: float, max_nodes: int, batch: int) -> None:

@@ -70,6 +70,19 @@ def chain(name: str, next_state: list[list[int]], horizon: int) -> Implementatio
     )
 
 
+def trie(name: str, missing: list[float]) -> Implementation:
+    """Return the entry of a trie over the outcomes of RAGGED; its bounds are wide, since the suite shifts rewards."""
+    from rlhf_game.mechanism.spaces.trie import Trie
+
+    return Implementation(
+        f"Trie-{name}",
+        build=lambda unit: Trie(RAGGED, missing, rg.KL(strength=unit), bounds=(-1e6, 1e6)),
+        draw=lambda rng: [rng.uniform(0, 1, len(row)) for row in RAGGED],
+        constant=lambda level: [np.full(len(row), level) for row in RAGGED],
+        is_interior=False,
+    )
+
+
 def menu(name: str, divergence: list[float]) -> Implementation:
     """Return the entry of a menu."""
     return Implementation(
@@ -101,4 +114,7 @@ IMPLEMENTATIONS = [
     menu("five", [0.0, 0.1, 0.2, 0.4, 0.8]),
     menu("one", [0.3]),
     chain("two-states", [[0, 1, 1], [1, 0, 1]], 4),
+    chain("unreachable", [[1, 1], [0, 1], [2, 0]], 3),
+    chain("one-state", [[0, 0, 0, 0]], 1),
+    trie("prompts", [0.01, 0.0, 0.2, 0.5]),
 ]

@@ -147,3 +147,21 @@ def test_certificates_refuse_what_they_cannot_bound() -> None:
         max_welfare([0.5, 0.6], 1.0, (0, 1), level=1.0)
     with pytest.raises(rg.InputError, match="bounds must be two finite numbers"):
         delivered_welfare([0.5, 0.6], [0.0, 0.1], 1.0, (0, 1), (-np.inf, 0.0))
+
+
+def test_the_reach_without_variance_is_that_of_the_theorem_by_hand() -> None:
+    """Maurer and Pontil: 7 log(2 / d) / (3 (N - 1)) with d = 0.05 / 4: two sides, and half of each for this bound."""
+    still = mean_interval(np.full(1001, 0.5), (0.0, 1.0), 0.95)
+    assert still.high - still.value == pytest.approx(7 * np.log(2 * 4 / 0.05) / 3000)
+    assert still.value - still.low == pytest.approx(still.high - still.value)
+
+
+def test_the_certificate_is_the_upper_end_of_one_interval_minus_the_lower_end_of_the_other() -> None:
+    game = _Game(1.0, 0.8)
+    rng = np.random.default_rng(9)
+    said, heard = rng.choice(8, 3000, p=game.reference), rng.choice(8, 3000, p=game.policy)
+    own = (game.score[heard], game.log_ratio[heard], 1.0, game.bounds, game.ratio_bounds)
+    best, held = max_welfare(game.score[said], 1.0, game.bounds), delivered_welfare(*own)
+    gap = certified_gap(game.score[said], *own)
+    assert gap.high == pytest.approx(float(best.high - held.low), rel=1e-12)
+    assert gap.low == 0.0

@@ -8,7 +8,7 @@ import pytest
 import rlhf_game as rg
 from rlhf_game.mechanism.mechanism import read_profile
 from rlhf_game.mechanism.training import TrainingRule
-from rlhf_game.mechanism.welfare_rules import AlphaFair, Egalitarian, EqualSay, NashWelfare, PolicyMedian
+from rlhf_game.mechanism.welfare_rules import AlphaFair, Egalitarian, EqualSay, FairRule, NashWelfare, PolicyMedian
 from tests import oracles
 from tests.strategies import regularizer
 
@@ -215,3 +215,19 @@ def test_what_a_rule_cannot_do_is_said() -> None:
         nash.settle([rg.Report([1, 0])], rg.Menu([0, 0]))
     with pytest.raises(rg.InputError, match="aversion must be a number > 0 other than 1"):
         AlphaFair(1.0)
+
+
+def test_a_solver_that_stops_short_is_an_error_and_not_an_answer() -> None:
+    class Lazy(FairRule):
+        def welfare(self, values: np.ndarray, sizes: np.ndarray) -> float:
+            return float(values.min())
+
+        def conjugate(self, weights: np.ndarray, sizes: np.ndarray) -> float:
+            return 0.0
+
+        def solve(self, sizes: np.ndarray, rewards: object, space: object) -> np.ndarray:
+            return np.full(len(sizes), 1 / len(sizes))
+
+    reference, reports = _game(4)
+    with pytest.raises(rg.RunError, match="Lazy is solved to .* only"):
+        rg.Mechanism(Lazy(), rg.NoPayments()).settle(reports, rg.Table(reference, rg.KL(0.3)))

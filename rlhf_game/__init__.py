@@ -18,8 +18,8 @@ _NAMES = {
     "rlhf_game.mechanism.regularizers.f_divergences": (
         "ReverseKL", "PearsonChi2", "JensenShannon", "Hellinger", "Alpha",
     ),
-    "rlhf_game.mechanism.spaces.table": ("Table",),
-    "rlhf_game.mechanism.spaces.menu": ("Menu",),
+    "rlhf_game.mechanism.spaces.table": ("Table",), "rlhf_game.mechanism.spaces.menu": ("Menu",),
+    "rlhf_game.mechanism.spaces.chain": ("Chain",), "rlhf_game.mechanism.spaces.trie": ("Trie",),
     "rlhf_game.mechanism.audit": ("World", "Regret"),
     "rlhf_game.agents.audit": ("audit",),
     "rlhf_game.agents.best_response": ("BestResponse",),
@@ -40,8 +40,10 @@ if TYPE_CHECKING:  # for editors and type checkers, which then also know a name 
     from rlhf_game.mechanism.regularizers.kl import KL
     from rlhf_game.mechanism.regularizers.l2 import SquaredL2
     from rlhf_game.mechanism.reports import Group, Normalization, Report
+    from rlhf_game.mechanism.spaces.chain import Chain
     from rlhf_game.mechanism.spaces.menu import Menu
     from rlhf_game.mechanism.spaces.table import Table
+    from rlhf_game.mechanism.spaces.trie import Trie
     from rlhf_game.mechanism.training import AffineWelfare, SocialWelfare
 else:
 
@@ -55,8 +57,8 @@ else:
 
 
 __all__ = [
-    "AffinePayments", "AffineWelfare", "Alpha", "BestResponse", "CombinationError", "Group", "Hellinger", "InputError",
-    "JensenShannon", "KL", "Mechanism", "Menu", "MissingExtra", "NoPayments", "Normalization", "PearsonChi2",
-    "Polarize", "Regret", "Report", "Resize", "RevenueOptimal", "ReverseKL", "RlhfGameError", "RunError", "Settlement",
-    "SocialWelfare", "SquaredL2", "Table", "World", "audit",
+    "AffinePayments", "AffineWelfare", "Alpha", "BestResponse", "Chain", "CombinationError", "Group", "Hellinger",
+    "InputError", "JensenShannon", "KL", "Mechanism", "Menu", "MissingExtra", "NoPayments", "Normalization",
+    "PearsonChi2", "Polarize", "Regret", "Report", "Resize", "RevenueOptimal", "ReverseKL", "RlhfGameError", "RunError",
+    "Settlement", "SocialWelfare", "SquaredL2", "Table", "Trie", "World", "audit",
 ]  # fmt: skip

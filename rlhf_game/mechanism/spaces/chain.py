@@ -20,7 +20,7 @@ gives back q, so D(p || q) is the cumulant of the whole score. Everything is a s
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
 
@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rlhf_game.errors import CombinationError, InputError
-from rlhf_game.mechanism.arrays import Array, finite, frozen
+from rlhf_game.mechanism.arrays import BLOCK, Array, finite, frozen
 from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.regularizers.kl import KL
 from rlhf_game.mechanism.reports import NORMALIZATION_TOLERANCE, Normalization
@@ -303,18 +303,26 @@ class ChainPolicy(Policy[Array]):
             following[k - 1] = np.append(totals, following[k, -1] - constant) - totals[space.initial]
         return following
 
-    def _log_edges(self, k: int) -> Array:
-        """Return the log probabilities of the edges at step k, given their state: [E]."""
+    def _log_edges(self, steps: slice | int) -> Array:
+        """Return the log probabilities of the edges, given their state, at one step [E] or at several [steps, E]."""
         graph = self.space.graph
-        return graph.edges.log_softmax(self._edge_weights + self._following[k][graph.target])[0]
+        return graph.edges.log_softmax(self._edge_weights + self._following[steps][..., graph.target])[0]
+
+    def _by_step(self, *, backward: bool) -> Iterator[Array]:
+        """Yield the log probabilities of the edges, [E], step after step; several steps are worked on at a time."""
+        horizon, size = self.space.horizon, max(1, BLOCK // len(self._edge_weights))
+        starts = range(0, horizon, size)
+        for start in reversed(starts) if backward else starts:
+            block = self._log_edges(slice(start, start + size))
+            yield from block[::-1] if backward else block
 
     def _forward(self) -> Array:
         graph, states = self.space.graph, self.space.shape[0]
         here: Array = np.zeros(states)
         here[self.space.initial] = 1.0
         flow = np.zeros(len(graph.target))
-        for k in range(self.space.horizon):
-            moved = graph.edges.spread(here) * np.exp(self._log_edges(k))
+        for log_edges in self._by_step(backward=False):
+            moved = graph.edges.spread(here) * np.exp(log_edges)
             flow += moved
             here = np.bincount(graph.target, weights=moved, minlength=states + 1)[:states].astype(np.float64)
         visits = np.exp(self._log_tokens)
@@ -332,9 +340,9 @@ class ChainPolicy(Policy[Array]):
         constants = np.array([part[2] for part in parts])
         means = np.zeros((len(parts), states + 1))
         cumulants = np.zeros_like(means)
-        for k in reversed(range(self.space.horizon)):
+        for log_edges in self._by_step(backward=True):
             following = edge_means + means[:, graph.target], edge_cumulants + cumulants[:, graph.target]
-            means[:, :-1], cumulants[:, :-1] = graph.edges.merge(self._log_edges(k), *following)
+            means[:, :-1], cumulants[:, :-1] = graph.edges.merge(log_edges, *following)
             means[:, -1] -= constants
             means -= means[:, self.space.initial, None].copy()
         return cumulants[:, self.space.initial]

@@ -15,6 +15,7 @@ Both merge the pieces of a whole, given the log probabilities log p_b of the pie
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 import numpy as np
@@ -45,10 +46,15 @@ class Segments:
         changes = np.flatnonzero(np.diff(owners)) + 1
         return Segments(np.concatenate([np.zeros(1, dtype=np.intp), changes]), len(owners))
 
-    @property
+    @cached_property
     def lengths(self) -> Indices:
         """Entries per segment: [M]."""
         return np.diff(self.starts, append=self.size)
+
+    @cached_property
+    def owners(self) -> Indices:
+        """The segment of each entry: [N]."""
+        return np.repeat(np.arange(len(self.starts)), self.lengths)
 
     def sum(self, entries: Array) -> Array:
         """Return the sum of each segment: [..., M] of [..., N]."""
@@ -74,7 +80,7 @@ class Segments:
         return out
 
     def log_softmax(self, entries: Array) -> tuple[Array, Array]:
-        """Return the log probabilities of the entries in their segment [N] and log sum exp of each segment [M]."""
+        """Return the log probabilities of the entries in their segments [..., N], and log sum exp of each [..., M]."""
         top = self.max(entries)
         relative = entries - self.spread(top)
         log_total = np.log(self.sum(np.exp(relative)))
@@ -84,8 +90,7 @@ class Segments:
     def modes(self, log_p: Array) -> Indices:
         """Return the first likeliest entry of each segment: [M]."""
         at_top = np.flatnonzero(log_p == self.spread(self.max(log_p)))
-        segment = np.searchsorted(self.starts, at_top, side="right") - 1
-        first = np.concatenate([np.ones(1, dtype=bool), segment[1:] != segment[:-1]])
+        first = np.diff(self.owners[at_top], prepend=-1) > 0
         out: Indices = at_top[first]
         return out
 

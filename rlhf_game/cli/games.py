@@ -15,28 +15,37 @@ def settle(
     as_json: Annotated[bool, typer.Option("--json", help="Print the receipt as JSON (.jsonl: one a line).")] = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the receipt there.")] = None,
 ) -> None:
-    """Settle a game: train the policy exactly, and charge every group."""
+    """Settle a game: train the policy exactly, and charge every group.
+
+    A policy of 2^22 probabilities or more is no part of the receipt's text: with -o it is written beside the receipt,
+    as NAME.policy.npy, and the receipt names it.
+    """
     from rlhf_game.cli.display import show_receipt, show_receipts, write_out
     from rlhf_game.errors import InputError
     from rlhf_game.files.build import settle as settle_game
     from rlhf_game.files.build import settle_without
     from rlhf_game.files.games import is_list, read_games
+    from rlhf_game.files.policies import beside, write_policy
     from rlhf_game.files.receipts import receipt_of, receipt_text, write_receipt
 
     lines = is_list(game)
     games = read_games(game)
     if out is not None and out.exists() and out.samefile(game):
         raise InputError(f"{out}: the output must be another file than the game, found the game itself")
-    if as_json or lines:
-        receipts = [receipt_of(one, settle_game(one)) for one in games]
-    else:
-        settlement, values_without = settle_without(games[0])
-        receipts = [receipt_of(games[0], settlement)]
+    receipts, long = [], {}
+    for i, one in enumerate(games):
+        settlement, values_without = (settle_game(one), None) if as_json or lines else settle_without(one)
+        receipts.append(receipt_of(one, settlement))
+        if receipts[i].policy is None:
+            long[i] = settlement
     if out is not None:
+        for i, settlement in long.items():
+            written = write_policy(beside(out, i + 1 if lines else None), games[i], settlement.policy)
+            receipts[i] = receipts[i].model_copy(update={"policy": written})
         write_receipt(out, receipts, lines=lines)
     if as_json:
         write_out(receipt_text(receipts, lines=lines))
-    elif lines:
+    elif values_without is None:
         show_receipts(receipts)
     else:
         show_receipt(receipts[0], values_without)
@@ -52,6 +61,7 @@ def verify(
     """
     from rlhf_game.files.build import settle as settle_game
     from rlhf_game.files.games import is_list, read_games
+    from rlhf_game.files.policies import PolicyFile, policy_differences
     from rlhf_game.files.receipts import read_receipts, receipt_of
     from rlhf_game.files.verify import differences
 
@@ -62,7 +72,12 @@ def verify(
         found.append(f"the receipt has {len(receipts)} lines, the game file {len(games)}")
     for line, (one, said) in enumerate(zip(games, receipts, strict=False), start=1):
         where = f"line {line}: " if is_list(game) else ""
-        found += [where + text for text in differences(said, one, receipt_of(one, settle_game(one)))]
+        settlement = settle_game(one)
+        again = receipt_of(one, settlement)
+        texts = differences(said, one, again)
+        if isinstance(said.policy, PolicyFile) and again.policy is None:
+            texts += policy_differences(said.policy, receipt.parent, one, settlement.policy)
+        found += [where + text for text in texts]
     for text in found:
         typer.echo(text)
     if found:

@@ -3,14 +3,22 @@
 import json
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from rlhf_game.errors import InputError
 
+Buffer: TypeAlias = bytes | memoryview
+
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """Put ``content`` at ``path``; whoever looks there sees the old file or the whole new one, never a part.
+    """Put ``content`` at ``path``, whole or not at all (see write_parts)."""
+    write_parts(path, (content,))
+
+
+def write_parts(path: str | os.PathLike[str], parts: Iterable[Buffer]) -> None:
+    """Put ``parts``, one after the other, at ``path``: nobody sees anything but the old file or the whole new one.
 
     A symbolic link is kept and the file that it points to is replaced.
     Raises InputError if ``path`` cannot name a file (no such folder, a folder itself, a device); OSError if writing
@@ -21,7 +29,8 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     beside = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with open(beside, "xb") as file:
-            file.write(content)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, target)

@@ -12,6 +12,7 @@ from rlhf_game.files.atomic import write_text
 from rlhf_game.files.build import certified
 from rlhf_game.files.documents import parse_json, parse_json_lines, read_text, shown
 from rlhf_game.files.games import Game
+from rlhf_game.files.policies import PolicyFile, is_long
 from rlhf_game.files.schema import Strict, parse_model
 from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.mechanism import Settlement
@@ -32,6 +33,8 @@ def _is_interval(value: Any) -> str:
 
 
 def _axes(value: Any) -> str:
+    if isinstance(value, dict | PolicyFile):
+        return "<file>"
     axes = 0
     while isinstance(value, list) and value:
         axes, value = axes + 1, value[0]
@@ -44,7 +47,10 @@ Number: TypeAlias = Annotated[
     Annotated[float, Tag("<number>")] | Annotated[Interval, Tag("<interval>")], Discriminator(_is_interval)
 ]
 Policy: TypeAlias = Annotated[
-    Annotated[Vector, Tag("<1>")] | Annotated[Matrix, Tag("<2>")] | Annotated[list[Matrix], Tag("<3>")],
+    Annotated[Vector, Tag("<1>")]
+    | Annotated[Matrix, Tag("<2>")]
+    | Annotated[list[Matrix], Tag("<3>")]
+    | Annotated[PolicyFile, Tag("<file>")],
     Discriminator(_axes),
 ]
 
@@ -73,7 +79,8 @@ class Receipt(Strict):
     regularizer: str | None
     strength: float
     payment: str
-    policy: Policy
+    policy: Policy | None
+    """None or a file where there are too many probabilities for a text (see policies)."""
     social_welfare: Number
     divergence: Number
     affine_social_welfare: Number
@@ -92,7 +99,10 @@ class Receipt(Strict):
 
 
 def receipt_of(game: Game, settlement: Settlement) -> Receipt:
-    """Return the receipt of a game's settlement, with intervals where outcomes are missing from the game."""
+    """Return the receipt of a game's settlement, with intervals where outcomes are missing from the game.
+
+    Its policy is None where it is too long for a text; write_policy keeps it in a file of its own.
+    """
     names = [group.name for group in game.fields.groups]
     sizes = [group.size for group in game.fields.groups]
     policy: Any = settlement.policy  # of a space whose policies can be written down
@@ -111,7 +121,7 @@ def receipt_of(game: Game, settlement: Settlement) -> Receipt:
         regularizer=game.fields.regularizer,
         strength=game.fields.strength,
         payment=game.fields.payment,
-        policy=_lists(policy.probabilities),
+        policy=None if is_long(game) else _lists(policy.probabilities),
         social_welfare=social_welfare,
         divergence=divergence,
         affine_social_welfare=affine_social_welfare,

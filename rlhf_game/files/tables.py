@@ -2,13 +2,18 @@
 
 A table is shaped [m] (one prompt), [B, m] (B prompts) or, when prompts have different numbers of outcomes, is a list of
 B arrays. Nothing is ever unpickled.
+
+Files of at least LARGE numbers are not held in memory: a .npy file of float64 is memory-mapped as it stands; a .npy
+file of another type and a .parquet column of numbers are converted once, part by part, into a temporary file that is
+memory-mapped (in the folder that TMPDIR names; it is gone when the table is). An .npz file is always read whole.
 """
 
 import hashlib
 import os
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -16,12 +21,14 @@ import numpy as np
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import shown
-from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.arrays import LARGE, Array, extremes
 
 Table: TypeAlias = Array | list[Array]
 Shape: TypeAlias = tuple[int, ...] | list[int]
 """(m,), (B, m), or [m_1, ..., m_B] when ragged."""
 
+PART = 2**20
+"""Bytes of a large file that are converted at a time."""
 FORMS = "FILE.npy, FILE.npz:KEY or FILE.parquet:COLUMN"
 
 
@@ -46,8 +53,8 @@ def shape_of(table: Table | Sequence[Any]) -> Shape:
 
 def largest(table: Table) -> float:
     """Return the largest absolute value in a table."""
-    rows = table if isinstance(table, list) else [table]
-    return max(max(-float(row.min()), float(row.max())) for row in rows)
+    ends = [extremes(row) for row in (table if isinstance(table, list) else [table])]
+    return max(max(-low, high) for low, high in ends)
 
 
 def describe(shape: Shape, what: str = "number") -> str:
@@ -74,7 +81,7 @@ def locate(reference: str, folder: Path) -> tuple[Path, str | None]:
 
 
 def read_table(reference: str, folder: Path) -> Table:
-    """Return the table that ``reference`` names; a .npy file is memory-mapped, not read.
+    """Return the table that ``reference`` names; large ones are memory-mapped files (see above).
 
     Raises InputError if the file is missing, is not what its name says, or does not hold numbers in one or two axes.
     """
@@ -99,7 +106,11 @@ def digest(path: Path) -> str:
 
 def _read_numpy(path: Path, key: str | None) -> Table:
     if key is None:
-        return _check_array(np.lib.format.open_memmap(os.fspath(path), mode="r"))
+        array = np.lib.format.open_memmap(os.fspath(path), mode="r")
+        _check_array(array[:1])  # what can be said without reading it
+        if array.dtype == np.float64 or array.size < LARGE or array.ndim > 2:
+            return _check_array(array)
+        return _spooled(_rows(array), array.shape)
     with open(path, "rb") as file:  # opened here, because numpy leaves a file open that is no archive
         archive = np.load(file, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -116,10 +127,14 @@ def _read_parquet(path: Path, column: str | None) -> Table:
 
     assert column is not None  # locate gives one
     try:
-        with pq.ParquetFile(path, memory_map=True) as file:
+        with pq.ParquetFile(path, buffer_size=PART) as file:
             names = file.schema_arrow.names
             if names.count(column) != 1:
                 raise _wrong_key("column", column, names)
+            kind, count = file.schema_arrow.field(column).type, file.metadata.num_rows
+            if count >= LARGE and (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+                batches = file.iter_batches(PART // 8, columns=[column], use_threads=False)
+                return _spooled((cast(Array, _from_arrow(batch.column(0))) for batch in batches), (count,))
             values = file.read(columns=[column]).column(0).combine_chunks()
     except pa.ArrowException as error:
         raise ValueError(str(error)) from None
@@ -141,6 +156,22 @@ def _from_arrow(values: Any) -> Table:
         raise InputError("must hold numbers or lists of numbers, found deeper lists")
     arrays = cast(list[Array], rows)
     return np.stack(arrays) if len({len(row) for row in arrays}) == 1 else arrays
+
+
+def _rows(array: Any) -> Iterator[Array]:
+    """Yield an array as float64, in consecutive parts of about PART bytes."""
+    step = max(1, PART // 8 * len(array) // array.size)
+    for start in range(0, len(array), step):
+        yield array[start : start + step].astype(np.float64)
+
+
+def _spooled(parts: Iterable[Array], shape: tuple[int, ...]) -> Array:
+    """Return consecutive parts of a table as a memory-mapped temporary file."""
+    with tempfile.TemporaryFile() as file:
+        for part in parts:
+            file.write(np.ascontiguousarray(part).data)
+        file.flush()
+        return np.memmap(file, dtype=np.float64, mode="r", shape=shape)
 
 
 def _check_array(array: Any) -> Array:

@@ -1,14 +1,12 @@
 """Verifying: a receipt against the settlement of the same game made again."""
 
 import re
-from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from rlhf_game import __version__
 from rlhf_game.files.documents import shown
 from rlhf_game.files.games import Game
+from rlhf_game.files.policies import PolicyFile, row_difference
 from rlhf_game.files.receipts import Interval, Number, Receipt
 from rlhf_game.files.tables import largest
 
@@ -16,9 +14,8 @@ RELATIVE = 1e-9
 """Two numbers that differ by this share of the larger one agree."""
 ABSOLUTE = 1e-12
 """Numbers that differ by this share of the game's own scale agree."""
-ABSOLUTE_PROBABILITY = 1e-15
 ABSOLUTE_PAYMENT = 1e-28
-"""The same for probabilities and for payments, which are exact however small they are."""
+"""The same for payments, which are exact however small they are."""
 
 
 def differences(receipt: Receipt, game: Game, again: Receipt) -> list[str]:
@@ -27,7 +24,8 @@ def differences(receipt: Receipt, game: Game, again: Receipt) -> list[str]:
     Texts and sizes must be equal. Numbers agree within RELATIVE of the larger, or within ABSOLUTE (payments:
     ABSOLUTE_PAYMENT) of the game's scale: max|r_i| for a value, size_i max|r_i| for a utility, 1 for a probability or
     divergence, sum_i size_i max|r_i| + strength * divergence + max|boost| for the rest. An interval agrees with an
-    exact number inside it. The version must not be newer than the one that verifies.
+    exact number inside it. The version must not be newer than the one that verifies. A policy in a file of its own is
+    compared by policy_differences.
     """
     found = []
     if not () < _release(receipt.version) <= _release(__version__):
@@ -86,24 +84,14 @@ def _number(value: Number) -> str:
 
 def _policy_apart(mine: Any, theirs: Any, at: str = "policy") -> list[str]:
     """Return the first probability that disagrees, or how the shapes do."""
-    if isinstance(mine, list) != isinstance(theirs, list) or (isinstance(mine, list) and len(mine) != len(theirs)):
+    if theirs is None and (mine is None or isinstance(mine, PolicyFile)):
+        return []
+    if not (isinstance(mine, list) and isinstance(theirs, list)) or len(mine) != len(theirs):
         return [f"{at}: the receipt has another shape than the policy of the game"]
-    if not isinstance(mine, list):
-        return _apart(at, mine, theirs, ABSOLUTE_PROBABILITY)
-    if mine and not isinstance(mine[0], list):
-        return _row_apart(mine, theirs, at)
+    if not (isinstance(mine[0], list) or isinstance(theirs[0], list)):
+        return row_difference(mine, theirs, at)
     parts = (_policy_apart(a, b, f"{at}[{i}]") for i, (a, b) in enumerate(zip(mine, theirs, strict=True)))
     return next((part for part in parts if part), [])
-
-
-def _row_apart(mine: Sequence[float], theirs: Sequence[float], at: str) -> list[str]:
-    a, b = np.array(mine), np.array(theirs)
-    wrong = np.abs(a - b) > np.maximum(ABSOLUTE_PROBABILITY, RELATIVE * np.maximum(np.abs(a), np.abs(b)))
-    if not wrong.any():
-        return []
-    i = int(np.argmax(wrong))
-    more = f" (and {int(wrong.sum()) - 1} more)" if wrong.sum() > 1 else ""
-    return [f"{at}[{i}]: the receipt says {mine[i]!r}, the game gives {theirs[i]!r}{more}"]
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -188,8 +188,8 @@ class Gibbs(Optimum):
         """Return the moments of the shares w r / strength on whole rows, in one reading.
 
         A share counts from the reward at the anchor, so that an offset costs no digit of a mean. The log probability of
-        a row is 0 once ``log_partition`` is known, and log Z before. A cumulant is NaN where its exponents are too large
-        for this way.
+        a row is 0 once ``log_partition`` is known, and log Z before. A cumulant is NaN where its exponents are too
+        large for this way.
         """
         log_mass = np.empty(len(self.reference))
         means = np.empty((len(rewards), len(self.reference)))

@@ -4,7 +4,7 @@ Prompts with the same number of outcomes are solved together, as one sheet [rows
 separates by prompt, every prompt has the same strength, and every quantity is the weighted mean over prompts).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rlhf_game.errors import CombinationError, InputError
-from rlhf_game.mechanism.arrays import LARGE, Array, extremes, finite, frozen, frozen_view, numbers, row_sums
+from rlhf_game.mechanism.arrays import LARGE, Array, blocks, extremes, finite, frozen, frozen_view, numbers, row_sums
 from rlhf_game.mechanism.regularizers.base import Optimum, Regularizer
 from rlhf_game.mechanism.reports import Normalization, Reward
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 
 REFERENCE_TOLERANCE = 1e-6 + 1e-12
-"""How far the sum of a row of the reference may be from 1 and still be renormalised (three times 0.333333 is, with its rounding)."""
+"""How far the sum of a row may be from 1 and still be renormalised (three times 0.333333 is, with its rounding)."""
 
 Sheets = tuple[Array, ...]
 """One array [rows, m] per number of outcomes m that occurs."""
@@ -68,6 +68,13 @@ class Layout:
             for b, row in zip(members, sheet, strict=True):
                 rows[b] = row
         return rows
+
+    def places(self) -> list[tuple[int, int]]:
+        """Return the sheet and the row in it of each prompt."""
+        found = {
+            b: (sheet, row) for sheet, members in enumerate(self.members) for row, b in enumerate(members.tolist())
+        }
+        return [found[b] for b in range(len(self.widths))]
 
     @classmethod
     def of(cls, reference: Any) -> "Layout":
@@ -214,6 +221,16 @@ class TablePolicy(Policy[Sheets]):
     def probabilities(self) -> Any:
         """p, shaped like the reference: [m], [B, m] or a list of B arrays."""
         return self.space.layout.join(tuple(optimum.probabilities() for optimum in self.optima))
+
+    def pieces(self) -> Iterator[Array]:
+        """Yield p outcome after outcome, prompt after prompt, in pieces [k] that stay small however long p is."""
+        if len(self.optima) == 1:
+            (optimum,), (q,) = self.optima, self.space.reference
+            for block in blocks(q.shape, 1, [q]):
+                yield optimum.probabilities(block).ravel()
+            return
+        for sheet, row in self.space.layout.places():
+            yield self.optima[sheet].probabilities((slice(row, row + 1), slice(None))).ravel()
 
     def values(self, rewards: Sequence[Sheets]) -> Array:
         """Return <p, r> for each reward: [k]."""

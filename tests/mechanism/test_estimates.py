@@ -1,0 +1,49 @@
+"""Estimates: the rules of intervals, and the receipt's form."""
+
+import numpy as np
+import pytest
+
+from rlhf_game.errors import InputError
+from rlhf_game.mechanism.estimates import Estimate
+
+
+def test_sums_and_multiples_keep_the_truth_inside() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        truths, halves = rng.normal(size=(2, 3)), rng.random((2, 3))
+        one, two = (Estimate(t + h / 2, t - h, t + h) for t, h in zip(truths, halves, strict=True))
+        factor = rng.normal(size=3)
+        both = (one + two).scaled(factor)
+        assert both.contains(factor * truths.sum(axis=0), slack=1e-12)
+        assert both.width == pytest.approx(np.abs(factor) * 2 * halves.sum(axis=0))
+        assert not both.contains(factor * truths.sum(axis=0) + both.width)
+
+
+def test_a_sum_may_miss_as_often_as_its_parts_together() -> None:
+    part = Estimate(np.zeros(()), np.zeros(()), np.ones(()), level=0.95)
+    certain = Estimate(np.zeros(()), np.zeros(()), np.ones(()))
+    assert (part + part).level == pytest.approx(0.9)
+    assert (part + certain).level == pytest.approx(0.95)
+
+
+def test_the_document_is_the_receipts() -> None:
+    estimate = Estimate(np.array([1.0, 2.0]), np.array([0.5, 2.0]), np.array([1.5, 3.0]), level=0.9)
+    assert estimate.document() == [
+        {"estimate": 1.0, "low": 0.5, "high": 1.5, "level": 0.9},
+        {"estimate": 2.0, "low": 2.0, "high": 3.0, "level": 0.9},
+    ]
+    assert estimate[0].document() == estimate.document()[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (([0.0], [1.0], [0.5]), "low must be <= high"),
+        (([0.0], [np.nan], [0.5]), "low must be <= high"),
+        (([0.0], [0.0, 0.0], [0.5]), "must have one shape"),
+        (([0.0], [0.0], [0.5], 0.0), r"level must be in \(0, 1\], got 0.0"),
+    ],
+)
+def test_what_is_no_interval_is_refused(fields: tuple[object, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Estimate(*fields)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rlhf_game.errors import InputError
-from rlhf_game.mechanism.arrays import Array, finite
+from rlhf_game.mechanism.arrays import BLOCK, Array, finite
 from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.regularizers.kl import phi
 from rlhf_game.mechanism.regularizers.links import psi
@@ -77,27 +77,28 @@ class Shares:
         return cls(centred, share / share.sum(), strength)
 
     def cumulants(self, frequencies: Array | None = None) -> tuple[Array, Array]:
-        """Return L and the variance of exp(-c) relative to its squared mean, [n, B] both, without cancellation.
+        """Return L and the variance of exp(-c) relative to its squared mean, without cancellation: [R, n, B] both.
 
-        frequencies: of the samples, [B, N], each row with sum 1; None for 1 / N each.
+        frequencies: R times those of the samples, [B, R, N], sums to 1 over N; None for once 1 / N each.
         """
         c = self.centred
-        f = np.full(c.shape[1:], 1 / c.shape[2]) if frequencies is None else frequencies
-
-        def mean(entries: Array) -> Array:
-            return np.asarray(np.einsum("nbs,bs->nb", entries, f))
-
-        top = np.maximum(0.0, (-c).max(axis=2) - LARGEST_EXPONENT)
-        above = np.expm1(-c - top[:, :, None])
-        rise = mean(above)
-        moved = (above - rise[:, :, None]) / (1 + rise)[:, :, None]
-        drift, bend = mean(c), mean(phi(np.maximum(c, -LARGEST_EXPONENT)))
-        near = bend - psi(np.maximum(bend - drift, TINY - 1), np.log1p(np.maximum(bend - drift, TINY - 1)))
-        cumulant = np.where(top > 0, np.log1p(rise) + top + drift, near)
-        return cumulant, mean(moved * moved)
+        f = np.full((c.shape[1], 1, c.shape[2]), 1 / c.shape[2]) if frequencies is None else frequencies
+        top = np.maximum(0.0, (-c).max(axis=2, keepdims=True) - LARGEST_EXPONENT)
+        above = np.expm1(-c - top)
+        rise = above.mean(axis=2, keepdims=True)
+        above -= rise
+        terms = [c, phi(np.maximum(c, -LARGEST_EXPONENT)), above, above * above]
+        flat = np.concatenate(terms).transpose(1, 0, 2)  # [B, 4 n, N]
+        means = np.matmul(f, flat.transpose(0, 2, 1)).reshape(*f.shape[:2], 4, len(c))
+        drift, bend, change, square = means.transpose(2, 1, 3, 0)
+        power = 1 + rise[:, :, 0] + change
+        excess = np.maximum(bend - drift, TINY - 1)
+        near = bend - psi(excess, np.log1p(excess))
+        cumulant = np.where(top[:, :, 0] > 0, np.log(power) + top[:, :, 0] + drift, near)
+        return cumulant, np.maximum(square - change * change, 0.0) / power**2
 
     def payments(self, frequencies: Array | None = None) -> Array:
-        """Return strength * L, corrected for the bias of a logarithm of a mean to first order: [n]."""
+        """Return strength * L, corrected for the bias of a logarithm of a mean to first order: [R, n]."""
         cumulant, variance = self.cumulants(frequencies)
         corrected = cumulant + variance / (2 * self.centred.shape[2])
         return np.asarray(self.strength * (corrected @ self.prompt_weights))
@@ -108,7 +109,7 @@ class Shares:
         A sample moves L by c + exp(-c) / E[exp(-c)] = exp(-L) phi(c) - expm1(-L) c, up to a constant.
         """
         c = self.centred
-        cumulant = self.cumulants()[0][:, :, None]
+        cumulant = self.cumulants()[0][0, :, :, None]
         near = np.exp(-cumulant) * phi(np.clip(c, -1, 1))
         far = np.exp(-c - cumulant) + np.exp(-cumulant) * (c - 1)
         influence = np.where(np.abs(c) < 1, near, far) - np.expm1(-cumulant) * c
@@ -117,7 +118,7 @@ class Shares:
 
     def effective_sizes(self) -> Array:
         """Return 1 / sum of squared normalised weights, the least over prompts: [n]."""
-        variance = self.cumulants()[1]
+        variance = self.cumulants()[1][0]
         return np.asarray((self.centred.shape[2] / (1 + variance)).min(axis=1))
 
 
@@ -136,7 +137,7 @@ def sampled_payments(
     needs an effective size that is not small. Raises InputError on wrong shapes.
     """
     shares = Shares.read(rewards, weights, strength, prompt_weights)
-    value = shares.payments()
+    value = shares.payments()[0]
     reach = NormalDist().inv_cdf((1 + level) / 2) * shares.errors()
     interval = Estimate(value, np.maximum(value - reach, 0.0), np.maximum(value + reach, 0.0), level)
     return SampledPayments(interval, shares.effective_sizes())
@@ -158,10 +159,13 @@ def bootstrapped_payments(
     """
     shares = Shares.read(rewards, weights, strength, prompt_weights)
     prompts, count = shares.centred.shape[1:]
-    drawn = np.empty((resamples, len(shares.centred)))
-    for k in range(resamples):
-        frequencies = rng.multinomial(count, np.full(count, 1 / count), size=prompts) / count
-        drawn[k] = shares.payments(frequencies)
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    interval = Estimate(shares.payments(), np.maximum(low, 0.0), np.maximum(high, 0.0), level)
+    at_once = max(1, BLOCK // (prompts * count))
+    drawn = []
+    for start in range(0, resamples, at_once):
+        rows = prompts * min(at_once, resamples - start)
+        picked = rng.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
+        frequencies = np.bincount(picked.ravel(), minlength=rows * count) / count
+        drawn.append(shares.payments(frequencies.reshape(prompts, -1, count)))
+    low, high = np.quantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    interval = Estimate(shares.payments()[0], np.maximum(low, 0.0), np.maximum(high, 0.0), level)
     return SampledPayments(interval, shares.effective_sizes())

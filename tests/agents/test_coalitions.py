@@ -22,7 +22,7 @@ def total(
 
 
 def test_two_groups_gain_by_exaggerating_together() -> None:
-    """By hand: each claims 4 members. KL, strength 1: p = sigmoid(8 - 2), p_-i = sigmoid(4 - 2), pay = KL(p || p_-i)."""
+    """By hand, each claims 4 members. KL, strength 1: p = sigmoid(8 - 2), p_-i = sigmoid(4 - 2), pay KL(p || p_-i)."""
 
     def policy(score: float) -> float:
         return 1 / (1 + np.exp(-score))

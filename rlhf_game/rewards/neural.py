@@ -1,12 +1,12 @@
 """Rewards that run a network: likeness to a text, and reward models of the Hugging Face kind."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-from rlhf_game.rewards.texts import Text, plain
+from rlhf_game.rewards.texts import Text, TextReward, plain
 
 EMBEDDER = "all-minilm-l6-v2"
 
@@ -45,26 +45,51 @@ class Similarity:
 @final
 @dataclass(frozen=True)
 class RewardModel:
-    """A transformers sequence-classification model with one logit; the score is the logit."""
+    """A trained reward model: a sequence classifier with one logit, an adapter, or a head that ``train`` wrote.
+
+    model: the folder or hub name of a classifier, the ``model`` folder of ``rlhf-game train``, or the folder around it.
+    """
 
     model: str
     revision: str | None = None
     base: Path | None = None
     batch_size: int = 16
+    loaded: Any = field(default=None, repr=False, compare=False)
+    """The network, where it is in memory already."""
     __name__: ClassVar[str] = "hf"
 
     @cached_property
-    def _classifier(self) -> Any:
-        from rlhf_game.training_backends import load_classifier
+    def _scorer(self) -> Any:
+        from rlhf_game.training_backends import load_reward_model
 
-        return load_classifier(self.model, revision=self.revision, base=self.base)
+        if self.loaded is not None:
+            return self.loaded
+        return load_reward_model(self.model, revision=self.revision, base=self.base)
+
+    @property
+    def is_identified(self) -> bool:
+        """Whether its scores of different prompts can be compared: its card says that it was trained with eta > 0."""
+        from rlhf_game.training_backends import is_identified
+
+        return is_identified(self.model, self.base)
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float]:
         """Return one score per completion; the model is loaded on the first call. Raises InputError if it cannot be."""
         pairs = [(plain(prompt), plain(text)) for prompt, text in zip(prompts, completions, strict=True)]
-        return [float(value) for value in self._classifier.score(pairs, batch_size=self.batch_size)]
+        return [float(value) for value in self._scorer.score(pairs, batch_size=self.batch_size)]
 
     @property
     def provenance(self) -> dict[str, Any]:
         """Which weights answered."""
-        return dict(self._classifier.provenance)
+        return dict(self._scorer.provenance)
+
+
+def share_backbones(rewards: Sequence[TextReward]) -> tuple[TextReward, ...]:
+    """Return the rewards with all reward models loaded together: those on one frozen backbone hold it once."""
+    from rlhf_game.training_backends import Named, load_reward_models
+
+    models = [reward for reward in rewards if isinstance(reward, RewardModel)]
+    scorers = iter(load_reward_models([Named(one.model, one.revision, one.base) for one in models]))
+    return tuple(
+        replace(reward, loaded=next(scorers)) if isinstance(reward, RewardModel) else reward for reward in rewards
+    )

@@ -1,6 +1,7 @@
 """A causal language model and its tokenizer: load them, render a prompt, know where a sequence ends."""
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,12 +79,22 @@ def load_language_model(
     return LanguageModel(model, tokenizer, loaded_provenance(checkpoint, model))
 
 
-def load_pretrained(kind: Any, checkpoint: Checkpoint, *, dtype: str | None = None, with_report: bool = False) -> Any:
+def load_pretrained(
+    kind: Any,
+    checkpoint: Checkpoint,
+    *,
+    dtype: str | None = None,
+    with_report: bool = False,
+    labels: int | None = None,
+) -> Any:
     """Return ``kind.from_pretrained`` of the checkpoint, quietly; raise InputError when transformers cannot.
 
-    dtype: of a model; None for a tokenizer. with_report: return the pair of the model and what was missing.
+    dtype: of a model; None for a tokenizer. with_report: return the pair of the model and what was missing. labels: how
+    many logits a new classification head has.
     """
     options: dict[str, Any] = {} if dtype is None else {"dtype": DTYPES[dtype], "use_safetensors": True}
+    if labels is not None:
+        options["num_labels"] = labels
     if with_report:
         options["output_loading_info"] = True
     with quiet_transformers():
@@ -120,7 +131,9 @@ def quiet_transformers() -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():  # peft 0.21 asks transformers 5 by the old name
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            yield
     finally:
         logging.set_verbosity(level)
         if has_bars:

@@ -65,7 +65,9 @@ class Classifier:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    provenance: Mapping[str, str | None]
+    provenance: Mapping[str, Any]
+    adapter: str | None = None
+    """Which of the adapters on a shared backbone this is."""
 
     def encode(self, prompt: str, completion: str) -> list[int]:
         """Return the ids of a pair: through the chat template, else as two texts with a separator, else joined."""
@@ -81,8 +83,43 @@ class Classifier:
     @torch.inference_mode()
     def score(self, pairs: Sequence[tuple[str, str]], *, batch_size: int = 16) -> Array:
         """Return the logit of each (prompt, completion): [k]."""
-        encoded = [self.encode(prompt, completion) for prompt, completion in pairs]
+        if self.adapter is not None:
+            shared: Any = self.model  # a PeftModel, which transformers' types do not know
+            shared.set_adapter(self.adapter, inference_mode=True)
         scores = np.zeros(len(pairs))
+        for rows, ids, mask in self._padded(pairs, batch_size):
+            scores[rows] = self.model(input_ids=ids, attention_mask=mask).logits[:, 0].double().cpu().numpy()
+        return scores
+
+    @torch.inference_mode()
+    def features(self, pairs: Sequence[tuple[str, str]], *, batch_size: int = 16) -> Array:
+        """Return what the head sees of each (prompt, completion): [k, d]; the logit is a linear function of it.
+
+        Raises InputError when the model's head is not one linear layer.
+        """
+        seen: list[torch.Tensor] = []
+        hook = head_of(self.model).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        table: list[Array] = [np.empty(0)] * len(pairs)
+        try:
+            for rows, ids, mask in self._padded(pairs, batch_size):
+                seen.clear()
+                self.model(input_ids=ids, attention_mask=mask)
+                hidden = seen[0]
+                if hidden.ndim == 3:  # a decoder scores every position, and takes the last that is no padding
+                    places = torch.arange(ids.shape[1], device=ids.device)
+                    last = (places * (ids != self.model.config.pad_token_id)).argmax(dim=1)
+                    hidden = hidden[torch.arange(len(rows), device=ids.device), last]
+                for k, row in zip(rows, hidden.double().cpu().numpy(), strict=True):
+                    table[k] = row
+        finally:
+            hook.remove()
+        return np.stack(table)
+
+    def _padded(
+        self, pairs: Sequence[tuple[str, str]], batch_size: int
+    ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+        """Yield batches of pairs of like length: their places, ids and mask."""
+        encoded = [self.encode(prompt, completion) for prompt, completion in pairs]
         room = getattr(self.model.config, "max_position_embeddings", None)
         for batch in batches(encoded, batch_size):
             width = max(1, *(len(encoded[k]) for k in batch))
@@ -93,10 +130,7 @@ class Classifier:
             for row, k in enumerate(batch):
                 ids[row, : len(encoded[k])] = torch.tensor(encoded[k], dtype=torch.long)
                 mask[row, : len(encoded[k])] = 1
-            device = self.model.device
-            logits = self.model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
-            scores[list(batch)] = logits[:, 0].double().cpu().numpy()
-        return scores
+            yield batch, ids.to(self.model.device), mask.to(self.model.device)
 
 
 def load_classifier(
@@ -117,6 +151,35 @@ def load_classifier(
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     return Classifier(model.to(pick_device(device)).eval(), tokenizer, loaded_provenance(checkpoint, model))
+
+
+def load_backbone(
+    name: str, *, revision: str | None = None, base: Path | None = None, device: str = "auto", seed: int = 0
+) -> Classifier:
+    """Load any language model or encoder as a reward model whose head, one logit, is new and random by ``seed``.
+
+    Raises InputError when there is no such model.
+    """
+    checkpoint = find_checkpoint(name, revision=revision, base=base)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = load_pretrained(AutoModelForSequenceClassification, checkpoint, dtype="float32", labels=1)
+    tokenizer = load_pretrained(AutoTokenizer, checkpoint)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return Classifier(model.to(pick_device(device)).eval(), tokenizer, loaded_provenance(checkpoint, model))
+
+
+def head_of(model: PreTrainedModel) -> torch.nn.Linear:
+    """Return the linear layer that makes the logit. Raises InputError when the head is more than that."""
+    for name in ("score", "classifier"):
+        head = getattr(model, name, None)
+        if isinstance(head, torch.nn.Linear):
+            return head
+    raise InputError(
+        f"backbone: must have a head of one linear layer, {type(model).__name__} has none; use method embedding or full"
+    )
 
 
 def batches(items: Sequence[Any], batch_size: int) -> Iterator[list[int]]:

@@ -1,0 +1,236 @@
+"""Reward models from preferences: a convex fit on frozen features, or TRL's RewardTrainer on a whole network or LoRA.
+
+The loss is the identified Bradley-Terry loss: the mean over pairs of -log sigma(d) + smoothing d + eta s^2, where
+d = r(chosen) - r(rejected) and s = r(chosen) + r(rejected); TRL calls eta ``center_rewards_coefficient``.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, final
+
+import numpy as np
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import PrinterCallback, TrainerCallback
+from trl.trainer.reward_config import RewardConfig
+from trl.trainer.reward_trainer import RewardTrainer
+
+from rlhf_game.errors import InputError, RunError
+from rlhf_game.mechanism.arrays import Array
+from rlhf_game.training_backends.models import quiet_transformers
+from rlhf_game.training_backends.reward_models import embedding_features, set_head
+from rlhf_game.training_backends.scorers import Classifier, load_backbone, load_embedder
+
+Pair: TypeAlias = tuple[str, str, str]
+"""Prompt, chosen response, rejected response."""
+Watch: TypeAlias = Callable[[str, int, int], None]
+
+
+@final
+@dataclass(frozen=True)
+class Lora:
+    """A low-rank adapter: its rank, the numerator of its scale, and the layers it is put on (None: peft's choice)."""
+
+    rank: int = 8
+    alpha: int = 16
+    targets: tuple[str, ...] | None = None
+    dropout: float = 0.0
+
+
+@final
+@dataclass(frozen=True)
+class Finetuning:
+    """How a network is trained; the defaults are those of small reward models, not of any paper."""
+
+    lora: Lora | None = None
+    epochs: float = 1.0
+    max_steps: int | None = None
+    learning_rate: float = 5e-5
+    batch_size: int = 8
+    max_length: int = 512
+    has_dropout: bool = False
+    eta: float = 0.01
+    smoothing: float = 0.0
+    seed: int = 0
+    save_steps: int = 100
+
+
+@final
+@dataclass(frozen=True)
+class Trained:
+    """What a training did."""
+
+    steps: int
+    losses: tuple[float, ...]
+    """Logged along the way."""
+    dropped: int
+    """Pairs that are longer than max_length."""
+
+
+@final
+class _Trainer(RewardTrainer):
+    """TRL's trainer with label smoothing: -(1 - e) log sigma(d) - e log sigma(-d) = -log sigma(d) + e d."""
+
+    smoothing = 0.0
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the batch's mean loss."""
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)  # type: ignore[no-untyped-call]
+        chosen, rejected = outputs.logits.squeeze(-1).chunk(2)
+        loss = loss + self.smoothing * (chosen - rejected).mean()
+        return (loss, outputs) if return_outputs else loss
+
+
+@final
+class _Watched(TrainerCallback):
+    """Tells how far the training is."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Tell it."""
+        self._watch("train", state.global_step, state.max_steps)
+
+
+def frozen_features(
+    method: Literal["embedding", "head"], backbone: str, pairs: Sequence[Pair], *, base: Path | None = None
+) -> tuple[Array, Array, dict[str, Any]]:
+    """Return the features of chosen and rejected responses, [n, d] each, and where the backbone comes from.
+
+    embedding: the mean-pooled unit vector of a sentence embedder; head: what a classification head sees.
+    """
+    first = [(prompt, chosen) for prompt, chosen, _ in pairs]
+    second = [(prompt, rejected) for prompt, _, rejected in pairs]
+    if method == "embedding":
+        embedder = load_embedder(backbone, base=base)
+        table = embedding_features(embedder, first + second)
+        provenance = dict(embedder.provenance)
+    else:
+        classifier = load_backbone(backbone, base=base)
+        table = classifier.features(first + second)
+        provenance = dict(classifier.provenance)
+    return table[: len(pairs)], table[len(pairs) :], provenance
+
+
+def finetune(
+    backbone: str,
+    pairs: Sequence[Pair],
+    how: Finetuning,
+    out: Path,
+    *,
+    head: tuple[Array, float] | None = None,
+    base: Path | None = None,
+    watch: Watch | None = None,
+) -> Trained:
+    """Train a reward model and write it to the folder ``out``; a training that was stopped goes on where it was.
+
+    head: the weights and bias to start from (a linear probe); else the head starts random by the seed. Checkpoints are
+    kept beside ``out`` until it is whole; the same settings give the same weights however often it was stopped (on a
+    CPU). Raises InputError when no pair fits in max_length, RunError when the loss is no number any more.
+    """
+    classifier = load_backbone(backbone, base=base, seed=how.seed)
+    if head is not None:
+        set_head(classifier, *head)
+    rows = _rows(classifier, pairs, how.max_length)
+    work = out.with_name(out.name + ".work")
+    with torch.random.fork_rng(), quiet_transformers():
+        trainer = _Trainer(
+            model=classifier.model,
+            args=_arguments(how, work, len(rows)),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=classifier.tokenizer,
+            peft_config=_lora(how.lora),
+        )
+        trainer.smoothing = how.smoothing
+        trainer.remove_callback(PrinterCallback)
+        if watch is not None:
+            trainer.add_callback(_Watched(watch))
+        trainer.train(resume_from_checkpoint=last_checkpoint(work))
+        losses = tuple(float(row["loss"]) for row in trainer.state.log_history if "loss" in row)
+        if not np.isfinite(losses).all():
+            raise RunError(f"the training of {backbone} diverged: its loss is no number; lower the learning rate")
+        _save(trainer.model, classifier, out)
+    shutil.rmtree(work, ignore_errors=True)
+    return Trained(int(trainer.state.global_step), losses, len(pairs) - len(rows))
+
+
+def _rows(classifier: Classifier, pairs: Sequence[Pair], longest: int) -> list[dict[str, list[int]]]:
+    rows = [
+        {"chosen_ids": classifier.encode(prompt, chosen), "rejected_ids": classifier.encode(prompt, rejected)}
+        for prompt, chosen, rejected in pairs
+    ]
+    short = [row for row in rows if max(map(len, row.values())) <= longest]
+    if not short:
+        raise InputError(f"max_length must leave pairs to train on, all {len(rows)} are longer than {longest} tokens")
+    return short
+
+
+def _arguments(how: Finetuning, work: Path, rows: int) -> Any:
+    return RewardConfig(
+        output_dir=str(work),
+        num_train_epochs=how.epochs,
+        max_steps=-1 if how.max_steps is None else how.max_steps,
+        learning_rate=how.learning_rate,
+        per_device_train_batch_size=min(how.batch_size, rows),
+        max_length=None,
+        center_rewards_coefficient=how.eta or None,
+        disable_dropout=not how.has_dropout,
+        seed=how.seed,
+        data_seed=how.seed,
+        save_strategy="steps",
+        save_steps=how.save_steps,
+        save_total_limit=2,
+        logging_steps=10,
+        logging_first_step=True,
+        use_cpu=not torch.cuda.is_available(),
+        bf16=False,
+        activation_checkpointing=False,
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _lora(lora: Lora | None) -> LoraConfig | None:
+    if lora is None:
+        return None
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=None if lora.targets is None else list(lora.targets),
+        lora_dropout=lora.dropout,
+        task_type="SEQ_CLS",
+    )
+
+
+def last_checkpoint(work: Path) -> str | None:
+    """Return the newest whole checkpoint under ``work``; one that was being written when the process died is dropped.
+
+    The trainer's state is the last file of a checkpoint that is written.
+    """
+    folders = sorted(work.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]), reverse=True)
+    for folder in folders:
+        try:
+            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            shutil.rmtree(folder)
+            continue
+        return str(folder)
+    return None
+
+
+def _save(model: Any, classifier: Classifier, out: Path) -> None:
+    """Write weights and tokenizer whole or not at all."""
+    fresh = out.with_name(out.name + ".tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    model.save_pretrained(fresh)
+    classifier.tokenizer.save_pretrained(fresh)
+    shutil.rmtree(out, ignore_errors=True)
+    fresh.rename(out)

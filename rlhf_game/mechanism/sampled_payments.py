@@ -38,8 +38,8 @@ class SampledPayments:
     payments: one interval per group, in units of reward: [n].
     effective_sizes: how many equally weighted samples the weights exp(-w r / strength) are worth, of the worst prompt
     (Kish 1965): [n], between 1 and the number of samples. Intervals are not to be trusted where this is small (say,
-    below 50). A large one proves nothing: it cannot see outcomes that the samples have missed, which decide a payment where
-    w r is many strengths (docs/approximate.md); ``certificates.certified_payments`` is valid there too.
+    below 50). A large one proves nothing: it cannot see outcomes that the samples have missed, which decide a payment
+    where w r is many strengths (docs/approximate.md); ``certificates.certified_payments`` is valid there too.
     """
 
     payments: Estimate

@@ -73,13 +73,19 @@ def settle_without(game: Game) -> tuple[Settlement, Array]:
     """
     space, mechanism, groups = build(game)
     profile = _profile(game, space, groups)
-    settlement = _settle(game, mechanism, profile, space)
-    values = np.empty(len(groups))
+    values = _at(
+        game.name, "", partial(_values_without, mechanism, profile, space)
+    )  # first, to hold one policy at a time
+    return _settle(game, mechanism, profile, space), values
+
+
+def _values_without(mechanism: Mechanism, profile: Profile[Any], space: PolicySpace[Any]) -> Array:
+    values = np.empty(len(profile.sizes))
     with np.errstate(all="ignore"):
         for i, reward in enumerate(profile.rewards):
-            others = np.where(np.arange(len(groups)) == i, 0.0, profile.sizes)
+            others = np.where(np.arange(len(values)) == i, 0.0, profile.sizes)
             values[i] = mechanism.training.train(Profile(profile.rewards, others), space).values([reward])[0]
-    return settlement, values
+    return values
 
 
 def certified(game: Game, settlement: Settlement) -> CertifiedSettlement | None:

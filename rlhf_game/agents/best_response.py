@@ -129,9 +129,10 @@ def _best(group: Group, world: World, reports: Sequence[Report]) -> Report:
 
     def utility(report: Report) -> float:
         try:
-            return world.utility(group, report)
+            reached = world.utility(group, report)
         except InputError:
             return -np.inf
+        return reached if np.isfinite(reached) else -np.inf
 
     return reports[int(np.argmax([utility(report) for report in reports]))]
 

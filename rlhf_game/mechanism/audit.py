@@ -167,6 +167,7 @@ def measure(
 ) -> Regret:
     """Return the bracket that the named reports leave; each is settled.
 
+    A report that the space refuses, or whose numbers float64 cannot hold, is no way to gain and is left out.
     exhaustive: the reports are all that the group may say, so the largest gain is the regret, and also its bound.
     least_value: min over all policies of <p, r> at the group's reward, where that is known: it bounds utilities.
     """
@@ -174,11 +175,17 @@ def measure(
     value, payment = world.money(group, settlement)
     truthful, tolerance = value - payment, TOLERANCE * (abs(value) + abs(payment))
 
-    def tried(strategy: str, report: Report) -> Trial:
-        value, payment = world.money(group, world.settle(report))
-        return Trial(strategy, report, value - payment - truthful, tolerance + TOLERANCE * (abs(value) + abs(payment)))
+    def tried(strategy: str, report: Report) -> Trial | None:
+        try:
+            value, payment = world.money(group, world.settle(report))
+        except InputError:
+            return None
+        gain = value - payment - truthful
+        slack = tolerance + TOLERANCE * (abs(value) + abs(payment))
+        return Trial(strategy, report, gain, slack) if np.isfinite(gain) else None
 
-    trials = tuple(tried(strategy, report) for strategy, report in reports)
+    trials = tuple(trial for name, report in reports if (trial := tried(name, report)) is not None)
+    trials = trials or (Trial("Truthful()", Report(group.reward, group.size), 0.0, tolerance),)
     slack = _certificate(world, settlement)
     bound = slack
     if exhaustive:

@@ -18,8 +18,8 @@ from mpmath import mp, mpf
 Row = Sequence[float]
 Table = Sequence[Row]  # one row per prompt
 
-TINY = mpf(10) ** -200
-"""A payment below this, relative to the game's money, counts as settled without further digits."""
+TINY = {True: 200, False: 70}
+"""By whether policies have a closed form: a payment below 10 to minus this, relative to all money, counts as 0."""
 
 
 @dataclass(frozen=True)
@@ -269,18 +269,15 @@ def settle_at(
 
 
 def settle_exactly(name: str, strength: float, *game: Any, digits: int = 45, **options: Any) -> Exact:
-    """Settle one game; the digits are doubled until payments agree to 15 digits or are below TINY of the money."""
-    answer = settle_at(digits, name, strength, *game, **options)
-    while digits < 480:
+    """Settle one game; the digits are doubled until every payment has 15 of them or is seen to be below TINY."""
+    tiny = TINY[name in ("kl", "l2", "chi2")]
+    while True:
+        answer = settle_at(digits, name, strength, *game, **options)
+        money = max([abs(answer.welfare), *(abs(value) for value in answer.values)])
+        noise = money * mpf(10) ** (10 - digits)
+        if digits >= tiny + 20 or all(abs(payment) > noise * mpf(10) ** 15 for payment in answer.payments):
+            return answer
         digits *= 2
-        better = settle_at(digits, name, strength, *game, **options)
-        money = max([abs(better.welfare), *(abs(p) for p in better.payments), TINY])
-        pairs = zip(answer.payments, better.payments, strict=True)
-        settled = all(abs(a - b) <= abs(b) * mpf(10) ** -15 or max(abs(a), abs(b)) <= TINY * money for a, b in pairs)
-        answer = better
-        if settled:
-            break
-    return answer
 
 
 # ---- menus: exact rational arithmetic --------------------------------------------------------------------------------

@@ -57,6 +57,10 @@ class Mechanism:
     payment: PaymentRule
 
     def __post_init__(self) -> None:
+        if not isinstance(self.training, TrainingRule):
+            raise CombinationError(f"training must be a training rule such as SocialWelfare(), got {self.training!r}")
+        if not isinstance(self.payment, PaymentRule):
+            raise CombinationError(f"payment must be a payment rule such as AffinePayments(), got {self.payment!r}")
         if not isinstance(self.training, self.payment.pays_for):
             wanted = " or ".join(rule.__name__ for rule in self.payment.pays_for)
             raise CombinationError(
@@ -79,10 +83,12 @@ class Mechanism:
 
 def read_profile(reports: Sequence[Report], space: PolicySpace[V]) -> Profile[V]:
     """Return the reports in the space's coordinates; the message of an InputError names the report's position."""
-    if not reports:
-        raise InputError("reports must hold at least one report, got none")
+    if not isinstance(reports, Sequence) or not reports:
+        raise InputError(f"reports must be a list of at least one report, got {reports!r}")
     rewards = []
     for i, report in enumerate(reports):
+        if not isinstance(report, Report):
+            raise InputError(f"report {i} must be a Report, such as Report([1, 0, 0], size=2), got {report!r}")
         try:
             rewards.append(space.read(report.reward))
         except InputError as error:

@@ -79,6 +79,8 @@ class Layout:
     @classmethod
     def of(cls, reference: Any) -> "Layout":
         """Read the layout off a reference; raise InputError if it has no outcomes."""
+        if not isinstance(reference, np.ndarray | Sequence):
+            raise InputError(f"reference must be a list of probabilities, or a list of such lists, got {reference!r}")
         ragged = not isinstance(reference, np.ndarray) and len(reference) > 0 and all(_is_list(r) for r in reference)
         if ragged:
             widths = tuple(len(row) for row in reference)
@@ -127,6 +129,8 @@ class Table(PolicySpace[Sheets]):
         prompt_weights: ArrayLike | None = None,
         normalization: Normalization | str = Normalization.NONE,
     ) -> None:
+        if not isinstance(regularizer, Regularizer):
+            raise InputError(f"regularizer must be one such as KL(strength=0.1), got {regularizer!r}")
         self.regularizer = regularizer
         self.layout = Layout.of(reference)
         self.reference: Sheets = tuple(

@@ -127,7 +127,7 @@ def _read_parquet(path: Path, column: str | None) -> Table:
 
     assert column is not None  # locate gives one
     try:
-        with pq.ParquetFile(path, buffer_size=PART) as file:
+        with pq.ParquetFile(path, buffer_size=PART, pre_buffer=False) as file:
             names = file.schema_arrow.names
             if names.count(column) != 1:
                 raise _wrong_key("column", column, names)

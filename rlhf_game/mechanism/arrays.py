@@ -90,19 +90,22 @@ def _short(values: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def blocks(shape: tuple[int, ...], depth: int, reading: Sequence[Array] = ()) -> Iterator[tuple[slice, slice]]:
-    """Cut a stack of ``depth`` sheets [rows, columns] into blocks of about BLOCK entries: slices in order.
+def blocks(
+    shape: tuple[int, ...], depth: int, reading: Sequence[Array] = (), entries: int | None = None
+) -> Iterator[tuple[slice, slice]]:
+    """Cut a stack of ``depth`` sheets [rows, columns] into blocks of about ``entries`` (BLOCK): slices in order.
 
     Blocks are whole rows where a row is short, and parts of one row where it is long.
     reading: the arrays that are read along the way; pages of those that are memory-mapped files are let go now and
     then, so that files larger than the memory can be read.
     """
     maps = [held for held in map(_mapping, reading) if held is not None]
+    cut = _cut(shape, max(1, (BLOCK if entries is None else entries) // max(depth, 1)))
     if not maps:
-        yield from _cut(shape, depth)
+        yield from cut
         return
     read = 0
-    for block in _cut(shape, depth):
+    for block in cut:
         yield block
         read += len(maps) * (block[0].stop - block[0].start) * (block[1].stop - block[1].start)
         if read > RELEASE:
@@ -111,9 +114,8 @@ def blocks(shape: tuple[int, ...], depth: int, reading: Sequence[Array] = ()) ->
     _release(maps)
 
 
-def _cut(shape: tuple[int, ...], depth: int) -> Iterator[tuple[slice, slice]]:
+def _cut(shape: tuple[int, ...], wide: int) -> Iterator[tuple[slice, slice]]:
     rows, columns = shape
-    wide = max(1, BLOCK // max(depth, 1))
     if columns <= wide:
         step = max(1, wide // max(columns, 1))
         for top in range(0, rows, step):

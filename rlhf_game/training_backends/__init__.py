@@ -15,25 +15,27 @@ _PACKAGES = frozenset(
 
 _NAMES = {
     "rlhf_game.training_backends.autoregressive": ("NextTokens", "PolicyLogits", "expand_prompt"),
-    "rlhf_game.training_backends.averaging": ("average_models",),
+    "rlhf_game.training_backends.averaging": ("average_models", "load_average"),
     "rlhf_game.training_backends.checkpoints": ("Checkpoint", "find_checkpoint"),
     "rlhf_game.training_backends.models": ("LanguageModel", "load_language_model"),
     "rlhf_game.training_backends.reward_models": ("Named", "is_identified", "load_reward_model", "load_reward_models"),
     "rlhf_game.training_backends.reward_training": ("Finetuning", "Lora", "finetune", "frozen_features"),
     "rlhf_game.training_backends.sampling": ("Sample", "Sampling", "log_probabilities", "sample"),
     "rlhf_game.training_backends.scorers": ("Classifier", "Embedder", "load_classifier", "load_embedder"),
+    "rlhf_game.training_backends.tables": ("TorchTable",),
 }
 _LOCATIONS = {name: module for module, names in _NAMES.items() for name in names}
 
 if TYPE_CHECKING:  # for editors and type checkers, which then also know a name that does not exist
     from rlhf_game.training_backends.autoregressive import NextTokens, PolicyLogits, expand_prompt
-    from rlhf_game.training_backends.averaging import average_models
+    from rlhf_game.training_backends.averaging import average_models, load_average
     from rlhf_game.training_backends.checkpoints import Checkpoint, find_checkpoint
     from rlhf_game.training_backends.models import LanguageModel, load_language_model
     from rlhf_game.training_backends.reward_models import Named, is_identified, load_reward_model, load_reward_models
     from rlhf_game.training_backends.reward_training import Finetuning, Lora, finetune, frozen_features
     from rlhf_game.training_backends.sampling import Sample, Sampling, log_probabilities, sample
     from rlhf_game.training_backends.scorers import Classifier, Embedder, load_classifier, load_embedder
+    from rlhf_game.training_backends.tables import TorchTable
 else:
 
     def __getattr__(name: str) -> object:
@@ -50,7 +52,7 @@ else:
 
 __all__ = [
     "Checkpoint", "Classifier", "Embedder", "Finetuning", "LanguageModel", "Lora", "Named", "NextTokens",
-    "PolicyLogits", "Sample", "Sampling", "average_models", "expand_prompt", "find_checkpoint", "finetune",
-    "frozen_features", "is_identified", "load_classifier", "load_embedder", "load_language_model",
-    "load_reward_model", "load_reward_models", "log_probabilities", "sample",
+    "PolicyLogits", "Sample", "Sampling", "TorchTable", "average_models", "expand_prompt", "find_checkpoint",
+    "finetune", "frozen_features", "is_identified", "load_average", "load_classifier", "load_embedder",
+    "load_language_model", "load_reward_model", "load_reward_models", "log_probabilities", "sample",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,17 @@ def trie(name: str, missing: list[float]) -> Implementation:
     )
 
 
+def on_torch(entry: Implementation, reference: Any, **options: Any) -> Implementation:
+    """Return the entry of a KL table with its arithmetic in torch."""
+
+    def build(unit: float) -> PolicySpace[Any]:
+        from rlhf_game.training_backends import TorchTable
+
+        return TorchTable(reference, rg.KL(strength=unit), **options)
+
+    return replace(entry, name=entry.name.replace("Table", "TorchTable"), build=build)
+
+
 def menu(name: str, divergence: list[float]) -> Implementation:
     """Return the entry of a menu."""
     return Implementation(
@@ -111,6 +122,11 @@ IMPLEMENTATIONS = [
     *(table("holes", HOLES, name, 0.5, interior=False) for name in NAMES),
     *(table("long", LONG, name, 0.5, interior=name == "kl") for name in ("kl", "l2")),
     table("one-outcome", np.array([1.0]), "kl", interior=False),
+    on_torch(table("flat", FLAT, "kl", 5.0), FLAT),
+    on_torch(table("weak", FLAT, "kl", 0.1, interior=False), FLAT),
+    on_torch(table("ragged", RAGGED, "kl", interior=False), RAGGED, prompt_weights=[0.4, 0.1, 0.3, 0.2]),
+    on_torch(table("holes", HOLES, "kl", interior=False), HOLES),
+    on_torch(table("long", LONG, "kl"), LONG),
     menu("five", [0.0, 0.1, 0.2, 0.4, 0.8]),
     menu("one", [0.3]),
     chain("two-states", [[0, 1, 1], [1, 0, 1]], 4),

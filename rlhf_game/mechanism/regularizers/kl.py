@@ -200,7 +200,7 @@ class Gibbs(Optimum):
         for rows, across in groupby(read, itemgetter(0)):
             scales = weights[:, rows] / self.strength
             parts = [self._block_moments(scales, rewards, held[:, rows], block, workspace) for block in across]
-            log_mass[rows], means[:, rows], cumulants[:, rows] = _merge(parts)
+            log_mass[rows], means[:, rows], cumulants[:, rows] = merge(parts)
         return log_mass, means, cumulants
 
     def _block_moments(
@@ -287,7 +287,7 @@ def _cumulants(p: Array, c: Array, lost: NDArray[np.bool_], base: Array | None =
     return np.where((inner - c).max(axis=1) > limit, np.nan, np.log1p(total))
 
 
-def _merge(parts: list[Moments]) -> Moments:
+def merge(parts: list[Moments]) -> Moments:
     """Return the moments of a row from those of its blocks (the merge law above)."""
     if len(parts) == 1:
         return parts[0]

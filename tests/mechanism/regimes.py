@@ -204,6 +204,18 @@ def enters_beside_certainty(name: str, rng: np.random.Generator) -> TableGame:
     return _game(name, 6e4, [1.0, 0.0], np.array(rewards), [2, 1000, 5])
 
 
+def rare_outcome(name: str, rng: np.random.Generator) -> TableGame:
+    """One outcome has nearly all the probability; large groups want the rare one, small ones hardly care."""
+    u = rng.uniform(0.5, 1, 8)
+    rewards = [
+        [4e-9 * u[0], 4e-3 * u[1]],
+        [0.02 * u[2], 4e-12 * u[3]],
+        [2e-9 * u[4], 9e-10 * u[5]],
+        [1e-3 * u[6], 9e-7],
+    ]
+    return _game(name, 3.0, [1 - 4e-7 * u[7], 4e-7 * u[7]], np.array(rewards), [1_000_000, 1000, 1000, 1])
+
+
 REGIMES = [
     Regime(make.__name__, make)
     for make in (
@@ -236,5 +248,6 @@ REGIMES = [
         cancelling_groups,
         decided_by_others,
         enters_beside_certainty,
+        rare_outcome,
     )
 ]

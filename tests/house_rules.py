@@ -41,7 +41,9 @@ LAYERS = {
     "mechanism": _layer("errors", "numpy", "scipy cvxpy"),
     "agents": _layer("errors mechanism", "numpy", "scipy"),
     "files": _layer("errors mechanism", "numpy pydantic pydantic_core yaml", "pyarrow"),
-    "rewards": _layer("errors mechanism", "numpy", "vaderSentiment textstat better_profanity", "training_backends"),
+    "rewards": _layer(
+        "errors mechanism", "numpy", "vaderSentiment textstat better_profanity openai", "training_backends"
+    ),
     "runs": _layer("errors mechanism files rewards", "numpy pydantic pydantic_core", "pyarrow", "training_backends"),
     "simulations": _layer("errors mechanism agents files", "numpy pydantic", "pyarrow joblib ray matplotlib jinja2"),
     "training_backends": Layer(frozenset({"errors", "mechanism"}), TRAINING | {"numpy"}),

@@ -4,29 +4,26 @@ A text reward is called as ``reward(prompts=[..], completions=[..], **columns)``
 Nothing is loaded before a reward is called.
 """
 
+from rlhf_game.rewards.aggregates import (
+    Aggregate,
+    Mean,
+    MeanMinusDeviation,
+    Median,
+    Minimum,
+    UncertaintyWeighted,
+)
 from rlhf_game.rewards.calibration import Affine, Calibration, Logistic, Rank, Unit
+from rlhf_game.rewards.ensemble import Ensemble
 from rlhf_game.rewards.functions import TextTable, load_function
 from rlhf_game.rewards.lexical import Brevity, Clean, Readability, Sentiment
 from rlhf_game.rewards.mix import Mix, Part
-from rlhf_game.rewards.neural import RewardModel, Similarity
+from rlhf_game.rewards.neural import RewardModel, Similarity, WeightAverage
+from rlhf_game.rewards.remote import Judge, ScoreEndpoint
 from rlhf_game.rewards.texts import TextReward, call_reward
 
 __all__ = [
-    "Affine",
-    "Brevity",
-    "Calibration",
-    "Clean",
-    "Logistic",
-    "Mix",
-    "Part",
-    "Rank",
-    "Readability",
-    "RewardModel",
-    "Sentiment",
-    "Similarity",
-    "TextReward",
-    "TextTable",
-    "Unit",
-    "call_reward",
-    "load_function",
-]
+    "Affine", "Aggregate", "Brevity", "Calibration", "Clean", "Ensemble", "Judge", "Logistic", "Mean",
+    "MeanMinusDeviation", "Median", "Minimum", "Mix", "Part", "Rank", "Readability", "RewardModel", "ScoreEndpoint",
+    "Sentiment", "Similarity", "TextReward", "TextTable", "UncertaintyWeighted", "Unit", "WeightAverage",
+    "call_reward", "load_function",
+]  # fmt: skip

@@ -84,11 +84,47 @@ class RewardModel:
         return dict(self._scorer.provenance)
 
 
+@final
+@dataclass(frozen=True)
+class WeightAverage:
+    """WARM: one network with the average of the members' weights, score head included; it costs one forward.
+
+    members: folders of reward models of one shape, such as ``train`` writes.
+    """
+
+    members: tuple[str, ...]
+    base: Path | None = None
+    __name__: ClassVar[str] = "warm"
+
+    @cached_property
+    def _scorer(self) -> Any:
+        from rlhf_game.training_backends import load_average
+
+        return load_average(self.members, base=self.base)
+
+    @property
+    def is_identified(self) -> bool:
+        """Whether every member is."""
+        return all(RewardModel(member, base=self.base).is_identified for member in self.members)
+
+    def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float]:
+        """Return one score per completion; averaged on the first call. Raises InputError if they have no average."""
+        pairs = [(plain(prompt), plain(text)) for prompt, text in zip(prompts, completions, strict=True)]
+        return [float(value) for value in self._scorer.score(pairs)]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Which weights were averaged."""
+        return dict(self._scorer.provenance)
+
+
 def share_backbones(rewards: Sequence[TextReward]) -> tuple[TextReward, ...]:
     """Return the rewards with all reward models loaded together: those on one frozen backbone hold it once."""
+    models = [reward for reward in rewards if isinstance(reward, RewardModel)]
+    if not models:
+        return tuple(rewards)
     from rlhf_game.training_backends import Named, load_reward_models
 
-    models = [reward for reward in rewards if isinstance(reward, RewardModel)]
     scorers = iter(load_reward_models([Named(one.model, one.revision, one.base) for one in models]))
     return tuple(
         replace(reward, loaded=next(scorers)) if isinstance(reward, RewardModel) else reward for reward in rewards

@@ -13,7 +13,8 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, parse_json, parse_json_lines, parse_yaml, read_text, shown
 from rlhf_game.files.schema import LARGEST_SIZE, Name, Positive, RegularizerName, Strict, parse_model
-from rlhf_game.runs.specs import RankSpec, SomeCalibration, SomeReward, tag_of
+from rlhf_game.runs.calibrations import RankSpec, SomeCalibration, tag_of
+from rlhf_game.runs.specs import SomeReward
 
 SUFFIXES = (".yaml", ".yml", ".json")
 

@@ -1,4 +1,4 @@
-"""What a configuration may say about one group's reward and its calibration."""
+"""What a configuration may say about one group's reward."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -11,114 +11,18 @@ from pydantic_core import PydanticCustomError
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import parse_json, read_text, shown
 from rlhf_game.files.schema import Name, Positive, Strict
-from rlhf_game.rewards.calibration import Affine, Calibration, Logistic, Rank, Unit
+from rlhf_game.rewards.aggregates import Aggregate, Mean, MeanMinusDeviation, Median, Minimum, UncertaintyWeighted
+from rlhf_game.rewards.calibration import Affine, Calibration, Logistic, Unit
+from rlhf_game.rewards.ensemble import Ensemble
 from rlhf_game.rewards.functions import PythonFunction, TextTable
 from rlhf_game.rewards.lexical import Brevity, Clean, Readability, Sentiment
 from rlhf_game.rewards.mix import Mix, Part
-from rlhf_game.rewards.neural import EMBEDDER, RewardModel, Similarity
+from rlhf_game.rewards.neural import EMBEDDER, RewardModel, Similarity, WeightAverage
+from rlhf_game.rewards.remote import Judge, ScoreEndpoint
 from rlhf_game.rewards.texts import TextReward
+from rlhf_game.runs.calibrations import CalibrationSpec, SomeCalibration, tag_of
 
-FITTED = frozenset(
-    {"minmax", "min_max", "min-max", "zscore", "z_score", "z-score", "standardize", "quantile", "softmax"}
-)
-"""Names of maps that are fitted on the scores that they map."""
-
-
-class CalibrationSpec(Strict, ABC):
-    """A declared map from scores to [0, 1]."""
-
-    @abstractmethod
-    def build(self) -> Calibration:
-        """Return the map."""
-
-
-@final
-class UnitSpec(CalibrationSpec):
-    """Scores are in [0, 1] already."""
-
-    kind: Literal["unit"] = "unit"
-
-    def build(self) -> Calibration:
-        """Return the map."""
-        return Unit()
-
-
-@final
-class AffineSpec(CalibrationSpec):
-    """(score - low) / (high - low), cut to [0, 1]."""
-
-    kind: Literal["affine"] = "affine"
-    low: float
-    high: float
-
-    @field_validator("high")
-    @classmethod
-    def _above_low(cls, high: float, info: Any) -> float:
-        if high <= info.data.get("low", float("-inf")):
-            raise PydanticCustomError("above_low", "must be above low")
-        return high
-
-    def build(self) -> Calibration:
-        """Return the map."""
-        return Affine(self.low, self.high)
-
-
-@final
-class LogisticSpec(CalibrationSpec):
-    """1 / (1 + exp(-(score - center) / scale))."""
-
-    kind: Literal["logistic"] = "logistic"
-    center: float
-    scale: Positive
-
-    def build(self) -> Calibration:
-        """Return the map."""
-        return Logistic(self.center, self.scale)
-
-
-@final
-class RankSpec(CalibrationSpec):
-    """Rank among the prompt's candidates."""
-
-    kind: Literal["rank"] = "rank"
-
-    def build(self) -> Calibration:
-        """Return the map."""
-        return Rank()
-
-
-def _declared(value: Any) -> Any:
-    """Let ``kind`` alone stand for the whole, and refuse a map that is fitted on the group's own scores."""
-    document = {"kind": value} if isinstance(value, str) else value
-    if isinstance(document, dict) and str(document.get("kind")).lower() in FITTED:
-        raise PydanticCustomError(
-            "fitted",
-            "must not be fitted on the group's own scores of the same candidates: a group could then move everybody's "
-            "scale by what it says about one response; declare affine (low, high), logistic (center, scale) or rank",
-        )
-    return document
-
-
-def tag_of(value: Any) -> str | None:
-    """Return the ``kind`` of a document or of a checked model as a tag that no message shows."""
-    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
-    return f"<{kind}>" if isinstance(kind, str) else None
-
-
-SomeCalibration: TypeAlias = Annotated[
-    Annotated[
-        Annotated[UnitSpec, Tag("<unit>")]
-        | Annotated[AffineSpec, Tag("<affine>")]
-        | Annotated[LogisticSpec, Tag("<logistic>")]
-        | Annotated[RankSpec, Tag("<rank>")],
-        Discriminator(
-            tag_of,
-            custom_error_type="calibration",
-            custom_error_message="must have the kind unit, affine, logistic or rank",
-        ),
-    ],
-    BeforeValidator(_declared),
-]
+WebAddress: TypeAlias = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$")]
 
 
 class RewardSpec(Strict, ABC):
@@ -278,6 +182,116 @@ class RewardModelSpec(RewardSpec):
 
 
 @final
+class WarmSpec(RewardSpec):
+    """WARM: one network with the average of the members' weights."""
+
+    kind: Literal["warm"] = "warm"
+    members: Annotated[list[Name], Field(min_length=1)]
+
+    def build(self, base: Path) -> TextReward:
+        """Return the reward."""
+        return WeightAverage(tuple(self.members), base)
+
+    def natural(self) -> Calibration:
+        """Return the Bradley-Terry map."""
+        return Logistic(0.0, 1.0)
+
+
+@final
+class EndpointSpec(RewardSpec):
+    """Scores from an HTTP endpoint."""
+
+    kind: Literal["endpoint"] = "endpoint"
+    url: WebAddress
+    timeout: Positive = 30.0
+    retries: Annotated[int, Field(ge=0, le=100)] = 4
+    batch_size: Annotated[int, Field(ge=1, le=100_000)] = 64
+    key_env: Name | None = None
+    is_identified: bool = False
+
+    def build(self, base: Path) -> TextReward:
+        """Return the reward."""
+        return ScoreEndpoint(**self.model_dump(exclude={"kind"}))
+
+
+@final
+class JudgeSpec(RewardSpec):
+    """Grades from a language model behind an OpenAI-compatible endpoint."""
+
+    kind: Literal["judge"] = "judge"
+    model: Name
+    url: WebAddress
+    instruction: Name
+    low: float = 1.0
+    high: float = 10.0
+    timeout: Positive = 60.0
+    retries: Annotated[int, Field(ge=0, le=100)] = 4
+    workers: Annotated[int, Field(ge=1, le=1000)] = 4
+    key_env: Name | None = None
+
+    def build(self, base: Path) -> TextReward:
+        """Return the reward."""
+        return Judge(**self.model_dump(exclude={"kind"}))
+
+    def natural(self) -> Calibration:
+        """Return the map of the whole range."""
+        return Affine(self.low, self.high)
+
+
+@final
+class AggregateSpec(Strict):
+    """How the members' scores become one; c is the weight of their disagreement."""
+
+    kind: Literal["mean", "median", "min", "mean_minus_std", "uncertainty_weighted"]
+    c: Annotated[float | None, Field(ge=0)] = None
+
+    @field_validator("c")
+    @classmethod
+    def _where_it_means_something(cls, c: float | None, info: Any) -> float | None:
+        if c is not None and info.data.get("kind") in ("mean", "median", "min"):
+            raise PydanticCustomError("c", "must not be given with mean, median or min")
+        return c
+
+    def build(self) -> Aggregate:
+        """Return the aggregate."""
+        c = 1.0 if self.c is None else self.c
+        known = (Mean(), Median(), Minimum(), MeanMinusDeviation(c), UncertaintyWeighted(c))
+        return dict(zip(("mean", "median", "min", "mean_minus_std", "uncertainty_weighted"), known, strict=True))[
+            self.kind
+        ]
+
+
+def _kind_alone(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+SomeAggregate: TypeAlias = Annotated[AggregateSpec, BeforeValidator(_kind_alone)]
+
+
+@final
+class EnsembleSpec(RewardSpec):
+    """An aggregate of rewards, in the members' own unit."""
+
+    kind: Literal["ensemble"] = "ensemble"
+    members: Annotated[list["SomeReward"], Field(min_length=1)]
+    aggregate: SomeAggregate = AggregateSpec(kind="mean")
+    assume_identified: bool = False
+
+    def build(self, base: Path) -> TextReward:
+        """Return the reward."""
+        members = tuple(member.build(base) for member in self.members)
+        return Ensemble(members, self.aggregate.build(), self.assume_identified)
+
+    def natural(self) -> Calibration:
+        """Return the map of the first member: an ensemble puts like and like together."""
+        return self.members[0].natural()
+
+    def files(self) -> tuple[str, ...]:
+        """Return the files of the members."""
+        return tuple(file for member in self.members for file in member.files())
+
+
+@final
 class PartSpec(Strict):
     """One reward of a mix."""
 
@@ -309,6 +323,7 @@ class MixSpec(RewardSpec):
 
 MAIN = {
     "python": "function", "hf": "model", "similarity": "text", "brevity": "words", "mix": "parts", "table": "file",
+    "warm": "members", "ensemble": "members", "endpoint": "url",
 }  # fmt: skip
 """What the short form ``name: value`` gives a value to."""
 ALONE = ("sentiment", "readability", "brevity", "clean")
@@ -339,16 +354,21 @@ SomeReward: TypeAlias = Annotated[
         | Annotated[CleanSpec, Tag("<clean>")]
         | Annotated[SimilaritySpec, Tag("<similarity>")]
         | Annotated[RewardModelSpec, Tag("<hf>")]
+        | Annotated[WarmSpec, Tag("<warm>")]
+        | Annotated[EnsembleSpec, Tag("<ensemble>")]
+        | Annotated[EndpointSpec, Tag("<endpoint>")]
+        | Annotated[JudgeSpec, Tag("<judge>")]
         | Annotated[MixSpec, Tag("<mix>")],
         Discriminator(
             tag_of,
             custom_error_type="reward",
             custom_error_message="must name a reward: python, table, sentiment, readability, brevity, clean, "
-            "similarity, hf or mix",
+            "similarity, hf, warm, ensemble, endpoint, judge or mix",
         ),
     ],
     BeforeValidator(_spelled_out),
 ]
+EnsembleSpec.model_rebuild()
 PartSpec.model_rebuild()
 MixSpec.model_rebuild()
 

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,18 @@ from peft import LoraConfig, PeftConfig, load_peft_weights
 from safetensors.torch import save_file
 
 from rlhf_game.errors import InputError
+from rlhf_game.training_backends.checkpoints import find_checkpoint
 from rlhf_game.training_backends.models import quiet_transformers
 from rlhf_game.training_backends.reward_models import (
     ADAPTER,
     CARD,
     HEAD,
     Named,
+    Scorer,
     load_head,
+    load_reward_model,
     load_reward_models,
+    model_folder,
     read_card,
     save_head,
 )
@@ -60,6 +65,17 @@ def average_models(folders: Sequence[Path], out: Path, *, weights: Sequence[floa
     shutil.rmtree(out, ignore_errors=True)
     fresh.rename(out)
     return card
+
+
+def load_average(names: Sequence[str], *, base: Path | None = None, device: str = "auto") -> Scorer:
+    """Return the equal average of reward models, in memory. Raises InputError when they cannot be averaged."""
+    folders = [model_folder(name, base) for name in names]
+    with tempfile.TemporaryDirectory(prefix="rlhf-game-") as place:
+        average_models(folders, Path(place) / "warm")
+        scorer: Any = load_reward_model(str(Path(place) / "warm"), device=device)
+    members = [dict(find_checkpoint(str(folder)).provenance) for folder in folders]
+    average: Scorer = dataclasses.replace(scorer, provenance={"average_of": members})
+    return average
 
 
 def _common_card(folders: Sequence[Path], cards: Sequence[dict[str, Any]], shares: Sequence[float]) -> dict[str, Any]:

@@ -85,10 +85,10 @@ def read_card(folder: str | Path) -> dict[str, Any]:
 
 def is_identified(name: str, base: Path | None = None) -> bool:
     """Return whether a reward model's level means the same for every prompt: its card says that eta was > 0."""
-    return float(read_card(_folder(name, base)).get("eta") or 0.0) > 0.0
+    return float(read_card(model_folder(name, base)).get("eta") or 0.0) > 0.0
 
 
-def _folder(name: str, base: Path | None) -> Path:
+def model_folder(name: str, base: Path | None) -> Path:
     """Return the folder of that name; of one that ``train`` wrote, the model in it."""
     folder = (base or Path()) / Path(name).expanduser()
     return folder / "model" if (folder / "model").is_dir() else folder
@@ -139,7 +139,7 @@ class _Opener:
     shared: dict[tuple[str, str], Any]
 
     def open(self, wanted: Named) -> Scorer:
-        folder = _folder(wanted.name, wanted.base)
+        folder = model_folder(wanted.name, wanted.base)
         if (folder / HEAD).is_file():
             return self._head(wanted, folder)
         if (folder / ADAPTER).is_file():
@@ -196,5 +196,5 @@ def backbone_of(name: str, card: Mapping[str, Any]) -> Named:
 
 
 def _origin(wanted: Named) -> dict[str, Any]:
-    known = dict(find_checkpoint(str(_folder(wanted.name, wanted.base))).provenance)
+    known = dict(find_checkpoint(str(model_folder(wanted.name, wanted.base))).provenance)
     return {**known, "model": wanted.name}

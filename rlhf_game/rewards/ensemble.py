@@ -1,0 +1,70 @@
+"""Several rewards as one: each member scores every text, once and in batches, and an aggregate makes one score."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, final
+
+import numpy as np
+
+from rlhf_game.errors import InputError
+from rlhf_game.mechanism.arrays import Array
+from rlhf_game.rewards.aggregates import Aggregate
+from rlhf_game.rewards.neural import RewardModel, share_backbones
+from rlhf_game.rewards.texts import Text, TextReward, call_reward, name_of, plain
+
+
+@final
+@dataclass(frozen=True)
+class Ensemble:
+    """An aggregate of rewards.
+
+    Reward models that are adapters on one backbone share it. A member is identified when its scores mean the same for
+    every prompt: it was trained with the eta term, or it is no trained model at all. All aggregates but the mean are
+    refused for members that are not, unless ``assume_identified`` says that they may be compared anyway.
+    """
+
+    members: tuple[TextReward, ...]
+    aggregate: Aggregate
+    assume_identified: bool = False
+    __name__: ClassVar[str] = "ensemble"
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise InputError("members must hold at least one reward")
+
+    @cached_property
+    def _ready(self) -> tuple[TextReward, ...]:
+        if self.aggregate.needs_identified and not self.assume_identified:
+            for i, member in enumerate(self.members):
+                if not getattr(member, "is_identified", True):
+                    raise InputError(
+                        f"members[{i}]: must be identified for {type(self.aggregate).__name__}: the scores of "
+                        f"{_called(member)} are only known up to a constant of each prompt. Train with eta > 0, take "
+                        "the mean, or say assume_identified: true"
+                    )
+        return share_backbones(self.members)
+
+    def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float]:
+        """Return one score per completion. Raises InputError on members that the aggregate cannot compare."""
+        return [float(score) for score in self.aggregate(self.scores(prompts, completions, dict(columns)))]
+
+    def scores(self, prompts: Sequence[Text], completions: Sequence[Text], columns: Mapping[str, Any]) -> Array:
+        """Return every member's scores, [M, k]. Raises InputError on members that the aggregate cannot compare."""
+        asked, texts = [plain(p) for p in prompts], [plain(t) for t in completions]
+        return np.stack([call_reward(member, asked, texts, columns) for member in self._ready])
+
+    @property
+    def is_identified(self) -> bool:
+        """Whether every member is."""
+        return all(getattr(member, "is_identified", True) for member in self.members)
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where each member comes from, and how they are put together."""
+        origins = [getattr(member, "provenance", None) for member in self._ready]
+        return {"aggregate": repr(self.aggregate), "members": origins}
+
+
+def _called(member: TextReward) -> str:
+    return member.model if isinstance(member, RewardModel) else name_of(member)

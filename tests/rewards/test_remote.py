@@ -1,0 +1,162 @@
+"""Remote rewards against servers on this machine: batches, retries with growing pauses, errors that name them."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from rlhf_game import InputError, RunError
+from rlhf_game.rewards import Judge, ScoreEndpoint, call_reward
+
+Answer = Callable[[dict[str, Any], int], tuple[int, Any]]
+"""Of a request's document and its number: the status and the document that answers."""
+
+
+@contextmanager
+def serving(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Serve on a free port of this machine; yield the address and the list of requests."""
+    seen: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            seen.append({"at": time.monotonic(), "token": self.headers.get("Authorization"), **document})
+            status, body = answer(document, len(seen))
+            content = body if isinstance(body, bytes) else json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *arguments: Any) -> None:
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", seen
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def lengths(document: dict[str, Any], number: int) -> tuple[int, Any]:
+    return 200, {"scores": [len(text) for text in document["completions"]]}
+
+
+def test_scores_come_back_in_order_and_in_batches() -> None:
+    with serving(lengths) as (url, seen):
+        endpoint = ScoreEndpoint(f"{url}/score", batch_size=2)
+        assert call_reward(endpoint, ["p"] * 5, ["a", "bb", "", "cccc", "ddd"]).tolist() == [1, 2, 0, 4, 3]
+        assert [len(one["prompts"]) for one in seen] == [2, 2, 1]
+
+
+def test_a_busy_endpoint_is_asked_again_with_growing_pauses() -> None:
+    with serving(lambda document, n: (503, {}) if n < 4 else lengths(document, n)) as (url, seen):
+        assert ScoreEndpoint(url, pause=0.05, retries=3)(["p"], ["abc"]) == [3.0]
+    gaps = [b["at"] - a["at"] for a, b in zip(seen, seen[1:], strict=False)]
+    assert len(gaps) == 3
+    assert all(gap >= 0.05 * 2**k for k, gap in enumerate(gaps))
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "requests"),
+    [
+        (lambda d, n: (500, {}), "failed 3 times, the last time: it answers 500", 3),
+        (lambda d, n: (404, {}), "failed: it answers 404", 1),
+        (lambda d, n: (200, {"numbers": [1]}), r"must answer {\"scores\": \[..\]}, got", 1),
+        (lambda d, n: (200, b"<html>"), r"must answer {\"scores\": \[..\]}, got b'<html>'", 1),
+        (lambda d, n: (200, {"scores": [1, 2]}), "must answer 1 scores, got 2", 1),
+        (lambda d, n: (200, {"scores": [None]}), "must answer", 1),
+    ],
+)
+def test_an_error_names_the_endpoint(answer: Answer, said: str, requests: int) -> None:
+    with serving(answer) as (url, seen):
+        with pytest.raises(RunError, match=said) as caught:
+            ScoreEndpoint(url, retries=2, pause=0.001)(["p"], ["abc"])
+        assert url in str(caught.value)
+        assert len(seen) == requests
+
+
+def test_an_endpoint_that_hangs_or_is_not_there_is_named() -> None:
+    release = threading.Event()
+
+    def hang(document: dict[str, Any], number: int) -> tuple[int, Any]:
+        release.wait(5)
+        return 200, {"scores": [1.0]}
+
+    with serving(hang) as (url, _):
+        with pytest.raises(RunError, match="no answer within 0.1 seconds|timed out") as caught:
+            ScoreEndpoint(url, timeout=0.1, retries=1, pause=0.001)(["p"], ["abc"])
+        release.set()
+    assert url in str(caught.value)
+    with pytest.raises(RunError, match=f"{url}.*refused"):  # the server has gone
+        ScoreEndpoint(url, retries=0)(["p"], ["abc"])
+
+
+def test_a_token_is_sent_and_a_missing_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCORE_TOKEN", "abc")
+    with serving(lengths) as (url, seen):
+        ScoreEndpoint(url, key_env="SCORE_TOKEN")(["p"], ["x"])
+        assert seen[0]["token"] == "Bearer abc"
+        monkeypatch.delenv("SCORE_TOKEN")
+        with pytest.raises(InputError, match="the environment variable SCORE_TOKEN must hold the key"):
+            ScoreEndpoint(url, key_env="SCORE_TOKEN")(["p"], ["x"])
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "file:///etc/passwd", "localhost:80", "http://a b/", ""])
+def test_only_http_is_an_endpoint(url: str) -> None:
+    with pytest.raises(InputError, match="must be an address that starts with http"):
+        ScoreEndpoint(url)
+    with pytest.raises(InputError, match="must be an address that starts with http"):
+        Judge("m", url, "grade")
+
+
+def graded(reply: Callable[[str], str]) -> Answer:
+    def answer(document: dict[str, Any], number: int) -> tuple[int, Any]:
+        said = reply(document["messages"][1]["content"])
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
+        head = {"id": "1", "object": "chat.completion", "created": 0, "model": document["model"]}
+        return 200, {**head, "choices": [choice]}
+
+    return answer
+
+
+def test_a_judge_grades_every_response_through_the_official_client() -> None:
+    with serving(graded(lambda asked: f"{asked.count('!') + 1}.5")) as (url, seen):
+        judge = Judge("tiny", f"{url}/v1", "How excited is it?", low=0, high=10)
+        assert call_reward(judge, ["p", "q", "r"], ["a!!", "b", "c!"]).tolist() == [3.5, 1.5, 2.5]
+        assert judge.provenance["endpoint"] == f"{url}/v1"
+    rules = {one["messages"][0]["content"] for one in seen}
+    assert rules == {"How excited is it?\nAnswer with one number from 0 to 10 and nothing else."}
+    assert {one["temperature"] for one in seen} == {0.0}
+
+
+def test_a_judge_that_is_busy_is_asked_again() -> None:
+    def busy(document: dict[str, Any], number: int) -> tuple[int, Any]:
+        return (429, {}) if number == 1 else graded(lambda asked: "7")(document, number)
+
+    with serving(busy) as (url, seen):
+        assert Judge("tiny", url, "grade", retries=1)(["p"], ["a"]) == [7.0]
+        assert len(seen) == 2
+
+
+@pytest.mark.parametrize(
+    ("reply", "said"), [("no idea", "must answer a number from 1 to 10, got 'no idea'"), ("11", "got '11'")]
+)
+def test_a_judge_without_a_grade_is_named(reply: str, said: str) -> None:
+    with serving(graded(lambda asked: reply)) as (url, _), pytest.raises(RunError, match=said) as caught:
+        Judge("tiny", url, "grade")(["p"], ["a"])
+    assert f"the judge tiny at {url}" in str(caught.value)
+
+
+def test_a_judge_that_is_not_there_is_named() -> None:
+    with pytest.raises(RunError, match=r"the judge tiny at http://127.0.0.1:9/v1 failed: Connection error"):
+        Judge("tiny", "http://127.0.0.1:9/v1", "grade", retries=0)(["p"], ["a"])

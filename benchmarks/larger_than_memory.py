@@ -1,4 +1,4 @@
-"""Settle a table larger than the memory that may be used: ``python -m benchmarks.larger_than_memory [OUTCOMES] [FOLDER]``.
+"""Settle tables larger than memory: ``python -m benchmarks.larger_than_memory [OUTCOMES] [FOLDER]``.
 
 Writes a game of 8 groups and OUTCOMES outcomes (default 50,000,000: 3.2 GB of rewards, 0.4 GB of reference) into a new
 folder inside FOLDER (default: the temporary one), settles it by the command line in a process of its own, and prints

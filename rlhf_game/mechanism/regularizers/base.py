@@ -166,7 +166,9 @@ def is_same(mine: Array, other: Array) -> bool:
 def at(rewards: Sequence[Array], anchor: Any) -> Array:
     """Return each reward at one outcome per row: [k, B]."""
     rows = np.arange(len(anchor))
-    return np.stack([np.asarray(reward[rows, anchor]) for reward in rewards]) if len(rewards) else np.empty((0, len(rows)))
+    return (
+        np.stack([np.asarray(reward[rows, anchor]) for reward in rewards]) if len(rewards) else np.empty((0, len(rows)))
+    )
 
 
 def by_row(weights: Array, rows: int) -> Array:

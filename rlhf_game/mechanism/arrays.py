@@ -13,6 +13,8 @@ Array = NDArray[np.float64]
 
 BLOCK = 131_072
 """Entries of a block of several groups' rewards that is worked on at a time (1 MiB: it stays in cache)."""
+TEMPORARIES = 4
+"""What one table is worked on with takes as much cache as so many."""
 LARGE = 2**22
 """From so many entries on (32 MiB) a user's writable array is viewed, not copied."""
 RELEASE = 2**23

@@ -25,7 +25,7 @@ from typing import ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_game.mechanism.arrays import BLOCK, Array, blocks, stack
+from rlhf_game.mechanism.arrays import BLOCK, TEMPORARIES, Array, blocks, stack
 from rlhf_game.mechanism.regularizers.base import (
     WHOLE,
     Block,
@@ -196,7 +196,7 @@ class Gibbs(Optimum):
         cumulants = np.empty_like(means)
         workspace = np.empty(min(BLOCK, len(rewards) * self.reference.size))
         held = at(rewards, self.score.anchor)
-        read = blocks(self.reference.shape, len(rewards), [self.reference, *rewards])
+        read = blocks(self.reference.shape, max(len(rewards), TEMPORARIES), [self.reference, *rewards])
         for rows, across in groupby(read, itemgetter(0)):
             scales = weights[:, rows] / self.strength
             parts = [self._block_moments(scales, rewards, held[:, rows], block, workspace) for block in across]
@@ -207,18 +207,10 @@ class Gibbs(Optimum):
         self, scales: Array, rewards: Sequence[Array], held: Array, block: Block, workspace: Array
     ) -> Moments:
         """Return the moments of one block, under p given the block. workspace: memory for the block of all rewards."""
-        log_p = self.log_probabilities(block)
-        top = log_p.max(axis=1)
-        top[~np.isfinite(top)] = 0.0
-        log_p -= top[:, None]
-        lost = _underflows(log_p)
-        p = np.exp(log_p, out=log_p)
-        mass = p.sum(axis=1)
-        p /= np.where(mass > 0, mass, 1.0)[:, None]
+        p, log_mass, lost = self._within(block)
         exponents = workspace[: len(rewards) * p.size].reshape(len(rewards), *p.shape)
         for i, reward in enumerate(rewards):
-            np.subtract(held[i, :, None], reward[block], out=exponents[i])
-            exponents[i] *= scales[i, :, None]
+            np.multiply(reward[block], -scales[i, :, None], out=exponents[i])
         means = -expectation(p, exponents)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             powers = np.exp(exponents, out=exponents)
@@ -226,13 +218,29 @@ class Gibbs(Optimum):
             size = np.maximum(1, np.abs(means))
             is_plain = (cumulants > SMALL_CUMULANT * size) & (cumulants < np.inf)
             careful = ~(is_plain & (size < LARGEST_BESIDE_UNDERFLOW)) | lost
+        means -= scales * held
         for i in map(int, np.flatnonzero(careful.any(axis=1))):
             chosen = careful[i]
-            mine = rewards[i][block][chosen]
-            centred = mine - np.einsum("bm,bm->b", p[chosen], mine)[:, None]
-            centred *= scales[i, chosen, None]
-            cumulants[i, chosen] = _cumulants(p[chosen], centred, lost[chosen])
-        return top + _log(mass), means, cumulants
+            share = (rewards[i][block][chosen] - held[i, chosen, None]) * scales[i, chosen, None]
+            means[i, chosen] = np.einsum("bm,bm->b", p[chosen], share)
+            cumulants[i, chosen] = _cumulants(p[chosen], share - means[i, chosen, None], lost[chosen])
+        return log_mass, means, cumulants
+
+    def _within(self, block: Block) -> tuple[Array, Array, NDArray[np.bool_]]:
+        """Return p given the block [b, m], the log probability of the block [b], and whether it lost any to underflow.
+
+        Rows of a block without any probability sum to 0.
+        """
+        log_p = self.score.relative[block] / self.strength
+        log_p += _log(self.reference[block])
+        top = log_p.max(axis=1)
+        top[~np.isfinite(top)] = 0.0
+        log_p -= top[:, None]
+        lost = _underflows(log_p)
+        p = np.exp(log_p, out=log_p)
+        mass = p.sum(axis=1)
+        p *= (1 / np.where(mass > 0, mass, 1.0))[:, None]
+        return p, top + _log(mass) - self.log_partition[block[0]], lost
 
     def _extreme_cumulants(self, weights: Array, rewards: Sequence[Array]) -> Array:
         """Return cumulants where exp(-c) overflows, in two more readings: [k, B]."""
@@ -270,6 +278,8 @@ def _log(q: Array) -> Array:
 
 def _underflows(log_p: Array) -> NDArray[np.bool_]:
     """Return whether a row holds a probability that is not 0 but underflows: [b]."""
+    if log_p.min() >= UNDERFLOW:
+        return np.zeros(log_p.shape[:-1], dtype=bool)
     return np.asarray(((log_p < UNDERFLOW) & (log_p > -np.inf)).any(axis=-1))
 
 

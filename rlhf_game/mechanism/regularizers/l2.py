@@ -19,7 +19,7 @@ from typing import ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_game.mechanism.arrays import BLOCK, Array, blocks
+from rlhf_game.mechanism.arrays import BLOCK, TEMPORARIES, Array, blocks
 from rlhf_game.mechanism.regularizers.base import (
     WHOLE,
     Block,
@@ -137,8 +137,9 @@ class Projection(Optimum):
 
     def externalities(self, weights: Array, rewards: Sequence[Array]) -> Array:
         """Return strength ||p - p_-i||^2 + <nu, p>: [k, B]."""
-        pairs = zip(by_row(weights, len(self.reference)), rewards, strict=True)
-        paid = [self._externality(weight, reward, self._survivors(weight, reward)) for weight, reward in pairs]
+        shares = by_row(weights, len(self.reference))
+        found = self._survivors(shares / (2 * self.strength), rewards)
+        paid = [self._externality(*one) for one in zip(shares, rewards, found, strict=True)]
         return np.array(paid).reshape(len(rewards), len(self.reference))
 
     def shortfall(self, policy: Array) -> Array:
@@ -197,24 +198,30 @@ class Projection(Optimum):
         squares[entered] = np.maximum(moved[entered], 0) ** 2
         return np.asarray(self.strength * np.bincount(rows, weights=squares, minlength=count))
 
-    def _survivors(self, weight: Array, reward: Array) -> tuple[Index, Index]:
-        """Return (row, outcome) of all that hold mass or may hold it without the group, in one reading."""
-        share = weight / (2 * self.strength)
-        found_rows, found_columns = [], []
-        peak = np.full(len(reward), -np.inf)
-        workspace = np.empty(min(BLOCK, reward.size))
-        for block in blocks(reward.shape, 1, [self.reference, reward]):
+    def _survivors(self, shares: Array, rewards: Sequence[Array]) -> list[tuple[Index, Index]]:
+        """Return for each group (row, outcome) of all that hold mass or may hold it without the group, in one reading.
+
+        shares: w / (2 strength), [k, B].
+        """
+        found: list[list[tuple[Index, Index]]] = [[] for _ in rewards]
+        peak = np.full(shares.shape, -np.inf)
+        workspace = np.empty(min(BLOCK, self.reference.size))
+        for block in blocks(self.reference.shape, TEMPORARIES, [self.reference, *rewards]):
             row, column = block
             z = self.slacks(block)
+            inside, depth = z > 0, np.abs(z).max(axis=1)
             base = workspace[: z.size].reshape(z.shape)
-            np.multiply(reward[block], -share[row, None], out=base)
-            margin = 1 + ROUNDING * np.maximum(np.abs(base.min(axis=1)), np.abs(base.max(axis=1)))
-            base += z
-            peak[row] = np.maximum(peak[row], base.max(axis=1))
-            b, x = np.nonzero((base > (peak[row] - margin)[:, None]) | (z > 0))
-            found_rows.append(b + row.start)
-            found_columns.append(x + column.start)
-        return np.concatenate(found_rows), np.concatenate(found_columns)
+            for i, reward in enumerate(rewards):
+                np.multiply(reward[block], -shares[i, row, None], out=base)
+                base += z
+                top = base.max(axis=1)
+                margin = 1 + ROUNDING * (np.maximum(np.abs(top), np.abs(base.min(axis=1))) + depth)
+                peak[i, row] = np.maximum(peak[i, row], top)
+                survives = base > (peak[i, row] - margin)[:, None]
+                survives |= inside
+                b, x = np.divmod(np.flatnonzero(survives), base.shape[1])
+                found[i].append((b + row.start, x + column.start))
+        return [(np.concatenate([b for b, _ in one]), np.concatenate([x for _, x in one])) for one in found]
 
     def _differences(self, weight: Array, reward: Array, rows: Index, columns: Index) -> tuple[Array, Array, Array]:
         """Return z, z - delta and delta at outcomes, relative to the anchor's delta: [k] each.

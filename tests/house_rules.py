@@ -45,9 +45,14 @@ LAYERS = {
         "errors mechanism", "numpy", "vaderSentiment textstat better_profanity openai", "training_backends"
     ),
     "runs": _layer("errors mechanism files rewards", "numpy pydantic pydantic_core", "pyarrow", "training_backends"),
+    "training": _layer(
+        "errors mechanism files rewards runs", "numpy pydantic", "pyarrow matplotlib", "training_backends"
+    ),
     "simulations": _layer("errors mechanism agents files", "numpy pydantic", "pyarrow joblib ray matplotlib jinja2"),
     "training_backends": Layer(frozenset({"errors", "mechanism"}), TRAINING | {"numpy"}),
-    "cli": _layer("errors mechanism agents files", "click typer rich numpy", "", "runs simulations training_backends"),
+    "cli": _layer(
+        "errors mechanism agents files", "click typer rich numpy", "", "runs training simulations training_backends"
+    ),
     "__main__": _layer("cli", ""),
 }
 """The whole dependency graph. A new part of the package needs a line here."""

@@ -67,6 +67,14 @@ def show_audit(payment: str, regrets: "Sequence[Regret]", joint: "Mapping[str, S
     write_out(verdict + "\n")
 
 
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; the first column to the left, the others to the right."""
+    table = _table(*columns)
+    for row in rows:
+        _row(table, *row)
+    _print(table)
+
+
 def number(value: "Number") -> str:
     """Return a number, or the interval that it lies in, with six digits."""
     if isinstance(value, float):

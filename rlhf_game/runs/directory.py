@@ -10,21 +10,28 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from platform import python_version
-from typing import Any, TypeAlias, final
+from typing import Any, Protocol, TypeAlias, final
 
 from rlhf_game import __version__
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.files.atomic import write_bytes, write_json
 from rlhf_game.files.documents import parse_json, read_text, shown
 from rlhf_game.files.schema import field_path
-from rlhf_game.runs.config import Configuration
 
 PROVENANCE = b"rlhf_game"
 """The key of a parquet file's metadata that holds where it comes from, as JSON."""
 LIBRARIES = (
-    "better-profanity", "numpy", "pyarrow", "scipy", "textstat", "tokenizers", "torch", "transformers",
+    "better-profanity", "numpy", "peft", "pyarrow", "scipy", "textstat", "tokenizers", "torch", "transformers", "trl",
     "vaderSentiment",
 )  # fmt: skip
+
+
+class Documented(Protocol):
+    """A configuration of anything that fills a folder."""
+
+    def document(self) -> dict[str, Any]:
+        """Return the canonical content: what must not change in a folder."""
+        ...
 
 
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -97,7 +104,7 @@ class Part:
 
 
 @contextmanager
-def open_folder(path: Path, configuration: Configuration) -> Iterator[RunFolder]:
+def open_folder(path: Path, configuration: Documented) -> Iterator[RunFolder]:
     """Hold the run folder at ``path``, made if it is not there.
 
     Raises InputError when it holds something else or a run with another configuration, RunError when another process
@@ -126,7 +133,7 @@ def open_folder(path: Path, configuration: Configuration) -> Iterator[RunFolder]
         yield RunFolder(path)
 
 
-def _check_same(known: Path, configuration: Configuration) -> None:
+def _check_same(known: Path, configuration: Documented) -> None:
     before = parse_json(read_text(known), str(known))
     now = json.loads(json.dumps(configuration.document()))
     if before == now:

@@ -1,0 +1,181 @@
+"""One reward model: trained by its method, written with its card, and asked for its rewards."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlhf_game import __version__
+from rlhf_game.files.atomic import write_json, write_text
+from rlhf_game.rewards.bradley_terry import Likelihood, LinearHead, fit_head
+from rlhf_game.runs.directory import Progress, versions
+from rlhf_game.training.config import MemberSpec, TrainingConfiguration
+from rlhf_game.training.subsets import Rewards, Rows, Subsets
+
+Frozen: TypeAlias = Literal["embedding", "head"]
+Indices: TypeAlias = NDArray[np.int64]
+CARD = "reward_model.json"
+"""The last file of a reward model that is written: where it is, the model is whole."""
+
+
+@final
+@dataclass(frozen=True)
+class Workshop:
+    """What the members of one training share: the data, and the frozen features that were computed already."""
+
+    configuration: TrainingConfiguration
+    subsets: Subsets
+    watch: Progress
+    computed: dict[tuple[str, str, str], tuple[Rewards, dict[str, Any]]]
+
+    def features(self, method: Frozen, backbone: str, name: str) -> tuple[Rewards, dict[str, Any]]:
+        """Return the features [n, d] of both sides of the pairs called ``name``, and where the backbone comes from."""
+        from rlhf_game.training_backends import frozen_features
+
+        key = (method, backbone, name)
+        if key not in self.computed:
+            self.watch(f"features of {name}", 0, 1)
+            rows = self.subsets.training if name == "training" else self.subsets.judged[name]
+            chosen, rejected, origin = frozen_features(method, backbone, _pairs(rows))
+            self.computed[key] = ((chosen, rejected), origin)
+        return self.computed[key]
+
+
+def train_member(spec: MemberSpec, out: Path, shop: Workshop) -> None:
+    """Train one reward model into the folder ``out``; one that is whole there is left as it is."""
+    if (out / CARD).exists():
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    backbone = place_of(spec.backbone, shop.configuration.base)
+    size = len(shop.subsets.training)
+    drawn = np.random.default_rng(spec.seed).integers(size, size=size) if spec.resample else np.arange(size)
+    if spec.method in ("embedding", "head"):
+        head, origin = _fit(spec, spec.method, backbone, drawn, shop)
+        _write_head(out, head)
+        done: dict[str, Any] = {"loss": head.loss, "gradient_norm": head.gradient_norm}
+    else:
+        done, origin = _finetune(spec, backbone, drawn, out, shop)
+    card = _card(spec, origin, done, shop)
+    write_text(out / "README.md", _readme(card))
+    write_json(out / CARD, card)
+
+
+def rewards_of(spec: MemberSpec | None, out: Path, shop: Workshop) -> dict[str, Rewards]:
+    """Return the rewards of all judged pairs by the model in ``out``; a linear head needs no new look at the texts."""
+    from rlhf_game.training_backends import load_reward_model
+    from rlhf_game.training_backends.reward_models import load_head
+
+    if spec is not None and spec.method in ("embedding", "head"):
+        weights, bias = load_head(out)
+        backbone = place_of(spec.backbone, shop.configuration.base)
+        found = {}
+        for name in shop.subsets.judged:
+            (chosen, rejected), _ = shop.features(spec.method, backbone, name)
+            found[name] = (chosen @ weights + bias, rejected @ weights + bias)
+        return found
+    scorer = load_reward_model(str(out))
+    found = {}
+    for k, (name, rows) in enumerate(shop.subsets.judged.items()):
+        shop.watch(f"judge {out.name} on {name}", k, len(shop.subsets.judged))
+        scores = scorer.score([(r.prompt, r.chosen) for r in rows] + [(r.prompt, r.rejected) for r in rows])
+        found[name] = (scores[: len(rows)], scores[len(rows) :])
+    return found
+
+
+def place_of(name: str, base: Path) -> str:
+    """Return a backbone's name as the card keeps it: a folder or file by its whole path."""
+    path = base / Path(name).expanduser()
+    return str(path.resolve()) if path.exists() else name
+
+
+def _pairs(rows: Rows) -> list[tuple[str, str, str]]:
+    return [(row.prompt, row.chosen, row.rejected) for row in rows]
+
+
+def _fit(
+    spec: MemberSpec, method: Frozen, backbone: str, drawn: Indices, shop: Workshop
+) -> tuple[LinearHead, dict[str, Any]]:
+    (chosen, rejected), origin = shop.features(method, backbone, "training")
+    # A decoder's score layer has no bias, so neither has a head that has to fit in it.
+    likelihood = Likelihood(spec.eta, spec.ridge, spec.smoothing, has_bias=method == "embedding")
+    shop.watch("fit", 0, 1)
+    return fit_head(chosen[drawn], rejected[drawn], likelihood), origin
+
+
+def _write_head(out: Path, head: LinearHead) -> None:
+    from rlhf_game.training_backends.reward_models import save_head
+
+    out.mkdir(exist_ok=True)
+    save_head(out, head.weights, head.bias)
+
+
+def _finetune(
+    spec: MemberSpec, backbone: str, drawn: Indices, out: Path, shop: Workshop
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    from rlhf_game.training_backends import Finetuning, Lora, find_checkpoint, finetune
+
+    head = None
+    if spec.probe:
+        # All members start from one head, fitted to all pairs as the first member's backbone sees them.
+        first = place_of(shop.configuration.members[0].backbone, shop.configuration.base)
+        probe, _ = _fit(spec, "head", first, np.arange(len(shop.subsets.training)), shop)
+        head = (probe.weights, probe.bias)
+    targets = None if spec.lora.targets is None else tuple(spec.lora.targets)
+    lora = Lora(spec.lora.rank, spec.lora.alpha, targets, spec.lora.dropout)
+    how = Finetuning(
+        lora=lora if spec.method == "lora" else None,
+        epochs=spec.epochs,
+        max_steps=spec.max_steps,
+        learning_rate=spec.learning_rate,
+        batch_size=spec.batch_size,
+        max_length=spec.max_length,
+        has_dropout=spec.has_dropout,
+        eta=spec.eta,
+        smoothing=spec.smoothing,
+        seed=spec.seed,
+        save_steps=spec.save_steps,
+    )
+    pairs = _pairs(shop.subsets.training)
+    trained = finetune(backbone, [pairs[k] for k in drawn], how, out, head=head, watch=shop.watch)
+    done = {"steps": trained.steps, "losses": list(trained.losses), "dropped_pairs": trained.dropped}
+    return done, dict(find_checkpoint(backbone).provenance)
+
+
+def _card(spec: MemberSpec, origin: dict[str, Any], done: dict[str, Any], shop: Workshop) -> dict[str, Any]:
+    fields = shop.configuration.fields
+    return {
+        "method": spec.method,
+        "eta": spec.eta,
+        "backbone": {**origin, "model": place_of(spec.backbone, shop.configuration.base)},
+        "data": {
+            "file": fields.data.file,
+            "sha256": shop.configuration.files[fields.data.file],
+            "training_pairs": len(shop.subsets.training),
+            "flipped": fields.flip,
+        },
+        "seed": spec.seed,
+        "settings": spec.model_dump(mode="json"),
+        "training": done,
+        "versions": versions(),
+    }
+
+
+def _readme(card: dict[str, Any]) -> str:
+    data, backbone = card["data"], card["backbone"]["model"]
+    level = "identified (eta > 0)" if card["eta"] > 0 else "only known up to a constant of each prompt (eta = 0)"
+    return f"""# Reward model
+
+A Bradley-Terry reward model made by rlhf-game {__version__}: `{card["method"]}` on `{backbone}`, seed {card["seed"]}.
+
+* Data: `{data["file"]}` (sha256 {data["sha256"]}), {data["training_pairs"]} pairs.
+* Share of training labels turned round: {data["flipped"]}.
+* Level: {level}.
+* Weights: safetensors only. Settings, versions and losses: `{CARD}`; what it is worth: metrics.json of its training.
+
+```json
+{json.dumps(card["settings"], indent=1)}
+```
+"""

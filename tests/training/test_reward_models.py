@@ -1,0 +1,201 @@
+"""``train``: folders, cards, metrics, resuming, averages; wrong configurations and data are one line."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlhf_game import InputError
+from rlhf_game.rewards import RewardModel, call_reward
+from rlhf_game.training import read_training, train
+from rlhf_game.training.subsets import judge, read_subsets
+from tests import tiny
+from tests.cli.runner import run as command
+from tests.preferences import preferences, worth
+
+Write = Callable[..., Path]
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save_language_model(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture
+def write(tmp_path: Path, backbone: Path) -> Write:
+    """Write preferences with a known truth and a small configuration, changed at the given keys."""
+    rows = [{"prompt": r.prompt, "chosen": r.chosen, "rejected": r.rejected} for r in preferences(300, seed=0)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def write(name: str = "config.json", **changes: Any) -> Path:
+        document = {
+            "kind": "reward_model",
+            "data": {"file": "p.jsonl", "test_share": 0.25},
+            "backbone": str(backbone),
+            "method": "head",
+            "max_length": 64,
+        }
+        document = {key: value for key, value in {**document, **changes}.items() if value is not None}
+        (tmp_path / name).write_text(json.dumps(document))
+        return tmp_path / name
+
+    return write
+
+
+def metrics_of(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "metrics.json").read_text()))
+
+
+@pytest.mark.parametrize("method", ["head", "lora", "full"])
+def test_a_reward_model_is_trained_judged_and_used(write: Write, tmp_path: Path, method: str) -> None:
+    config = write(method=method, learning_rate=0.01, epochs=2.0)
+    result = command("train", config, "-o", tmp_path / "out", "--json")
+    assert (result.code, result.err) == (0, "")
+    assert json.loads(result.out) == metrics_of(tmp_path / "out")
+    judged = metrics_of(tmp_path / "out")["model"]
+    assert judged["train"]["pairs"] + judged["test"]["pairs"] == 300
+    assert judged["train"]["accuracy"] > 0.7
+    assert judged["test"]["accuracy"] > 0.6
+
+    card = json.loads((tmp_path / "out/model/reward_model.json").read_text())
+    assert (card["method"], card["eta"], card["seed"]) == (method, 0.01, 0)
+    assert card["data"]["training_pairs"] == judged["train"]["pairs"]
+    assert len(card["data"]["sha256"]) == len(card["backbone"]["sha256"]) == 64
+    assert "identified" in (tmp_path / "out/model/README.md").read_text()
+
+    reward = RewardModel("out", base=tmp_path)  # the folder that train wrote is a reward
+    texts = ["good thanks yes good", "bad no please bad"]
+    good, bad = call_reward(reward, ["maybe now", "maybe now"], texts)
+    assert worth(texts[0]) > worth(texts[1])
+    assert good > bad
+    assert reward.is_identified
+
+
+def test_a_finished_training_is_not_done_again_and_a_half_one_goes_on(write: Write, tmp_path: Path) -> None:
+    members = [{"seed": 0}, {"seed": 1}]
+    configuration = read_training(write(kind="ensemble", members=members, method="full", max_steps=2))
+    first = train(configuration, tmp_path / "out").metrics
+    weights = [tmp_path / f"out/members/{k}/model.safetensors" for k in range(2)]
+    before = [path.read_bytes() for path in weights]
+    (tmp_path / "out/metrics.json").unlink()
+    (tmp_path / "out/members/1/reward_model.json").unlink()  # as if it had stopped before the card was written
+    kept = weights[0].stat().st_mtime_ns
+    assert train(configuration, tmp_path / "out").metrics == first
+    assert [path.read_bytes() for path in weights] == before
+    assert weights[0].stat().st_mtime_ns == kept
+    (tmp_path / "out/members/0/model.safetensors").unlink()
+    assert train(configuration, tmp_path / "out").metrics == first  # finished: nothing is looked at
+    with pytest.raises(InputError, match="seed: must be 0 as in the run at"):
+        train(
+            read_training(write(kind="ensemble", members=members, seed=5, method="full", max_steps=2)), tmp_path / "out"
+        )
+
+
+def test_ensembles_take_order_statistics_of_identified_members_only(write: Write, tmp_path: Path) -> None:
+    members = [{"seed": k} for k in range(3)]
+    for eta, aggregates in ((0.01, {"mean", "median", "min", "mean_minus_std"}), (0.0, {"mean"})):
+        config = write(kind="ensemble", members=members, resample=True, eta=eta)
+        found = train(read_training(config), tmp_path / f"out{eta}").metrics
+        assert found["ensemble"].keys() == aggregates
+        assert [pair["members"] for pair in found["agreement"]] == [[0, 1], [0, 2], [1, 2]]
+        assert all(-1 <= pair["spearman"] < 1 and pair["same_backbone"] for pair in found["agreement"])
+
+
+def test_warm_of_linear_heads_is_their_mean_ensemble(write: Write, tmp_path: Path) -> None:
+    members = [{"seed": k} for k in range(3)]
+    config = write(kind="warm", members=members, resample=True, flip=0.25, also_test={"same again": "p.jsonl"})
+    found = train(read_training(config), tmp_path / "out").metrics
+    for subset in ("train", "train_flipped", "test", "same again"):
+        for key, value in found["ensemble"]["mean"][subset].items():
+            assert found["average"][subset][key] == pytest.approx(value, abs=1e-9)
+    flipped, kept = (found["average"][subset]["pairs"] for subset in ("train_flipped", "train"))
+    assert flipped == round(0.25 * (flipped + kept))
+    assert [point["share"] for point in found["curve"]] == [0, 0.25, 0.5, 0.75, 1]
+    for end, member in ((0, 0), (-1, 1)):
+        assert found["curve"][end]["test"] == found["members"][member]["test"]["accuracy"]
+    assert not (tmp_path / "out/point").exists()
+
+
+def test_warm_of_adapters_starts_from_one_head(write: Write, tmp_path: Path) -> None:
+    members = [{"seed": 0}, {"seed": 1, "learning_rate": 1e-9}]
+    config = write(kind="warm", members=members, method="lora", max_steps=2, learning_rate=1e-9, curve=2)
+    found = train(read_training(config), tmp_path / "out").metrics
+    probe = train(read_training(write("probe.json")), tmp_path / "probe").metrics
+    for model in (*found["members"], found["average"]):  # nothing was learned beyond the head
+        assert model["test"]["accuracy"] == probe["model"]["test"]["accuracy"]
+    assert json.loads((tmp_path / "out/model/reward_model.json").read_text())["method"] == "lora"
+
+
+def test_flipped_labels_are_those_of_the_training_alone(write: Write) -> None:
+    clean, wrong = (read_subsets(read_training(write(flip=share))) for share in (0.0, 0.25))
+    assert clean.judged["test"] == wrong.judged["test"]
+    assert set(wrong.judged["train"]) < set(clean.judged["train"])
+    assert {row.flipped() for row in wrong.judged["train_flipped"]} < set(clean.judged["train"])
+    assert len(wrong.training) == len(clean.training)
+    assert len(wrong.judged["train_flipped"]) == round(0.25 * len(clean.training))
+
+
+def test_judging_by_hand() -> None:
+    rows = preferences(2, seed=1)
+    judged = judge((np.array([2.0, 0.0]), np.array([0.0, 1.0])), rows)
+    assert (judged["pairs"], judged["accuracy"]) == (2, 0.5)
+    assert judged["brier"] == pytest.approx(((1 - 1 / (1 + np.exp(-2))) ** 2 + (1 - 1 / (1 + np.e)) ** 2) / 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"kind": None}, "kind: must be reward_model, ensemble, warm"),
+        ({"kind": "magic"}, "kind: must be reward_model, ensemble, warm"),
+        ({"method": "pickle"}, "method: must be 'embedding', 'head', 'lora' or 'full'"),
+        ({"data": "none.jsonl"}, "data: must name a file that exists"),
+        ({"data": None}, "data: must be given"),
+        ({"backbone": "./nowhere"}, "nowhere must be an existing folder"),
+        ({"eta": -1.0}, "eta"),
+        ({"flip": 2.0}, "flip"),
+        ({"smoothing": 0.5}, "smoothing"),
+        ({"epochs": 0}, "epochs"),
+        ({"surprise": 1}, "must be one of the keys"),
+        ({"kind": "ensemble", "members": [{"seed": 0}]}, "members"),
+        ({"kind": "ensemble", "members": [{}, {"size": 3}]}, "members[1]: size"),
+        ({"kind": "ensemble", "members": [{}, {}]}, "members[1]: must differ from the others"),
+        ({"kind": "ensemble", "members": [{}, {"seed": 1}]}, "members[1].resample: must be true"),
+        ({"also_test": {"train": "p.jsonl"}}, "also_test: must have other names"),
+    ],
+)
+def test_a_wrong_configuration_is_one_line(write: Write, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    result = command("train", write(**changes), "-o", tmp_path / "out")
+    assert result.code == 2
+    assert said in result.err
+    assert result.err.count("\n") == 1
+
+
+def test_bad_data_is_one_line_with_file_and_row(write: Write, tmp_path: Path) -> None:
+    config = write()
+    with (tmp_path / "p.jsonl").open("a") as file:
+        file.write('{"prompt": "p", "chosen": "a", "rejected": ""}\n')
+    result = command("train", config, "-o", tmp_path / "out")
+    assert result.code == 2
+    assert "p.jsonl: line 301: rejected: must be text with something in it" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("name", ["reward_model", "ensemble", "warm"])
+def test_the_examples_run_as_they_are(tmp_path: Path, name: str) -> None:
+    result = command("train", EXAMPLES / f"{name}.yaml", "-o", tmp_path / "out")
+    assert (result.code, result.err) == (0, "")
+    found = metrics_of(tmp_path / "out")
+    best = found["model"] if name == "reward_model" else found["average" if name == "warm" else "ensemble"]
+    assert (best["mean"] if name == "ensemble" else best)["test"]["accuracy"] > 0.6
+
+
+def test_the_preferences_of_the_examples_are_what_their_script_makes() -> None:
+    made = subprocess.run([sys.executable, EXAMPLES / "preferences.py"], capture_output=True, text=True, check=True)
+    assert made.stdout == (EXAMPLES / "preferences.jsonl").read_text()

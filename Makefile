@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INCOMPLETE := $(VENV)/.incomplete
 
-.PHONY: demo test test-slow bench lint format format-check types docs-check readme clean
+.PHONY: demo test test-slow bench bench-page lint format format-check types docs-check readme clean
 
 demo: $(INSTALLED)
 	$(BIN)/rlhf-game demo
@@ -26,6 +26,9 @@ test-slow: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(PYTEST_FLAGS)
+
+bench-page: $(INSTALLED)
+	$(BIN)/python -m pytest benchmarks --benchmark-only -m 'slow or not slow' --page docs/benchmarks.md $(PYTEST_FLAGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pytest
+
+from benchmarks.page import machine, write_page
 
 for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # read when numpy is first imported
     os.environ[_variable] = "1"
@@ -29,6 +30,8 @@ class Comparison:
     peer_name: str
     goal: str
     ratio: float
+    """Peer / ours; ours / peer where the peer is a limit."""
+    is_limit: bool
 
 
 @dataclass
@@ -43,23 +46,30 @@ class Scoreboard:
         kept = self.measured.get((claim, who))
         self.measured[claim, who] = number if kept is None else min(kept, number)
 
-    def compare(self, claim: str, peer: str, *, goal: str, ours: str = "ours", unit: str = "s") -> None:
-        """Add a row: how many times the peer's number ours is contained in."""
+    def compare(
+        self, claim: str, peer: str, *, goal: str, ours: str = "ours", unit: str = "s", is_limit: bool = False
+    ) -> None:
+        """Add a row: how many times less ours is than the peer's number, or how many times a limit."""
         mine, other = self.measured[claim, ours], self.measured[claim, peer]
-        ratio = other / mine if mine > 0 else float("inf")
-        self.comparisons.append(Comparison(claim, unit, mine, other, peer, goal, ratio))
+        more, less = (mine, other) if is_limit else (other, mine)
+        ratio = more / less if less > 0 else float("inf")
+        self.comparisons.append(Comparison(claim, unit, mine, other, peer, goal, ratio, is_limit))
 
     def lines(self) -> Iterator[str]:
         """The table as text."""
-        yield f"{'claim':<52}{'ours':>12}{'peer':>12}{'peer/ours':>11}  {'goal':<9}peer"
+        yield f"{'claim':<52}{'ours':>12}{'peer':>12}{'ratio':>11}  {'goal':<9}peer/ours, or ours/limit"
         for row in self.comparisons:
             yield (
                 f"{row.claim:<52}{row.ours:>10.4g} {row.unit}{row.peer:>10.4g} {row.unit}{row.ratio:>11.4g}"
-                f"  {row.goal:<9}{row.peer_name}"
+                f"  {row.goal:<9}{'limit: ' * row.is_limit}{row.peer_name}"
             )
 
 
 KEY = pytest.StashKey[Scoreboard]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--page", help="write the comparisons to this page, with the machine that made them")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -80,10 +90,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(line)
     target = Path(config.rootpath) / ".benchmarks" / "ratios.json"
     target.parent.mkdir(exist_ok=True)
-    document = {
-        "machine": platform.processor() or platform.machine(),
-        "python": platform.python_version(),
-        "comparisons": [asdict(row) for row in board.comparisons],
-    }
+    document = {"machine": machine(), "comparisons": [asdict(row) for row in board.comparisons]}
     target.write_text(json.dumps(document, indent=1) + "\n")
     terminalreporter.write_line(f"written to {target}")
+    page = config.getoption("--page")
+    if page is not None:
+        write_page(Path(config.rootpath) / page, board.comparisons)
+        terminalreporter.write_line(f"written to {page}")

@@ -219,7 +219,7 @@ class Projection(Optimum):
                 peak[i, row] = np.maximum(peak[i, row], top)
                 survives = base > (peak[i, row] - margin)[:, None]
                 survives |= inside
-                b, x = np.divmod(np.flatnonzero(survives), base.shape[1])
+                b, x = np.divmod(np.flatnonzero(survives), z.shape[1])
                 found[i].append((b + row.start, x + column.start))
         return [(np.concatenate([b for b, _ in one]), np.concatenate([x for _, x in one])) for one in found]
 

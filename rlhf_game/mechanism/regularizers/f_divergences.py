@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
@@ -32,6 +33,10 @@ LARGEST_LOSS = 1e-9
 """How far the optimum may be from summing to 1 before it is refused."""
 MOST_STEPS = 200
 MOST_HALVINGS = 64
+POLISHES = 3
+"""Newton steps that settle a shift which is known up to rounding."""
+NOISE = 1e-13
+"""Steps below this, relatively, that stop shrinking are rounding."""
 PATIENCE = 20
 """After so many Newton steps every third one is a bisection."""
 
@@ -248,24 +253,55 @@ class DualOptimum(Optimum):
         rising = link.slope > 0
         low, high = ends.min(axis=0), ends.max(axis=0)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            z = _root(residual, low, high, multiplicative=True, rising=rising)
+            z = _root(residual, low, high, scale=None, rising=rising)
         return z[:, None] + fall, z
 
     def _externality(self, weight: Array, reward: Array) -> Array:
         """Return one pair's payment on every row: [B]."""
         link, q, z = self.link, self.reference, self.slack
-        sensitivity = q * link.density(z) * np.abs(link.log_derivative(z))
-        centre = (sensitivity * reward).sum(axis=1) / sensitivity.sum(axis=1)
-        share = np.where(q > 0, reward - centre[:, None], 0.0) * (weight / self.strength)[:, None]
+        share, typical = self._centred(weight, reward, q > 0)
         span = abs(link.slope) * np.abs(share).max(axis=1)
         if (span > LARGE_SHARE * self.anchor_slack / 2).any():
-            other = self._resolve(weight, reward)
-            h = other - z
+            h, other = self._moves(weight, reward)
         else:
-            h = link.slope * (self._shift(share)[:, None] - share)
+            h = link.slope * (self._shift(share, typical)[:, None] - share)
             other = z + h
         out: Array = self.strength * (q * link.bregman(z, other, h)).sum(axis=1)
         return out
+
+    def _centred(self, weight: Array, reward: Array, kept: NDArray[np.bool_]) -> tuple[Array, Array]:
+        """Return w r / strength less its mean [B, m], and its typical size [B], as the kept outcomes feel it."""
+        feeling = self.reference * self.link.density(self.slack) * np.abs(self.link.log_derivative(self.slack))
+        feeling = np.where(kept, feeling, 0.0)
+        total = np.maximum(feeling.sum(axis=1), np.finfo(float).tiny)
+        centre = (feeling * reward).sum(axis=1) / total
+        share = np.where(self.reference > 0, reward - centre[:, None], 0.0) * (weight / self.strength)[:, None]
+        return share, (feeling * np.abs(share)).sum(axis=1) / total
+
+    def _moves(self, weight: Array, reward: Array) -> tuple[Array, Array]:
+        """Return how far the slacks move without a pair, and where to, when some move far: [B, m] each.
+
+        Those that move far are solved anew. For the others that would cancel: they share one shift, which makes up for
+        the mass that the far ones win or lose.
+        """
+        link, q, z = self.link, self.reference, self.slack
+        other = self._resolve(weight, reward)
+        h = other - z
+        near = (q > 0) & (z > 0) & (np.abs(h) < z / 2) & (np.abs(h * link.log_derivative(z)) < 0.5)
+        share, _ = self._centred(weight, reward, near)
+        feeling = np.where(near, q * link.density(z) * link.log_derivative(z) * link.slope, 0.0)
+        total = feeling.sum(axis=1)
+        total = np.where(total > 0, total, 1.0)
+        gained, held = q * link.density(other), q * link.density(z)
+        won = np.where(near, 0.0, gained - held).sum(axis=1)
+        shift = (feeling * (h / link.slope + share)).sum(axis=1) / total
+        for _ in range(POLISHES):
+            moved = np.where(near, link.slope * (shift[:, None] - share), 0.0)
+            shift = shift - ((q * link.change(z, moved)).sum(axis=1) + won) / total
+        moved = link.slope * (shift[:, None] - share)
+        uncertain = abs(link.slope) * np.where(near, 0.0, gained + held).sum(axis=1) / total
+        better = near & (uncertain[:, None] < z)  # than a difference, which is uncertain by a rounding of z
+        return np.where(better, moved, h), np.where(better, z + moved, other)
 
     def _resolve(self, weight: Array, reward: Array) -> Array:
         """Return the slacks without a pair, solved from the sum of the others: [B, m]."""
@@ -273,8 +309,8 @@ class DualOptimum(Optimum):
         others -= _potential(self.reference, others).max(axis=1)[:, None]
         return self._solve(others)[0]
 
-    def _shift(self, share: Array) -> Array:
-        """Return the shift with sum q [u(z + k (shift - share)) - u(z)] = 0: [B]."""
+    def _shift(self, share: Array, typical: Array) -> Array:
+        """Return the shift with sum q [u(z + k (shift - share)) - u(z)] = 0: [B]. typical: size of a share, [B]."""
         link, q = self.link, self.reference
 
         def residual(shift: Array) -> tuple[Array, Array]:
@@ -284,31 +320,35 @@ class DualOptimum(Optimum):
             return (q * link.change(self.slack, h)).sum(axis=1), slope.sum(axis=1)
 
         held = np.where(q > 0, share, np.nan)
-        return _root(residual, np.nanmin(held, axis=1), np.nanmax(held, axis=1), multiplicative=False, rising=True)
+        return _root(residual, np.nanmin(held, axis=1), np.nanmax(held, axis=1), scale=typical, rising=True)
 
 
 def _root(
-    residual: Callable[[Array], tuple[Array, Array]], low: Array, high: Array, *, multiplicative: bool, rising: bool
+    residual: Callable[[Array], tuple[Array, Array]], low: Array, high: Array, *, scale: Array | None, rising: bool
 ) -> Array:
     """Return the roots in [low, high] of a monotone function that gives its value and derivative, one per row.
 
-    Newton steps (on the logarithm of the unknown if multiplicative: the derivative is then by it), bisection whenever a
-    step leaves the bracket, and now and then once there have been many.
+    scale: what steps are measured against; None measures them against the unknown, which is then > 0, and steps on its
+    logarithm (the derivative is by it). Newton steps, bisection whenever a step leaves the bracket, and now and then
+    once there have been many. A row is settled when its step is below
+    rounding, or small and no longer shrinking: what is left then is the rounding of the value itself.
     """
-    x = np.sqrt(low) * np.sqrt(high) if multiplicative else (low + high) / 2
-    scale = np.maximum(np.abs(low), np.abs(high))
+    settled, before = np.zeros(len(low), dtype=bool), np.full(len(low), np.inf)
+    x = np.sqrt(low) * np.sqrt(high) if scale is None else (low + high) / 2
     for count in range(MOST_STEPS):
         value, derivative = residual(x)
         above = (value > 0) == rising
         low, high = np.where(above, low, x), np.where(above, x, high)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             step = -value / derivative
-            moved = x * np.exp(step) if multiplicative else x + step
-        middle = np.sqrt(low) * np.sqrt(high) if multiplicative else (low + high) / 2
-        tolerance = 2e-16 * (np.abs(x) if multiplicative else scale)
-        settled = (value == 0) | (np.abs(moved - x) <= tolerance) | (high - low <= tolerance)
+            moved = x * np.exp(step) if scale is None else x + step
+        middle = np.sqrt(low) * np.sqrt(high) if scale is None else (low + high) / 2
+        size, reach = np.abs(moved - x), np.abs(x) if scale is None else scale
+        stalled = (size < NOISE * reach) & (size >= before / 2)
+        settled |= (value == 0) | (np.minimum(size, high - low) <= 2e-16 * reach) | stalled
         if settled.all():
             break
+        before = size
         newton = (moved > low) & (moved < high) & (count < PATIENCE or count % 3 > 0)
         x = np.where(settled, x, np.where(newton, moved, middle))
     return x

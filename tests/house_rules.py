@@ -45,9 +45,7 @@ LAYERS = {
         "errors mechanism", "numpy", "vaderSentiment textstat better_profanity openai", "training_backends"
     ),
     "runs": _layer("errors mechanism files rewards", "numpy pydantic pydantic_core", "pyarrow", "training_backends"),
-    "training": _layer(
-        "errors mechanism files rewards runs", "numpy pydantic", "pyarrow matplotlib", "training_backends"
-    ),
+    "training": _layer("errors mechanism files rewards runs", "numpy pydantic pydantic_core", "", "training_backends"),
     "simulations": _layer("errors mechanism agents files", "numpy pydantic", "pyarrow joblib ray matplotlib jinja2"),
     "training_backends": Layer(frozenset({"errors", "mechanism"}), TRAINING | {"numpy"}),
     "cli": _layer(

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, final
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
+from pydantic_core import PydanticCustomError
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, parse_json, parse_yaml, read_text, shown
@@ -22,11 +23,22 @@ Count: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000_000)]
 class DataSpec(Strict):
     """Where the preferences are, how their fields are called, and the share held out where the file does not say."""
 
-    file: Name
+    file: Name | None = None
+    dataset: Annotated[Name | None, Field(validate_default=True)] = None
+    """A dataset on the hub, or a folder that ``save_to_disk`` wrote, instead of a file."""
+    split: Name = "train"
+    revision: Name | None = None
     prompt: Name = "prompt"
     chosen: Name = "chosen"
     rejected: Name = "rejected"
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+    @field_validator("dataset")
+    @classmethod
+    def _one_source(cls, dataset: str | None, info: Any) -> str | None:
+        if (dataset is None) == (info.data.get("file") is None):
+            raise PydanticCustomError("one_source", "must be given where file is not, and only there")
+        return dataset
 
 
 @final
@@ -147,7 +159,7 @@ def read_training(path: str | os.PathLike[str]) -> TrainingConfiguration:
         raise InputError(f"{name}: kind: must be {', '.join(KINDS)}, found {kind(wanted)}")
     fields = parse_model(KINDS[wanted], document, name)
     base = Path(path).parent
-    files = [fields.data.file, *(data.file for data in fields.also_test.values())]
+    files = [data.file for data in (fields.data, *fields.also_test.values()) if data.file is not None]
     return TrainingConfiguration(
         fields, _members(fields, name), base, {file: _hash(file, base, name) for file in files}
     )

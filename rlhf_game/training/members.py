@@ -151,8 +151,8 @@ def _card(spec: MemberSpec, origin: dict[str, Any], done: dict[str, Any], shop: 
         "eta": spec.eta,
         "backbone": {**origin, "model": place_of(spec.backbone, shop.configuration.base)},
         "data": {
-            "file": fields.data.file,
-            "sha256": shop.configuration.files[fields.data.file],
+            "source": shop.subsets.source,
+            "sha256": shop.subsets.sha256,
             "training_pairs": len(shop.subsets.training),
             "flipped": fields.flip,
         },
@@ -170,7 +170,7 @@ def _readme(card: dict[str, Any]) -> str:
 
 A Bradley-Terry reward model made by rlhf-game {__version__}: `{card["method"]}` on `{backbone}`, seed {card["seed"]}.
 
-* Data: `{data["file"]}` (sha256 {data["sha256"]}), {data["training_pairs"]} pairs.
+* Data: `{data["source"]}` (sha256 {data["sha256"]}), {data["training_pairs"]} pairs.
 * Share of training labels turned round: {data["flipped"]}.
 * Level: {level}.
 * Weights: safetensors only. Settings, versions and losses: `{CARD}`; what it is worth: metrics.json of its training.

@@ -1,12 +1,15 @@
 """The pairs that a training sees and is judged on, by name: train, train_flipped, test, and others that it names."""
 
+import hashlib
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias, final
 
 import numpy as np
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.preferences import Preference, flip, read_preferences
+from rlhf_game.files.preferences import Preference, Preferences, flip, preferences_of, read_preferences
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.diagnostics import accuracy, brier, calibration_error, spearman
 from rlhf_game.training.config import DataSpec, TrainingConfiguration
@@ -24,13 +27,16 @@ class Subsets:
     training: Rows
     judged: dict[str, Rows]
     """train: pairs with true labels; train_flipped: those whose label was turned round, as trained; test; others."""
+    source: str
+    sha256: str
+    """Of what is trained on: its name, and of its bytes or rows."""
 
 
 def read_subsets(configuration: TrainingConfiguration) -> Subsets:
     """Return the pairs of a configuration. Raises InputError that names file and row."""
     fields = configuration.fields
     draws, flips = np.random.default_rng(fields.seed).spawn(2)
-    preferences = read_preferences(configuration.base / fields.data.file, _columns(fields.data))
+    preferences = _read(fields.data, configuration.base)
     true, test = preferences.held_out(fields.data.test_share, draws)
     given = flip(true, fields.flip, flips)
     is_wrong = [a != b for a, b in zip(true, given, strict=True)]
@@ -42,13 +48,21 @@ def read_subsets(configuration: TrainingConfiguration) -> Subsets:
     for name, data in fields.also_test.items():
         if name in judged:
             raise InputError(f"also_test: must have other names than {', '.join(judged)}, found {name!r}")
-        rows = read_preferences(configuration.base / data.file, _columns(data)).rows
+        rows = _read(data, configuration.base).rows
         judged[name] = tuple(row for row in rows if row.split == "test") or rows
-    return Subsets(given, {name: rows for name, rows in judged.items() if rows})
+    return Subsets(given, {name: rows for name, rows in judged.items() if rows}, preferences.name, preferences.sha256)
 
 
-def _columns(data: DataSpec) -> dict[str, str]:
-    return {"prompt": data.prompt, "chosen": data.chosen, "rejected": data.rejected}
+def _read(data: DataSpec, base: Path) -> Preferences:
+    columns = {"prompt": data.prompt, "chosen": data.chosen, "rejected": data.rejected}
+    if data.file is not None:
+        return read_preferences(base / data.file, columns)
+    from rlhf_game.training_backends import load_rows
+
+    name = str(data.dataset)
+    rows = load_rows(name, split=data.split, revision=data.revision, base=base)
+    sha256 = hashlib.sha256(json.dumps(rows, sort_keys=True, default=str).encode()).hexdigest()
+    return preferences_of(((f"{name}: row {i}", row) for i, row in enumerate(rows, start=1)), name, sha256, columns)
 
 
 def judge(rewards: Rewards, rows: Rows) -> dict[str, float | int]:

@@ -186,6 +186,25 @@ def test_bad_data_is_one_line_with_file_and_row(write: Write, tmp_path: Path) ->
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dataset_is_as_good_as_a_file(write: Write, tmp_path: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
+    rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    DatasetDict({"train": Dataset.from_list(rows)}).save_to_disk(str(tmp_path / "saved"))
+    data = {"dataset": "saved", "test_share": 0.25}
+    of_dataset, of_file = read_subsets(read_training(write(data=data))), read_subsets(read_training(write()))
+    assert of_dataset.judged == of_file.judged
+    for wrong, said in (
+        ({"dataset": "saved", "split": "dev"}, "split dev"),
+        ({"dataset": "nobody/nothing"}, "dataset: nobody/nothing (split train) cannot be loaded"),
+        ({"dataset": "saved", "file": "p.jsonl"}, "data.dataset: must be given where file is not"),
+        ({"test_share": 0.5}, "data.dataset: must be given where file is not"),
+    ):
+        with pytest.raises(InputError) as caught:
+            read_subsets(read_training(write(data=wrong)))
+        assert said in str(caught.value)
+
+
 @pytest.mark.weights
 @pytest.mark.parametrize("name", ["reward_model", "ensemble", "warm"])
 def test_the_examples_run_as_they_are(tmp_path: Path, name: str) -> None:

@@ -218,3 +218,26 @@ def test_the_examples_run_as_they_are(tmp_path: Path, name: str) -> None:
 def test_the_preferences_of_the_examples_are_what_their_script_makes() -> None:
     made = subprocess.run([sys.executable, EXAMPLES / "preferences.py"], capture_output=True, text=True, check=True)
     assert made.stdout == (EXAMPLES / "preferences.jsonl").read_text()
+
+
+def test_two_trainings_and_a_game_between_them(write: Write, tmp_path: Path, backbone: Path) -> None:
+    reverse = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    (tmp_path / "q.jsonl").write_text(
+        "".join(json.dumps({**row, "chosen": row["rejected"], "rejected": row["chosen"]}) + "\n" for row in reverse)
+    )
+    assert command("train", write("kind.json"), "-o", tmp_path / "kind").code == 0
+    assert command("train", write("rude.json", data="q.jsonl"), "-o", tmp_path / "rude").code == 0
+    game = {
+        "model": str(backbone),
+        "prompts": ["good now", "maybe"],
+        "outcomes": {"per_prompt": 8, "max_new_tokens": 3},
+        "strength": 0.2,
+        "groups": [{"name": "a", "reward": {"hf": "kind"}}, {"name": "b", "size": 2, "reward": {"hf": "rude"}}],
+    }
+    (tmp_path / "game.json").write_text(json.dumps(game))
+    result = command("run", tmp_path / "game.json", "-o", tmp_path / "run", "--json")
+    assert (result.code, result.err) == (0, "")
+    first, second = json.loads(result.out)["groups"]
+    assert first["payment"] > 0
+    assert second["payment"] > 0  # they disagree: both move the policy
+    assert command("verify", tmp_path / "run/receipt.json", tmp_path / "run/game.json").code == 0

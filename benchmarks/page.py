@@ -29,13 +29,19 @@ times are those of the machine below, the ratios carry over better.
 REMARKS = """
 ## Where more than three times a limit is left
 
-* KL beside `weights @ rewards`: the pass has no exponential in it; the limit that binds is one exponential per reward.
-  What is above that is reading the rewards twice (the score has to be known before probabilities are, and is wanted on
-  its own by rules without payments), two multiply-adds per reward and exponential, and, below some thousand outcomes,
-  the fixed cost of some hundred numpy calls.
+* KL beside `weights @ rewards`: that pass has no exponential in it; the limit that binds is one exponential per reward,
+  and numpy's vectorised one costs about as much as two readings of a number from cache. So what surrounds it counts:
+  every reward is multiplied and added into the score in a first reading (which rules without payments need on its own),
+  and in a second one it is scaled, exponentiated, and averaged under p before and after. Every outcome, whatever the
+  number of groups, takes three logarithms of q and two exponentials for p. Each of these is one pass over a block in
+  cache by one numpy call; fusing them would take compiled code, which the package does without. Below some thousand
+  outcomes the fixed cost of some hundred numpy calls is all there is.
 * Squared L2: no exponentials, but each group's reading compares every outcome with a moving threshold and collects
-  those that may hold mass without the group: five passes over a block in cache, against one of BLAS.
-* Tables in files: the command checks every number, hashes the files, reads them twice to settle, and writes the policy.
+  those that may hold mass without the group: five passes over a block in cache, against one of BLAS. On small tables
+  sorting wins: there the exact bookkeeping of who enters and leaves the support is all fixed cost.
+* Tables in files: the command checks every number, hashes the files, reads them twice to settle, and writes and hashes
+  the policy; parquet is decoded and written to a temporary file first.
+* Token sequences: see [Exactly over token sequences](sequences.md).
 * A share of memory bandwidth counts the rewards once: what a program that reads them once and nothing else would need.
 """
 

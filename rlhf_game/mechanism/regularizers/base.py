@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_game.errors import InputError
-from rlhf_game.mechanism.arrays import BLOCK, Array, blocks, leave_one_out_sums, stack
+from rlhf_game.mechanism.arrays import BLOCK, TEMPORARIES, Array, blocks, leave_one_out_sums, stack
 
 Block = tuple[slice, slice]
 """Rows and columns of a sheet."""
@@ -180,7 +180,7 @@ def by_row(weights: Array, rows: int) -> Array:
 def _accumulate(total: Array, weights: Array, rewards: Sequence[Array], held: Array | None) -> None:
     """Add sum_i weights_i (r_i - held_i) to ``total`` [B, m], block by block. weights, held: [n, B]."""
     workspace = np.empty(min(BLOCK, total.size))
-    for block in blocks(total.shape, 1, rewards):
+    for block in blocks(total.shape, TEMPORARIES, rewards):
         rows, target = block[0], total[block]
         part = workspace[: target.size].reshape(target.shape)
         for i, reward in enumerate(rewards):

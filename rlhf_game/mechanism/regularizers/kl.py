@@ -194,7 +194,7 @@ class Gibbs(Optimum):
         log_mass = np.empty(len(self.reference))
         means = np.empty((len(rewards), len(self.reference)))
         cumulants = np.empty_like(means)
-        workspace = np.empty(min(BLOCK, len(rewards) * self.reference.size))
+        workspace = np.empty(min(max(BLOCK, len(rewards)), len(rewards) * self.reference.size))
         held = at(rewards, self.score.anchor)
         read = blocks(self.reference.shape, max(len(rewards), TEMPORARIES), [self.reference, *rewards])
         for rows, across in groupby(read, itemgetter(0)):

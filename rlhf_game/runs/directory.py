@@ -1,6 +1,7 @@
 """A run's folder: one process at a time, one configuration for ever, nothing partial under a final name."""
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from rlhf_game.errors import InputError, RunError
 from rlhf_game.files.atomic import write_bytes, write_json
 from rlhf_game.files.documents import parse_json, read_text, shown
 from rlhf_game.files.schema import field_path
+from rlhf_game.files.tables import digest
 
 PROVENANCE = b"rlhf_game"
 """The key of a parquet file's metadata that holds where it comes from, as JSON."""
@@ -52,9 +54,15 @@ def versions() -> dict[str, str]:
 @final
 @dataclass(frozen=True)
 class RunFolder:
-    """An open run folder, held by this process."""
+    """An open run folder, held by this process.
+
+    ``.manifest.json`` holds the SHA-256 of what each stage wrote. An entry is there before its file is, so a file that
+    is not as its entry says was changed by somebody else, however the run that wrote it ended.
+    """
 
     path: Path
+    seal: str
+    """The SHA-256 of the configuration, by which the pieces of this run are known."""
 
     @property
     def candidates(self) -> Path:
@@ -76,11 +84,48 @@ class RunFolder:
         """The receipt; where it is, the run is finished."""
         return self.path / "receipt.json"
 
+    @property
+    def _manifest(self) -> Path:
+        return self.path / ".manifest.json"
+
+    def check(self) -> None:
+        """Let go of what comes after the first stage that is not there: it is to be made anew.
+
+        Raises InputError when a file of the stages before is not as this run wrote it.
+        """
+        stages = (self.candidates, self.scores, self.game, self.receipt)
+        there = [path.exists() for path in stages]
+        first = there.index(False) if False in there else len(stages)
+        written = self._written()
+        for path in stages[:first]:
+            if written.get(path.name) != digest(path):
+                raise InputError(
+                    f"{shown(str(path), 200)}: must be as this run wrote it, found it changed since it was written; "
+                    "delete it to make it anew, and everything after it"
+                )
+        for path in stages[first:]:
+            path.unlink(missing_ok=True)
+        if first == 0:  # other candidates may come, and pieces of their scores are worth nothing then
+            for part in (self.path / "partial").glob("scores-*"):
+                part.unlink()
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Write what a stage made, whole or not at all, and remember its SHA-256."""
+        written = {**self._written(), path.name: hashlib.sha256(content).hexdigest()}
+        write_json(self._manifest, written)
+        write_bytes(path, content)
+
+    def _written(self) -> dict[str, Any]:
+        if not self._manifest.exists():
+            return {}
+        written = parse_json(read_text(self._manifest), str(self._manifest))
+        return written if isinstance(written, dict) else {}
+
     def part(self, stage: str, number: int) -> "Part":
         """Return a piece of an unfinished stage."""
         folder = self.path / "partial"
         folder.mkdir(exist_ok=True)
-        return Part(folder / f"{stage}-{number:06d}.json")
+        return Part(folder / f"{stage}-{number:06d}.json", self.seal)
 
     def drop_parts(self) -> None:
         """Forget the pieces; called once the stage is whole."""
@@ -93,14 +138,29 @@ class Part:
     """One finished piece of an unfinished stage."""
 
     path: Path
+    seal: str
 
     def read(self) -> Any:
-        """Return what was written, or None."""
-        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else None
+        """Return what was written, or None. Raises InputError when it is not as this run wrote it."""
+        if not self.path.exists():
+            return None
+        try:
+            found = json.loads(self.path.read_bytes())
+            if found["sha256"] == self._sha256(found["content"]):
+                return found["content"]
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise InputError(
+            f"{shown(str(self.path), 200)}: must be as this run wrote it, found it changed since it was written; "
+            "delete it to make it anew"
+        )
 
     def write(self, value: Any) -> None:
         """Write it whole."""
-        write_json(self.path, value)
+        write_json(self.path, {"sha256": self._sha256(value), "content": value})
+
+    def _sha256(self, value: Any) -> str:
+        return hashlib.sha256(json.dumps([self.seal, self.path.name, value]).encode()).hexdigest()
 
 
 @contextmanager
@@ -130,7 +190,7 @@ def open_folder(path: Path, configuration: Documented) -> Iterator[RunFolder]:
             _check_same(known, configuration)
         else:
             write_json(known, configuration.document())
-        yield RunFolder(path)
+        yield RunFolder(path, hashlib.sha256(json.dumps(configuration.document(), sort_keys=True).encode()).hexdigest())
 
 
 def _check_same(known: Path, configuration: Documented) -> None:
@@ -159,8 +219,8 @@ def _leaves(value: Any, place: tuple[int | str, ...] = ()) -> Iterator[tuple[tup
         yield from _leaves(inner, (*place, key))
 
 
-def write_parquet(path: Path, columns: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
-    """Write a table with where it comes from, whole or not at all; the same content gives the same bytes."""
+def parquet_bytes(columns: Mapping[str, Any], provenance: Mapping[str, Any]) -> bytes:
+    """Return a table with where it comes from as a parquet file; the same content gives the same bytes."""
     import pyarrow
     from pyarrow import parquet
 
@@ -168,11 +228,11 @@ def write_parquet(path: Path, columns: Mapping[str, Any], provenance: Mapping[st
     table = pyarrow.table(columns).replace_schema_metadata({PROVENANCE: note})
     sink = pyarrow.BufferOutputStream()
     parquet.write_table(table, sink, compression="zstd")
-    write_bytes(path, sink.getvalue().to_pybytes())
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def read_parquet(path: Path) -> tuple[dict[str, list[Any]], dict[str, Any]]:
-    """Return the columns of a table that ``write_parquet`` wrote, and where it comes from."""
+    """Return the columns of a table that ``parquet_bytes`` made, and where it comes from."""
     from pyarrow import ArrowException, parquet
 
     try:

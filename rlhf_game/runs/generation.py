@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 from rlhf_game.errors import RunError
 from rlhf_game.runs.candidates import merge
 from rlhf_game.runs.config import CandidatesSpec, Source, TrieSpec
-from rlhf_game.runs.directory import Progress, RunFolder, read_parquet, versions, write_parquet
+from rlhf_game.runs.directory import Progress, RunFolder, parquet_bytes, read_parquet, versions
 from rlhf_game.runs.tries import find_responses
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def generate(source: Source, folder: RunFolder, progress: Progress) -> None:
         provenance["missing"] = missing
     else:
         columns = _draw(source, model, source.outcomes, folder, progress)
-    write_parquet(folder.candidates, columns, provenance)
+    folder.write(folder.candidates, parquet_bytes(columns, provenance))
     folder.drop_parts()
 
 

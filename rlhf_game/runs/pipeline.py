@@ -1,15 +1,14 @@
 """``rlhf-game run``: draw candidates, score them, settle; each stage is done once and an interrupted one goes on."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from rlhf_game.files.atomic import write_text
 from rlhf_game.files.build import settle
 from rlhf_game.files.games import Game, read_game
 from rlhf_game.files.receipts import Receipt, read_receipts, receipt_of
+from rlhf_game.files.tables import digest
 from rlhf_game.runs.config import Configuration
 from rlhf_game.runs.directory import Progress, RunFolder, open_folder, versions
 from rlhf_game.runs.generation import Drawn, generate, read_drawn
@@ -34,11 +33,12 @@ class Finished:
 def run(configuration: Configuration, path: Path, progress: Progress | None = None) -> Finished:
     """Do what is left of the run in the folder ``path``, and return it finished.
 
-    Raises InputError when the configuration is wrong or is not the folder's own, RunError when the folder is in use or
-    a reward fails.
+    Raises InputError when the configuration is wrong or is not the folder's own, or a file in the folder is not as the
+    run wrote it; RunError when the folder is in use or a reward fails.
     """
     watch = progress or _unwatched
     with open_folder(path, configuration) as folder:
+        folder.check()
         generate(configuration.source, folder, watch)  # the reports are not among what it is given
         drawn, origin = read_drawn(folder)
         score(configuration, drawn, folder, watch)
@@ -79,13 +79,13 @@ def _write_game(configuration: Configuration, drawn: Drawn, origin: dict[str, An
     if fields.weights is not None:
         document["weights"] = fields.weights
     keys = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in document.items()]
-    write_text(folder.game, "{" + ",\n ".join(keys) + "}\n")
+    folder.write(folder.game, ("{" + ",\n ".join(keys) + "}\n").encode())
 
 
 def _write_receipt(game: Game, configuration: Configuration, origin: dict[str, Any], folder: RunFolder) -> None:
     if folder.receipt.exists():
         return
-    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (folder.candidates, folder.scores)}
+    files = {path.name: digest(path) for path in (folder.candidates, folder.scores)}
     provenance = {
         "config_sha256": configuration.sha256,
         "files": files,
@@ -94,4 +94,5 @@ def _write_receipt(game: Game, configuration: Configuration, origin: dict[str, A
         "versions": versions(),
     }
     content = receipt_of(game, settle(game)).text().rstrip().removesuffix("}").rstrip()
-    write_text(folder.receipt, f'{content},\n "provenance": {json.dumps(provenance, allow_nan=False)}\n}}\n')
+    text = f'{content},\n "provenance": {json.dumps(provenance, allow_nan=False)}\n}}\n'
+    folder.write(folder.receipt, text.encode())

@@ -9,7 +9,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.texts import call_reward
 from rlhf_game.runs.config import Configuration, GroupSpec, Source
-from rlhf_game.runs.directory import Progress, RunFolder, read_parquet, versions, write_parquet
+from rlhf_game.runs.directory import Progress, RunFolder, parquet_bytes, read_parquet, versions
 from rlhf_game.runs.generation import Drawn
 from rlhf_game.runs.specs import calibration_of
 
@@ -39,7 +39,7 @@ def score(configuration: Configuration, drawn: Drawn, folder: RunFolder, progres
         origins[group.name] = found["provenance"]
     progress("score", len(groups), len(groups))
     provenance = {"config_sha256": configuration.sha256, "rewards": origins, "versions": versions()}
-    write_parquet(folder.scores, columns, provenance)
+    folder.write(folder.scores, parquet_bytes(columns, provenance))
     folder.drop_parts()
 
 

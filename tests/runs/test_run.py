@@ -148,6 +148,93 @@ def test_a_finished_stage_is_never_repeated(write: Write, tmp_path: Path, monkey
         run(configuration, tmp_path / "out")
 
 
+@pytest.mark.parametrize("name", FILES[1:])
+def test_a_deleted_file_is_made_anew_with_all_that_follow_from_it(write: Write, tmp_path: Path, name: str) -> None:
+    configuration = read_config(write())
+    run(configuration, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    stamps = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    (tmp_path / "out" / name).unlink()
+    run(configuration, tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+    new = [kept for kept in FILES if (tmp_path / "out" / kept).stat().st_mtime_ns != stamps[kept]]
+    assert new == list(FILES[FILES.index(name) :])
+
+
+def edited(content: bytes) -> bytes:
+    return content.replace(b'"payment": 0.', b'"payment": 9.').replace(b'"size": 2', b'"size": 5')
+
+
+def emptied(content: bytes) -> bytes:
+    return b""
+
+
+def truncated(content: bytes) -> bytes:
+    return content[:-9]
+
+
+@pytest.mark.parametrize("name", FILES[1:])
+@pytest.mark.parametrize("how", [edited, emptied, truncated])
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_file_that_was_changed_is_refused_until_it_is_deleted(
+    write: Write, tmp_path: Path, name: str, how: Callable[[bytes], bytes], is_finished: bool
+) -> None:
+    config, out = write(), tmp_path / "out"
+    run(read_config(config), out)
+    before = contents(out)
+    for later in () if is_finished else FILES[FILES.index(name) + 1 :]:
+        (out / later).unlink()
+    changed = how(before[name])
+    if changed == before[name]:
+        changed += b"\n"
+    (out / name).write_bytes(changed)
+    result = command("run", config, "-o", out)
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert f"{name}: must be as this run wrote it, found it changed since it was written; delete it" in result.err
+    assert (out / name).read_bytes() == changed
+    (out / name).unlink()
+    assert command("run", config, "-o", out).code == 0
+    assert contents(out) == before
+
+
+def test_candidates_of_another_run_are_refused(write: Write, tmp_path: Path) -> None:
+    outcomes = {"kind": "candidates", "per_prompt": 3, "max_new_tokens": 4}
+    run(read_config(write("other.json", outcomes=outcomes)), tmp_path / "other")
+    config = write()
+    run(read_config(config), tmp_path / "out")
+    for name in FILES[2:]:
+        (tmp_path / "out" / name).unlink()
+    foreign = (tmp_path / "other/candidates.parquet").read_bytes()
+    (tmp_path / "out/candidates.parquet").write_bytes(foreign)
+    result = command("run", config, "-o", tmp_path / "out")
+    assert result.code == 2
+    assert "candidates.parquet: must be as this run wrote it" in result.err
+
+
+def test_a_changed_piece_of_an_unfinished_stage_is_refused(write: Write, tmp_path: Path) -> None:
+    with open_folder(tmp_path / "other", read_config(write(seed=5))) as folder:
+        folder.part("scores", 0).write({"scores": [1.0]})
+        foreign = folder.part("scores", 0).path.read_text()
+    with open_folder(tmp_path / "out", read_config(write())) as folder:
+        piece = folder.part("scores", 0)
+        piece.write({"scores": [1.0]})
+        assert piece.read() == {"scores": [1.0]}
+        own = piece.path.read_text()
+        for changed in ("", "[]", own.replace("1.0", "0.0"), foreign):
+            piece.path.write_text(changed)
+            with pytest.raises(InputError, match=r"scores-000000.json: must be as this run wrote it"):
+                piece.read()
+
+
+def test_scores_of_deleted_candidates_are_forgotten(write: Write, tmp_path: Path) -> None:
+    configuration = read_config(write())
+    run(configuration, tmp_path / "whole")
+    with open_folder(tmp_path / "out", configuration) as folder:
+        folder.part("scores", 0).write({"scores": [0.0], "rewards": [0.0], "provenance": {}})
+    run(configuration, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
 KILLER = """
 import os, signal, sys
 from pathlib import Path
@@ -191,7 +278,9 @@ def test_killed_before_any_rename_a_run_goes_on_to_the_same_bytes(write: Write, 
     command_line = [sys.executable, "-W", "ignore", "-c", KILLER, str(config), str(tmp_path / "killed")]
     done = subprocess.run(command_line, capture_output=True, text=True, env=environment, check=True)
     renames = int(done.stdout)
-    assert renames == 1 + 1 + 4 + 1 + 3 + 1 + 1 + 1  # config, model, batches, candidates, groups, and three
+    assert (
+        renames == 1 + 1 + 4 + 2 + 3 + 2 + 2 + 2
+    )  # config, model, batches, candidates, groups; a manifest before each
     for deadly in range(renames):
         assert contents(tmp_path / "killed" / str(deadly)) == whole, f"killed before rename {deadly}"
         assert not list((tmp_path / "killed" / str(deadly)).glob(".*.tmp"))

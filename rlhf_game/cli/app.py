@@ -22,15 +22,22 @@ USAGE: Final[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 success, 2 wrong input, 1 failed, 3 a check did not hold.
+    """Run one command and return its exit code.
+
+    0 success, 2 wrong input, 1 failed (also: nobody could read the output), 3 a check did not hold, 130 interrupted.
 
     arguments: default those of the process. A user's mistake is one line on stderr, never a traceback.
     """
+    is_heard = sys.stdout is not None  # a stream that was closed before we began is None
+    _replace_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character shows its escape
             stream.reconfigure(errors="backslashreplace")
     try:
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        if code == INTERRUPTED:  # typer has caught the exception and says nothing
+            return _fail("interrupted", INTERRUPTED)
+        return code if is_heard or code != SUCCESS else FAILED
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return FAILED
@@ -44,6 +51,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), FAILED)
     except MemoryError:
         return _fail("there is not enough memory", FAILED)
+
+
+def _replace_closed_streams() -> None:
+    """Let output to a closed stream vanish, and let no file of ours be opened in its place."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - it stays open to the end
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def _run(arguments: list[str]) -> int:

@@ -250,7 +250,20 @@ def test_an_interrupt_causes_no_traceback(monkeypatch: pytest.MonkeyPatch, tmp_p
 
     monkeypatch.setattr("rlhf_game.files.games.read_games", interrupt)
     result = run("settle", write(tmp_path / "g.json", HAND))
-    assert (result.code, result.out, result.err) == (130, "", "")
+    assert (result.code, result.out, result.err) == (130, "", "rlhf-game: interrupted\n")
+
+
+@pytest.mark.parametrize(("closed", "code"), [(">&-", 1), ("2>&-", 0), (">&- 2>&-", 1)])
+def test_a_closed_stream_causes_no_traceback(tmp_path: Path, closed: str, code: int) -> None:
+    game, out = write(tmp_path / "g.json", HAND), tmp_path / "r.json"
+    for options in ("--json", f"-o {out}"):
+        line = f"{sys.executable} -m rlhf_game settle {game} {options} {closed}"
+        done = subprocess.run(["sh", "-c", line], capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (code, b"")
+    assert json.loads(out.read_text())["groups"]
+    line = f"{sys.executable} -m rlhf_game settle {tmp_path / 'none.json'} {closed}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (2, b"")
 
 
 def test_a_full_disk_is_code_1(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ def audit(
 ) -> int:
     """Search for profitable lies of every group, and print the bracket [found, proved] of its regret.
 
-    What is found is a lower bound, with the report that attains it; only the bound is a proof.
+    What is found is a lower bound, with the report that attains it; only the bound is a proof. Where outcomes are
+    missing from the game, what is audited is the mechanism that runs: the one over the outcomes that were found.
     """
     import numpy as np
 
@@ -47,10 +48,14 @@ def audit(
     from rlhf_game.files.build import build, settle
     from rlhf_game.files.games import read_game
     from rlhf_game.mechanism.audit import SIZES
+    from rlhf_game.mechanism.spaces.trie import Trie
 
     one = read_game(_file(game))
     settle(one)  # an error names the file and the field
     space, mechanism, groups = build(one)
+    is_partial = isinstance(space, Trie)
+    if isinstance(space, Trie):
+        space = space.table
     limit = one.fields.size_limit
     if limit is None:
         limit = SIZES * max(group.size for group in groups)
@@ -71,9 +76,12 @@ def audit(
                 for at, rng in enumerate(streams[2].spawn(len(groups)))
             ]
     if as_json:
-        write_out(_document(one, regrets, joint, limit, starts, seed))
+        outcomes = "found" if is_partial else "all"
+        write_out(_document(one, regrets, joint, limit, starts, seed, outcomes))
     else:
         show_audit(one.fields.payment, regrets, joint)
+        if is_partial:
+            write_out("audited: the mechanism that runs, which is the one over the responses that were found.\n")
     return _verdict(regrets) if check else 0
 
 
@@ -115,11 +123,13 @@ def _document(
     limit: int,
     starts: int,
     seed: int,
+    outcomes: str,
 ) -> str:
     from rlhf_game.mechanism.audit import TOLERANCE
 
     content: dict[str, Any] = {
         "payment": game.fields.payment,
+        "outcomes": outcomes,
         "groups": [_group(regret) for regret in regrets],
         **{name: [_joint(deviation) for deviation in deviations] for name, deviations in joint.items()},
         "domain": game.fields.normalization,

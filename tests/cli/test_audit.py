@@ -148,6 +148,22 @@ def test_a_run_directory_is_audited_by_its_game(tmp_path: Path) -> None:
     assert "game.json" in done.err
 
 
+@pytest.mark.parametrize("payment", ["affine", "none"])
+def test_of_a_trie_the_table_over_what_was_found_is_audited(tmp_path: Path, payment: str) -> None:
+    whole = written(tmp_path, "prompts", payment=payment, normalization="none")
+    said = audited(whole, "--starts", 4)
+    prompts = len(json.loads(whole.read_text())["reference"])
+    partial = written(
+        tmp_path, "prompts", payment=payment, normalization="none", missing=[0.1] * prompts, bounds=[0, 1]
+    )
+    of_found = audited(partial, "--starts", 4)
+    assert of_found["groups"] == said["groups"]
+    assert (said["outcomes"], of_found["outcomes"]) == ("all", "found")
+    assert all(group["regret_bound"] == (0 if payment == "affine" else None) for group in of_found["groups"])
+    shown = run("audit", partial, "--starts", 4).out
+    assert "audited: the mechanism that runs, which is the one over the responses that were found." in shown
+
+
 @pytest.mark.parametrize("options", [("--starts", 0), ("--seed", -1), ("--starts", "many")])
 def test_wrong_options_are_input_errors(options: tuple[object, ...]) -> None:
     done = run("audit", GAMES / "table.yaml", *options)

@@ -13,6 +13,8 @@ from rlhf_game.files.tables import FORMS
 
 LARGEST_SIZE = 2**53
 """Sizes up to here are exact in float64."""
+LONGEST = 1_000_000
+"""Tokens of a sequence of an automaton: each is a step of the computation."""
 LARGEST = 1e140
 """Amounts up to here have sums and squares that float64 holds; a strength or a weight is at least its inverse."""
 
@@ -147,7 +149,7 @@ class AutomatonFields(CommonFields):
     ]
     reference: Tensor
     initial: Annotated[int, Field(ge=0, le=2**31)] = 0
-    horizon: Annotated[int, Field(ge=1, le=2**31)]
+    horizon: Annotated[int, Field(ge=1, le=LONGEST)]
     regularizer: Literal["kl"] = "kl"
     strength: Positive
 

@@ -86,6 +86,8 @@ def read_table(reference: str, folder: Path) -> Table:
     Raises InputError if the file is missing, is not what its name says, or does not hold numbers in one or two axes.
     """
     path, key = locate(reference, folder)
+    if path.is_dir():
+        raise InputError(f"must name a file, found a folder at {shown(str(path), 120)!r}")
     if not path.is_file():
         raise InputError(f"must name a file that exists, found none at {shown(str(path), 120)!r}")
     try:

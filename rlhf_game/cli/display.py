@@ -21,17 +21,23 @@ def show_receipt(receipt: "Receipt", values_without: Array) -> None:
     """Print one settlement: a row per group, then the totals."""
     from rich.console import Group
 
-    groups = _table("group", "size", "value", "value without", "payment", "utility")
-    for group, without in zip(receipt.groups, values_without.tolist(), strict=True):
-        numbers = (group.value, without, group.payment, group.utility)
-        _row(groups, group.name, str(group.size), *map(number, numbers))
+    is_exact = all(isinstance(group.value, float) for group in receipt.groups)
+    without = ("value without",) if is_exact else ()  # for it no interval is known
+    groups = _table("group", "size", "value", *without, "payment", "utility")
+    for group, value in zip(receipt.groups, values_without.tolist(), strict=True):
+        numbers = (group.value, value, group.payment, group.utility)
+        _row(groups, group.name, str(group.size), *map(number, numbers if is_exact else (numbers[0], *numbers[2:])))
     totals = _table("", "", header=False)
-    _row(totals, "total revenue", number(_sum([group.payment for group in receipt.groups])))
+    revenue = _sum([group.payment for group in receipt.groups])
+    _row(totals, "total revenue", number(revenue))
     _row(totals, "social welfare", number(receipt.social_welfare))
     name = receipt.regularizer or "divergence"
     _row(totals, f"moved from the reference ({name})", number(receipt.divergence))
     _row(totals, "affine social welfare", number(receipt.affine_social_welfare))
     _print(Group(groups, totals))
+    if not isinstance(revenue, float):
+        sure = "certain" if revenue.level == 1 else f"with probability {revenue.level:.6g}"
+        write_out(f"[lowest, highest]: {sure}, over all outcomes\n")
 
 
 def show_receipts(receipts: "Sequence[Receipt]") -> None:
@@ -87,8 +93,16 @@ def write_out(text: str) -> None:
     sys.stdout.write(text)
 
 
-def _sum(numbers: "Sequence[Number]") -> float:
-    return float(sum(n if isinstance(n, float) else n.estimate for n in numbers))
+def _sum(numbers: "Sequence[Number]") -> "Number":
+    """Return the sum; of intervals the sums of their ends, which hold where all of them do."""
+    from rlhf_game.files.receipts import Interval
+
+    if all(isinstance(n, float) for n in numbers):
+        return float(sum(n for n in numbers if isinstance(n, float)))
+    rows = [(n, n, n, 1.0) if isinstance(n, float) else (n.estimate, n.low, n.high, n.level) for n in numbers]
+    estimates, lows, highs, levels = zip(*rows, strict=True)
+    level = max(1e-9, 1 - sum(1 - level for level in levels))
+    return Interval(estimate=sum(estimates), low=sum(lows), high=sum(highs), level=level)
 
 
 def _table(*columns: str, header: bool = True) -> "Table":

@@ -46,6 +46,19 @@ def test_numbers_are_intervals_that_narrow_with_the_mass_and_hold_the_whole(writ
             assert interval["low"] - 1e-12 <= truth <= interval["high"] + 1e-12
 
 
+def test_people_see_an_interval_wherever_a_number_is_not_known(write: Write, tmp_path: Path) -> None:
+    config, out = write(outcomes=TRIE, groups=GROUPS, strength=2.0), tmp_path / "out"
+    shown = command("run", config, "-o", out).out
+    assert "value without" not in shown
+    assert "[lowest, highest]: certain, over all outcomes" in shown
+    numbers = [line for line in shown.splitlines() if "." in line and "folder" not in line]
+    assert [line.count("[") for line in numbers] == [3, 3, 1, 1, 1, 1]
+    payments = [group["payment"] for group in json.loads((out / "receipt.json").read_text())["groups"]]
+    low, high = (sum(payment[end] for payment in payments) for end in ("low", "high"))
+    assert f"[{low:.6g}, {high:.6g}]" in next(line for line in numbers if "revenue" in line)
+    assert command("audit", out, "--starts", 2, "--assert").code == 0
+
+
 def test_the_outcomes_are_distinct_texts_with_their_whole_probability(write: Write, tmp_path: Path) -> None:
     """The special tokens <pad>, <bos> and <eos> leave no trace in the text, so several sequences spell it."""
     run(read_config(write(outcomes=TRIE | {"mass": 1.0}, groups=GROUPS)), tmp_path / "out")

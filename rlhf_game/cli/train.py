@@ -44,13 +44,28 @@ def _show(metrics: dict[str, Any]) -> None:
         rows[f"ensemble, {name}"] = aggregate
     if "average" in metrics:
         rows["weight average"] = metrics["average"]
-    columns = ("reward", "on", "pairs", "accuracy", "Brier", "calibration error", "length correlation")
+    on_pairs = ("reward", "on", "pairs", "accuracy", "Brier", "calibration error", "length correlation")
     keys = ("accuracy", "brier", "calibration_error", "length_correlation")
     show_table(
-        columns,
+        on_pairs,
         [
             (name, subset, str(judged["pairs"]), *(f"{judged[key]:.3f}" for key in keys))
             for name, subsets in rows.items()
             for subset, judged in subsets.items()
         ],
     )
+    if "candidates" in metrics:
+        pairs = metrics["candidates"]["pairs"]
+        sizes = list(pairs[0]["same_best_of"])
+        show_table(
+            ("members", "backbone", "Spearman", *(f"same best of {n}" for n in sizes)),
+            [
+                (
+                    " and ".join(map(str, pair["members"])),
+                    "same" if pair["same_backbone"] else "other",
+                    "unknown" if pair["spearman"] is None else f"{pair['spearman']:.3f}",
+                    *(f"{pair['same_best_of'][n]:.3f}" for n in sizes),
+                )
+                for pair in pairs
+            ],
+        )

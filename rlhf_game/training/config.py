@@ -99,20 +99,26 @@ class RewardModelConfig(DataFields):
     kind: Literal["reward_model"]
 
 
-@final
-class EnsembleConfig(DataFields):
+class SeveralFields(DataFields, ABC):
     """Several reward models; each member says how it differs from the fields around it."""
 
-    kind: Literal["ensemble"]
     members: Annotated[list[dict[str, Any]], Field(min_length=2)]
+    candidates: Name | None = None
+    """A .jsonl file of {prompt, responses} on which members are compared."""
 
 
 @final
-class WarmConfig(DataFields):
+class EnsembleConfig(SeveralFields):
+    """Several reward models and what their aggregates are worth."""
+
+    kind: Literal["ensemble"]
+
+
+@final
+class WarmConfig(SeveralFields):
     """Several reward models from one linear-probed head, and the average of their weights."""
 
     kind: Literal["warm"]
-    members: Annotated[list[dict[str, Any]], Field(min_length=2)]
     probe: bool = True
     curve: Annotated[int, Field(ge=2, le=101)] = 5
     """Points on the line between the first two members."""
@@ -160,6 +166,8 @@ def read_training(path: str | os.PathLike[str]) -> TrainingConfiguration:
     fields = parse_model(KINDS[wanted], document, name)
     base = Path(path).parent
     files = [data.file for data in (fields.data, *fields.also_test.values()) if data.file is not None]
+    if not isinstance(fields, RewardModelConfig) and fields.candidates is not None:
+        files.append(fields.candidates)
     return TrainingConfiguration(
         fields, _members(fields, name), base, {file: _hash(file, base, name) for file in files}
     )

@@ -14,6 +14,7 @@ from rlhf_game.files.documents import parse_json, read_text
 from rlhf_game.rewards.aggregates import Aggregate, Mean, MeanMinusDeviation, Median, Minimum
 from rlhf_game.rewards.diagnostics import spearman
 from rlhf_game.runs.directory import Progress, open_folder
+from rlhf_game.training.candidates import agreement_on, read_responses
 from rlhf_game.training.config import EnsembleConfig, MemberSpec, RewardModelConfig, TrainingConfiguration, WarmConfig
 from rlhf_game.training.members import CARD, Workshop, rewards_of, train_member
 from rlhf_game.training.subsets import Rewards, Subsets, judge, read_subsets
@@ -60,6 +61,7 @@ def _train(configuration: TrainingConfiguration, path: Path, shop: Workshop) -> 
         train_member(configuration.members[0], path / "model", shop)
         rewards = rewards_of(configuration.members[0], path / "model", shop)
         return {"kind": fields.kind, "model": _judged(rewards, shop.subsets)}
+    responses = None if fields.candidates is None else read_responses(configuration.base / fields.candidates)
     places = [path / "members" / str(i) for i in range(len(configuration.members))]
     for spec, place in zip(configuration.members, places, strict=True):
         train_member(spec, place, shop)
@@ -72,6 +74,9 @@ def _train(configuration: TrainingConfiguration, path: Path, shop: Workshop) -> 
         "ensemble": _aggregated(fields, configuration.members, rewards_by_member, shop.subsets),
         "agreement": _agreement(configuration.members, rewards_by_member),
     }
+    if responses is not None:
+        shop.watch("compare on candidates", 0, 1)
+        metrics["candidates"] = agreement_on(responses, configuration.members, places, fields.seed)
     if isinstance(fields, WarmConfig):
         metrics |= _averaged(fields, configuration.members, places, metrics["members"], shop)
     return metrics

@@ -241,3 +241,46 @@ def test_two_trainings_and_a_game_between_them(write: Write, tmp_path: Path, bac
     assert first["payment"] > 0
     assert second["payment"] > 0  # they disagree: both move the policy
     assert command("verify", tmp_path / "run/receipt.json", tmp_path / "run/game.json").code == 0
+
+
+def test_members_are_compared_on_candidates(write: Write, tmp_path: Path) -> None:
+    texts = ["good good", "bad", "yes thanks", "no please now", "maybe maybe"]
+    rows = [{"prompt": prompt, "responses": texts[:4]} for prompt in ("good", "now please")]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    members = [{"seed": 0}, {"seed": 1}]
+    config = write(kind="ensemble", members=members, resample=True, candidates="c.jsonl")
+    result = command("train", config, "-o", tmp_path / "out")
+    assert (result.code, result.err) == (0, "")
+    assert "same best of 4" in result.out
+    found = metrics_of(tmp_path / "out")["candidates"]
+    scores = [
+        [
+            call_reward(RewardModel(str(tmp_path / f"out/members/{k}")), [row["prompt"]] * 4, row["responses"])
+            for k in (0, 1)
+        ]
+        for row in rows
+    ]
+    same = np.mean([a.argmax() == b.argmax() for a, b in scores])
+    assert found["pairs"][0]["same_best_of"]["4"] == same
+    assert found["pairs"][0]["same_best_of"].keys() == {"2", "4"}
+    assert len(found["length_correlation"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"prompt": "p"}, "line 2: must be {prompt, responses: [..]}"),
+        ({"prompt": "p", "responses": ["a", "a"]}, "line 2: responses: must be at least two different texts"),
+        ({"prompt": "p", "responses": ["a", ""]}, "line 2: responses: must be at least two different texts"),
+        ({"prompt": "p", "responses": ["a", "b", "c"]}, "line 2: responses: must be 2 as in the first row"),
+    ],
+)
+def test_bad_candidates_are_one_line(write: Write, tmp_path: Path, row: Any, said: str) -> None:
+    first = {"prompt": "p", "responses": ["a", "b"]}
+    (tmp_path / "c.jsonl").write_text(f"{json.dumps(first)}\n{json.dumps(row)}\n")
+    members = [{"seed": 0}, {"seed": 1}]
+    result = command(
+        "train", write(kind="ensemble", members=members, resample=True, candidates="c.jsonl"), "-o", tmp_path / "o"
+    )
+    assert result.code == 2
+    assert said in result.err

@@ -186,9 +186,9 @@ def open_folder(path: Path, configuration: Documented) -> Iterator[RunFolder]:
             raise RunError(f"{path} is in use by another process") from None
         for leftover in path.rglob(".*.tmp"):
             leftover.unlink()
-        if known.exists():
+        if known.exists() and any(name != known.name for name in foreign):
             _check_same(known, configuration)
-        else:
+        else:  # nothing was made yet: a configuration that could not be run does not bind the folder
             write_json(known, configuration.document())
         yield RunFolder(path, hashlib.sha256(json.dumps(configuration.document(), sort_keys=True).encode()).hexdigest())
 

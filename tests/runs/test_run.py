@@ -315,6 +315,15 @@ def test_a_changed_configuration_does_not_enter_an_old_folder(
     assert contents(tmp_path / "out") == before
 
 
+def test_a_configuration_that_could_not_be_run_does_not_bind_the_folder(write: Write, tmp_path: Path) -> None:
+    wrong = command("run", write(model=str(tmp_path / "nowhere")), "-o", tmp_path / "out")
+    assert wrong.code == 2
+    assert command("run", write(), "-o", tmp_path / "out").code == 0
+    assert json.loads((tmp_path / "out/config.json").read_text()) == json.loads(
+        json.dumps(read_config(write()).document())
+    )
+
+
 def test_a_changed_file_of_the_configuration_is_a_change(write: Write, tmp_path: Path) -> None:
     config = write()
     assert command("run", config, "-o", tmp_path / "out").code == 0

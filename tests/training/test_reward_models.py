@@ -284,3 +284,14 @@ def test_bad_candidates_are_one_line(write: Write, tmp_path: Path, row: Any, sai
     )
     assert result.code == 2
     assert said in result.err
+
+
+def test_baklava_averages_fine_tunings_of_different_checkpoints(write: Write, tmp_path: Path) -> None:
+    other = tiny.save_language_model(tmp_path / "sft", seed=8)
+    members = [{"seed": 0}, {"seed": 1, "backbone": str(other)}]
+    config = write(kind="warm", members=members, method="lora", max_steps=2, curve=3)
+    found = train(read_training(config), tmp_path / "out").metrics
+    assert json.loads((tmp_path / "out/model/reward_model.json").read_text())["method"] == "full"
+    assert not found["agreement"][0]["same_backbone"]
+    assert found["average"]["test"]["accuracy"] == found["curve"][1]["test"]
+    assert call_reward(RewardModel("out", base=tmp_path), ["good"], ["yes"]).shape == (1,)

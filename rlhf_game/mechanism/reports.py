@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar, final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rlhf_game.errors import InputError
+from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.arrays import Array, extremes, frozen, row_maxima, row_sums
 
 V = TypeVar("V")
@@ -87,6 +87,11 @@ class Normalization(StrEnum):
             return cls(value)
         except ValueError as error:
             raise InputError(f"normalization must be one of {', '.join(cls)}, got {value!r}") from error
+
+    def must_be_declared(self) -> None:
+        """Raise CombinationError when there is no domain to take an infimum over."""
+        if self is Normalization.NONE:
+            raise CombinationError("the least gain over a domain needs normalization sum or max, not none")
 
     def check(self, rewards: Array) -> None:
         """Raise InputError unless each row of ``rewards`` [B, m] is in the domain."""

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, parse_json, parse_json_lines, parse_yaml, read_text, shown
 from rlhf_game.files.schema import LARGEST_SIZE, Name, Positive, RegularizerName, Strict, parse_model
+from rlhf_game.files.tables import digest
 from rlhf_game.runs.calibrations import RankSpec, SomeCalibration, tag_of
 from rlhf_game.runs.specs import SomeReward
 
@@ -141,6 +142,15 @@ class Configuration:
 
 def read_config(path: str | os.PathLike[str]) -> Configuration:
     """Return the configuration of a .yaml or .json file. Raises InputError that names file and field."""
+    document, name = read_document(path, "run")
+    return parse_config(document, name, Path(path).parent)
+
+
+def read_document(path: str | os.PathLike[str], of: str) -> tuple[dict[str, Any], str]:
+    """Return what a .yaml or .json configuration says, and the file's name for messages. of: what it configures.
+
+    Raises InputError that names the file when it is of another kind or no mapping.
+    """
     name, suffix = shown(os.fspath(path), 200), Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         raise InputError(
@@ -148,20 +158,19 @@ def read_config(path: str | os.PathLike[str]) -> Configuration:
         )
     text = read_text(path)
     document = parse_json(text, name) if suffix == ".json" else parse_yaml(text, name)
-    if isinstance(document, dict):
-        document.pop("files", None)  # of a config.json that a run wrote
-    return parse_config(document, name, Path(path).parent)
-
-
-def parse_config(document: Any, name: str, base: Path) -> Configuration:
-    """Return the configuration of a parsed document; name: for messages; base: the folder that paths start from."""
     if not isinstance(document, dict):
-        raise InputError(f"{name}: must be a mapping with the keys of a run, found {kind(document)}")
+        raise InputError(f"{name}: must be a mapping with the keys of a {of}, found {kind(document)}")
+    document.pop("files", None)  # of a config.json that this package wrote
+    return document, name
+
+
+def parse_config(document: dict[str, Any], name: str, base: Path) -> Configuration:
+    """Return the configuration of a parsed document; name: for messages; base: the folder that paths start from."""
     fields = parse_model(RunConfig, document, name)
     _check(fields, name)
     try:
         prompts, columns = _prompts(fields.prompts, base)
-        files = {file: _hash(file, base) for file in _files(fields)}
+        files = {file: hash_of(file, base) for file in _files(fields)}
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     source = Source(fields.model, prompts, columns, fields.system, fields.outcomes, fields.seed, base)
@@ -206,11 +215,12 @@ def _files(fields: RunConfig) -> list[str]:
     return sorted({*named, *([fields.prompts] if isinstance(fields.prompts, str) else [])})
 
 
-def _hash(file: str, base: Path) -> str:
+def hash_of(file: str, base: Path) -> str:
+    """Return the SHA-256 of a file that a configuration names; raise InputError when there is none."""
     path = base / file
     if not path.is_file():
         raise InputError(f"must name a file that exists, found none at {shown(str(path), 200)}")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return digest(path)
 
 
 def _prompts(

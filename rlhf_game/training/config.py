@@ -1,6 +1,5 @@
 """The configuration of a training, read and checked; each ``kind`` has one model here."""
 
-import hashlib
 import os
 from abc import ABC
 from collections.abc import Mapping
@@ -12,9 +11,9 @@ from pydantic import BeforeValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.documents import kind, parse_json, parse_yaml, read_text, shown
+from rlhf_game.files.documents import kind
 from rlhf_game.files.schema import Name, Nonnegative, Positive, Strict, parse_model
-from rlhf_game.runs.config import SUFFIXES
+from rlhf_game.runs.config import hash_of, read_document
 
 Count: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
@@ -150,16 +149,7 @@ class TrainingConfiguration:
 
 def read_training(path: str | os.PathLike[str]) -> TrainingConfiguration:
     """Return the configuration of a .yaml or .json file. Raises InputError that names file and field."""
-    name, suffix = shown(os.fspath(path), 200), Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise InputError(
-            f"{name}: must be a configuration ending in {', '.join(SUFFIXES)}, found {suffix or 'no ending'!r}"
-        )
-    text = read_text(path)
-    document = parse_json(text, name) if suffix == ".json" else parse_yaml(text, name)
-    if not isinstance(document, dict):
-        raise InputError(f"{name}: must be a mapping with the keys of a training, found {kind(document)}")
-    document.pop("files", None)  # of a config.json that a training wrote
+    document, name = read_document(path, "training")
     wanted = document.get("kind")
     if not isinstance(wanted, str) or wanted not in KINDS:
         raise InputError(f"{name}: kind: must be {', '.join(KINDS)}, found {kind(wanted)}")
@@ -168,9 +158,11 @@ def read_training(path: str | os.PathLike[str]) -> TrainingConfiguration:
     files = [data.file for data in (fields.data, *fields.also_test.values()) if data.file is not None]
     if not isinstance(fields, RewardModelConfig) and fields.candidates is not None:
         files.append(fields.candidates)
-    return TrainingConfiguration(
-        fields, _members(fields, name), base, {file: _hash(file, base, name) for file in files}
-    )
+    members = _members(fields, name)
+    try:
+        return TrainingConfiguration(fields, members, base, {file: hash_of(file, base) for file in files})
+    except InputError as error:
+        raise InputError(f"{name}: data: {error}") from None
 
 
 def _members(fields: AnyConfig, name: str) -> tuple[MemberSpec, ...]:
@@ -192,10 +184,3 @@ def _members(fields: AnyConfig, name: str) -> tuple[MemberSpec, ...]:
                 f"method {member.method} has one solution), found false"
             )
     return members
-
-
-def _hash(file: str, base: Path, name: str) -> str:
-    path = base / file
-    if not path.is_file():
-        raise InputError(f"{name}: data: must name a file that exists, found none at {shown(str(path), 200)}")
-    return hashlib.sha256(path.read_bytes()).hexdigest()

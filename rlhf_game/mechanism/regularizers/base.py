@@ -113,10 +113,6 @@ class Score:
     offset: Array
     """s[anchor]: [B]."""
 
-    def shares_at_anchor(self, rewards: Sequence[Array]) -> Array:
-        """Return r[anchor] of each reward: [k, B]."""
-        return at(rewards, self.anchor)
-
     def leave_one_out(self, weights: Array, rewards: Sequence[Array], block: Block) -> Array:
         """Return s - w r relative to the anchor, for k pairs, on one block: [k, rows, columns].
 

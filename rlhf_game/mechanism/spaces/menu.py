@@ -10,7 +10,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rlhf_game.errors import CombinationError, InputError
+from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array, finite, frozen, leave_one_out_sums
 from rlhf_game.mechanism.regularizers.base import simplex_thresholds
 from rlhf_game.mechanism.reports import Normalization, Reward
@@ -70,8 +70,7 @@ class Menu(PolicySpace[Array]):
         With sum 1, v fills the objective from below to a level (water-filling); with max 1 it is the lowest entry's.
         Raises CombinationError when the domain is not declared.
         """
-        if self.normalization is Normalization.NONE:
-            raise CombinationError("the least gain over a domain needs normalization sum or max, not none")
+        self.normalization.must_be_declared()
         depth = self.maximize(weights, rewards).objective / multiplier
         depth = depth.max() - depth
         if self.normalization is Normalization.MAX:

@@ -11,7 +11,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rlhf_game.errors import CombinationError, InputError
+from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import LARGE, Array, blocks, extremes, finite, frozen, frozen_view, numbers, row_sums
 from rlhf_game.mechanism.regularizers.base import Optimum, Regularizer
 from rlhf_game.mechanism.reports import Normalization, Reward
@@ -194,10 +194,9 @@ class Table(PolicySpace[Sheets]):
     def least_gain(self, weights: Array, rewards: Sequence[Sheets], multiplier: float) -> float:
         """Return the infimum over rewards r of the domain of max ASW(s + multiplier r) - max ASW(s), >= 0.
 
-        Raises CombinationError when the domain is not declared or the regulariser cannot tell.
+        Raises CombinationError when the domain is not declared.
         """
-        if self.normalization is Normalization.NONE:
-            raise CombinationError("the least gain over a domain needs normalization sum or max, not none")
+        self.normalization.must_be_declared()
         optima = self.maximize(weights, rewards).optima
         gains = [optimum.least_gain(multiplier, is_sum=self.normalization is Normalization.SUM) for optimum in optima]
         return float(self.mean(gains))

@@ -14,6 +14,7 @@ from pkgutil import iter_modules
 import pytest
 
 import rlhf_game
+from rlhf_game.training_backends.lazy import lazily
 from tests import house_rules
 from tests.house_rules import ROOT, Source, sources
 
@@ -178,15 +179,23 @@ except SystemExit as done:
     assert _loaded_by(code).isdisjoint(set(HEAVY) - needed)
 
 
-@pytest.mark.parametrize("package", ["rlhf_game", "rlhf_game.training_backends"])
+LAZY = sorted(
+    source.path.removesuffix("/__init__.py").replace("/", ".")
+    for source in PACKAGE
+    if source.path.endswith("__init__.py") and "_NAMES = {" in source.text
+)
+
+
+@pytest.mark.parametrize("package", LAZY)
 def test_the_public_names_are_listed_once_more_for_editors(package: str) -> None:
     module = import_module(package)
     tree = ast.parse((ROOT / package.replace(".", "/") / "__init__.py").read_text(encoding="utf-8"))
     block = next(node for node in ast.walk(tree) if isinstance(node, ast.If))
     imports = (node for node in block.body if isinstance(node, ast.ImportFrom))
     for_editors = {(alias.name, node.module) for node in imports for alias in node.names}
-    assert for_editors == set(module._LOCATIONS.items())
-    assert sorted(module._LOCATIONS) == sorted(module.__all__)
+    lazy = [(name, place) for place, names in module._NAMES.items() for name in names]
+    assert for_editors == set(lazy)
+    assert sorted(name for name, _ in lazy) == sorted(module.__all__)
 
 
 PACKAGES = sorted(source.path.removesuffix("/__init__.py") for source in PACKAGE if source.path.endswith("__init__.py"))
@@ -202,7 +211,7 @@ def test_every_public_name_can_be_imported_and_hides_no_module(package: str) -> 
 
 
 def test_an_unknown_public_name_is_an_attribute_error() -> None:
-    for package in ("rlhf_game", "rlhf_game.training_backends"):
+    for package in LAZY:
         with pytest.raises(AttributeError, match="Tabel"):
             _ = import_module(package).Tabel
 
@@ -216,9 +225,8 @@ def test_a_missing_extra_is_named_and_another_missing_module_is_not_taken_for_on
         patch.setitem(sys.modules, "torch", None)
         with pytest.raises(rlhf_game.MissingExtra, match=r"torch is not installed.*rlhf-game\[train\]"):
             _ = backends.LanguageModel
-    monkeypatch.setitem(backends._LOCATIONS, "Lost", "rlhf_game.training_backends.lost")
     with pytest.raises(ModuleNotFoundError, match="lost") as caught:
-        _ = backends.Lost
+        lazily("somewhere", {"rlhf_game.training_backends.lost": ("Lost",)})("Lost")
     assert not isinstance(caught.value, rlhf_game.MissingExtra)
 
 

@@ -1,17 +1,8 @@
-"""Language models and reward models: the one place where torch, transformers, trl and peft are imported.
+"""Language models and reward models: the one place where torch, transformers, trl and peft are imported."""
 
-Names are imported on first use; without the extra ``train`` that raises MissingExtra, which names it.
-"""
-
-from importlib import import_module
 from typing import TYPE_CHECKING
 
-from rlhf_game.errors import MissingExtra
-
-_PACKAGES = frozenset(
-    {"accelerate", "datasets", "gguf", "peft", "safetensors", "tokenizers", "torch", "transformers", "trl"}
-)
-"""What the extra ``train`` brings; any other module that is missing is an error of its own."""
+from rlhf_game.training_backends.lazy import lazily
 
 _NAMES = {
     "rlhf_game.training_backends.autoregressive": ("NextTokens", "PolicyLogits", "expand_prompt"),
@@ -25,7 +16,6 @@ _NAMES = {
     "rlhf_game.training_backends.scorers": ("Classifier", "Embedder", "load_classifier", "load_embedder"),
     "rlhf_game.training_backends.tables": ("TorchTable",),
 }
-_LOCATIONS = {name: module for module, names in _NAMES.items() for name in names}
 
 if TYPE_CHECKING:  # for editors and type checkers, which then also know a name that does not exist
     from rlhf_game.training_backends.autoregressive import NextTokens, PolicyLogits, expand_prompt
@@ -39,18 +29,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which then also know a name 
     from rlhf_game.training_backends.scorers import Classifier, Embedder, load_classifier, load_embedder
     from rlhf_game.training_backends.tables import TorchTable
 else:
-
-    def __getattr__(name: str) -> object:
-        if name not in _LOCATIONS:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        try:
-            return getattr(import_module(_LOCATIONS[name]), name)
-        except ModuleNotFoundError as error:
-            package = (error.name or "").partition(".")[0]
-            if package not in _PACKAGES:
-                raise
-            raise MissingExtra("train", package) from error
-
+    __getattr__ = lazily(__name__, _NAMES)
 
 __all__ = [
     "Checkpoint", "Classifier", "Embedder", "Finetuning", "LanguageModel", "Lora", "Named", "NextTokens",

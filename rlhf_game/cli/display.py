@@ -73,9 +73,13 @@ def show_audit(payment: str, regrets: "Sequence[Regret]", joint: "Mapping[str, S
     write_out(verdict + "\n")
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table; the first column to the left, the others to the right."""
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table under its title; the first column to the left, the others to the right."""
+    from rich.text import Text
+
     table = _table(*columns)
+    table.title = Text(title)
+    table.title_justify = "left"
     for row in rows:
         _row(table, *row)
     _print(table)

@@ -1,7 +1,7 @@
-"""``train``: reward models from preferences, into a folder."""
+"""``train``: reward models and policies, into a folder."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -13,8 +13,8 @@ def train(
     as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: runs/CONFIG's name.")] = None,
 ) -> None:
-    """Train a reward model, an ensemble or a weight average of several; an interrupted training goes on."""
-    from rlhf_game.cli.display import write_out
+    """Train what CONFIG names by its kind: reward models or a policy; an interrupted training goes on."""
+    from rlhf_game.cli.display import show_table, write_out
     from rlhf_game.cli.progress import progress_on_stderr
     from rlhf_game.cli.run import share_the_processor
     from rlhf_game.training import read_training
@@ -28,44 +28,6 @@ def train(
     if as_json:
         write_out((folder / "metrics.json").read_text(encoding="utf-8"))
         return
-    _show(finished.metrics)
+    for table in finished.tables:
+        show_table(table.title, table.header, table.rows)
     typer.echo(f"training folder: {folder}")
-
-
-def _show(metrics: dict[str, Any]) -> None:
-    from rlhf_game.cli.display import show_table
-
-    rows: dict[str, dict[str, dict[str, float]]] = {}
-    if "model" in metrics:
-        rows["model"] = metrics["model"]
-    for i, member in enumerate(metrics.get("members", [])):
-        rows[f"member {i}"] = member
-    for name, aggregate in metrics.get("ensemble", {}).items():
-        rows[f"ensemble, {name}"] = aggregate
-    if "average" in metrics:
-        rows["weight average"] = metrics["average"]
-    on_pairs = ("reward", "on", "pairs", "accuracy", "Brier", "calibration error", "length correlation")
-    keys = ("accuracy", "brier", "calibration_error", "length_correlation")
-    show_table(
-        on_pairs,
-        [
-            (name, subset, str(judged["pairs"]), *(f"{judged[key]:.3f}" for key in keys))
-            for name, subsets in rows.items()
-            for subset, judged in subsets.items()
-        ],
-    )
-    if "candidates" in metrics:
-        pairs = metrics["candidates"]["pairs"]
-        sizes = list(pairs[0]["same_best_of"])
-        show_table(
-            ("members", "backbone", "Spearman", *(f"same best of {n}" for n in sizes)),
-            [
-                (
-                    " and ".join(map(str, pair["members"])),
-                    "same" if pair["same_backbone"] else "other",
-                    "unknown" if pair["spearman"] is None else f"{pair['spearman']:.3f}",
-                    *(f"{pair['same_best_of'][n]:.3f}" for n in sizes),
-                )
-                for pair in pairs
-            ],
-        )

@@ -40,6 +40,10 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much."""
 
 
+def unwatched(what: str, done: int, total: int) -> None:
+    """Do nothing: the progress of who does not ask for it."""
+
+
 def versions() -> dict[str, str]:
     """Return the versions of everything that numbers of a run depend on."""
     found = {"python": python_version(), "rlhf-game": __version__}
@@ -172,6 +176,7 @@ def open_folder(path: Path, configuration: Documented) -> Iterator[RunFolder]:
     """
     if path.exists() and not path.is_dir():
         raise InputError(f"{shown(str(path), 200)}: must be a folder for the run, found a file")
+    is_new = not path.exists()
     path.mkdir(parents=True, exist_ok=True)
     known = path / "config.json"
     foreign = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
@@ -190,7 +195,14 @@ def open_folder(path: Path, configuration: Documented) -> Iterator[RunFolder]:
             _check_same(known, configuration)
         else:  # nothing was made yet: a configuration that could not be run does not bind the folder
             write_json(known, configuration.document())
-        yield RunFolder(path, hashlib.sha256(json.dumps(configuration.document(), sort_keys=True).encode()).hexdigest())
+        try:
+            yield RunFolder(
+                path, hashlib.sha256(json.dumps(configuration.document(), sort_keys=True).encode()).hexdigest()
+            )
+        except InputError:
+            if is_new and {entry.name for entry in path.iterdir()} == {known.name, ".lock"}:
+                shutil.rmtree(path)  # it could not be begun: nothing is left behind
+            raise
 
 
 def _check_same(known: Path, configuration: Documented) -> None:

@@ -10,7 +10,7 @@ from rlhf_game.files.games import Game, read_game
 from rlhf_game.files.receipts import Receipt, read_receipts, receipt_of
 from rlhf_game.files.tables import digest
 from rlhf_game.runs.config import Configuration
-from rlhf_game.runs.directory import Progress, RunFolder, open_folder, versions
+from rlhf_game.runs.directory import Progress, RunFolder, open_folder, unwatched, versions
 from rlhf_game.runs.generation import Drawn, generate, read_drawn
 from rlhf_game.runs.scoring import read_rewards, score
 
@@ -36,7 +36,7 @@ def run(configuration: Configuration, path: Path, progress: Progress | None = No
     Raises InputError when the configuration is wrong or is not the folder's own, or a file in the folder is not as the
     run wrote it; RunError when the folder is in use or a reward fails.
     """
-    watch = progress or _unwatched
+    watch = progress or unwatched
     with open_folder(path, configuration) as folder:
         folder.check()
         generate(configuration.source, folder, watch)  # the reports are not among what it is given
@@ -49,10 +49,6 @@ def run(configuration: Configuration, path: Path, progress: Progress | None = No
         watch("settle", 1, 1)
         (receipt,) = read_receipts(folder.receipt)
         return Finished(path, configuration.source.prompts, drawn, game, receipt)
-
-
-def _unwatched(what: str, done: int, total: int) -> None:
-    return None
 
 
 def _write_game(configuration: Configuration, drawn: Drawn, origin: dict[str, Any], folder: RunFolder) -> None:

@@ -12,7 +12,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, parse_json_lines, read_text, shown
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.diagnostics import best_of_n_agreement, length_correlation, spearman_by_prompt
-from rlhf_game.training.config import MemberSpec
+from rlhf_game.training.reward_models import MemberSpec
 
 
 @final

@@ -12,7 +12,7 @@ from rlhf_game import __version__
 from rlhf_game.files.atomic import write_json, write_text
 from rlhf_game.rewards.bradley_terry import Likelihood, LinearHead, fit_head
 from rlhf_game.runs.directory import Progress, versions
-from rlhf_game.training.config import MemberSpec, TrainingConfiguration
+from rlhf_game.training.reward_models import MemberSpec, RewardModelFields
 from rlhf_game.training.subsets import Rewards, Rows, Subsets
 
 Frozen: TypeAlias = Literal["embedding", "head"]
@@ -26,7 +26,9 @@ CARD = "reward_model.json"
 class Workshop:
     """What the members of one training share: the data, and the frozen features that were computed already."""
 
-    configuration: TrainingConfiguration
+    fields: RewardModelFields
+    first_backbone: str
+    base: Path
     subsets: Subsets
     watch: Progress
     computed: dict[tuple[str, str, str], tuple[Rewards, dict[str, Any]]]
@@ -49,7 +51,7 @@ def train_member(spec: MemberSpec, out: Path, shop: Workshop) -> None:
     if (out / CARD).exists():
         return
     out.parent.mkdir(parents=True, exist_ok=True)
-    backbone = place_of(spec.backbone, shop.configuration.base)
+    backbone = place_of(spec.backbone, shop.base)
     size = len(shop.subsets.training)
     drawn = np.random.default_rng(spec.seed).integers(size, size=size) if spec.resample else np.arange(size)
     if spec.method in ("embedding", "head"):
@@ -70,7 +72,7 @@ def rewards_of(spec: MemberSpec | None, out: Path, shop: Workshop) -> dict[str, 
 
     if spec is not None and spec.method in ("embedding", "head"):
         weights, bias = load_head(out)
-        backbone = place_of(spec.backbone, shop.configuration.base)
+        backbone = place_of(spec.backbone, shop.base)
         found = {}
         for name in shop.subsets.judged:
             (chosen, rejected), _ = shop.features(spec.method, backbone, name)
@@ -120,7 +122,7 @@ def _finetune(
     head = None
     if spec.probe:
         # All members start from one head, fitted to all pairs as the first member's backbone sees them.
-        first = place_of(shop.configuration.members[0].backbone, shop.configuration.base)
+        first = place_of(shop.first_backbone, shop.base)
         probe, _ = _fit(spec, "head", first, np.arange(len(shop.subsets.training)), shop)
         head = (probe.weights, probe.bias)
     targets = None if spec.lora.targets is None else tuple(spec.lora.targets)
@@ -145,11 +147,11 @@ def _finetune(
 
 
 def _card(spec: MemberSpec, origin: dict[str, Any], done: dict[str, Any], shop: Workshop) -> dict[str, Any]:
-    fields = shop.configuration.fields
+    fields = shop.fields
     return {
         "method": spec.method,
         "eta": spec.eta,
-        "backbone": {**origin, "model": place_of(spec.backbone, shop.configuration.base)},
+        "backbone": {**origin, "model": place_of(spec.backbone, shop.base)},
         "data": {
             "source": shop.subsets.source,
             "sha256": shop.subsets.sha256,

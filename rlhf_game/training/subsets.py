@@ -12,7 +12,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.preferences import Preference, Preferences, flip, preferences_of, read_preferences
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.diagnostics import accuracy, brier, calibration_error, spearman
-from rlhf_game.training.config import DataSpec, TrainingConfiguration
+from rlhf_game.training.data import DataSpec, PreferenceFields
 
 Rows: TypeAlias = tuple[Preference, ...]
 Rewards: TypeAlias = tuple[Array, Array]
@@ -32,11 +32,10 @@ class Subsets:
     """Of what is trained on: its name, and of its bytes or rows."""
 
 
-def read_subsets(configuration: TrainingConfiguration) -> Subsets:
-    """Return the pairs of a configuration. Raises InputError that names file and row."""
-    fields = configuration.fields
+def read_subsets(fields: PreferenceFields, base: Path) -> Subsets:
+    """Return the pairs of a configuration; its paths start from ``base``. Raises InputError that names file and row."""
     draws, flips = np.random.default_rng(fields.seed).spawn(2)
-    preferences = _read(fields.data, configuration.base)
+    preferences = _read(fields.data, base)
     true, test = preferences.held_out(fields.data.test_share, draws)
     given = flip(true, fields.flip, flips)
     is_wrong = [a != b for a, b in zip(true, given, strict=True)]
@@ -48,7 +47,7 @@ def read_subsets(configuration: TrainingConfiguration) -> Subsets:
     for name, data in fields.also_test.items():
         if name in judged:
             raise InputError(f"also_test: must have other names than {', '.join(judged)}, found {name!r}")
-        rows = _read(data, configuration.base).rows
+        rows = _read(data, base).rows
         judged[name] = tuple(row for row in rows if row.split == "test") or rows
     return Subsets(given, {name: rows for name, rows in judged.items() if rows}, preferences.name, preferences.sha256)
 

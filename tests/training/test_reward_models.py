@@ -13,7 +13,8 @@ import pytest
 from rlhf_game import InputError
 from rlhf_game.rewards import RewardModel, call_reward
 from rlhf_game.training import read_training, train
-from rlhf_game.training.subsets import judge, read_subsets
+from rlhf_game.training.reward_models import RewardModelFields
+from rlhf_game.training.subsets import Subsets, judge, read_subsets
 from tests import tiny
 from tests.cli.runner import run as command
 from tests.preferences import preferences, worth
@@ -46,6 +47,12 @@ def write(tmp_path: Path, backbone: Path) -> Write:
         return tmp_path / name
 
     return write
+
+
+def subsets_of(config: Path) -> Subsets:
+    configuration = read_training(config)
+    assert isinstance(configuration.fields, RewardModelFields)
+    return read_subsets(configuration.fields, configuration.base)
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
@@ -133,7 +140,7 @@ def test_warm_of_adapters_starts_from_one_head(write: Write, tmp_path: Path) -> 
 
 
 def test_flipped_labels_are_those_of_the_training_alone(write: Write) -> None:
-    clean, wrong = (read_subsets(read_training(write(flip=share))) for share in (0.0, 0.25))
+    clean, wrong = (subsets_of(write(flip=share)) for share in (0.0, 0.25))
     assert clean.judged["test"] == wrong.judged["test"]
     assert set(wrong.judged["train"]) < set(clean.judged["train"])
     assert {row.flipped() for row in wrong.judged["train_flipped"]} < set(clean.judged["train"])
@@ -192,7 +199,7 @@ def test_a_dataset_is_as_good_as_a_file(write: Write, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
     DatasetDict({"train": Dataset.from_list(rows)}).save_to_disk(str(tmp_path / "saved"))
     data = {"dataset": "saved", "test_share": 0.25}
-    of_dataset, of_file = read_subsets(read_training(write(data=data))), read_subsets(read_training(write()))
+    of_dataset, of_file = subsets_of(write(data=data)), subsets_of(write())
     assert of_dataset.judged == of_file.judged
     for wrong, said in (
         ({"dataset": "saved", "split": "dev"}, "split dev"),
@@ -201,7 +208,7 @@ def test_a_dataset_is_as_good_as_a_file(write: Write, tmp_path: Path) -> None:
         ({"test_share": 0.5}, "data.dataset: must be given where file is not"),
     ):
         with pytest.raises(InputError) as caught:
-            read_subsets(read_training(write(data=wrong)))
+            subsets_of(write(data=wrong))
         assert said in str(caught.value)
 
 

@@ -1,0 +1,58 @@
+"""The preferences that a training names in its configuration."""
+
+from abc import ABC
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeAlias, final
+
+from pydantic import BeforeValidator, Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from rlhf_game.files.schema import Name, Strict
+from rlhf_game.training.kinds import TrainingFields
+
+Count: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+@final
+class DataSpec(Strict):
+    """Where the preferences are, how their fields are called, and the share held out where the file does not say."""
+
+    file: Name | None = None
+    dataset: Annotated[Name | None, Field(validate_default=True)] = None
+    """A dataset on the hub, or a folder that ``save_to_disk`` wrote, instead of a file."""
+    split: Name = "train"
+    revision: Name | None = None
+    prompt: Name = "prompt"
+    chosen: Name = "chosen"
+    rejected: Name = "rejected"
+    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+    @field_validator("dataset")
+    @classmethod
+    def _one_source(cls, dataset: str | None, info: Any) -> str | None:
+        if (dataset is None) == (info.data.get("file") is None):
+            raise PydanticCustomError("one_source", "must be given where file is not, and only there")
+        return dataset
+
+
+def _file_alone(value: Any) -> Any:
+    return {"file": value} if isinstance(value, str) else value
+
+
+SomeData: TypeAlias = Annotated[DataSpec, BeforeValidator(_file_alone)]
+
+
+class PreferenceFields(TrainingFields, ABC):
+    """What is trained on, and what is tested on besides."""
+
+    data: SomeData
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The share of training labels turned round, for studies."""
+    also_test: dict[Name, SomeData] = {}
+    seed: Seed = 0
+
+    def files(self) -> Mapping[str, str]:
+        """Return the files of the data."""
+        named = {"data": self.data, **{f"also_test.{name}": data for name, data in self.also_test.items()}}
+        return {field: data.file for field, data in named.items() if data.file is not None}

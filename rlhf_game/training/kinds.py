@@ -1,0 +1,57 @@
+"""What every ``kind`` of ``rlhf-game train`` has: a configuration that knows its files, its training and its tables."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from rlhf_game.files.schema import Strict
+from rlhf_game.runs.directory import Progress
+
+
+@final
+@dataclass(frozen=True)
+class Task:
+    """A training to be done, or to be gone on with."""
+
+    base: Path
+    """The folder that relative paths of the configuration start from."""
+    path: Path
+    """The folder to fill, held by this process."""
+    watch: Progress
+
+
+@final
+@dataclass(frozen=True)
+class Table:
+    """Metrics as people read them: a header and rows of as many texts."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+class TrainingFields(Strict, ABC):
+    """The configuration of one kind; each kind is one final class in a module of its own, and a line in KINDS."""
+
+    kind: str
+
+    def files(self) -> Mapping[str, str]:
+        """Return the files whose content is part of the configuration, by the field that names them."""
+        return {}
+
+    def check(self, name: str) -> None:
+        """Raise InputError when fields do not go together. name: of the configuration, for messages."""
+        return
+
+    @abstractmethod
+    def train(self, task: Task) -> dict[str, Any]:
+        """Do what is left in the task's folder and return the metrics: what metrics.json holds.
+
+        Raises InputError when data or configuration are wrong, RunError when the training fails.
+        """
+
+    @abstractmethod
+    def tables(self, metrics: dict[str, Any]) -> list[Table]:
+        """Return what people read of the metrics."""

@@ -1,0 +1,141 @@
+"""Kinds ``reward_model``, ``ensemble`` and ``warm``: Bradley-Terry reward models, alone or several."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, final
+
+from pydantic import Field
+
+from rlhf_game.errors import InputError
+from rlhf_game.files.schema import Name, Nonnegative, Positive, Strict, parse_model
+from rlhf_game.training.data import Count, PreferenceFields, Seed
+from rlhf_game.training.kinds import Table, Task
+
+
+@final
+class LoraSpec(Strict):
+    """A low-rank adapter."""
+
+    rank: Count = 8
+    alpha: Count = 16
+    targets: list[Name] | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class MemberFields(Strict, ABC):
+    """How one reward model is trained."""
+
+    backbone: Name
+    method: Literal["embedding", "head", "lora", "full"]
+    eta: Nonnegative = 0.01
+    smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    seed: Seed = 0
+    resample: bool = False
+    """Train on as many pairs drawn with replacement: what makes members of a convex fit differ."""
+    ridge: Positive = 1e-3
+    probe: bool = False
+    """Start lora and full from a head that was fitted to the frozen backbone, as WARM does."""
+    lora: LoraSpec = LoraSpec()
+    epochs: Positive = 1.0
+    max_steps: Count | None = None
+    learning_rate: Positive = 5e-5
+    batch_size: Count = 8
+    max_length: Count = 512
+    has_dropout: bool = False
+    save_steps: Count = 100
+
+
+@final
+class MemberSpec(MemberFields):
+    """One member of several."""
+
+
+class RewardModelFields(MemberFields, PreferenceFields, ABC):
+    """One reward model or several, and the preferences they are trained on."""
+
+    @abstractmethod
+    def specs(self, name: str = "") -> tuple[MemberSpec, ...]:
+        """Return how each member is trained. Raises InputError that begins with ``name``."""
+
+    def check(self, name: str) -> None:
+        """Raise InputError when a member cannot be one."""
+        self.specs(name)
+
+    def train(self, task: Task) -> dict[str, Any]:
+        """Train the members, then what they are together."""
+        from rlhf_game.training.reward_metrics import train_reward_models
+
+        return train_reward_models(self, task)
+
+    def tables(self, metrics: dict[str, Any]) -> list[Table]:
+        """Return what the rewards are worth on pairs, and how members agree."""
+        from rlhf_game.training.reward_metrics import tables_of
+
+        return tables_of(metrics)
+
+    def common(self) -> dict[str, Any]:
+        """Return the fields that a member has, as they are here."""
+        return {key: value for key, value in self.model_dump().items() if key in MemberSpec.model_fields}
+
+
+@final
+class RewardModelConfig(RewardModelFields):
+    """One reward model."""
+
+    kind: Literal["reward_model"]
+
+    def specs(self, name: str = "") -> tuple[MemberSpec, ...]:
+        """Return the one member."""
+        return (parse_model(MemberSpec, self.common(), name),)
+
+
+class SeveralFields(RewardModelFields, ABC):
+    """Several reward models; each member says how it differs from the fields around it."""
+
+    members: Annotated[list[dict[str, Any]], Field(min_length=2)]
+    candidates: Name | None = None
+    """A .jsonl file of {prompt, responses} on which members are compared."""
+
+    def files(self) -> Mapping[str, str]:
+        """Return the files of the data, and of the candidates."""
+        return {**super().files(), **({} if self.candidates is None else {"candidates": self.candidates})}
+
+    def specs(self, name: str = "") -> tuple[MemberSpec, ...]:
+        """Return the members, no two of them alike."""
+        common = self.common()
+        found: list[MemberSpec] = []
+        for i, change in enumerate(self.members):
+            place = f"{name}: members[{i}]"
+            member = parse_model(MemberSpec, {**common, **change}, place)
+            if member in found:
+                raise InputError(f"{place}: must differ from the others (in its seed, say), found the same")
+            is_convex = member.method in ("embedding", "head")
+            if i > 0 and is_convex and not member.resample:
+                _check_not_a_twin(member, found[0], place)
+            found.append(member)
+        return tuple(found)
+
+
+def _check_not_a_twin(member: MemberSpec, first: MemberSpec, place: str) -> None:
+    if member.model_copy(update={"seed": first.seed}) == first:
+        raise InputError(
+            f"{place}.resample: must be true to differ from members[0] by its seed alone (the fit of method "
+            f"{member.method} has one solution), found false"
+        )
+
+
+@final
+class EnsembleConfig(SeveralFields):
+    """Several reward models and what their aggregates are worth."""
+
+    kind: Literal["ensemble"]
+
+
+@final
+class WarmConfig(SeveralFields):
+    """Several reward models from one linear-probed head, and the average of their weights."""
+
+    kind: Literal["warm"]
+    probe: bool = True
+    curve: Annotated[int, Field(ge=2, le=101)] = 5
+    """Points on the line between the first two members."""

@@ -187,7 +187,8 @@ def coordinates(space: PolicySpace[Any]) -> Coordinates:
     )
 
 
-def _declared(normalization: Normalization, sheet: Array) -> Domain:
+def declared(normalization: Normalization, sheet: Array) -> Domain:
+    """Return what groups whose true rewards are the rows of ``sheet`` [B, m] may say."""
     zeros = np.zeros(len(sheet))
     if normalization is Normalization.MAX:
         return MaxOne(zeros)
@@ -213,7 +214,7 @@ class TableCoordinates(Coordinates):
 
     def domains(self, truth: Sheets) -> tuple[Domain, ...]:
         """Return the declared domain of each prompt."""
-        return tuple(_declared(self.space.normalization, sheet) for sheet in truth)
+        return tuple(declared(self.space.normalization, sheet) for sheet in truth)
 
     def least_value(self, reward: Any) -> float:
         """Return the mean over prompts of the least entry."""
@@ -237,7 +238,7 @@ class MenuCoordinates(Coordinates):
 
     def domains(self, truth: Sheets) -> tuple[Domain, ...]:
         """Return the declared domain."""
-        return (_declared(self.space.normalization, truth[0]),)
+        return (declared(self.space.normalization, truth[0]),)
 
     def least_value(self, reward: Any) -> float:
         """Return the least entry."""
@@ -271,7 +272,7 @@ class ChainCoordinates(Coordinates):
         """Return the simplex, or the table rescaled where there is none."""
         normalization = self.space.normalization
         if normalization is Normalization.NONE or (normalization is Normalization.SUM and self.is_counted):
-            return (_declared(normalization, truth[0]),)
+            return (declared(normalization, truth[0]),)
         return (OverSequences(self.space, np.zeros(1)),)
 
     def least_value(self, reward: Any) -> float:

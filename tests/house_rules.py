@@ -41,13 +41,18 @@ LAYERS = {
     "mechanism": _layer("errors", "numpy", "scipy cvxpy"),
     "agents": _layer("errors mechanism", "numpy", "scipy"),
     "files": _layer("errors mechanism", "numpy pydantic pydantic_core yaml", "pyarrow"),
+    "chat": _layer("errors files", "", "openai", "training_backends"),
     "rewards": _layer(
-        "errors mechanism", "numpy", "vaderSentiment textstat better_profanity openai", "training_backends"
+        "errors mechanism chat", "numpy", "vaderSentiment textstat better_profanity", "training_backends"
     ),
-    "runs": _layer("errors mechanism files rewards", "numpy pydantic pydantic_core", "pyarrow", "training_backends"),
-    "training": _layer("errors mechanism files rewards runs", "numpy pydantic pydantic_core", "", "training_backends"),
+    "runs": _layer(
+        "errors mechanism files chat rewards", "numpy pydantic pydantic_core", "pyarrow", "training_backends"
+    ),
+    "training": _layer(
+        "errors mechanism files chat rewards runs", "numpy pydantic pydantic_core", "", "training_backends"
+    ),
     "simulations": _layer("errors mechanism agents files", "numpy pydantic", "pyarrow joblib ray matplotlib jinja2"),
-    "training_backends": Layer(frozenset({"errors", "mechanism"}), TRAINING | {"numpy"}),
+    "training_backends": Layer(frozenset({"errors", "mechanism", "files"}), TRAINING | {"numpy"}),
     "cli": _layer(
         "errors mechanism agents files", "click typer rich numpy", "", "runs training simulations training_backends"
     ),

@@ -4,7 +4,6 @@ The loss is the identified Bradley-Terry loss: the mean over pairs of -log sigma
 d = r(chosen) - r(rejected) and s = r(chosen) + r(rejected); TRL calls eta ``center_rewards_coefficient``.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from trl.trainer.reward_trainer import RewardTrainer
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.training_backends.models import quiet_transformers
+from rlhf_game.training_backends.resuming import SafeCheckpoints, last_checkpoint
 from rlhf_game.training_backends.reward_models import embedding_features, set_head
 from rlhf_game.training_backends.scorers import Classifier, load_backbone, load_embedder
 
@@ -72,7 +72,7 @@ class Trained:
 
 
 @final
-class _Trainer(RewardTrainer):
+class _Trainer(SafeCheckpoints, RewardTrainer):
     """TRL's trainer with label smoothing: -(1 - e) log sigma(d) - e log sigma(-d) = -log sigma(d) + e d."""
 
     smoothing = 0.0
@@ -207,22 +207,6 @@ def _lora(lora: Lora | None) -> LoraConfig | None:
         lora_dropout=lora.dropout,
         task_type="SEQ_CLS",
     )
-
-
-def last_checkpoint(work: Path) -> str | None:
-    """Return the newest whole checkpoint under ``work``; one that was being written when the process died is dropped.
-
-    The trainer's state is the last file of a checkpoint that is written.
-    """
-    folders = sorted(work.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]), reverse=True)
-    for folder in folders:
-        try:
-            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            shutil.rmtree(folder)
-            continue
-        return str(folder)
-    return None
 
 
 def _save(model: Any, classifier: Classifier, out: Path) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from rlhf_game import InputError
 from rlhf_game.rewards.bradley_terry import Likelihood, fit_head
 from rlhf_game.training_backends.checkpoints import find_checkpoint
+from rlhf_game.training_backends.resuming import last_checkpoint
 from rlhf_game.training_backends.reward_models import (
     CARD,
     Named,
@@ -26,7 +27,7 @@ from rlhf_game.training_backends.reward_models import (
     save_head,
     set_head,
 )
-from rlhf_game.training_backends.reward_training import Finetuning, Lora, finetune, frozen_features, last_checkpoint
+from rlhf_game.training_backends.reward_training import Finetuning, Lora, finetune, frozen_features
 from rlhf_game.training_backends.scorers import head_of, load_backbone
 from tests.preferences import preferences, triples
 from tests.training_backends.interrupted import HOW

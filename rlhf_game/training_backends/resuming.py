@@ -1,0 +1,156 @@
+"""Checkpoints of transformers' Trainer without pickles: safetensors and JSON, and a list of files that makes one whole.
+
+transformers keeps optimizer, scheduler and random states with ``torch.save``. Here they are tensors in safetensors and
+numbers in JSON, so that nothing that is read can run code, and a checkpoint counts only once ``whole.json`` is in it.
+"""
+
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import Trainer
+
+from rlhf_game.errors import RunError
+from rlhf_game.files.atomic import write_json
+
+MARK = "whole.json"
+"""The last file of a checkpoint that is written: the size in bytes of every other one."""
+TENSORS = "training.safetensors"
+NUMBERS = "training.json"
+PICKLE = "training_args.bin"
+
+
+class KeepsTensors(ABC):
+    """A part of a training (a callback, say) with tensors of its own, which belong into its checkpoints."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what has to be kept."""
+
+    @abstractmethod
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take back what was kept; called before ``on_train_begin``, with the tensors on the CPU."""
+
+
+class SafeCheckpoints(Trainer, ABC):
+    """What a Trainer needs to resume without a pickle; name it before TRL's class among the bases.
+
+    The random state is torch's (CPU and this process's GPU), the only one that a training here draws from.
+    """
+
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
+
+    def parts(self) -> dict[str, KeepsTensors]:
+        """Return the parts with tensors of their own, by name: the callbacks that say so."""
+        found = [callback for callback in self.callback_handler.callbacks if isinstance(callback, KeepsTensors)]
+        return {type(part).__name__: part for part in found}
+
+    def create_model_card(self, *arguments: Any, **named: Any) -> None:
+        """Write none: what a model is says the file that is written with it."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        (Path(output_dir or str(self.args.output_dir)) / PICKLE).unlink(missing_ok=True)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if any(not torch.isfinite(p).all() for p in self.model.parameters() if p.requires_grad):
+            raise RunError(f"the weights are no numbers any more after step {self.state.global_step}")
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
+            write_json(folder / MARK, sizes)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.args.should_save:
+            return
+        tensors, numbers = _split(self.optimizer.state_dict())
+        for name, part in self.parts().items():
+            tensors |= {f"{name}.{key}": value for key, value in part.tensors().items()}
+        save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, Path(output_dir) / TENSORS)
+        write_json(Path(output_dir) / NUMBERS, {"optimizer": numbers, "scheduler": self.lr_scheduler.state_dict()})
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        tensors = load_file(Path(checkpoint) / TENSORS)
+        numbers = json.loads((Path(checkpoint) / NUMBERS).read_text(encoding="utf-8"))
+        self.optimizer.load_state_dict(_joined(tensors, numbers["optimizer"]))
+        self.lr_scheduler.load_state_dict(numbers["scheduler"])
+        for name, part in self.parts().items():
+            own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+            part.restore(own)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)  # a process may be here before the first one made it
+        states = {"cpu": torch.random.get_rng_state()}
+        if self.args.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.args.device)
+        save_file(states, Path(output_dir) / f"random-{self.args.process_index}.safetensors")
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        states = load_file(Path(checkpoint) / f"random-{self.args.process_index}.safetensors")
+        torch.random.set_rng_state(states["cpu"])
+        if self.args.device.type == "cuda" and "cuda" in states:
+            torch.cuda.set_rng_state(states["cuda"], self.args.device)
+
+
+def _split(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return an optimizer's state as tensors by ``optimizer.<parameter>.<name>`` and everything else as JSON has it."""
+    tensors: dict[str, Tensor] = {}
+    others: dict[str, dict[str, Any]] = {}
+    for index, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{name}"] = value
+            else:
+                others.setdefault(str(index), {})[name] = value
+    return tensors, {"state": others, "groups": state["param_groups"]}
+
+
+def _joined(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> dict[str, Any]:
+    state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in numbers["state"].items()}
+    for key, value in tensors.items():
+        place, _, rest = key.partition(".")
+        if place == "optimizer":
+            index, _, name = rest.partition(".")
+            state.setdefault(int(index), {})[name] = value
+    groups = [{k: tuple(v) if k == "betas" else v for k, v in group.items()} for group in numbers["groups"]]
+    return {"state": state, "param_groups": groups}
+
+
+def checkpoints(work: Path) -> list[Path]:
+    """Return the whole checkpoints under ``work``, the oldest first."""
+    folders = sorted(work.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
+    return [folder for folder in folders if _is_whole(folder)]
+
+
+def last_checkpoint(work: Path) -> str | None:
+    """Return the newest whole checkpoint under ``work``; those that were being written when a process died are dropped.
+
+    In a training of several processes, call it in the first one only.
+    """
+    whole = checkpoints(work)
+    for folder in work.glob("checkpoint-*"):
+        if folder not in whole:
+            shutil.rmtree(folder)
+    return str(whole[-1]) if whole else None
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        sizes = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())

@@ -72,14 +72,14 @@ class Graph:
 class Chain(PolicySpace[Array]):
     """The policies over an automaton's token sequences, with the exact KL optimum.
 
-    next_state: [S][T] integers, END (-1) where the sequence ends after that token.
-    reference: [S][T] token probabilities; rows within 1e-6 of sum 1 are renormalised; zero stays zero.
+    next_state: [S, T] integers, END (-1) where the sequence ends after that token.
+    reference: [S, T] token probabilities; rows within 1e-6 of sum 1 are renormalised; zero stays zero.
     regularizer: KL(strength); no other divergence has an automaton as its optimum.
     initial: the first state. horizon: K >= 1, the largest number of tokens.
     normalization: the declared domain of a reward over *all* sequences of the automaton, those of probability zero
     included (each checked by its own recursion): none, sum or max.
 
-    Rewards are [S][T], in the unit of the strength. In the space's coordinates a reward is [N]: one number for each
+    Rewards are [S, T], in the unit of the strength. In the space's coordinates a reward is [N]: one number for each
     pair of positive probability, in the graph's order. Raises InputError, or CombinationError for another divergence.
     """
 
@@ -136,7 +136,7 @@ class Chain(PolicySpace[Array]):
         return weight * (reward - anchor), float(weight * anchor)
 
     def total(self, reward: ArrayLike) -> float:
-        """Return the sum of a reward [S][T] over all sequences of the automaton (inf when no float holds it).
+        """Return the sum of a reward [S, T] over all sequences of the automaton (inf when no float holds it).
 
         ``reward / chain.total(reward)`` has sum 1 where all its entries are >= 0 or the sum is not 0.
         """
@@ -146,7 +146,7 @@ class Chain(PolicySpace[Array]):
         return gain - loss if math.isfinite(gain) else math.inf
 
     def extremes(self, reward: ArrayLike) -> tuple[float, float]:
-        """Return the least and the largest reward of any sequence of the automaton, for a reward [S][T]."""
+        """Return the least and the largest reward of any sequence of the automaton, for a reward [S, T]."""
         table = self._table(reward, "reward").ravel()[self._all.pairs]
         return -self._largest(-table), self._largest(table)
 

@@ -1,0 +1,71 @@
+"""Hooks of mkdocs: links to files of the repository outside docs lead to copies of them in the site.
+
+A page may say ../README.md or ../examples/run.yaml, which works on any host of the repository. In the site such a file
+is served from repository/; a page of Markdown becomes a page, a folder becomes a list of its files. A link to a file
+that does not exist fails the build.
+"""
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?(?=\))")
+FOLDER = "repository"
+
+
+def is_page(path: str) -> bool:
+    """Return whether a path of the repository is the site's own: all of docs but its programs."""
+    return path.startswith("docs/") and not path.endswith(".py")
+
+
+def place(path: str) -> str:
+    """Return where a file or folder of the repository is in the site."""
+    inside = path.removeprefix("docs/") if is_page(path) else f"{FOLDER}/{path}"
+    return f"{inside}/index.md" if (ROOT / path).is_dir() else inside
+
+
+def targets(text: str, path: str) -> list[str]:
+    """Return what a page of the repository links to, as paths from the root of the repository."""
+    return [posixpath.normpath(posixpath.join(posixpath.dirname(path), link)) for link, _ in LINK.findall(text)]
+
+
+def listing(folder: Path) -> str:
+    """Return a page with the names of a folder's files."""
+    rows = [f"* [{path.name}]({path.name})" for path in sorted(folder.iterdir()) if path.is_file()]
+    return f"# {folder.relative_to(ROOT).as_posix()}\n\n" + "\n".join(rows) + "\n"
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the files that pages link to, and those that these link to."""
+    from mkdocs.structure.files import File, InclusionLevel
+
+    pages = {f"docs/{file.src_uri}": Path(file.abs_src_path).read_text("utf-8") for file in files.documentation_pages()}
+    waiting = [target for path, text in pages.items() for target in targets(text, path)]
+    while waiting:
+        target = waiting.pop()
+        path, uri = ROOT / target, place(target)
+        if uri in files.src_uris or not path.exists() or is_page(target):
+            continue
+        text = listing(path) if path.is_dir() else path.read_text("utf-8")
+        files.append(File.generated(config, uri, content=text, inclusion=InclusionLevel.NOT_IN_NAV))
+        if path.is_dir():
+            waiting += [f"{target}/{file.name}" for file in path.iterdir() if file.is_file()]
+        elif target.endswith(".md"):
+            waiting += targets(text, target)
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Let each link lead to where its target is in the site."""
+    uri = page.file.src_uri
+    path = uri.removeprefix(f"{FOLDER}/") if uri.startswith(f"{FOLDER}/") else f"docs/{uri}"
+    if uri.endswith("/index.md") and (ROOT / path).parent.is_dir() and not (ROOT / path).exists():
+        return markdown  # a list of files, beside it
+
+    def moved(match: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(path), match[1]))
+        return posixpath.relpath(place(target), posixpath.dirname(uri) or ".") + (match[2] or "")
+
+    return LINK.sub(moved, markdown)

@@ -1,0 +1,76 @@
+"""The site builds without a warning, holds what its pages link to, and the theory's tests are there."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+THEORY = (ROOT / "docs/theory.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("mkdocs", reason="needs mkdocs, of the extra 'docs'")
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
+    return out
+
+
+class _Links(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.loaded: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        named = dict(attrs)
+        self.found += [value for key in ("href", "src") if (value := named.get(key))]
+        source = named.get("src") if tag in ("script", "img") else named.get("href") if tag == "link" else None
+        self.loaded += [source] if source else []
+
+
+def test_every_link_of_the_site_leads_to_a_file_and_nothing_is_fetched(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 15
+    for page in pages:
+        links = _Links()
+        links.feed(page.read_text(encoding="utf-8"))
+        for link in links.found:
+            if "://" in link or link.startswith(("#", "mailto:", "data:", "/", ".")) and page.name == "404.html":
+                continue
+            path = link.partition("#")[0].partition("?")[0]
+            if "://" not in link and path and not link.startswith(("mailto:", "data:")):
+                target = (page.parent / path).resolve()
+                assert target.exists(), f"{page.relative_to(site)}: {link}"
+        assert [link for link in links.loaded if "://" in link] == [], page
+
+
+def test_the_reference_describes_public_names(site: Path) -> None:
+    text = (site / "reference/index.html").read_text(encoding="utf-8")
+    for name in ("Mechanism", "AffinePayments", "BestResponse", "certified_gap", "implementability"):
+        assert f">{name}</" in text or f".{name}" in text, name
+
+
+def _tests(path: Path) -> set[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_test_that_the_theory_names_exists() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", THEORY)
+    assert len(named) > 20
+    for path, test in named:
+        assert (ROOT / path).is_file(), path
+        assert not test or test in _tests(ROOT / path), f"{path}::{test}"
+    sections = re.split(r"^## ", THEORY, flags=re.MULTILINE)[2:]
+    assert [section.splitlines()[0] for section in sections if "tests/" not in section] == []

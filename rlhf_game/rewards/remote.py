@@ -1,23 +1,23 @@
 """Rewards that another machine computes: a scoring endpoint over HTTP, and a language model as the judge.
 
 Both wait at most ``timeout`` seconds for an answer, try again with growing pauses when the other side is busy or away,
-and say which endpoint failed. Nothing is sent before a reward is called.
+and say which endpoint failed. Nothing is sent before a reward is called, and no key is ever shown.
 """
 
 import json
-import os
-import re
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from http.client import HTTPException
+from pathlib import Path
 from typing import Any, ClassVar, final
 
-from rlhf_game.errors import InputError, MissingExtra, RunError
+from rlhf_game.chat import Chat, Endpoint, Ledger, LocalModel, ask_once, grade_rule, read_grade
+from rlhf_game.chat.keys import check_url, read_key, without_key
+from rlhf_game.errors import InputError, RunError
 from rlhf_game.rewards.texts import Text, plain
 
 BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -43,7 +43,7 @@ class ScoreEndpoint:
     __name__: ClassVar[str] = "endpoint"
 
     def __post_init__(self) -> None:
-        _check_url(self.url)
+        check_url(self.url)
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float]:
         """Return one score per completion. Raises RunError that names the endpoint."""
@@ -56,8 +56,9 @@ class ScoreEndpoint:
 
     def _post(self, document: dict[str, list[str]], count: int) -> list[float]:
         headers = {"Content-Type": "application/json"}
-        if self.key_env is not None:
-            headers["Authorization"] = f"Bearer {_key(self.key_env)}"
+        key = None if self.key_env is None else read_key(self.key_env)
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
         request = urllib.request.Request(self.url, json.dumps(document).encode(), headers)
         reason = ""
         for attempt in range(self.retries + 1):
@@ -65,26 +66,26 @@ class ScoreEndpoint:
                 time.sleep(self.pause * 2.0 ** (attempt - 1))
             try:
                 with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                    return self._read(answer.read(), count)
+                    return self._read(without_key(answer.read().decode(errors="replace"), key), count)
             except urllib.error.HTTPError as error:
-                reason = f"it answers {error.code} {error.reason}"
+                reason = without_key(f"it answers {error.code} {error.reason}", key)
                 error.close()
                 if error.code not in BUSY:
-                    raise RunError(f"the endpoint {self.url} failed: {reason}") from error
+                    raise RunError(f"the endpoint {self.url} failed: {reason}") from None
             except urllib.error.URLError as error:
                 reason = str(error.reason)
             except TimeoutError:
                 reason = f"no answer within {self.timeout:g} seconds"
             except (OSError, HTTPException) as error:
-                reason = f"{type(error).__name__}: {error}"
+                reason = without_key(f"{type(error).__name__}: {error}", key)
         raise RunError(f"the endpoint {self.url} failed {self.retries + 1} times, the last time: {reason}")
 
-    def _read(self, body: bytes, count: int) -> list[float]:
+    def _read(self, body: str, count: int) -> list[float]:
         try:
             scores = json.loads(body)["scores"]
             found = [float(score) for score in scores if not isinstance(score, bool)]
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f'the endpoint {self.url} must answer {{"scores": [..]}}, got {body[:80]!r}') from error
+            raise RunError(f'the endpoint {self.url} must answer {{"scores": [..]}}, got {body[:80].encode()!r}') from error
         if len(found) != count:
             raise RunError(f"the endpoint {self.url} must answer {count} scores, got {len(found)}")
         return found
@@ -98,14 +99,16 @@ class ScoreEndpoint:
 @final
 @dataclass(frozen=True)
 class Judge:
-    """A language model behind an OpenAI-compatible endpoint that grades each response from ``low`` to ``high``.
+    """A language model that grades each response from ``low`` to ``high``.
 
-    url: the base URL, such as http://127.0.0.1:8000/v1. instruction: what to grade. key_env: the environment variable
-    with the key; None for servers that want none. workers: questions asked at the same time.
+    url: the base URL of an OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1; None when ``model`` is on this
+    machine. instruction: what to grade. key_env: the environment variable with the key; None for servers that want
+    none. workers: questions asked at the same time. max_tokens: of an answer, None for servers that want no limit;
+    models that think before they answer need many. calls: the folder that keeps answers and their account.
     """
 
     model: str
-    url: str
+    url: str | None
     instruction: str
     low: float = 1.0
     high: float = 10.0
@@ -113,60 +116,50 @@ class Judge:
     retries: int = 4
     workers: int = 4
     key_env: str | None = None
+    max_tokens: int | None = 16
+    temperature: float | None = 0.0
+    calls: Path | None = None
+    base: Path | None = None
     __name__: ClassVar[str] = "judge"
 
     def __post_init__(self) -> None:
-        _check_url(self.url)
+        if self.url is not None:
+            check_url(self.url)
         if not self.low < self.high:
             raise InputError(f"low must be below high, got low {self.low} and high {self.high}")
 
     @cached_property
-    def _client(self) -> Any:
-        try:
-            from openai import OpenAI
-        except ModuleNotFoundError as error:
-            raise MissingExtra("judge", "openai") from error
-        key = "none" if self.key_env is None else _key(self.key_env)
-        return OpenAI(base_url=self.url, api_key=key, timeout=self.timeout, max_retries=self.retries)
+    def _chat(self) -> Chat:
+        model = (
+            LocalModel(self.model, base=self.base)
+            if self.url is None
+            else Endpoint(self.model, self.url, self.key_env, self.timeout, self.retries, workers=self.workers)
+        )
+        return Chat(model, Ledger(None)) if self.calls is None else Chat.kept_in(self.calls, model)
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float]:
-        """Return one grade per completion. Raises RunError that names the endpoint."""
-        client = self._client
-        with ThreadPoolExecutor(self.workers) as pool:
-            return list(pool.map(lambda pair: self._grade(client, *pair), zip(prompts, completions, strict=True)))
-
-    def _grade(self, client: Any, prompt: Text, completion: Text) -> float:
-        from openai import OpenAIError
-
-        rule = f"{self.instruction}\nAnswer with one number from {self.low:g} to {self.high:g} and nothing else."
-        turns = [
-            {"role": "system", "content": rule},
-            {"role": "user", "content": f"Prompt:\n{plain(prompt)}\n\nResponse:\n{plain(completion)}"},
+        """Return one grade per completion. Raises RunError that names the judge."""
+        rule = f"{self.instruction}\n{grade_rule(self.low, self.high)}"
+        requests = [
+            ask_once(
+                f"Prompt:\n{plain(prompt)}\n\nResponse:\n{plain(completion)}",
+                rule,
+                temperature=self.temperature,
+                max_tokens=self.max_tokens,
+            )
+            for prompt, completion in zip(prompts, completions, strict=True)
         ]
-        try:
-            answer = client.chat.completions.create(model=self.model, messages=turns, temperature=0.0, max_tokens=16)
-            said = str(answer.choices[0].message.content)
-        except (OpenAIError, IndexError, AttributeError, TypeError) as error:
-            raise RunError(f"the judge {self.model} at {self.url} failed: {error}") from error
-        number = re.search(r"-?\d+(?:\.\d+)?", said)
-        if number is None or not self.low <= float(number[0]) <= self.high:
+        return [self._grade(reply.text) for reply in self._chat.ask(requests, "judge")]
+
+    def _grade(self, said: str) -> float:
+        grade = read_grade(said, self.low, self.high)
+        if grade is None:
+            where = "" if self.url is None else f" at {self.url}"
             wanted = f"a number from {self.low:g} to {self.high:g}"
-            raise RunError(f"the judge {self.model} at {self.url} must answer {wanted}, got {said[:80]!r}")
-        return float(number[0])
+            raise RunError(f"the judge {self.model}{where} must answer {wanted}, got {said[:80]!r}")
+        return grade
 
     @property
     def provenance(self) -> dict[str, Any]:
         """Where the grades come from."""
         return {"endpoint": self.url, "model": self.model, "instruction": self.instruction}
-
-
-def _check_url(url: str) -> None:
-    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", url):
-        raise InputError(f"url must be an address that starts with http:// or https://, got {url!r}")
-
-
-def _key(variable: str) -> str:
-    key = os.environ.get(variable)
-    if not key:
-        raise InputError(f"key_env: the environment variable {variable} must hold the key, it is not set")
-    return key

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,17 +37,16 @@ class LanguageModel:
 
     def render(self, prompt: str, system: str | None = None) -> str:
         """Return the text that the model continues: through its chat template when it has one."""
-        if self.tokenizer.chat_template is None:
-            return prompt if system is None else f"{system}\n\n{prompt}"
-        turns = [{"role": "user", "content": prompt}]
-        if system is not None:
-            turns.insert(0, {"role": "system", "content": system})
-        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        return self._render_turns(_turns(prompt, system))
 
     def encode_prompt(self, prompt: str, system: str | None = None) -> list[int]:
         """Return the token ids of the rendered prompt (special tokens are the chat template's business, if any)."""
+        return self.encode_turns(_turns(prompt, system))
+
+    def encode_turns(self, turns: Sequence[Mapping[str, str]]) -> list[int]:
+        """Return the token ids of a conversation, rendered. turns: messages with ``role`` and ``content``."""
         is_plain = self.tokenizer.chat_template is None
-        ids = list(self.tokenizer(self.render(prompt, system), add_special_tokens=is_plain).input_ids)
+        ids = list(self.tokenizer(self._render_turns(turns), add_special_tokens=is_plain).input_ids)
         if ids:
             return ids
         start = self.tokenizer.bos_token_id
@@ -55,9 +54,20 @@ class LanguageModel:
             raise InputError("prompts must not be empty for a model without a start token")
         return [int(start)]
 
+    def _render_turns(self, turns: Sequence[Mapping[str, str]]) -> str:
+        if self.tokenizer.chat_template is None:
+            return "\n\n".join(turn["content"] for turn in turns)
+        given = [dict(turn) for turn in turns]
+        return str(self.tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=True))
+
     def decode(self, token_ids: list[int]) -> str:
         """Return the text of a response without its special tokens."""
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
+def _turns(prompt: str, system: str | None) -> list[dict[str, str]]:
+    first = [] if system is None else [{"role": "system", "content": system}]
+    return [*first, {"role": "user", "content": prompt}]
 
 
 def load_language_model(

@@ -102,14 +102,16 @@ def sample_batch(
     *,
     seed: int,
     sampling: Sampling,
+    streams: Sequence[tuple[int, ...]] | None = None,
 ) -> list[Sample]:
     """Return one response per draw of the batch. encoded: token ids of every prompt, [B].
 
-    Each prompt is read once, whatever the number of its responses, and finished responses leave the batch.
+    Each prompt is read once, whatever the number of its responses, and finished responses leave the batch. streams:
+    what fixes each draw's random numbers besides the seed; the draw (i, j) itself unless they are given.
     """
     check_length(language_model, encoded, sampling.max_new_tokens)
     prompts = sorted({i for i, _ in batch})
-    uniforms = np.stack([_uniforms(seed, draw, sampling.max_new_tokens) for draw in batch])
+    uniforms = np.stack([_uniforms(seed, stream, sampling.max_new_tokens) for stream in streams or batch])
     device = language_model.model.device
     stepper = _Stepper.start(language_model, [encoded[i] for i in prompts])
     stepper.select(torch.tensor([prompts.index(i) for i, _ in batch], device=device))
@@ -151,8 +153,8 @@ def check_length(language_model: LanguageModel, encoded: Sequence[Sequence[int]]
             )
 
 
-def _uniforms(seed: int, draw: Draw, count: int) -> Array:
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=draw)).random(count)
+def _uniforms(seed: int, stream: tuple[int, ...], count: int) -> Array:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=stream)).random(count)
 
 
 def choose(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,18 @@
+"""Calls of language models: an OpenAI-compatible endpoint or a model on this machine, asked in one way.
+
+``Chat.ask`` bounds how much is asked at the same time, tries again with growing pauses, keeps every answer on disk by
+what it depends on, and accounts for calls, tokens and prices. No key is ever kept or shown.
+"""
+
+from rlhf_game.chat.cache import Cache
+from rlhf_game.chat.chat import Chat
+from rlhf_game.chat.endpoint import Endpoint
+from rlhf_game.chat.grades import grade_rule, read_grade
+from rlhf_game.chat.ledger import Ledger, Prices
+from rlhf_game.chat.local import LocalModel
+from rlhf_game.chat.requests import ChatModel, Message, Reply, Request, ask_once
+
+__all__ = [
+    "Cache", "Chat", "ChatModel", "Endpoint", "Ledger", "LocalModel", "Message", "Prices", "Reply", "Request",
+    "ask_once", "grade_rule", "read_grade",
+]  # fmt: skip

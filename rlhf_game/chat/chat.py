@@ -1,0 +1,115 @@
+"""The one way in which this package asks a language model anything."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias, final
+
+from rlhf_game.chat.cache import Cache
+from rlhf_game.chat.ledger import Ledger, Prices
+from rlhf_game.chat.requests import ChatModel, Reply, Request, estimated
+
+Watch: TypeAlias = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and of how much."""
+
+
+@final
+@dataclass(frozen=True)
+class Chat:
+    """A language model with the answers that it gave already and the account of them.
+
+    is_dry: nothing is asked; requests are counted and every answer is what the request pretends.
+    """
+
+    model: ChatModel
+    ledger: Ledger
+    cache: Cache | None = None
+    prices: Prices | None = None
+    is_dry: bool = False
+
+    @classmethod
+    def kept_in(
+        cls, folder: Path, model: ChatModel, *, cache: Path | None = None, prices: Prices | None = None
+    ) -> "Chat":
+        """Return a chat whose account is in ``folder``, as are its answers unless ``cache`` names a folder of theirs.
+
+        The folder then holds ledger.jsonl, report.json and replies/.
+        """
+        return cls(model, Ledger(folder), Cache(cache or folder / "replies"), prices)
+
+    @classmethod
+    def dry(
+        cls, model: ChatModel, ledger: Ledger, *, cache: Path | None = None, prices: Prices | None = None
+    ) -> "Chat":
+        """Return a chat that counts what would be asked, less what ``cache`` holds already, and asks nothing."""
+        return cls(model, ledger, None if cache is None else Cache(cache), prices, is_dry=True)
+
+    def ask(self, requests: Sequence[Request], purpose: str, watch: Watch | None = None) -> list[Reply]:
+        """Return an answer to each request, in order; equal requests are asked once.
+
+        purpose: one word for messages and for the report, such as judge. Every answer is kept as soon as it is there,
+        so that whatever stops this call, no answer is paid for twice. Raises RunError that names the model when one
+        stays away, after which no further request is begun.
+        """
+        identity = self.model.identity
+        unique = list({_question(request): request for request in reversed(requests)}.values())[::-1]
+        known = {}
+        for request in unique:
+            kept = None if self.cache is None else self.cache.read(identity, request)
+            if kept is not None:
+                known[_question(request)] = kept
+        new = {_question(request) for request in unique} - known.keys()
+        if self.is_dry:
+            for request in unique:
+                if _question(request) in new:
+                    self._account(request, estimated(request), purpose, known)
+        else:
+            self._fetch(unique, purpose, known, watch)
+        for request in requests:
+            if _question(request) in new:
+                new.remove(_question(request))  # accounted for when it was answered
+            else:
+                self.ledger.add(purpose, identity, known[_question(request)], self.prices, is_cached=True)
+        self.ledger.write_report()
+        return [known[_question(request)] for request in requests]
+
+    def _fetch(
+        self, requests: Sequence[Request], purpose: str, known: dict[Request, Reply], watch: Watch | None
+    ) -> None:
+        """Ask for all answers that are missing. A group is asked whole, so that its answers do not depend on which."""
+        groups = [[requests[i] for i in places] for places in self.model.groups(requests)]
+        missing = [group for group in groups if any(_question(request) not in known for request in group)]
+        done = len(groups) - len(missing)
+        with ThreadPoolExecutor(self.model.workers) as pool:
+            asked = {pool.submit(self._answer, group, purpose): group for group in missing}
+            try:
+                for future in as_completed(asked):
+                    for request, reply in zip(asked[future], future.result(), strict=True):
+                        known.setdefault(_question(request), reply)
+                    done += 1
+                    if watch is not None:
+                        watch(f"ask the {purpose}", done, len(groups))
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _answer(self, group: Sequence[Request], purpose: str) -> list[Reply]:
+        """Answer a group and keep the answers: here, in the worker, so that they are kept whatever the others do."""
+        replies = self.model.answer(group, purpose)
+        identity = self.model.identity
+        for request, reply in zip(group, replies, strict=True):
+            if self.cache is None or self.cache.read(identity, request) is None:
+                self._account(request, reply, purpose, {})
+        return replies
+
+    def _account(self, request: Request, reply: Reply, purpose: str, known: dict[Request, Reply]) -> None:
+        """Account for a new answer, then keep it: one that was paid for and lost is paid, and counted, again."""
+        self.ledger.add(purpose, self.model.identity, reply, self.prices)
+        if self.cache is not None and not self.is_dry:
+            self.cache.write(self.model.identity, request, reply)
+        known[_question(request)] = reply
+
+
+def _question(request: Request) -> Request:
+    """Return the request without what it pretends, which is no part of the question."""
+    return Request(request.messages, request.temperature, request.max_tokens, request.draw)

@@ -1,0 +1,109 @@
+"""A language model on this machine, asked in batches."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from rlhf_game.chat.requests import ChatModel, Reply, Request
+
+if TYPE_CHECKING:
+    from rlhf_game.training_backends.models import LanguageModel
+    from rlhf_game.training_backends.sampling import Sampling
+
+DEFAULT_TOKENS = 256
+"""Of an answer, where the request does not say."""
+
+
+@final
+@dataclass(frozen=True)
+class LocalModel(ChatModel):
+    """A causal language model: an installed wheel, a folder, a .gguf file or a name on the hub; loaded when asked.
+
+    The random numbers of an answer are fixed by its request and ``seed``, not by its place among others.
+    """
+
+    name: str
+    revision: str | None = None
+    device: str = "auto"
+    dtype: str = "float32"
+    base: Path | None = None
+    batch_size: int = 16
+    seed: int = 0
+
+    @property
+    def workers(self) -> int:
+        """One batch after the other."""
+        return 1
+
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
+        """The model's name and the sha256 of its weights (of a hub name: the revision)."""
+        from rlhf_game.training_backends import find_checkpoint
+
+        found = find_checkpoint(self.name, revision=self.revision, base=self.base)
+        return {**found.provenance, "dtype": self.dtype, "seed": self.seed}
+
+    @cached_property
+    def language_model(self) -> "LanguageModel":
+        """The model, loaded."""
+        from rlhf_game.training_backends import load_language_model
+
+        return load_language_model(
+            self.name, revision=self.revision, device=self.device, dtype=self.dtype, base=self.base
+        )
+
+    def groups(self, requests: Sequence[Request]) -> list[list[int]]:
+        """Return batches of like temperature, like longest answer and like length."""
+        alike: dict[tuple[float, int], list[int]] = {}
+        for i, request in enumerate(requests):
+            alike.setdefault((_temperature(request), _longest(request)), []).append(i)
+        groups = []
+        for places in alike.values():
+            ordered = sorted(places, key=lambda i: (sum(len(turn.content) for turn in requests[i].messages), i))
+            groups += [ordered[k : k + self.batch_size] for k in range(0, len(ordered), self.batch_size)]
+        return groups
+
+    def answer(self, requests: Sequence[Request], purpose: str) -> list[Reply]:
+        """Return the answers to one batch. Raises InputError when a request leaves no room for its answer."""
+        from rlhf_game.training_backends.sampling import sample_batch
+
+        model = self.language_model
+        encoded = [model.encode_turns(request.document()["messages"]) for request in requests]
+        drawn = sample_batch(
+            model,
+            encoded,
+            [(i, 0) for i in range(len(requests))],
+            seed=self.seed,
+            sampling=_sampling(requests[0]),
+            streams=[_stream(request) for request in requests],
+        )
+        return [
+            Reply(sample.text.strip(), len(ids), len(sample.token_ids), sample.is_finished)
+            for ids, sample in zip(encoded, drawn, strict=True)
+        ]
+
+
+def _sampling(request: Request) -> "Sampling":
+    from rlhf_game.training_backends.sampling import Sampling
+
+    temperature = _temperature(request)
+    if temperature == 0.0:
+        return Sampling(_longest(request), top_k=1)
+    return Sampling(_longest(request), temperature)
+
+
+def _temperature(request: Request) -> float:
+    return 1.0 if request.temperature is None else request.temperature
+
+
+def _longest(request: Request) -> int:
+    return DEFAULT_TOKENS if request.max_tokens is None else request.max_tokens
+
+
+def _stream(request: Request) -> tuple[int, ...]:
+    digest = hashlib.sha256(json.dumps(request.document(), sort_keys=True).encode()).digest()
+    return tuple(int.from_bytes(digest[k : k + 4], "big") for k in range(0, 16, 4))

@@ -1,0 +1,108 @@
+"""What is asked of a language model and what it answers; ``ChatModel`` is whatever can be asked."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+LETTERS_PER_TOKEN = 4
+"""Where nobody counts tokens: the rule of thumb for English."""
+
+
+@final
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@final
+@dataclass(frozen=True)
+class Request:
+    """One question to a language model.
+
+    temperature: 0 takes the likeliest token every time; None leaves it to the server. max_tokens: of the answer, None
+    leaves it to the server. draw: tells otherwise equal requests apart, so that each gets an answer of its own.
+    pretend: what a dry run takes for the answer; no part of the question.
+    """
+
+    messages: tuple[Message, ...]
+    temperature: float | None = 0.0
+    max_tokens: int | None = 256
+    draw: int = 0
+    pretend: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """Return all that the answer depends on."""
+        return {
+            "messages": [{"role": turn.role, "content": turn.content} for turn in self.messages],
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+            "draw": self.draw,
+        }
+
+
+def ask_once(
+    user: str,
+    system: str | None = None,
+    *,
+    temperature: float | None = 0.0,
+    max_tokens: int | None = 256,
+    draw: int = 0,
+    pretend: str = "",
+) -> Request:
+    """Return a request of one user turn, after a system turn when there is one."""
+    first = () if system is None else (Message("system", system),)
+    return Request((*first, Message("user", user)), temperature, max_tokens, draw, pretend)
+
+
+@final
+@dataclass(frozen=True)
+class Reply:
+    """An answer, and what it took."""
+
+    text: str
+    prompt_tokens: int
+    completion_tokens: int
+    is_finished: bool = True
+    """Whether it ended by itself, not at max_tokens."""
+    is_estimated: bool = False
+    """Whether the tokens are estimated (4 letters each): the server did not count them."""
+    retries: int = 0
+    """Attempts that failed before."""
+
+
+class ChatModel(ABC):
+    """A language model that can be asked, wherever it runs. Which answer a request gets must not depend on others."""
+
+    @property
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """What answers: part of what a kept answer is known by, and of reports. Nothing secret is in it."""
+
+    @property
+    @abstractmethod
+    def workers(self) -> int:
+        """How many groups of requests it answers at the same time."""
+
+    @abstractmethod
+    def groups(self, requests: Sequence[Request]) -> list[list[int]]:
+        """Return the places of the requests in groups that are answered together."""
+
+    @abstractmethod
+    def answer(self, requests: Sequence[Request], purpose: str) -> list[Reply]:
+        """Return the answers to one group. purpose: who asks, for messages. Raises RunError that names the model."""
+
+
+def estimated_tokens(text: str) -> int:
+    """Return about how many tokens a text has, at least 1."""
+    return max(1, -(-len(text) // LETTERS_PER_TOKEN))
+
+
+def estimated(request: Request) -> Reply:
+    """Return what a dry run takes for the answer: of the longest that it can be, where the request says it."""
+    asked = sum(estimated_tokens(turn.content) for turn in request.messages)
+    answered = estimated_tokens(request.pretend) if request.max_tokens is None else request.max_tokens
+    return Reply(request.pretend, asked, answered, is_estimated=True)

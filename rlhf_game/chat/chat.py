@@ -1,5 +1,6 @@
 """The one way in which this package asks a language model anything."""
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -81,24 +82,30 @@ class Chat:
         groups = [[requests[i] for i in places] for places in self.model.groups(requests)]
         missing = [group for group in groups if any(_question(request) not in known for request in group)]
         done = len(groups) - len(missing)
+        failed = threading.Event()
         with ThreadPoolExecutor(self.model.workers) as pool:
-            asked = {pool.submit(self._answer, group, purpose): group for group in missing}
+            asked = {pool.submit(self._answer, group, purpose, failed): group for group in missing}
             try:
                 for future in as_completed(asked):
-                    for request, reply in zip(asked[future], future.result(), strict=True):
+                    for request, reply in zip(asked[future], future.result(), strict=False):
                         known.setdefault(_question(request), reply)
                     done += 1
                     if watch is not None:
                         watch(f"ask the {purpose}", done, len(groups))
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+            finally:  # also when the user interrupts
+                failed.set()
 
-    def _answer(self, group: Sequence[Request], purpose: str) -> list[Reply]:
+    def _answer(self, group: Sequence[Request], purpose: str, failed: threading.Event) -> list[Reply]:
         """Answer a group and keep the answers: here, in the worker, so that they are kept whatever the others do."""
-        replies = self.model.answer(group, purpose)
-        identity = self.model.identity
+        if failed.is_set():
+            return []
+        try:
+            replies = self.model.answer(group, purpose)
+        except BaseException:
+            failed.set()
+            raise
         for request, reply in zip(group, replies, strict=True):
-            if self.cache is None or self.cache.read(identity, request) is None:
+            if self.cache is None or self.cache.read(self.model.identity, request) is None:
                 self._account(request, reply, purpose, {})
         return replies
 

@@ -1,50 +1,13 @@
 """Remote rewards against servers on this machine: batches, retries with growing pauses, errors that name them."""
 
-import json
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from rlhf_game import InputError, RunError
 from rlhf_game.rewards import Judge, ScoreEndpoint, call_reward
-
-Answer = Callable[[dict[str, Any], int], tuple[int, Any]]
-"""Of a request's document and its number: the status and the document that answers."""
-
-
-@contextmanager
-def serving(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Serve on a free port of this machine; yield the address and the list of requests."""
-    seen: list[dict[str, Any]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            seen.append({"at": time.monotonic(), "token": self.headers.get("Authorization"), **document})
-            status, body = answer(document, len(seen))
-            content = body if isinstance(body, bytes) else json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *arguments: Any) -> None:
-            return
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}", seen
-        finally:
-            server.shutdown()
-            thread.join()
+from tests.servers import Answer, chatting, serving
 
 
 def lengths(document: dict[str, Any], number: int) -> tuple[int, Any]:
@@ -119,18 +82,8 @@ def test_only_http_is_an_endpoint(url: str) -> None:
         Judge("m", url, "grade")
 
 
-def graded(reply: Callable[[str], str]) -> Answer:
-    def answer(document: dict[str, Any], number: int) -> tuple[int, Any]:
-        said = reply(document["messages"][1]["content"])
-        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
-        head = {"id": "1", "object": "chat.completion", "created": 0, "model": document["model"]}
-        return 200, {**head, "choices": [choice]}
-
-    return answer
-
-
 def test_a_judge_grades_every_response_through_the_official_client() -> None:
-    with serving(graded(lambda asked: f"{asked.count('!') + 1}.5")) as (url, seen):
+    with serving(chatting(lambda asked: f"{asked.count('!') + 1}.5")) as (url, seen):
         judge = Judge("tiny", f"{url}/v1", "How excited is it?", low=0, high=10)
         assert call_reward(judge, ["p", "q", "r"], ["a!!", "b", "c!"]).tolist() == [3.5, 1.5, 2.5]
         assert judge.provenance["endpoint"] == f"{url}/v1"
@@ -141,7 +94,7 @@ def test_a_judge_grades_every_response_through_the_official_client() -> None:
 
 def test_a_judge_that_is_busy_is_asked_again() -> None:
     def busy(document: dict[str, Any], number: int) -> tuple[int, Any]:
-        return (429, {}) if number == 1 else graded(lambda asked: "7")(document, number)
+        return (429, {}) if number == 1 else chatting(lambda asked: "7")(document, number)
 
     with serving(busy) as (url, seen):
         assert Judge("tiny", url, "grade", retries=1)(["p"], ["a"]) == [7.0]
@@ -152,7 +105,7 @@ def test_a_judge_that_is_busy_is_asked_again() -> None:
     ("reply", "said"), [("no idea", "must answer a number from 1 to 10, got 'no idea'"), ("11", "got '11'")]
 )
 def test_a_judge_without_a_grade_is_named(reply: str, said: str) -> None:
-    with serving(graded(lambda asked: reply)) as (url, _), pytest.raises(RunError, match=said) as caught:
+    with serving(chatting(lambda asked: reply)) as (url, _), pytest.raises(RunError, match=said) as caught:
         Judge("tiny", url, "grade")(["p"], ["a"])
     assert f"the judge tiny at {url}" in str(caught.value)
 

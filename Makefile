@@ -5,7 +5,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS := conic,train,text,report,parallel,judge,dev
+EXTRAS := conic,train,text,report,parallel,ray,judge,docs,dev
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
 
@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INCOMPLETE := $(VENV)/.incomplete
 
-.PHONY: demo test test-slow bench bench-page lint format format-check types docs-check readme clean
+.PHONY: demo test test-slow bench bench-page lint format format-check types docs docs-check notebooks readme clean
 
 demo: $(INSTALLED)
 	$(BIN)/rlhf-game demo
@@ -42,15 +42,21 @@ format-check: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy
 
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 docs-check: $(INSTALLED)
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python -m pytest tests/docs
+
+notebooks: $(INSTALLED)
+	$(BIN)/python notebooks/execute.py
 
 readme: $(INSTALLED)
 	$(BIN)/python docs/generate.py --demo
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # The environment counts as installed only once the last step is through; an interrupted one is made anew.
 # Some systems ship python3 without ensurepip: there the environment's pip is installed by the system's pip.

@@ -51,10 +51,14 @@ LAYERS = {
     "training": _layer(
         "errors mechanism files chat rewards runs", "numpy pydantic pydantic_core", "", "training_backends"
     ),
-    "simulations": _layer("errors mechanism agents files", "numpy pydantic", "pyarrow joblib ray matplotlib jinja2"),
+    "simulations": _layer("errors mechanism agents files runs", "numpy pydantic", "scipy pyarrow joblib ray"),
     "training_backends": Layer(frozenset({"errors", "mechanism", "files"}), TRAINING | {"numpy"}),
+    "report": _layer("errors mechanism agents files", "numpy pydantic", "jinja2 pyarrow", "training"),
     "cli": _layer(
-        "errors mechanism agents files", "click typer rich numpy", "", "runs training simulations training_backends"
+        "errors mechanism agents files",
+        "click typer rich numpy",
+        "",
+        "report runs training simulations training_backends",
     ),
     "__main__": _layer("cli", ""),
 }

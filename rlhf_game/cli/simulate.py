@@ -1,0 +1,69 @@
+"""``simulate``: many games, strategies and seeds, into a folder."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
+EngineName = Literal["serial", "local", "ray"]
+
+
+def simulate(
+    scenario: Annotated[Path, typer.Argument(metavar="SCENARIO", help="What to simulate: .yaml, .yml or .json.")],
+    as_json: AsJson = False,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: runs/SCENARIO's name.")
+    ] = None,
+    engine: Annotated[EngineName, typer.Option(help="Where the games are played; the results are the same.")] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Processes; default: as many as processors.")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Of a Ray cluster, with --engine ray; default: start one here."),
+    ] = None,
+) -> None:
+    """Play many games between strategic groups, with and without payments; an interrupted study goes on."""
+    from rlhf_game.cli.display import write_out
+    from rlhf_game.cli.progress import progress_on_stderr
+    from rlhf_game.simulations.engines import engine as engine_of
+    from rlhf_game.simulations.pipeline import SUMMARY
+    from rlhf_game.simulations.pipeline import simulate as simulate_study
+    from rlhf_game.simulations.study import read_study
+
+    study = read_study(scenario)
+    chosen = engine_of(engine, workers, address)
+    folder = out or Path("runs") / scenario.stem
+    with progress_on_stderr() as watch:
+        finished = simulate_study(study, folder, chosen, watch)
+    if as_json:
+        write_out((folder / SUMMARY).read_text(encoding="utf-8"))
+        return
+    _show(finished.summary)
+    typer.echo(f"study folder: {folder}")
+
+
+def _show(summary: dict[str, Any]) -> None:
+    from rlhf_game.cli.display import show_table
+
+    fields = [axis["field"] for axis in summary["axes"]]
+    is_market = summary["kind"] == "market"
+    names = ("truthful", "efficiency", "welfare", "revenue") if is_market else ("welfare", "revenue", "gain", "regret")
+    rows = []
+    for one in summary["summaries"]:
+        at = [str(summary["points"][one["point"]][field]) for field in fields]
+        who = [] if is_market else [one["strategy"]]
+        numbers = [_mean(one["last" if is_market else "measures"][name]) for name in names]
+        rows.append((one["payment"], *who, *at, *numbers))
+    titles = [f"{name} at the end" if is_market else name for name in names]
+    show_table("", ("payment", *([] if is_market else ["strategy"]), *fields, *titles), rows)
+    if summary["failed"]:
+        first = summary["errors"][0]
+        typer.echo(f"{summary['failed']} of {summary['rows']} rows failed; the first: {first['error']}")
+
+
+def _mean(measure: dict[str, float] | None) -> str:
+    if measure is None:
+        return "unknown"
+    return f"{measure['estimate']:.4g} ± {measure['high'] - measure['estimate']:.2g}"

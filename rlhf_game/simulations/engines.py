@@ -1,0 +1,158 @@
+"""Where work is done: an ordered map of a function over tasks, in this process, in several, or on a cluster.
+
+An engine knows nothing of what it maps. The function and its tasks must be picklable; results come in the order of the
+tasks, one at a time, and only a few are ever ahead of whoever takes them. The function runs on one thread per worker.
+"""
+
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, TypeVar, final
+
+from rlhf_game.errors import InputError, MissingExtra, RunError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+AHEAD: Final = 2
+"""Tasks that are begun for each worker."""
+
+
+class Engine(ABC):
+    """Does tasks somewhere."""
+
+    @abstractmethod
+    def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+        """Yield function(task) for each task, in order. An exception of the function comes out here."""
+
+
+@final
+@dataclass(frozen=True)
+class Serial(Engine):
+    """One after the other, in this process."""
+
+    def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+        """Yield the results."""
+        return map(function, tasks)
+
+
+@final
+@dataclass(frozen=True)
+class Local(Engine):
+    """Processes of this machine (joblib). workers: >= 1; one worker is this process itself."""
+
+    workers: int
+
+    def __post_init__(self) -> None:
+        _check_workers(self.workers)
+
+    def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+        """Yield the results; raises MissingExtra without joblib, RunError when a worker dies."""
+        if self.workers == 1:
+            return map(function, tasks)
+        return self._spread(function, tasks)
+
+    def _spread(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+        try:
+            from joblib import Parallel, delayed, parallel_config
+            from joblib.externals.loky.process_executor import BrokenProcessPool
+        except ModuleNotFoundError as error:
+            raise MissingExtra("parallel", error.name or "joblib") from error
+        with parallel_config(backend="loky", inner_max_num_threads=1):
+            pool = Parallel(n_jobs=self.workers, return_as="generator", pre_dispatch=f"{AHEAD} * n_jobs")
+            try:
+                yield from pool(delayed(function)(task) for task in tasks)
+            except BrokenProcessPool as error:
+                raise RunError(f"a worker process died (out of memory?); what was done is kept: {error}") from error
+
+
+@final
+@dataclass(frozen=True)
+class Ray(Engine):
+    """A Ray cluster, or one that is started on this machine for the while.
+
+    workers: how many tasks run at a time; None means the cluster's processors. address: of a cluster (``auto``: the
+    one that is running here); None starts one.
+    """
+
+    workers: int | None = None
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None:
+            _check_workers(self.workers)
+
+    def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+        """Yield the results; raises MissingExtra without ray, RunError when there is no cluster or it is lost."""
+        with self._connected() as ray:
+            workers = self.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+            remote = ray.remote(num_cpus=1)(_carried).options(max_retries=2)
+            known = ray.put(function)
+            pending: Any = deque()
+            waiting = iter(tasks)
+            try:
+                pending.extend(remote.remote(known, task) for task in islice(waiting, AHEAD * workers))
+                while pending:
+                    yield ray.get(pending.popleft())
+                    pending.extend(remote.remote(known, task) for task in islice(waiting, 1))
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause if isinstance(error.cause, Exception) else RunError(str(error)) from error
+            except ray.exceptions.RayError as error:
+                raise RunError(f"Ray lost a task; what was done is kept: {error}") from error
+
+    @contextmanager
+    def _connected(self) -> Iterator[Any]:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        try:
+            import ray
+        except ModuleNotFoundError as error:
+            raise MissingExtra("ray", error.name or "ray") from error
+        is_ours = not ray.is_initialized()
+        if is_ours:
+            threads = {"env_vars": dict.fromkeys(THREADS, "1")}
+            here: dict[str, Any] = {"num_cpus": self.workers, "include_dashboard": False}
+            there = {"address": self.address}
+            how = here if self.address is None else there
+            try:
+                ray.init(**how, runtime_env=threads, log_to_driver=False, logging_level=logging.ERROR)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise RunError(f"no Ray cluster at {self.address or 'this machine'}: {error}") from error
+        try:
+            yield ray
+        finally:
+            if is_ours:
+                ray.shutdown()
+
+
+def _carried(function: Callable[[T], R], task: T) -> R:
+    return function(task)
+
+
+def _check_workers(workers: int) -> None:
+    if workers < 1:
+        raise InputError(f"workers must be an integer >= 1, got {workers!r}")
+
+
+def engine(name: str, workers: int | None = None, address: str | None = None) -> Engine:
+    """Return the engine of that name: serial, local or ray. workers: default the processors there are.
+
+    Raises InputError when there is none of that name, or the address of a cluster does not go with it.
+    """
+    if address is not None and name != "ray":
+        raise InputError(f"address must come with engine ray, found engine {name}")
+    if name == "ray":
+        return Ray(workers, address)
+    if name == "local":
+        return Local(len(os.sched_getaffinity(0)) if workers is None else workers)
+    if name == "serial":
+        if workers not in (None, 1):
+            raise InputError(f"workers must be 1 with engine serial, found {workers}")
+        return Serial()
+    raise InputError(f"engine must be serial, local or ray, found {name!r}")

@@ -1,0 +1,227 @@
+"""Groups that repeat a game and learn what to say: multiplicative weights, bandits, best responses in turn.
+
+Everything is B markets at once. A learner is told what all said and what each group got, and says what they say next.
+Payoffs are per member, as a share of the group's largest reward, so that a rate means the same in every market.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal, TypeAlias, final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Discriminator, Field
+
+from rlhf_game.files.schema import Positive, Strict
+from rlhf_game.mechanism.arrays import Array, leave_one_out_sums
+from rlhf_game.simulations.batches import Batch, Reports
+from rlhf_game.simulations.populations import Share
+from rlhf_game.simulations.responses import best_responses
+
+SAME: Final = 1e-6
+"""A report this close to the truth, as a share of the largest reward, is the truth."""
+
+Mask: TypeAlias = NDArray[np.bool_]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Repeated:
+    """B markets: the truth, what each item of the menu says (item 0: the truth), the rounds, whether money flows."""
+
+    batch: Batch
+    items: tuple[Reports, ...]
+    rounds: int
+    is_paid: bool
+
+    @property
+    def stakes(self) -> Array:
+        """size * largest reward of each group: [n, B]."""
+        return np.asarray(self.batch.sizes * np.abs(self.batch.rewards).max(axis=2))
+
+    def payoffs(self, batch: Batch, said: Reports, movers: Sequence[int]) -> Array:
+        """Return what each item would have paid each mover while all others said what they said: [movers, B, K].
+
+        batch: the markets as they are now (their strength may change).
+        """
+        scale = batch.strength[:, None]
+        noise = np.zeros_like(batch.rewards) if batch.noise is None else batch.noise
+        others = leave_one_out_sums(said.sizes[..., None] * (said.rewards + noise))[list(movers)] / scale
+        own = np.stack([item.sizes[..., None] * (item.rewards + noise) for item in self.items])[:, list(movers)] / scale
+        shape = own.shape
+        wide = np.broadcast_to(others, shape).reshape(-1, shape[-1])
+        own = own.reshape(-1, shape[-1])
+        reference = np.broadcast_to(batch.reference, shape).reshape(-1, shape[-1])
+        optimum = batch.unit.maximize(np.ones(2), [wide, own], reference)
+        truth = np.broadcast_to(batch.rewards[list(movers)], shape).reshape(-1, shape[-1])
+        is_there = np.stack([item.sizes[list(movers)] > 0 for item in self.items])
+        worth = is_there * batch.sizes[list(movers)] * optimum.values([truth])[0].reshape(shape[:-1])
+        if self.is_paid:
+            worth -= batch.strength * optimum.externalities(np.ones(1), [own])[0].reshape(shape[:-1])
+        return np.moveaxis(worth / self.stakes[list(movers)], 0, -1)
+
+
+class Learner(ABC):
+    """What all groups of B markets have learned so far."""
+
+    @abstractmethod
+    def say(self, round_: int, chances: Array) -> Reports:
+        """Return what is said in a round. chances: uniform random numbers, [n, B]."""
+
+    @abstractmethod
+    def truthful(self) -> Array:
+        """Return each group's probability of saying the truth in this round: [n, B]."""
+
+    @abstractmethod
+    def hear(self, round_: int, batch: Batch, said: Reports, utilities: Array, present: Mask) -> None:
+        """Learn from a round. utilities and present: [n, B]; groups that are away learn nothing."""
+
+
+class Learning(Strict, ABC):
+    """How groups learn."""
+
+    kind: str
+
+    @abstractmethod
+    def begin(self, game: Repeated, chances: Array) -> Learner:
+        """Return learners that have heard nothing. chances: uniform random numbers, [n, B]."""
+
+
+@final
+class MultiplicativeWeights(Learning):
+    """No regret with full information: every item's weight grows by exp(rate * what it would have paid)."""
+
+    kind: Literal["multiplicative_weights"]
+    rate: Positive | None = None
+    """Default sqrt(8 log(items) / rounds), which bounds the regret by sqrt(rounds log(items) / 2) for payoffs of 0 to 1
+    (Cesa-Bianchi and Lugosi 2006, Theorem 2.2)."""
+
+    def begin(self, game: Repeated, chances: Array) -> Learner:
+        """Return equal weights."""
+        rate = self.rate or np.sqrt(8 * np.log(max(2, len(game.items))) / game.rounds)
+        return _Weighted(game, float(rate), exploration=0.0, is_bandit=False)
+
+
+@final
+class Bandit(Learning):
+    """No regret when only the own payoff is seen: EXP3 (Auer, Cesa-Bianchi, Freund and Schapire 2002).
+
+    Payoffs are clipped to [-1, 1] and mapped to [0, 1].
+    """
+
+    kind: Literal["bandit"]
+    rate: Positive | None = None
+    """Default exploration / items, as in EXP3."""
+    exploration: Share = 0.1
+
+    def begin(self, game: Repeated, chances: Array) -> Learner:
+        """Return equal weights."""
+        rate = self.rate or max(self.exploration, 1e-3) / len(game.items)
+        return _Weighted(game, float(rate), exploration=self.exploration, is_bandit=True)
+
+
+@final
+class BestResponses(Learning):
+    """One group a round, in turn, changes to what is best against what the others said last.
+
+    over: ``menu``, the best item (ties: the first, so the truth); ``reports``, the best report found by gradient over
+    the whole domain and all sizes. start: all say the truth, or a random item each.
+    """
+
+    kind: Literal["best_response"]
+    over: Literal["menu", "reports"] = "menu"
+    start: Literal["truthful", "random"] = "random"
+    starts: Annotated[int, Field(ge=2, le=1000)] = 4
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 30
+
+    def begin(self, game: Repeated, chances: Array) -> Learner:
+        """Return the first reports."""
+        items = np.zeros(chances.shape, dtype=np.intp)
+        if self.start == "random":
+            items = np.minimum((chances * len(game.items)).astype(np.intp), len(game.items) - 1)
+        return _Responding(game, self, picked(game.items, items))
+
+
+SomeLearning: TypeAlias = Annotated[MultiplicativeWeights | Bandit | BestResponses, Discriminator("kind")]
+
+
+def picked(items: Sequence[Reports], choice: NDArray[np.intp]) -> Reports:
+    """Return what is said when each group says the item that it chose, [n, B]."""
+    rewards, sizes = items[0].rewards.copy(), items[0].sizes.copy()
+    for k, item in enumerate(items):
+        chosen = choice == k
+        rewards[chosen], sizes[chosen] = item.rewards[chosen], item.sizes[chosen]
+    return Reports(rewards, sizes, items[0].owners)
+
+
+@final
+class _Weighted(Learner):
+    """Probabilities over the menu from weights that payoffs multiply."""
+
+    def __init__(self, game: Repeated, rate: float, *, exploration: float, is_bandit: bool) -> None:
+        self._game = game
+        self._rate = rate
+        self._exploration = exploration
+        self._is_bandit = is_bandit
+        self._log_weights = np.zeros((*game.batch.sizes.shape, len(game.items)))
+        self._choice = np.zeros(game.batch.sizes.shape, dtype=np.intp)
+
+    def _probabilities(self) -> Array:
+        weights = np.exp(self._log_weights - self._log_weights.max(axis=2, keepdims=True))
+        softmax = weights / weights.sum(axis=2, keepdims=True)
+        return np.asarray((1 - self._exploration) * softmax + self._exploration / softmax.shape[2])
+
+    def say(self, round_: int, chances: Array) -> Reports:
+        reached = self._probabilities().cumsum(axis=2)
+        self._choice = np.minimum((chances[..., None] >= reached).sum(axis=2), reached.shape[2] - 1)
+        return picked(self._game.items, self._choice)
+
+    def truthful(self) -> Array:
+        return self._probabilities()[..., 0]
+
+    def hear(self, round_: int, batch: Batch, said: Reports, utilities: Array, present: Mask) -> None:
+        if not self._is_bandit:
+            payoffs = self._game.payoffs(batch, said, range(len(said.sizes)))
+            self._log_weights += self._rate * payoffs * present[..., None]
+            return
+        seen = (np.clip(utilities / self._game.stakes, -1, 1) + 1) / 2
+        at = self._choice[..., None]
+        likely = np.take_along_axis(self._probabilities(), at, axis=2)
+        raised = np.take_along_axis(self._log_weights, at, axis=2)
+        raised += self._rate * (seen * present)[..., None] / likely
+        np.put_along_axis(self._log_weights, at, raised, axis=2)
+
+
+@final
+class _Responding(Learner):
+    """Reports that are replaced by best responses, one group a round."""
+
+    def __init__(self, game: Repeated, how: BestResponses, first: Reports) -> None:
+        self._game = game
+        self._how = how
+        self._said = first
+
+    def say(self, round_: int, chances: Array) -> Reports:
+        return Reports(self._said.rewards.copy(), self._said.sizes.copy(), self._said.owners)
+
+    def truthful(self) -> Array:
+        truth = self._game.batch
+        far = np.abs(self._said.rewards - truth.rewards).max(axis=2)
+        is_same = (far <= SAME * np.abs(truth.rewards).max(axis=2)) & (self._said.sizes == truth.sizes)
+        return np.asarray(is_same.astype(np.float64))
+
+    def hear(self, round_: int, batch: Batch, said: Reports, utilities: Array, present: Mask) -> None:
+        mover = round_ % len(said.sizes)
+        if self._how.over == "menu":
+            payoffs = self._game.payoffs(batch, said, [mover])[0]
+            best = picked(self._game.items, np.broadcast_to(payoffs.argmax(axis=1), said.sizes.shape))
+            rewards, sizes = best.rewards[mover], best.sizes[mover]
+        else:
+            others = leave_one_out_sums(said.sizes[..., None] * said.rewards)[mover]
+            rewards, sizes = best_responses(
+                batch, mover, is_paid=self._game.is_paid, starts=self._how.starts, steps=self._how.steps, others=others
+            )
+        moved = present[mover]
+        self._said.rewards[mover, moved] = rewards[moved]
+        self._said.sizes[mover, moved] = sizes[moved]

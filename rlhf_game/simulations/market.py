@@ -1,0 +1,222 @@
+"""Studies of markets: groups that repeat a game, learn, run out of money, come and go; a provider that adapts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Final, Literal, final
+
+import numpy as np
+from pydantic import Field
+
+from rlhf_game.errors import InputError
+from rlhf_game.files.schema import Nonnegative, Positive, Strict
+from rlhf_game.mechanism.arrays import Array
+from rlhf_game.simulations.batches import Batch, Reports, Settled
+from rlhf_game.simulations.fields import STRATEGY_STREAMS, StudyFields
+from rlhf_game.simulations.learners import Learner, Mask, Repeated, SomeLearning
+from rlhf_game.simulations.populations import Count, Share
+from rlhf_game.simulations.strategies import Occasion, PlainStrategy, Strategy, TruthfulStrategy
+from rlhf_game.simulations.trials import Games, Layout, Measured, Trial
+
+SCALARS: Final = (
+    "welfare", "affine_welfare", "loss", "efficiency", "revenue", "divergence", "truthful", "claimed", "present",
+    "broke", "chosen_strength",
+)  # fmt: skip
+LISTS: Final = ("payments", "utilities")
+ROUNDING: Final = 1e-12
+
+
+@final
+class EntrySpec(Strict):
+    """Groups come and go: one that gets less than elsewhere leaves, and may come back."""
+
+    outside: Nonnegative
+    """What a member gets elsewhere in a round, in units of reward."""
+    memory: Share = 0.8
+    """A group compares its average utility, in which the last round weighs 1 - memory."""
+    chance: Share = 0.1
+    """The probability of a group that is away to come back in a round."""
+    first: Count | None = None
+    """How many groups are there from the beginning; default: all."""
+
+
+@final
+class ProviderSpec(Strict):
+    """The provider sets the strength anew, before a round's reports are read, by what it would have brought last."""
+
+    objective: Literal["revenue", "welfare"]
+    """Revenue, or social welfare as it is reported; the latter is largest at the least strength."""
+    strengths: Annotated[list[Positive], Field(min_length=1, max_length=100)]
+    every: Annotated[int, Field(ge=1)] = 10
+    """Rounds from one choice to the next."""
+
+
+@final
+class MarketStudy(StudyFields):
+    """Groups that play the same game over rounds. A row: one market, one payment rule, one round.
+
+    Under all payment rules a market has the same population and the same random numbers.
+    """
+
+    kind: Literal["market"]
+    rounds: Annotated[int, Field(ge=1, le=100_000)]
+    menu: list[PlainStrategy] = []
+    """What a group may say, beside the truth."""
+    learning: SomeLearning
+    budget: Positive | None = None
+    """What each group can pay over all rounds. Who cannot pay what a settlement asks is left out, for good."""
+    entry: EntrySpec | None = None
+    provider: ProviderSpec | None = None
+    chunk: Annotated[int, Field(ge=1, le=1_000_000)] = 50
+    """How many markets are worked on together; last digits may depend on it."""
+
+    SCALARS: ClassVar[tuple[str, ...]] = SCALARS
+
+    def choices(self) -> Sequence[Strategy]:
+        """Return the menu, the truth first."""
+        lies = [strategy for strategy in self.menu if not isinstance(strategy, TruthfulStrategy)]
+        return [TruthfulStrategy(), *lies]
+
+    def check(self) -> None:
+        """Raise InputError when fields do not go together."""
+        super().check()
+        if self.entry is not None and self.entry.first is not None and hasattr(self.scenario, "groups"):
+            groups = self.scenario.groups
+            if self.entry.first > groups:
+                raise InputError(
+                    f"entry.first: must be at most the number of groups ({groups}), found {self.entry.first}"
+                )
+
+    def layout(self) -> Layout:
+        """Return the rows of a market: every round under every payment rule."""
+        payments = [payment for payment in self.payments for _ in range(self.rounds)]
+        return Layout({"payment": payments, "round": list(range(self.rounds)) * len(self.payments)}, SCALARS, LISTS)
+
+    def measure(self, games: Games) -> Measured:
+        """Play the rounds under every payment rule."""
+        items = tuple(self._item(games, k, strategy) for k, strategy in enumerate(self.choices()))
+        chances = np.stack([self._chances(trial, len(games.batch.sizes)) for trial in games.trials], axis=-1)
+        histories = []
+        for payment in self.payments:
+            game = Repeated(games.batch, items, self.rounds, is_paid=payment != "none")
+            learner = self.learning.begin(game, chances[-1, 0])
+            histories += _Market(self, payment, game, learner).play(chances)
+        return {name: np.stack([row[name] for row in histories], axis=1) for name in (*SCALARS, *LISTS)}
+
+    def _chances(self, trial: Trial, groups: int) -> Array:
+        """Return a market's random numbers: [rounds + 1, 2, n], of which the last are for the beginning."""
+        return trial.stream(STRATEGY_STREAMS).random((self.rounds + 1, 2, groups))
+
+    def _item(self, games: Games, number: int, strategy: Strategy) -> Reports:
+        streams = [trial.stream(STRATEGY_STREAMS + 1 + number) for trial in games.trials]
+        everyone = np.ones(games.batch.sizes.shape, dtype=bool)
+        return strategy.reports(Occasion(games.batch, everyone, False, lambda game: streams[game]))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Ledger:
+    """Who is there, and who has what: [n, B]."""
+
+    present: Mask
+    broke: Mask
+    spent: Array
+    mood: Array
+    """The average utility of a member."""
+
+
+@final
+class _Market:
+    """B markets under one payment rule."""
+
+    def __init__(self, study: MarketStudy, payment: str, game: Repeated, learner: Learner) -> None:
+        self._study = study
+        self._payment = payment
+        self._learner = learner
+        self._batch = game.batch
+        shape = game.batch.sizes.shape
+        present = np.ones(shape, dtype=bool)
+        if study.entry is not None and study.entry.first is not None:
+            present[study.entry.first :] = False
+        outside = 0.0 if study.entry is None else study.entry.outside
+        nothing = np.zeros(shape)
+        self._ledger = _Ledger(present, np.zeros(shape, dtype=bool), nothing, nothing + outside)
+
+    def play(self, chances: Array) -> list[dict[str, Array]]:
+        """Return the columns of every round, [B] and [B, n]. chances: [rounds + 1, 2, n, B]."""
+        history = []
+        said: Reports | None = None
+        for round_ in range(self._study.rounds):
+            if said is not None:
+                self._batch = self._adapted(round_, said)
+            truthful = self._learner.truthful()
+            meant = self._learner.say(round_, chances[round_, 0])
+            said, settled = self._settled(meant)
+            history.append(self._row(settled, said, truthful))
+            present = self._ledger.present
+            self._learner.hear(round_, self._batch, said, settled.utilities, present)
+            self._ledger = self._after(settled, chances[round_, 1])
+        return history
+
+    def _settled(self, meant: Reports) -> tuple[Reports, Settled]:
+        """Settle; whoever cannot pay is left out, and the rest is settled anew, until all can pay."""
+        while True:
+            said = Reports(meant.rewards, np.where(self._ledger.present, meant.sizes, 0.0), meant.owners)
+            settled = self._batch.settle(said, [self._payment])[self._payment]
+            if self._study.budget is None:
+                return said, settled
+            short = self._ledger.spent + settled.payments > self._study.budget * (1 + ROUNDING)
+            short &= self._ledger.present
+            if not short.any():
+                return said, settled
+            old = self._ledger
+            self._ledger = _Ledger(old.present & ~short, old.broke | short, old.spent, old.mood)
+
+    def _after(self, settled: Settled, chances: Array) -> _Ledger:
+        """Return the ledger after a round: payments, moods, who leaves and who comes back."""
+        old, entry = self._ledger, self._study.entry
+        spent = old.spent + settled.payments
+        if entry is None:
+            return _Ledger(old.present, old.broke, spent, old.mood)
+        each = settled.utilities / self._batch.sizes
+        mood = np.where(old.present, entry.memory * old.mood + (1 - entry.memory) * each, entry.outside)
+        stays = old.present & (mood >= entry.outside)
+        comes = ~old.present & ~old.broke & (chances < entry.chance)
+        return _Ledger(stays | comes, old.broke, spent, mood)
+
+    def _adapted(self, round_: int, said: Reports) -> Batch:
+        """Return the markets with the strength that would have been best for the provider in the last round."""
+        provider = self._study.provider
+        if provider is None or round_ % provider.every:
+            return self._batch
+        brought = []
+        for strength in provider.strengths:
+            batch = self._batch.with_strength(np.full(len(self._batch.strength), strength))
+            weights, heard, optimum = batch.train(said)
+            if provider.objective == "welfare":
+                brought.append((said.sizes * optimum.values(heard)).sum(axis=0))
+            elif self._payment == "none":
+                brought.append(np.zeros(len(batch.strength)))
+            else:
+                brought.append(batch.settle(said, [self._payment])[self._payment].revenue)
+        return self._batch.with_strength(np.array(provider.strengths)[np.argmax(brought, axis=0)])
+
+    def _row(self, settled: Settled, said: Reports, truthful: Array) -> dict[str, Array]:
+        present = self._ledger.present
+        count = np.maximum(present.sum(axis=0), 1)
+        best = settled.affine_welfare + settled.loss
+        is_good = best > 0
+        return {
+            "welfare": settled.welfare,
+            "affine_welfare": settled.affine_welfare,
+            "loss": settled.loss,
+            "efficiency": np.where(is_good, settled.affine_welfare / np.where(is_good, best, 1.0), 1.0),
+            "revenue": settled.revenue,
+            "divergence": settled.divergence,
+            "truthful": (truthful * present).sum(axis=0) / count,
+            "claimed": (said.sizes / self._batch.sizes).sum(axis=0) / count,
+            "present": present.sum(axis=0).astype(np.float64),
+            "broke": self._ledger.broke.sum(axis=0).astype(np.float64),
+            "chosen_strength": self._batch.strength,
+            "payments": settled.payments.T,
+            "utilities": settled.utilities.T,
+        }

@@ -1,0 +1,100 @@
+"""``rlhf-game simulate``: play what is left of a study, join its table, sum it up."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+from rlhf_game.errors import InputError
+from rlhf_game.files.atomic import write_json
+from rlhf_game.files.documents import parse_json, read_text, shown
+from rlhf_game.files.tables import digest
+from rlhf_game.runs.directory import Progress, open_folder, unwatched
+from rlhf_game.simulations.engines import Engine, Serial
+from rlhf_game.simulations.results import Parts, join, row_groups
+from rlhf_game.simulations.study import Study, play
+from rlhf_game.simulations.summary import MOST_ERRORS, Gathered, summary
+
+TABLE: Final = "results.parquet"
+SUMMARY: Final = "study.json"
+
+
+@final
+@dataclass(frozen=True)
+class FinishedStudy:
+    """A finished study."""
+
+    folder: Path
+    summary: dict[str, Any]
+    """What study.json holds."""
+
+    @property
+    def table(self) -> Path:
+        """The rows."""
+        return self.folder / TABLE
+
+
+def simulate(study: Study, path: Path, engine: Engine | None = None, progress: Progress | None = None) -> FinishedStudy:
+    """Do what is left of the study in the folder ``path``, and return it finished; a finished one is only read.
+
+    The table and the summary are the same bytes whatever the engine, and however often the study was interrupted.
+    Raises InputError when the folder is another study's or a file in it is not as the study wrote it, RunError when the
+    folder is in use or an engine fails.
+    """
+    watch = progress or unwatched
+    with open_folder(path, study) as folder:
+        table, known = path / TABLE, path / SUMMARY
+        if table.exists() and known.exists():
+            document = _read(known)
+            if document.get("results_sha256") == digest(table):
+                return FinishedStudy(path, document)
+            raise InputError(
+                f"{shown(str(table), 200)}: must be as this study wrote it, found it changed since it was written; "
+                "delete it to make it anew"
+            )
+        parts = Parts(path / "partial", folder.seal)
+        if not table.exists():
+            _play(study, parts, engine or Serial(), watch)
+            watch("join", 0, 1)
+            join(parts, study, table)
+        document = _summed(study, table)
+        write_json(known, document)
+        parts.drop()
+        return FinishedStudy(path, document)
+
+
+def _play(study: Study, parts: Parts, engine: Engine, watch: Progress) -> None:
+    missing = parts.missing(study.count)
+    done = study.count - len(missing)
+    watch("play", done, study.count)
+    for number, content in engine.map(play, (chunk for chunk in study.chunks() if chunk.number in missing)):
+        parts.write(number, content)
+        done += 1
+        watch("play", done, study.count)
+
+
+def _summed(study: Study, table: Path) -> dict[str, Any]:
+    gathered = [Gathered(study, point) for point in range(len(study.points))]
+    errors: list[dict[str, Any]] = []
+    for rows in row_groups(table):
+        gathered[rows.column("point")[0].as_py()].take(rows)
+        if len(errors) < MOST_ERRORS:
+            errors += _errors(rows, study)
+    return {**summary(study, gathered, errors), "results_sha256": digest(table)}
+
+
+def _errors(rows: Any, study: Study) -> Iterator[dict[str, Any]]:
+    """Yield the errors of a part, one of each game that failed."""
+    each = study.points[rows.column("point")[0].as_py()].fields.layout().rows
+    said = rows.column("error").to_pylist()[::each]
+    games = rows.column("game").to_pylist()[::each]
+    for game, error in zip(games, said, strict=True):
+        if error is not None:
+            yield {"point": rows.column("point")[0].as_py(), "game": game, "error": error}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    document = parse_json(read_text(path), str(path))
+    if not isinstance(document, dict):
+        raise InputError(f"{shown(str(path), 200)}: must be a mapping; delete it to make it anew")
+    return document

@@ -1,0 +1,310 @@
+"""How groups of a simulation lie: the misreports of ``rlhf_game.agents``, on many games at once.
+
+A strategy is told which groups of which games lie; all others say the truth. One that needs to know no other group is
+``Plain``: learning groups choose among such.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias, final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Discriminator, Field
+
+from rlhf_game.agents.domains import Domain
+from rlhf_game.agents.misreports import Indifferent, Noisy, Polarize, RaiseAndLower, RewardMisreport
+from rlhf_game.files.schema import Name, Positive, Strict
+from rlhf_game.mechanism.arrays import Array
+from rlhf_game.simulations.batches import Batch, Reports
+from rlhf_game.simulations.responses import best_responses, joint_responses
+
+Liars: TypeAlias = NDArray[np.bool_]
+"""Which groups of which games lie: [n, B]."""
+Streams: TypeAlias = Callable[[int], np.random.Generator]
+"""The stream of random numbers of the game at a position of the batch."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Occasion:
+    """All that a strategy may look at."""
+
+    batch: Batch
+    liars: Liars
+    is_paid: bool
+    streams: Streams
+
+
+class Strategy(Strict, ABC):
+    """A way to lie."""
+
+    kind: str
+    name: Name | None = None
+    """What it is called in results; default: its kind and fields."""
+
+    @property
+    def label(self) -> str:
+        """What it is called in results."""
+        if self.name is not None:
+            return self.name
+        fields = self.model_dump(exclude={"kind", "name"})
+        return f"{self.kind}({', '.join(f'{key}={value!r}' for key, value in fields.items())})" if fields else self.kind
+
+    @property
+    def looks_at_payments(self) -> bool:
+        """Whether what is said depends on the payment rule."""
+        return False
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether its liars act together and share what they gain."""
+        return False
+
+    def least_groups(self) -> int:
+        """Return how many groups there must be."""
+        return 1
+
+    def liars(self, liars: Liars) -> Liars:
+        """Return who lies when ``liars`` would."""
+        return liars
+
+    @abstractmethod
+    def reports(self, occasion: Occasion) -> Reports:
+        """Return what all groups say."""
+
+
+class Plain(Strategy, ABC):
+    """A lie of one group that needs to know no other group."""
+
+    def reward(self, truth: Array, domain: Domain, streams: Streams) -> Array:
+        """Return what is said instead of the rewards ``truth`` [R, m]."""
+        return truth
+
+    def size(self, sizes: Array, limit: Array) -> Array:
+        """Return what is said instead of the sizes [R], at most ``limit`` [R]."""
+        return sizes
+
+    @final
+    def reports(self, occasion: Occasion) -> Reports:
+        """Return the lies of the liars beside the truth of the others."""
+        batch = occasion.batch
+        _, games = np.nonzero(occasion.liars)
+        rewards, sizes = batch.rewards.copy(), batch.sizes.copy()
+        truth = rewards[occasion.liars]
+        if len(truth):
+            domain = batch.domain(truth)
+            rewards[occasion.liars] = self.reward(truth, domain, lambda row: occasion.streams(int(games[row])))
+            sizes[occasion.liars] = self.size(sizes[occasion.liars], batch.limit[games])
+        return Reports(rewards, sizes, np.arange(len(rewards)))
+
+
+@final
+class TruthfulStrategy(Plain):
+    """Say the truth."""
+
+    kind: Literal["truthful"] = "truthful"
+
+
+class Misreport(Plain, ABC):
+    """A misreport of ``rlhf_game.agents.misreports``, without randomness."""
+
+    @abstractmethod
+    def misreport(self) -> RewardMisreport:
+        """Return it."""
+
+    @final
+    def reward(self, truth: Array, domain: Domain, streams: Streams) -> Array:
+        """Return the distorted rewards."""
+        return self.misreport().distort(truth, domain, np.random.default_rng(0))
+
+
+@final
+class PolarizeStrategy(Misreport):
+    """Sharpen towards the favourite outcomes: see Polarize."""
+
+    kind: Literal["polarize"]
+    temperature: Positive = 4.0
+
+    def misreport(self) -> RewardMisreport:
+        """Return Polarize."""
+        return Polarize(self.temperature)
+
+
+@final
+class RaiseAndLowerStrategy(Misreport):
+    """The manipulation of Thm 3.3: see RaiseAndLower."""
+
+    kind: Literal["raise_and_lower"]
+    epsilon: Positive = 0.1
+
+    def misreport(self) -> RewardMisreport:
+        """Return RaiseAndLower."""
+        return RaiseAndLower(self.epsilon)
+
+
+@final
+class IndifferentStrategy(Misreport):
+    """Ask for nothing: see Indifferent."""
+
+    kind: Literal["indifferent"]
+
+    def misreport(self) -> RewardMisreport:
+        """Return Indifferent."""
+        return Indifferent()
+
+
+@final
+class NoisyStrategy(Plain):
+    """The truth plus noise: see Noisy. Each liar of each game has numbers of its own."""
+
+    kind: Literal["noisy"]
+    scale: Positive = 0.1
+
+    def reward(self, truth: Array, domain: Domain, streams: Streams) -> Array:
+        """Return noisy rewards."""
+        lie = Noisy(self.scale)
+        rows = [
+            lie.distort(truth[row : row + 1], domain.rows(np.array([row])), streams(row)) for row in range(len(truth))
+        ]
+        return np.concatenate(rows)
+
+
+@final
+class ResizeStrategy(Plain):
+    """Claim more members, or fewer: see Resize."""
+
+    kind: Literal["resize"]
+    factor: Positive = 2.0
+
+    def size(self, sizes: Array, limit: Array) -> Array:
+        """Return the claimed sizes."""
+        return np.clip(np.round(np.minimum(self.factor * sizes, limit)), 1.0, None)
+
+
+@final
+class AbsentStrategy(Plain):
+    """Stay away: nothing is gained, nothing is paid. What the others then pay shows whether revenue is monotone."""
+
+    kind: Literal["absent"]
+
+    def size(self, sizes: Array, limit: Array) -> Array:
+        """Return zeros."""
+        return np.zeros_like(sizes)
+
+
+@final
+class BestResponseStrategy(Strategy):
+    """The best report found by gradient while the others say the truth: a lower bound on what there is to gain."""
+
+    kind: Literal["best_response"]
+    starts: Annotated[int, Field(ge=2, le=1000)] = 6
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 40
+
+    @property
+    def looks_at_payments(self) -> bool:
+        """It is the best under the rule."""
+        return True
+
+    def reports(self, occasion: Occasion) -> Reports:
+        """Return the responses of the liars, all to the truth of the others."""
+        batch = occasion.batch
+        rewards, sizes = batch.rewards.copy(), batch.sizes.copy()
+        for i, liars in enumerate(occasion.liars):
+            games = np.flatnonzero(liars)
+            if len(games):
+                found = best_responses(
+                    batch.rows(games), i, is_paid=occasion.is_paid, starts=self.starts, steps=self.steps
+                )
+                rewards[i, games], sizes[i, games] = found
+        return Reports(rewards, sizes, np.arange(len(rewards)))
+
+
+@final
+class CoalitionStrategy(Strategy):
+    """The first groups choose their reports together, by gradient; they may pay each other, so their sum counts."""
+
+    kind: Literal["coalition"]
+    members: Annotated[int, Field(ge=2, le=100)] = 2
+    starts: Annotated[int, Field(ge=2, le=1000)] = 6
+    steps: Annotated[int, Field(ge=1, le=10_000)] = 40
+
+    @property
+    def looks_at_payments(self) -> bool:
+        """It is the best under the rule."""
+        return True
+
+    @property
+    def is_joint(self) -> bool:
+        """They may pay each other."""
+        return True
+
+    def least_groups(self) -> int:
+        """Return the members."""
+        return self.members
+
+    def liars(self, liars: Liars) -> Liars:
+        """Return the members, in every game."""
+        out = np.zeros_like(liars)
+        out[: self.members] = True
+        return out
+
+    def reports(self, occasion: Occasion) -> Reports:
+        """Return the joint reports of the members beside the truth of the others."""
+        batch = occasion.batch
+        rewards, sizes = batch.rewards.copy(), batch.sizes.copy()
+        members = list(range(self.members))
+        found = joint_responses(batch, members, is_paid=occasion.is_paid, starts=self.starts, steps=self.steps)
+        rewards[members], sizes[members] = found
+        return Reports(rewards, sizes, np.arange(len(rewards)))
+
+
+@final
+class FalseNamesStrategy(Strategy):
+    """Appear under several names, each with the true reward and an equal part of ``factor`` times the true size.
+
+    The parts are rounded and at least 1. Affine payments charge each name for its own move only (theory section 8).
+    """
+
+    kind: Literal["false_names"]
+    names: Annotated[int, Field(ge=2, le=100)] = 2
+    factor: Positive = 1.0
+
+    def reports(self, occasion: Occasion) -> Reports:
+        """Return the reports of all names: the true ones first, then the further names of every group."""
+        batch, liars = occasion.batch, occasion.liars
+        part = np.clip(np.round(self.factor * batch.sizes / self.names), 1.0, batch.limit)
+        first = np.where(liars, part, batch.sizes)
+        further = np.where(liars, part, 0.0)
+        n = len(batch.rewards)
+        return Reports(
+            np.concatenate([batch.rewards] * self.names),
+            np.concatenate([first] + [further] * (self.names - 1)),
+            np.tile(np.arange(n), self.names),
+        )
+
+
+PlainStrategy: TypeAlias = Annotated[
+    TruthfulStrategy
+    | PolarizeStrategy
+    | RaiseAndLowerStrategy
+    | IndifferentStrategy
+    | NoisyStrategy
+    | ResizeStrategy
+    | AbsentStrategy,
+    Discriminator("kind"),
+]
+SomeStrategy: TypeAlias = Annotated[
+    TruthfulStrategy
+    | PolarizeStrategy
+    | RaiseAndLowerStrategy
+    | IndifferentStrategy
+    | NoisyStrategy
+    | ResizeStrategy
+    | AbsentStrategy
+    | BestResponseStrategy
+    | CoalitionStrategy
+    | FalseNamesStrategy,
+    Discriminator("kind"),
+]

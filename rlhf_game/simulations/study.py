@@ -1,0 +1,210 @@
+"""A study: a specification with what it sweeps, cut into chunks that any process can play."""
+
+import copy
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Final, final
+
+from rlhf_game.errors import InputError
+from rlhf_game.files.documents import kind, shown
+from rlhf_game.files.schema import parse_model
+from rlhf_game.runs.config import hash_of, read_document
+from rlhf_game.runs.directory import parquet_bytes
+from rlhf_game.simulations.fields import StudyFields
+from rlhf_game.simulations.games import GamesStudy
+from rlhf_game.simulations.market import MarketStudy
+from rlhf_game.simulations.populations import Source
+
+KINDS: Final[Mapping[str, type[StudyFields]]] = {"games": GamesStudy, "market": MarketStudy}
+FIXED: Final = ("kind", "seed", "games", "payments", "chunk", "sweep")
+"""What a sweep cannot change: the rows of all points are one table."""
+MOST_POINTS: Final = 100_000
+
+_STEP = re.compile(r"([A-Za-z_][A-Za-z_0-9]*)|\[([0-9]+)\]|\.")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Point:
+    """One combination of the swept values."""
+
+    index: int
+    values: Mapping[str, Any]
+    """Of each swept field, as the specification says it."""
+    columns: Mapping[str, Any]
+    """The same in the type of the field's column."""
+    fields: StudyFields
+    source: Source
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """Some games of one point: what is played in one go, by whichever process."""
+
+    number: int
+    point: Point
+    games: range
+    seal: str
+    """The SHA-256 of the study's specification."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A specification, read and checked, with the populations that it names."""
+
+    points: tuple[Point, ...]
+    sweep: Mapping[str, Sequence[Any]]
+    files: Mapping[str, str]
+    """The sha256 of each file that is part of the study."""
+
+    @property
+    def fields(self) -> StudyFields:
+        """The specification of the first point: the others differ in what is swept."""
+        return self.points[0].fields
+
+    def document(self) -> dict[str, Any]:
+        """Return the canonical content: what config.json holds and what must not change in a folder."""
+        content = self.fields.model_dump(mode="json", exclude_none=True)
+        sweep = {"sweep": {field: list(values) for field, values in self.sweep.items()}} if self.sweep else {}
+        return {**content, **sweep, **({"files": dict(self.files)} if self.files else {})}
+
+    @property
+    def sha256(self) -> str:
+        """Of the canonical content."""
+        return hashlib.sha256(json.dumps(self.document(), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def count(self) -> int:
+        """How many chunks there are."""
+        return len(self.points) * -(-self.fields.games // self.fields.chunk)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield the chunks in order, which is that of the rows of the table."""
+        seal, games, number = self.sha256, self.fields.games, 0
+        for point in self.points:
+            for first in range(0, games, self.fields.chunk):
+                yield Chunk(number, point, range(first, min(first + self.fields.chunk, games)), seal)
+                number += 1
+
+
+def play(chunk: Chunk) -> tuple[int, bytes]:
+    """Return the number of a chunk and its rows as a parquet file: a pure function of the chunk."""
+    point = chunk.point
+    rows = point.fields.play(point.source, point.index, chunk.games, dict(point.columns))
+    columns = dict(zip(rows.column_names, rows.columns, strict=True))
+    return chunk.number, parquet_bytes(columns, {"seal": chunk.seal, "chunk": chunk.number})
+
+
+def read_study(path: str | os.PathLike[str]) -> Study:
+    """Return the study of a .yaml or .json file. Raises InputError that names file and field."""
+    document, name = read_document(path, "study")
+    return parse_study(document, name, Path(path).parent)
+
+
+def parse_study(document: Mapping[str, Any], name: str, base: Path) -> Study:
+    """Return the study of a parsed document; name: for messages; base: the folder that paths start from.
+
+    Raises InputError that starts with ``name`` and names the field.
+    """
+    plain = {key: value for key, value in document.items() if key != "sweep"}
+    wanted = plain.get("kind", "games")
+    if not isinstance(wanted, str) or wanted not in KINDS:
+        raise InputError(f"{name}: kind: must be {' or '.join(KINDS)}, found {kind(wanted)}")
+    sweep = _sweep(document.get("sweep"), name)
+    points: list[Point] = []
+    files: set[str] = set()
+    typed = {field: _typed(values) for field, values in sweep.items()}
+    for index, places in enumerate(product(*(range(len(values)) for values in sweep.values()))):
+        chosen = {field: values[at] for (field, values), at in zip(sweep.items(), places, strict=True)}
+        where = ", ".join(f"{field} = {shown(json.dumps(value))}" for field, value in chosen.items())
+        label = f"{name}: with {where}" if where else name
+        fields = parse_model(KINDS[wanted], _changed(plain, chosen, name), label)
+        try:
+            fields.check()
+            source = fields.scenario.source(base, fields.rules.normalization)
+        except InputError as error:
+            raise InputError(f"{label}: {error}") from None
+        files.update(fields.scenario.files())
+        columns = {field: typed[field][at] for field, at in zip(sweep, places, strict=True)}
+        points.append(Point(index, chosen, columns, fields, source))
+    return Study(tuple(points), sweep, {file: hash_of(file, base) for file in sorted(files)})
+
+
+def _sweep(given: Any, name: str) -> dict[str, list[Any]]:
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        raise InputError(f"{name}: sweep: must be a mapping from fields to lists of values, found {kind(given)}")
+    points = 1
+    for field, values in given.items():
+        if not isinstance(values, list) or not values:
+            raise InputError(
+                f"{name}: sweep.{shown(field)}: must be a list of at least one value, found {kind(values)}"
+            )
+        if _steps(field)[:1] in [[fixed] for fixed in FIXED]:
+            raise InputError(f"{name}: sweep.{shown(field)}: must not be {', '.join(FIXED)}, found one of these")
+        points *= len(values)
+    if points > MOST_POINTS:
+        raise InputError(f"{name}: sweep: must have at most {MOST_POINTS} combinations, found {points}")
+    return given
+
+
+def _steps(field: str) -> list[str | int]:
+    """Return the keys and positions that a field's path goes through: ``strategies[0].temperature`` has three."""
+    steps: list[str | int] = []
+    at = 0
+    while at < len(field):
+        step = _STEP.match(field, at)
+        if step is None:
+            return []
+        if step[1] is not None:
+            steps.append(step[1])
+        elif step[2] is not None:
+            steps.append(int(step[2]))
+        at = step.end()
+    return steps
+
+
+def _changed(document: Mapping[str, Any], chosen: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a copy of a document in which the chosen fields have their values."""
+    out: dict[str, Any] = copy.deepcopy(dict(document))
+    for field, value in chosen.items():
+        *path, last = _steps(field) or [""]
+        place: Any = out
+        for step in path:
+            place = _inside(place, step)
+        is_key = isinstance(last, str) and last != "" and isinstance(place, dict)
+        if is_key or (isinstance(last, int) and isinstance(place, list) and last < len(place)):
+            place[last] = copy.deepcopy(value)
+        else:
+            raise InputError(
+                f"{name}: sweep.{shown(field)}: must be a field of this study such as strength or "
+                "strategies[0].temperature, found no such place"
+            )
+    return out
+
+
+def _inside(place: Any, step: str | int) -> Any:
+    if isinstance(step, str) and isinstance(place, dict):
+        return place.get(step)
+    if isinstance(step, int) and isinstance(place, list) and step < len(place):
+        return place[step]
+    return None
+
+
+def _typed(values: Sequence[Any]) -> list[Any]:
+    """Return the values as entries of one column: truth values, integers, reals, or else text."""
+    if all(isinstance(value, bool) for value in values):
+        return list(values)
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    if len(numbers) == len(values):
+        return list(values) if all(isinstance(value, int) for value in values) else [float(value) for value in values]
+    return [value if isinstance(value, str) else json.dumps(value) for value in values]

@@ -1,0 +1,21 @@
+"""Reports: one HTML file that holds all it shows, of a run, a game, an audit, a study or a training."""
+
+from pathlib import Path
+
+REPORT = "report.html"
+"""The report in the folder that it is about."""
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``report.html`` into a folder that `run`, `simulate` or `train` filled, whole or not at all; return it.
+
+    The same folder gives the same bytes. Raises InputError when it is no such folder or a file in it is wrong,
+    MissingExtra where jinja2 is not installed.
+    """
+    from rlhf_game.report.folders import folder_page
+    from rlhf_game.report.page import write_page
+
+    return write_page(folder / REPORT, folder_page(folder))
+
+
+__all__ = ["REPORT", "write_report"]

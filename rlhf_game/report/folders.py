@@ -1,0 +1,42 @@
+"""Which report a folder gets, and what is read for it."""
+
+from pathlib import Path
+from typing import Any
+
+from rlhf_game.errors import InputError
+from rlhf_game.files.documents import parse_json, read_text, shown
+from rlhf_game.files.games import read_game
+from rlhf_game.files.receipts import Receipt
+from rlhf_game.files.schema import parse_model
+from rlhf_game.report.games import Settled, game_page
+from rlhf_game.report.lies import read_audit
+from rlhf_game.report.page import Page
+
+
+def folder_page(folder: Path) -> Page:
+    """Return the report of a folder. Raises InputError when it is none of a run, a study or a training."""
+    if (folder / "game.json").exists():
+        return settled_page(folder / "game.json", folder / "receipt.json", folder / "audit.json")
+    raise InputError(
+        f"{shown(str(folder), 200)}: must be a folder of `run` (with game.json), of `simulate` (study.json) or of "
+        "`train` (metrics.json), found none of these files in it"
+    )
+
+
+def settled_page(game: Path, receipt: Path | None = None, audit: Path | None = None) -> Page:
+    """Return the report of a game file, with the receipt and the audit where there are such files.
+
+    Raises InputError when one of them is wrong, or of another game.
+    """
+    one = read_game(game)
+    document: dict[str, Any] = {}
+    said: Receipt | None = None
+    if receipt is not None and receipt.exists():
+        name = shown(str(receipt), 200)
+        document = parse_json(read_text(receipt), name)
+        said = parse_model(Receipt, document, name)
+        if said.game_sha256 != one.sha256:
+            raise InputError(f"{name}: game_sha256: must be that of {shown(str(game), 200)}, found another")
+    origin = document.get("provenance")
+    found = read_audit(audit, one) if audit is not None and audit.exists() else None
+    return game_page(Settled(one, said, origin if isinstance(origin, dict) else None, found))

@@ -1,0 +1,188 @@
+"""The money of a settlement on the page: what each group gets, what it pays, and what the payment is made of."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from rlhf_game.files.receipts import GroupReceipt, Interval, Number, Receipt
+from rlhf_game.report.charts import Step, shares, waterfall
+from rlhf_game.report.data import Cell, Data, column, decimals, number, share
+from rlhf_game.report.page import Figure, Key, Note, Panel, Section, TableBlock
+from rlhf_game.report.settlements import Breakdown
+
+NUMBERS: Final = ("value", "payment", "utility")
+"""Of each group of a receipt."""
+KINDS: Final = (
+    ("own value", "own"),
+    ("cost to another group", "cost"),
+    ("gain of another group", "gain"),
+    ("provider's share", "reg"),
+    ("set by the payment rule", "extra"),
+    ("payment", "pay"),
+    ("utility", "keep"),
+)
+"""The bars of a waterfall."""
+
+
+def estimate(value: Number) -> float:
+    """Return the single best number."""
+    return value.estimate if isinstance(value, Interval) else value
+
+
+def range_of(value: Number) -> str:
+    """Return an interval in words, or nothing where the number is known."""
+    if not isinstance(value, Interval):
+        return ""
+    places = decimals([value.low, value.high])
+    return f"{number(value.low, places)} to {number(value.high, places)}"
+
+
+def summed(numbers: Sequence[Number]) -> Number:
+    """Return the sum; of intervals the sums of their ends, which hold where all of them do."""
+    if all(isinstance(value, float) for value in numbers):
+        return sum(estimate(value) for value in numbers)
+    ends = [(v.estimate, v.low, v.high, v.level) if isinstance(v, Interval) else (v, v, v, 1.0) for v in numbers]
+    middle, low, high, levels = zip(*ends, strict=True)
+    level = max(1e-9, 1 - sum(1 - level for level in levels))
+    return Interval(estimate=sum(middle), low=sum(low), high=sum(high), level=level)
+
+
+def settlement(receipt: Receipt, parts: Sequence[Breakdown] | None, checked: Note) -> Section:
+    """Return who gets what, as the receipt says it. parts: the payments taken apart, where that was done."""
+    groups = receipt.groups
+    intervals = [n for g in groups for n in (g.value, g.payment, g.utility) if isinstance(n, Interval)]
+    lead = "Value is what the policy is worth to one member; utility is that of all members together, less the payment."
+    if parts is not None and not any(isinstance(group.value, Interval) for group in groups):
+        lead += " Value without it is what a member would have if the group had stayed away."
+    if intervals:
+        level = min(interval.level for interval in intervals)
+        sure = "for certain" if level == 1 else f"with probability {level:g}"
+        lead += f" In small print: between which numbers it lies {sure}, whatever responses were not found."
+    blocks = (checked, _table(receipt, None if intervals else parts), _shares(receipt))
+    return Section("settlement", "Who gets what", lead, blocks)
+
+
+def _table(receipt: Receipt, parts: Sequence[Breakdown] | None) -> TableBlock:
+    groups = receipt.groups
+    columns: list[tuple[str, list[str]]] = [("Members", [str(group.size) for group in groups])]
+    if parts is not None:
+        alone = [part.value_without / group.size for part, group in zip(parts, groups, strict=True)]
+        columns.append(("Value without it", column(alone)))
+    heads = ("Value", "Payment", "Utility")
+    columns += [(head, _texts([getattr(g, name) for g in groups])) for head, name in zip(heads, NUMBERS, strict=True)]
+    totals = [_texts([summed([getattr(group, name) for group in groups])])[0] for name in NUMBERS[1:]]
+    blanks = [""] * (len(columns) - 3)
+    return TableBlock(
+        "settlement-table",
+        "The settlement",
+        ("Group", *(head for head, _ in columns)),
+        tuple(zip([group.name for group in groups], *(texts for _, texts in columns), strict=True)),
+        "",
+        _numbers(groups),
+        (("All", str(sum(group.size for group in groups)), *blanks, *totals),),
+    )
+
+
+def _texts(numbers: Sequence[Number]) -> list[str]:
+    texts = column([estimate(value) for value in numbers])
+    return [f"{text}\n{range_of(value)}".rstrip() for text, value in zip(texts, numbers, strict=True)]
+
+
+def _numbers(groups: Sequence[GroupReceipt]) -> Data:
+    """Return the numbers of the receipt; those known as intervals in three columns."""
+    header = ["group", "size"]
+    table: list[Sequence[Cell]] = [[group.name for group in groups], [group.size for group in groups]]
+    for name in NUMBERS:
+        values: list[Number] = [getattr(group, name) for group in groups]
+        header.append(name)
+        table.append([estimate(value) for value in values])
+        if any(isinstance(value, Interval) for value in values):
+            for end in ("low", "high"):
+                header.append(f"{name} {end}")
+                table.append([getattr(value, end) if isinstance(value, Interval) else value for value in values])
+    return Data(tuple(header), tuple(zip(*table, strict=True)))
+
+
+def _shares(receipt: Receipt) -> Figure:
+    rows = [(g.name, estimate(g.utility), estimate(g.payment), _ends(g.payment)) for g in receipt.groups]
+    said = "; ".join(f"{name} keeps {number(kept)} and pays {number(paid)}" for name, kept, paid, _ in rows)
+    caption = "The length of a bar is what the policy is worth to all members of a group; its dark end is the payment."
+    if receipt.payment == "none":
+        caption = "The length of a bar is what the policy is worth to all members of a group. Nobody pays."
+    elif len(rows) > 1:
+        name, kept, paid, _ = max(rows, key=lambda row: row[2])
+        part = f", {share(paid / (kept + paid))} of what the policy is worth to it" if kept > 0 < paid else ""
+        caption += f" Most is paid by {name}: {number(paid)}{part}."
+    if any(ends is not None for *_, ends in rows):
+        caption += " The thin line is the interval of the payment."
+    data = tuple((name, kept + paid, paid, kept) for name, kept, paid, _ in rows)
+    return Figure(
+        "shares",
+        "Where each group's value goes",
+        (Panel(shares("shares-drawing", "Where each group's value goes", said, rows)),),
+        caption,
+        Data(("group", "value of all members", "payment", "utility"), data),
+        (Key("utility, kept by the group", kind="keep"), Key("payment", kind="pay")),
+    )
+
+
+def _ends(value: Number) -> tuple[float, float] | None:
+    return (value.low, value.high) if isinstance(value, Interval) else None
+
+
+def payments(receipt: Receipt, parts: Sequence[Breakdown]) -> Section:
+    """Return the payment of each group, step by step from its value to its utility."""
+    groups, panels, kinds = receipt.groups, [], set[str]()
+    rows: list[tuple[Cell, ...]] = []
+    for i, (group, part) in enumerate(zip(groups, parts, strict=True)):
+        steps = _steps(i, [one.name for one in groups], part)
+        said = "; ".join(f"{step.label}: {number(abs(step.end - step.start))}" for step in steps)
+        drawing = waterfall(f"waterfall-{i}", f"The payment of {group.name}", said, steps)
+        interval = range_of(group.payment)
+        note = f"The payment lies between {interval.replace(' to ', ' and ')}." if interval else ""
+        panels.append(Panel(drawing, group.name, note))
+        rows += _items(i, [one.name for one in groups], part)
+        kinds |= {step.kind for step in steps}
+    figure = Figure(
+        "waterfall",
+        "From value to utility",
+        tuple(panels),
+        "Read each chart from top to bottom. What a group costs another one is what that one would gain if the group "
+        "stayed away; a group that helps another one is paid for it. The provider's share is what it costs to move the "
+        "model further from its reference. The steps add up to the payment.",
+        Data(("group", "item", "amount"), tuple(rows)),
+        tuple(Key(label, kind=kind) for label, kind in KINDS if kind in kinds),
+    )
+    lead = "A group is charged for what its presence costs everybody else, not for what it says the policy is worth."
+    return Section("payments", "What each payment is made of", lead, (figure,))
+
+
+def _parts(at: int, names: Sequence[str], part: Breakdown) -> list[tuple[str, float, str]]:
+    """Return the summands of a payment: what it is, how much, and its kind."""
+    found = [
+        (f"{'cost to' if cost >= 0 else 'gain of'} {name}", cost, "cost" if cost >= 0 else "gain")
+        for j, (name, cost) in enumerate(zip(names, part.costs, strict=True))
+        if j != at
+    ]
+    found.append(("provider's share", part.regularizer, "reg"))
+    if part.boost:
+        found.append(("provider's boost", part.boost, "reg"))
+    if part.extra:
+        found.append(("entry fee" if part.extra > 0 else "not charged", part.extra, "extra"))
+    return found
+
+
+def _steps(at: int, names: Sequence[str], part: Breakdown) -> list[Step]:
+    steps, left = [Step("own value", 0.0, part.value, "own", is_total=True)], part.value
+    for label, amount, kind in _parts(at, names, part):
+        steps.append(Step(label, left, left - amount, kind))
+        left -= amount
+    kept = part.value - part.payment
+    steps.append(Step("payment", part.value, kept, "pay", is_total=True))
+    return [*steps, Step("utility", 0.0, kept, "keep", is_total=True)]
+
+
+def _items(at: int, names: Sequence[str], part: Breakdown) -> list[tuple[Cell, ...]]:
+    own, name = ("own value", part.value), names[at]
+    middle = [(label, amount) for label, amount, _ in _parts(at, names, part)]
+    ends: list[tuple[str, Any]] = [("payment", part.payment), ("utility", part.value - part.payment)]
+    return [(name, label, amount) for label, amount in (own, *middle, *ends)]

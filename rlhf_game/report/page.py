@@ -1,0 +1,234 @@
+"""A report as a page: what stands on it, and the one HTML file that it becomes."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Final, TypeAlias, final
+
+from rlhf_game import __version__
+from rlhf_game.errors import MissingExtra
+from rlhf_game.files.atomic import write_bytes
+from rlhf_game.report.data import Data, share
+from rlhf_game.report.svg import SHAPES, element, marker
+
+SHORT: Final = 420
+"""Letters of a text that are shown at once."""
+
+
+@final
+@dataclass(frozen=True)
+class Panel:
+    """One drawing of a figure, with a heading of its own and a line below it."""
+
+    drawing: str
+    heading: str = ""
+    note: str = ""
+
+
+@final
+@dataclass(frozen=True)
+class Key:
+    """One entry of a legend: a series by its shape and colour, or a bar by its kind."""
+
+    label: str
+    slot: int | None = None
+    kind: str = ""
+
+    @property
+    def mark(self) -> str:
+        """Its drawing."""
+        inner = marker(self.slot, 8, 8) if self.slot is not None else None
+        inner = inner or element("rect", x=1, y=3, width=14, height=10, rx=2, class_=f"bar {self.kind}")
+        return element("svg", inner, width=16, height=16, viewBox="0 0 16 16", aria_hidden="true").html()
+
+
+@final
+@dataclass(frozen=True)
+class Figure:
+    """Drawings that make one point, and the numbers behind them."""
+
+    kind: ClassVar[str] = "figure"
+    key: str
+    """Its id, and the name of its CSV."""
+    title: str
+    panels: tuple[Panel, ...]
+    caption: str
+    data: Data
+    legend: tuple[Key, ...] = ()
+
+
+@final
+@dataclass(frozen=True)
+class TableBlock:
+    """A table that is read as it stands. A cell with a line break has its second line small."""
+
+    kind: ClassVar[str] = "table"
+    key: str
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    caption: str
+    data: Data
+    foot: tuple[tuple[str, ...], ...] = ()
+    texts: int = 1
+    """The first columns, which hold texts; the others hold numbers."""
+    is_open: bool = True
+
+
+@final
+@dataclass(frozen=True)
+class Response:
+    """One response: its probability before and after, and what the groups think of it."""
+
+    text: str
+    before: float
+    after: float
+    rewards: tuple[str, ...]
+
+    @property
+    def short(self) -> str:
+        """The text, cut where it is long."""
+        return self.text if len(self.text) <= SHORT else self.text[:SHORT].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+
+    @property
+    def change(self) -> str:
+        """The probabilities in words."""
+        return f"{share(self.before)} \N{RIGHTWARDS ARROW} {share(self.after)}"
+
+    @property
+    def bar(self) -> str:
+        """The probabilities as a bar (after) and a line across it (before)."""
+        before, after = 200 * min(self.before, 1.0), 200 * min(self.after, 1.0)
+        return element(
+            "svg",
+            element("title", f"before {share(self.before)}, after {share(self.after)}"),
+            element("rect", x=0, y=5, width=200, height=10, rx=2, class_="track"),
+            element("rect", x=0, y=5, width=max(after, 0.8), height=10, rx=2, class_="bar after"),
+            element("path", d=f"M{max(before, 0.8):.2f} 1V19", class_="before"),
+            viewBox="0 0 200 20",
+            preserveAspectRatio="none",
+            role="img",
+            aria_label=f"before {share(self.before)}, after {share(self.after)}",
+        ).html()
+
+
+@final
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt and what became of its responses."""
+
+    text: str
+    moved: float
+    responses: tuple[Response, ...]
+    rest: str
+    """What is said of the responses that are not shown."""
+
+    @property
+    def moved_text(self) -> str:
+        """How much of the probability changed sides."""
+        return share(self.moved)
+
+
+@final
+@dataclass(frozen=True)
+class Prompts:
+    """The policy before and after, prompt by prompt."""
+
+    kind: ClassVar[str] = "prompts"
+    key: str
+    title: str
+    groups: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
+    caption: str
+    data: Data
+    has_before: bool = True
+
+
+@final
+@dataclass(frozen=True)
+class Note:
+    """One sentence apart: good, bad, or plain."""
+
+    kind: ClassVar[str] = "note"
+    tone: str
+    text: str
+
+
+Block: TypeAlias = Figure | TableBlock | Prompts | Note
+
+
+@final
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: a question or a claim, and what answers it."""
+
+    key: str
+    title: str
+    lead: str
+    blocks: tuple[Block, ...]
+
+
+@final
+@dataclass(frozen=True)
+class Page:
+    """A whole report. facts: (name, number, unit or remark)."""
+
+    title: str
+    lead: str
+    facts: tuple[tuple[str, str, str], ...]
+    sections: tuple[Section, ...]
+    provenance: tuple[tuple[str, str], ...]
+    commands: tuple[str, ...] = ()
+
+
+def html_of(page: Page) -> str:
+    """Return a page as one HTML document that asks nothing of any network; raises MissingExtra without jinja2."""
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ImportError:
+        raise MissingExtra("report", "jinja2") from None
+    loader = PackageLoader("rlhf_game.report")
+    jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    style, script = (loader.get_source(jinja, name)[0] for name in ("style.css", "script.js"))
+    allowed = (
+        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    document = jinja.get_template("page.html").render(
+        page=page, style=style, script=script, allowed=allowed, version=__version__, shapes=len(SHAPES)
+    )
+    return _without_controls(document)
+
+
+def write_page(path: Path, page: Page) -> Path:
+    """Write a page at ``path``, whole or not at all."""
+    write_bytes(path, html_of(page).encode("utf-8", "replace"))
+    return path
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _without_controls(document: str) -> str:
+    """Return the document with what HTML has no place for (control characters) replaced."""
+    return "".join(c if c >= " " and c != "\x7f" or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in document)
+
+
+def provenance_rows(*documents: tuple[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return named values as rows of a table: a mapping becomes one row for each of its keys."""
+    rows: list[tuple[str, str]] = []
+    for name, value in documents:
+        if isinstance(value, dict):
+            rows += provenance_rows(*((f"{name} {key}".strip(), inner) for key, inner in value.items()))
+        elif value is not None:
+            rows.append((name, value if isinstance(value, str) else json.dumps(value)))
+    return tuple(rows)
+
+
+def names_of(names: Sequence[str]) -> str:
+    """Return names as a list in a sentence."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -36,6 +36,23 @@ class PolicyFile(Strict):
     sha256: str
 
 
+@final
+class PolicyFolder(Strict):
+    """The folder, relative to the receipt, that holds the weights of a trained policy, and their SHA-256."""
+
+    folder: str = Field(min_length=1)
+    sha256: str
+
+
+def folder_digest(folder: Path) -> str | None:
+    """Return the SHA-256 of a folder's .safetensors (of several, of their names and digests), or None without any."""
+    weights = sorted(folder.glob("*.safetensors"))
+    if len(weights) < 2:
+        return digest(weights[0]) if weights else None
+    listing = "\n".join(f"{path.name} {digest(path)}" for path in weights)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
 def is_long(game: Game) -> bool:
     """Return whether a game's policy has LARGE probabilities or more: it is then no part of the receipt's text."""
     return int(np.prod(_shape(game))) >= LARGE

@@ -12,7 +12,7 @@ from rlhf_game.files.atomic import write_text
 from rlhf_game.files.build import certified
 from rlhf_game.files.documents import parse_json, parse_json_lines, read_text, shown
 from rlhf_game.files.games import Game
-from rlhf_game.files.policies import PolicyFile, is_long
+from rlhf_game.files.policies import PolicyFile, PolicyFolder, is_long
 from rlhf_game.files.schema import Strict, parse_model
 from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.mechanism import Settlement
@@ -33,6 +33,8 @@ def _is_interval(value: Any) -> str:
 
 
 def _axes(value: Any) -> str:
+    if isinstance(value, PolicyFolder) or (isinstance(value, dict) and "folder" in value):
+        return "<folder>"
     if isinstance(value, dict | PolicyFile):
         return "<file>"
     axes = 0
@@ -50,7 +52,8 @@ Policy: TypeAlias = Annotated[
     Annotated[Vector, Tag("<1>")]
     | Annotated[Matrix, Tag("<2>")]
     | Annotated[list[Matrix], Tag("<3>")]
-    | Annotated[PolicyFile, Tag("<file>")],
+    | Annotated[PolicyFile, Tag("<file>")]
+    | Annotated[PolicyFolder, Tag("<folder>")],
     Discriminator(_axes),
 ]
 
@@ -80,7 +83,7 @@ class Receipt(Strict):
     strength: float
     payment: str
     policy: Policy | None
-    """None or a file where there are too many probabilities for a text (see policies)."""
+    """None or a file where there are too many probabilities for a text, a folder of a trained model (see policies)."""
     social_welfare: Number
     divergence: Number
     affine_social_welfare: Number

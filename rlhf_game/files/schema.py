@@ -169,8 +169,8 @@ def parse_fields(document: Any, name: str) -> Fields:
     space = document.get("space", "table")
     if space == "samples":
         raise InputError(
-            f"{name}: space: must be {' or '.join(SPACES)} here, found samples: draws of a trained policy, which verify "
-            "reads; what is proved about its lies is the certificate in the receipt"
+            f"{name}: space: must be {' or '.join(SPACES)} here, found samples: draws of a trained policy, which "
+            "verify reads; what is proved about its lies is the certificate in the receipt"
         )
     if not isinstance(space, str) or space not in SPACES:
         raise InputError(f"{name}: space: must be {' or '.join(SPACES)}, found {kind(space)}")

@@ -28,17 +28,39 @@ def brier(margins: Array) -> float:
     return float(np.mean((1.0 - preferred(margins)) ** 2))
 
 
-def calibration_error(margins: Array, bins: int = 10) -> float:
-    """Return the expected calibration error (Naeini et al. 2015) of the side that the reward prefers.
+@final
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Pairs of about the same confidence: how many, its mean, and how often the label agrees."""
 
-    A pair's confidence is max(p, 1 - p), p = sigma(margin), in ``bins`` equal bins of [1/2, 1]; its outcome is whether
-    the label agrees. The error is the mean over pairs of |accuracy - confidence| of their bins.
+    pairs: int
+    confidence: float
+    accuracy: float
+
+
+def calibration_bins(margins: Array, bins: int = 10) -> tuple[CalibrationBin, ...]:
+    """Return the bins that hold pairs, of ``bins`` equal ones of [1/2, 1], by the confidence in the preferred side.
+
+    A pair's confidence is max(p, 1 - p), p = sigma(margin); a tie agrees half.
     """
     confidence = preferred(np.abs(margins))
     agrees = (margins > 0) + 0.5 * (margins == 0)
     place = np.minimum((2.0 * (confidence - 0.5) * bins).astype(int), bins - 1)
-    gaps = np.bincount(place, weights=agrees - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(margins))
+    held = [place == k for k in range(bins)]
+    return tuple(
+        CalibrationBin(int(one.sum()), float(confidence[one].mean()), float(agrees[one].mean()))
+        for one in held
+        if one.any()
+    )
+
+
+def calibration_error(margins: Array, bins: int = 10) -> float:
+    """Return the expected calibration error (Naeini et al. 2015) of the side that the reward prefers.
+
+    It is the mean over pairs of |accuracy - confidence| of their bins.
+    """
+    gaps = [one.pairs * abs(one.accuracy - one.confidence) for one in calibration_bins(margins, bins)]
+    return float(sum(gaps) / len(margins))
 
 
 def ranks(values: Array) -> Array:
@@ -148,6 +170,28 @@ def overoptimisation(proxy: Array, gold: Array, strengths: Sequence[float]) -> O
         curve.append([float(np.mean(row.sum(axis=1))) for row in rows])
     divergence, of_proxy, of_gold = np.array(curve).T
     return Optimised(divergence, of_proxy, of_gold)
+
+
+def optimised_to(proxy: Array, gold: Array, divergences: Sequence[float]) -> Optimised:
+    """Return the curve of ``overoptimisation`` at given divergences, in nats, so that proxies can be compared there.
+
+    The strength of each is found by bisection: the divergence falls as it grows. A divergence above what the proxy can
+    reach (log N, less where its best candidates tie) is left out.
+    """
+    unit = float(np.ptp(proxy, axis=1).max())
+    kept = []
+    for wanted in divergences if unit > 0 else ():
+        low, high = np.log(unit * 1e-6), np.log(unit * 1e6)
+        if overoptimisation(proxy, gold, [float(np.exp(low))]).divergence[0] < wanted:
+            continue
+        for _ in range(60):
+            middle = (low + high) / 2.0
+            is_above = overoptimisation(proxy, gold, [float(np.exp(middle))]).divergence[0] > wanted
+            low, high = (middle, high) if is_above else (low, middle)
+        kept.append(float(np.exp(high)))
+    if not kept:
+        return Optimised(np.empty(0), np.empty(0), np.empty(0))
+    return overoptimisation(proxy, gold, kept)
 
 
 def expected_best(proxy: Array, gold: Array, n: int) -> tuple[float, float]:

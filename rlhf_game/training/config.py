@@ -9,7 +9,7 @@ from typing import Any, final
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind
 from rlhf_game.files.schema import parse_model
-from rlhf_game.runs.config import hash_of, read_document
+from rlhf_game.runs.config import hash_of, hashes_of_models, read_document
 from rlhf_game.training.kinds import TrainingFields
 from rlhf_game.training.reward_models import EnsembleConfig, RewardModelConfig, WarmConfig
 
@@ -28,7 +28,7 @@ class TrainingConfiguration:
     fields: TrainingFields
     base: Path
     files: Mapping[str, str]
-    """The sha256 of each file that is part of the configuration."""
+    """The sha256 of each file that is part of the configuration, and of the weights in each folder that is."""
 
     def document(self) -> dict[str, Any]:
         """Return the canonical content: what config.json holds and what must not change in a folder."""
@@ -47,6 +47,11 @@ def read_training(path: str | os.PathLike[str]) -> TrainingConfiguration:
     for field, file in fields.files().items():
         try:
             files[file] = hash_of(file, base)
+        except InputError as error:
+            raise InputError(f"{name}: {field}: {error}") from None
+    for field, model in fields.models().items():
+        try:
+            files |= hashes_of_models([model], base)
         except InputError as error:
             raise InputError(f"{name}: {field}: {error}") from None
     return TrainingConfiguration(fields, base, files)

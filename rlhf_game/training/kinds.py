@@ -41,6 +41,10 @@ class TrainingFields(Strict, ABC):
         """Return the files whose content is part of the configuration, by the field that names them."""
         return {}
 
+    def models(self) -> Mapping[str, str]:
+        """Return the models whose weights are part of the configuration, by the field that names them."""
+        return {}
+
     def check(self, name: str) -> None:
         """Raise InputError when fields do not go together. name: of the configuration, for messages."""
         return

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rlhf_game import __version__
 from rlhf_game.files.atomic import write_json, write_text
+from rlhf_game.files.documents import parse_json, read_text
 from rlhf_game.rewards.bradley_terry import Likelihood, LinearHead, fit_head
 from rlhf_game.runs.directory import Progress, versions
 from rlhf_game.training.reward_models import MemberSpec, RewardModelFields
@@ -61,6 +62,13 @@ def train_member(spec: MemberSpec, out: Path, shop: Workshop) -> None:
     else:
         done, origin = _finetune(spec, backbone, drawn, out, shop)
     card = _card(spec, origin, done, shop)
+    write_text(out / "README.md", _readme(card))
+    write_json(out / CARD, card)
+
+
+def write_metrics(out: Path, judged: dict[str, Any]) -> None:
+    """Put what a model is worth on each subset into its card; the same again where it stands there already."""
+    card = {**parse_json(read_text(out / CARD), str(out / CARD)), "metrics": judged}
     write_text(out / "README.md", _readme(card))
     write_json(out / CARD, card)
 
@@ -166,18 +174,35 @@ def _card(spec: MemberSpec, origin: dict[str, Any], done: dict[str, Any], shop: 
 
 
 def _readme(card: dict[str, Any]) -> str:
-    data, backbone = card["data"], card["backbone"]["model"]
     level = "identified (eta > 0)" if card["eta"] > 0 else "only known up to a constant of each prompt (eta = 0)"
-    return f"""# Reward model
+    lines = [*(_origin_of_average(card) if "averaged" in card else _origin(card)), f"* Level: {level}."]
+    lines += [f"* Weights: safetensors only. The same as data, with versions: `{CARD}`.", ""]
+    if "metrics" in card:
+        lines += [
+            "| on | pairs | accuracy | Brier | calibration error | length correlation |",
+            "|---|---|---|---|---|---|",
+        ]
+        keys = ("accuracy", "brier", "calibration_error", "length_correlation")
+        for subset, found in card["metrics"].items():
+            lines.append(f"| {subset} | {found['pairs']} | " + " | ".join(f"{found[key]:.3f}" for key in keys) + " |")
+        lines.append("")
+    if "settings" in card:
+        lines += ["```json", json.dumps(card["settings"], indent=1), "```", ""]
+    return "# Reward model\n\n" + "\n".join(lines)
 
-A Bradley-Terry reward model made by rlhf-game {__version__}: `{card["method"]}` on `{backbone}`, seed {card["seed"]}.
 
-* Data: `{data["source"]}` (sha256 {data["sha256"]}), {data["training_pairs"]} pairs.
-* Share of training labels turned round: {data["flipped"]}.
-* Level: {level}.
-* Weights: safetensors only. Settings, versions and losses: `{CARD}`; what it is worth: metrics.json of its training.
+def _origin(card: dict[str, Any]) -> list[str]:
+    data, backbone = card["data"], card["backbone"]["model"]
+    return [
+        f"A Bradley-Terry reward model made by rlhf-game {__version__}: `{card['method']}` on `{backbone}`, seed "
+        f"{card['seed']}.",
+        "",
+        f"* Data: `{data['source']}` (sha256 {data['sha256']}), {data['training_pairs']} pairs.",
+        f"* Share of training labels turned round: {data['flipped']}.",
+    ]
 
-```json
-{json.dumps(card["settings"], indent=1)}
-```
-"""
+
+def _origin_of_average(card: dict[str, Any]) -> list[str]:
+    members = ", ".join(f"{one['weight']:.3g} of member {one['model']}" for one in card["averaged"])
+    return [f"The average of the weights of reward models, score heads included, made by rlhf-game {__version__}.", "",
+            f"* Members: {members}; their cards are in `members/`."]  # fmt: skip

@@ -2,17 +2,19 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.aggregates import Aggregate, Mean, MeanMinusDeviation, Median, Minimum
-from rlhf_game.rewards.diagnostics import spearman
-from rlhf_game.training.candidates import agreement_on, read_responses
+from rlhf_game.rewards.diagnostics import calibration_bins, spearman
+from rlhf_game.training.candidates import agreement_on, gold_of, optimisation_on, read_responses, scores_on
 from rlhf_game.training.kinds import Table, Task
-from rlhf_game.training.members import CARD, Workshop, rewards_of, train_member
+from rlhf_game.training.members import CARD, Workshop, rewards_of, train_member, write_metrics
 from rlhf_game.training.reward_models import (
     MemberSpec,
     RewardModelConfig,
@@ -37,24 +39,47 @@ def train_reward_models(fields: RewardModelFields, task: Task) -> dict[str, Any]
     if isinstance(fields, RewardModelConfig):
         train_member(specs[0], task.path / "model", shop)
         rewards = rewards_of(specs[0], task.path / "model", shop)
-        return {"kind": fields.kind, "model": _judged(rewards, shop.subsets)}
+        judged = _judged(rewards, shop.subsets)
+        write_metrics(task.path / "model", judged)
+        return {"kind": fields.kind, "model": judged, "calibration": {"model": _calibration([rewards["test"]])}}
     assert isinstance(fields, SeveralFields)  # the only others
     responses = None if fields.candidates is None else read_responses(task.base / fields.candidates)
+    gold = None if fields.gold is None else fields.gold.build(task.base)
     places = [task.path / "members" / str(i) for i in range(len(specs))]
     for spec, place in zip(specs, places, strict=True):
         train_member(spec, place, shop)
     rewards_by_member = [rewards_of(spec, place, shop) for spec, place in zip(specs, places, strict=True)]
+    members = [_judged(rewards, shop.subsets) for rewards in rewards_by_member]
+    for place, judged in zip(places, members, strict=True):
+        write_metrics(place, judged)
+    aggregates = _aggregates(specs)
+    together = {name: _together(aggregate, rewards_by_member) for name, aggregate in aggregates.items()}
     metrics: dict[str, Any] = {
         "kind": fields.kind,
-        "members": [_judged(rewards, shop.subsets) for rewards in rewards_by_member],
-        "ensemble": _aggregated(specs, rewards_by_member, shop.subsets),
+        "members": members,
+        "ensemble": {name: _judged(rewards, shop.subsets) for name, rewards in together.items()},
         "agreement": _agreement(specs, rewards_by_member),
+        "calibration": {
+            "members": _calibration([rewards["test"] for rewards in rewards_by_member]),
+            **{name: _calibration([rewards["test"]]) for name, rewards in together.items()},
+        },
     }
+    if isinstance(fields, WarmConfig):
+        rewards = _average(specs, places, shop)
+        metrics["average"] = _judged(rewards, shop.subsets)
+        write_metrics(task.path / "model", metrics["average"])
+        metrics["calibration"]["average"] = _calibration([rewards["test"]])
+        metrics |= _line(fields, specs, places, members, shop)
     if responses is not None:
         task.watch("compare on candidates", 0, 1)
-        metrics["candidates"] = agreement_on(responses, specs, places, fields.seed)
-    if isinstance(fields, WarmConfig):
-        metrics |= _averaged(fields, specs, places, metrics["members"], shop)
+        tables = scores_on(responses, places)
+        metrics["candidates"] = agreement_on(responses, specs, tables, fields.seed)
+        if gold is not None:
+            proxies = {f"member {i}": table for i, table in enumerate(tables)}
+            proxies |= {name: _of_tables(aggregate, tables) for name, aggregate in aggregates.items()}
+            if isinstance(fields, WarmConfig):
+                (proxies["average"],) = scores_on(responses, [task.path / "model"])
+            metrics["candidates"]["optimisation"] = optimisation_on(proxies, gold_of(responses, gold))
     return metrics
 
 
@@ -91,28 +116,55 @@ def tables_of(metrics: dict[str, Any]) -> list[Table]:
         )
         heads = ("members", "backbone", "Spearman", *(f"same best of {n}" for n in sizes))
         found.append(Table("How members agree on candidates", heads, agreement))
+    if "optimisation" in metrics.get("candidates", {}):
+        found.append(_table_of_optimisation(metrics["candidates"]["optimisation"]))
     return found
+
+
+def _table_of_optimisation(optimisation: dict[str, Any]) -> Table:
+    """Return the gold reward's gain at a few divergences that the longest curve has."""
+    longest = max((one["curve"] for one in optimisation.values()), key=len)
+    places = range(len(longest) // 4, len(longest), max(1, len(longest) // 4))
+    rows = tuple(
+        (
+            proxy,
+            *(f"{one['curve'][k]['gold']:.3f}" if k < len(one["curve"]) else "out of reach" for k in places),
+            "unknown" if one["peak"] is None else f"{one['peak']:.2f}",
+        )
+        for proxy, one in optimisation.items()
+    )
+    heads = ("optimised", *(f"gold at KL {longest[k]['divergence']:.2f}" for k in places), "highest at KL")
+    return Table("What optimising a reward does to the gold reward", heads, rows)
 
 
 def _judged(rewards: Mapping[str, Rewards], subsets: Subsets) -> dict[str, Any]:
     return {name: judge(rewards[name], rows) for name, rows in subsets.judged.items()}
 
 
-def _aggregated(
-    members: Sequence[MemberSpec], rewards: Sequence[Mapping[str, Rewards]], subsets: Subsets
-) -> dict[str, Any]:
-    """Return what each aggregate is worth; order statistics only of members that are identified."""
+def _calibration(rewards: Sequence[Rewards]) -> list[dict[str, float | int]]:
+    """Return the bins of a reliability diagram, of all these rewards' pairs."""
+    margins = np.concatenate([chosen - rejected for chosen, rejected in rewards])
+    return [asdict(one) for one in calibration_bins(margins)]
+
+
+def _aggregates(members: Sequence[MemberSpec]) -> dict[str, Aggregate]:
+    """Return the aggregates that have a meaning: order statistics only of members that are identified."""
     is_identified = all(member.eta > 0 for member in members)
-    found = {}
-    for name, aggregate in AGGREGATES.items():
-        if is_identified or not aggregate.needs_identified:
-            together = {
-                subset: tuple(aggregate(np.stack([one[subset][side] for one in rewards])) for side in (0, 1))
-                for subset in subsets.judged
-            }
-            found[name] = {subset: judge((chosen, rejected), subsets.judged[subset])
-                           for subset, (chosen, rejected) in together.items()}  # fmt: skip
-    return found
+    return {name: one for name, one in AGGREGATES.items() if is_identified or not one.needs_identified}
+
+
+def _together(aggregate: Aggregate, rewards: Sequence[Mapping[str, Rewards]]) -> dict[str, Rewards]:
+    return {
+        subset: (
+            aggregate(np.stack([one[subset][0] for one in rewards])),
+            aggregate(np.stack([one[subset][1] for one in rewards])),
+        )
+        for subset in rewards[0]
+    }
+
+
+def _of_tables(aggregate: Aggregate, tables: Sequence[Array]) -> Array:
+    return aggregate(np.stack([table.ravel() for table in tables])).reshape(tables[0].shape)
 
 
 def _agreement(members: Sequence[MemberSpec], rewards: Sequence[Mapping[str, Rewards]]) -> list[dict[str, Any]]:
@@ -131,32 +183,44 @@ def _agreement(members: Sequence[MemberSpec], rewards: Sequence[Mapping[str, Rew
     return found
 
 
-def _averaged(
+def _average(members: Sequence[MemberSpec], places: Sequence[Path], shop: Workshop) -> dict[str, Rewards]:
+    """Average the members into ``model``, and return its rewards."""
+    from rlhf_game.training_backends import average_models
+
+    out = places[0].parent.parent / "model"
+    shop.watch("average", 0, 1)
+    if not (out / CARD).exists():
+        average_models(places, out)
+    return rewards_of(_head_alone(members), out, shop)
+
+
+def _line(
     fields: WarmConfig,
     members: Sequence[MemberSpec],
     places: Sequence[Path],
     ends: Sequence[dict[str, Any]],
     shop: Workshop,
 ) -> dict[str, Any]:
-    """Average the members into ``model``; judge the average, and the line between the first two (its ends are)."""
+    """Judge the averages on the line between the first two members (its ends are judged already)."""
     from rlhf_game.training_backends import average_models
 
-    path = places[0].parent.parent
-
-    shop.watch("average", 0, 1)
-    if not (path / "model" / CARD).exists():
-        average_models(places, path / "model")
-    kept = members[0] if all(member.method in ("embedding", "head") for member in members) else None
-    average = _judged(rewards_of(kept, path / "model", shop), shop.subsets)
+    point = places[0].parent.parent / "point"
     judged = {0.0: ends[0], 1.0: ends[1]}
-    for share in np.linspace(0.0, 1.0, fields.curve).tolist()[1:-1]:
-        average_models(places[:2], path / "point", weights=(1.0 - share, share))
-        judged[share] = _judged(rewards_of(kept, path / "point", shop), shop.subsets)
-    shutil.rmtree(path / "point", ignore_errors=True)
+    try:
+        for share in np.linspace(0.0, 1.0, fields.curve).tolist()[1:-1]:
+            average_models(places[:2], point, weights=(1.0 - share, share))
+            judged[share] = _judged(rewards_of(_head_alone(members), point, shop), shop.subsets)
+    finally:
+        shutil.rmtree(point, ignore_errors=True)
     curve = [
         {"share": share, **{name: subset["accuracy"] for name, subset in judged[share].items()}}
         for share in sorted(judged)
     ]
     low, high = curve[0]["test"], curve[-1]["test"]
     above = [point["test"] - ((1.0 - point["share"]) * low + point["share"] * high) for point in curve]
-    return {"average": average, "curve": curve, "lowest_above_line": min(above)}
+    return {"curve": curve, "lowest_above_line": min(above)}
+
+
+def _head_alone(members: Sequence[MemberSpec]) -> MemberSpec | None:
+    """Return how the heads were made where all are linear: then so is their average."""
+    return members[0] if all(member.method in ("embedding", "head") for member in members) else None

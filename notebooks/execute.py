@@ -18,7 +18,8 @@ def executed(path: Path) -> Any:
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "PASSIVE"}
+    quiet = {"PYTHONWARNINGS": "ignore:IProgress not found", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE", **quiet}
     os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
     client = NotebookClient(
         notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}, record_timing=False

@@ -2,15 +2,28 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
-from typing import Any, TypeAlias, final
+from typing import Any, Protocol, TypeAlias, final
 
 from transformers import TrainerCallback
 
 from rlhf_game.errors import RunError
-from rlhf_game.training_backends.policies.settings import PolicyTraining
 
 Watch: TypeAlias = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much."""
+
+
+class Limited(Protocol):
+    """What a guard asks of a training."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Its step size, for messages."""
+        ...
+
+    @property
+    def kl_limit(self) -> float | None:
+        """The sequence KL in nats at which it is given up."""
+        ...
 
 
 @final
@@ -30,7 +43,7 @@ class Told(TrainerCallback):
 class Guard(TrainerCallback):
     """Stops a training before it writes a checkpoint of weights that are worth nothing."""
 
-    def __init__(self, training: PolicyTraining) -> None:
+    def __init__(self, training: Limited) -> None:
         self._limit = training.kl_limit
         self._rate = training.learning_rate
 

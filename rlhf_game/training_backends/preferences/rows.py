@@ -1,0 +1,74 @@
+"""Pairs of texts as token ids, and the order in which a training sees them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from rlhf_game.errors import InputError
+from rlhf_game.training_backends.models import LanguageModel
+from rlhf_game.training_backends.preferences.settings import PreferenceTraining
+from rlhf_game.training_backends.reward_training import Pair
+
+
+@final
+@dataclass(frozen=True)
+class TokenPair:
+    """The token ids of a prompt, rendered, and of two responses with their end token."""
+
+    prompt: tuple[int, ...]
+    chosen: tuple[int, ...]
+    rejected: tuple[int, ...]
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the prompt with the longer response."""
+        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that a step reads."""
+        return 2 * len(self.prompt) + len(self.chosen) + len(self.rejected)
+
+
+def encode_pairs(model: LanguageModel, pairs: Sequence[Pair], system: str | None) -> list[TokenPair]:
+    """Return the pairs as sampling would read the prompt and draw the responses: each response ends by itself."""
+    return [
+        TokenPair(
+            tuple(model.encode_prompt(prompt, system)),
+            encode_response(model, chosen),
+            encode_response(model, rejected),
+        )
+        for prompt, chosen, rejected in pairs
+    ]
+
+
+def encode_response(model: LanguageModel, response: str) -> tuple[int, ...]:
+    """Return the token ids of a response, with the token that ends it."""
+    tokenizer = model.tokenizer
+    ids = tuple(tokenizer(response, add_special_tokens=False).input_ids)
+    if not model.end_ids:
+        return ids
+    return (*ids, int(model.end_ids[0] if tokenizer.eos_token_id is None else tokenizer.eos_token_id))
+
+
+def fitting(pairs: Sequence[TokenPair], longest: int) -> list[tuple[int, TokenPair]]:
+    """Return the pairs of at most ``longest`` tokens, with their places. Raises InputError when there are none."""
+    found = [(k, pair) for k, pair in enumerate(pairs) if pair.longest <= longest]
+    if not found:
+        raise InputError(f"max_length must leave pairs to train on, all {len(pairs)} are longer than {longest} tokens")
+    return found
+
+
+def ordered(training: PreferenceTraining, count: int, processes: int) -> list[int]:
+    """Return the pair of every place of every step: shuffled passes over all pairs, the last one cut to whole steps.
+
+    Laid out beforehand, because a sampler that is made anew on resuming would begin with the first pass's order. An
+    epoch is rounded up to whole steps.
+    """
+    each = training.batch_size * training.accumulation_steps * processes
+    steps = training.max_steps or max(1, int(np.ceil(training.epochs * count / each)))
+    rng = np.random.default_rng(training.seed)
+    passes = [rng.permutation(count) for _ in range(-(-steps * each // count))]
+    return [int(k) for k in np.concatenate(passes)[: steps * each]]

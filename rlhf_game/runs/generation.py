@@ -10,6 +10,8 @@ from rlhf_game.errors import RunError
 from rlhf_game.runs.candidates import merge
 from rlhf_game.runs.config import CandidatesSpec, Source, TrieSpec
 from rlhf_game.runs.directory import Progress, RunFolder, parquet_bytes, read_parquet, versions
+from rlhf_game.runs.prompts import PromptsSpec
+from rlhf_game.runs.prompts_game import find_prompts, open_chats, prompts_provenance
 from rlhf_game.runs.tries import find_responses
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ def generate(source: Source, folder: RunFolder, progress: Progress) -> None:
     """Write candidates.parquet; pieces of an interrupted generation are used, the same bytes come out."""
     if folder.candidates.exists():
         return
+    if isinstance(source.outcomes, PromptsSpec):
+        _find_prompts(source, source.outcomes, folder, progress)
+        return
     from rlhf_game.training_backends import load_language_model
 
     progress("load the language model", 0, 1)
@@ -54,6 +59,15 @@ def generate(source: Source, folder: RunFolder, progress: Progress) -> None:
     else:
         columns = _draw(source, model, source.outcomes, folder, progress)
     folder.write(folder.candidates, parquet_bytes(columns, provenance))
+    folder.drop_parts()
+
+
+def _find_prompts(source: Source, outcomes: PromptsSpec, folder: RunFolder, progress: Progress) -> None:
+    chats = open_chats(source, outcomes, folder.path)
+    provenance = prompts_provenance(source, outcomes, chats)
+    _check_resumed(folder, provenance)
+    columns, found = find_prompts(source, outcomes, chats, progress)
+    folder.write(folder.candidates, parquet_bytes(columns, {**provenance, "system_prompts": found}))
     folder.drop_parts()
 
 

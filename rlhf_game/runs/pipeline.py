@@ -12,6 +12,7 @@ from rlhf_game.files.tables import digest
 from rlhf_game.runs.config import Configuration
 from rlhf_game.runs.directory import Progress, RunFolder, open_folder, unwatched, versions
 from rlhf_game.runs.generation import Drawn, generate, read_drawn
+from rlhf_game.runs.prompts_game import value_prompts
 from rlhf_game.runs.scoring import read_rewards, score
 
 UNIT = [0.0, 1.0]
@@ -56,19 +57,23 @@ def _write_game(configuration: Configuration, drawn: Drawn, origin: dict[str, An
         return
     fields = configuration.fields
     rewards, scored = read_rewards(folder)
+    provenance = {"prompts": configuration.source.prompts, "candidates": origin, "scores": scored}
+    if "system_prompts" in origin:
+        texts, valuations, errors = value_prompts(origin, len(configuration.source.prompts), rewards)
+        reference: list[Any] = [1.0 / len(texts)] * len(texts)
+        outcomes: list[Any] = texts
+        values: dict[str, list[Any]] = dict(valuations)
+        provenance["standard_errors"] = errors
+    else:
+        reference, outcomes = drawn.by_prompt(drawn.weights), drawn.by_prompt(drawn.texts)
+        values = {name: drawn.by_prompt(reward) for name, reward in rewards.items()}
+    space = {"space": "table", "reference": reference, "outcomes": outcomes, "regularizer": fields.regularizer}
     document: dict[str, Any] = {
-        "space": "table",
-        "reference": drawn.by_prompt(drawn.weights),
-        "outcomes": drawn.by_prompt(drawn.texts),
-        "regularizer": fields.regularizer,
-        "strength": fields.strength,
+        **({**space, "strength": fields.strength} if fields.strength > 0 else {"space": "menu", "outcomes": outcomes}),
         "normalization": fields.normalization,
         "payment": fields.payment,
-        "groups": [
-            {"name": group.name, "size": group.size, "reward": drawn.by_prompt(rewards[group.name])}
-            for group in fields.groups
-        ],
-        "provenance": {"prompts": configuration.source.prompts, "candidates": origin, "scores": scored},
+        "groups": [{"name": group.name, "size": group.size, "reward": values[group.name]} for group in fields.groups],
+        "provenance": provenance,
     }
     if "missing" in origin:
         document |= {"missing": origin["missing"], "bounds": UNIT}
@@ -89,6 +94,11 @@ def _write_receipt(game: Game, configuration: Configuration, origin: dict[str, A
         "seed": configuration.source.seed,
         "versions": versions(),
     }
-    content = receipt_of(game, settle(game)).text().rstrip().removesuffix("}").rstrip()
+    receipt = receipt_of(game, settle(game))
+    if "system_prompts" in origin:
+        policy: Any = receipt.policy
+        found = zip(origin["system_prompts"], policy, strict=True)
+        provenance["system_prompts"] = [{**one, "probability": probability} for one, probability in found]
+    content = receipt.text().rstrip().removesuffix("}").rstrip()
     text = f'{content},\n "provenance": {json.dumps(provenance, allow_nan=False)}\n}}\n'
     folder.write(folder.receipt, text.encode())

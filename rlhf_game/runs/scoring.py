@@ -8,6 +8,7 @@ import numpy as np
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.texts import call_reward
+from rlhf_game.runs.chats import CALLS
 from rlhf_game.runs.config import Configuration, GroupSpec, Source
 from rlhf_game.runs.directory import Progress, RunFolder, parquet_bytes, read_parquet, versions
 from rlhf_game.runs.generation import Drawn
@@ -29,7 +30,7 @@ def score(configuration: Configuration, drawn: Drawn, folder: RunFolder, progres
         part = folder.part("scores", i)
         found = part.read()
         if found is None:
-            found = _score_group(i, group, configuration.source, drawn)
+            found = _score_group(i, group, configuration.source, drawn, folder)
             part.write(found)
         columns["prompt"] += drawn.prompts
         columns["text"] += drawn.texts
@@ -52,8 +53,8 @@ def read_rewards(folder: RunFolder) -> tuple[dict[str, list[float]], dict[str, A
     return rewards, provenance
 
 
-def _score_group(i: int, group: GroupSpec, source: Source, drawn: Drawn) -> dict[str, Any]:
-    reward = group.reward.build(source.base)
+def _score_group(i: int, group: GroupSpec, source: Source, drawn: Drawn, folder: RunFolder) -> dict[str, Any]:
+    reward = group.reward.build_keeping(source.base, folder.path / CALLS)
     asked = [source.prompts[b] for b in drawn.prompts]
     columns = {name: [values[b] for b in drawn.prompts] for name, values in source.columns.items()}
     try:

@@ -1,0 +1,112 @@
+"""What a configuration may say about a language model that is asked: on this machine, or behind an endpoint."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, final
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from rlhf_game.chat import Chat, ChatModel, Endpoint, Ledger, LocalModel, Prices
+from rlhf_game.files.schema import Name, Nonnegative, Positive, Strict
+
+CALLS = "calls"
+"""The folder of a run in which answers of language models and their account are kept."""
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
+_ADDRESS = re.compile(r"https?://[^\s/@]+(/\S*)?")
+
+
+def _hide_what_is_no_variable(value: Any) -> Any:
+    """Let a key that was written where its variable's name belongs not reach the message."""
+    return "[hidden]" if isinstance(value, str) and not _VARIABLE.fullmatch(value) else value
+
+
+def _check_variable(name: str) -> str:
+    if not _VARIABLE.fullmatch(name):
+        raise PydanticCustomError(
+            "variable", "must be the name of the environment variable that holds the key (capitals, digits and _)"
+        )
+    return name
+
+
+def _hide_passwords(value: Any) -> Any:
+    return "[hidden]" if isinstance(value, str) and re.match(r"\w+://[^/]*@", value) else value
+
+
+def _check_address(url: str) -> str:
+    if not _ADDRESS.fullmatch(url):
+        raise PydanticCustomError("address", "must start with http:// or https:// and hold no user and no password")
+    return url
+
+
+KeyName: TypeAlias = Annotated[str, AfterValidator(_check_variable), BeforeValidator(_hide_what_is_no_variable)]
+WebAddress: TypeAlias = Annotated[str, AfterValidator(_check_address), BeforeValidator(_hide_passwords)]
+
+
+@final
+class PricesSpec(Strict):
+    """What a million tokens cost, in any one currency."""
+
+    prompt: Nonnegative
+    completion: Nonnegative
+
+
+@final
+class ChatEndpointSpec(Strict):
+    """An OpenAI-compatible endpoint."""
+
+    url: WebAddress
+    key_env: KeyName | None = None
+    timeout: Positive = 60.0
+    retries: Annotated[int, Field(ge=0, le=100)] = 4
+    workers: Annotated[int, Field(ge=1, le=1000)] = 4
+    options: dict[str, Any] = {}
+    """Further fields of the body of every request."""
+    prices: PricesSpec | None = None
+    cache: Name | None = None
+    """The folder that keeps the answers, for several runs to share; the run's own otherwise."""
+
+
+@final
+class ModelSpec(Strict):
+    """A language model."""
+
+    name: Name
+    revision: Name | None = None
+    device: Name = "auto"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    endpoint: ChatEndpointSpec | None = None
+    """Where it is asked; None: on this machine."""
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+SomeModel: TypeAlias = Annotated[ModelSpec, BeforeValidator(_named)]
+
+
+def open_chat(spec: ModelSpec, base: Path, calls: Path, *, seed: int = 0, batch_size: int = 16) -> Chat:
+    """Return the language model, asked in a way that keeps answers and accounts in the folder ``calls``."""
+    return Chat.kept_in(calls, _model(spec, base, seed, batch_size), cache=_shared(spec, base), prices=_prices(spec))
+
+
+def dry_chat(spec: ModelSpec, base: Path, ledger: Ledger) -> Chat:
+    """Return a chat that counts what would be asked of the language model, and asks nothing."""
+    return Chat.dry(_model(spec, base, 0, 1), ledger, cache=_shared(spec, base), prices=_prices(spec))
+
+
+def _model(spec: ModelSpec, base: Path, seed: int, batch_size: int) -> ChatModel:
+    to = spec.endpoint
+    if to is None:
+        return LocalModel(spec.name, spec.revision, spec.device, spec.dtype, base, batch_size, seed)
+    return Endpoint(spec.name, to.url, to.key_env, to.timeout, to.retries, workers=to.workers, options=to.options)
+
+
+def _shared(spec: ModelSpec, base: Path) -> Path | None:
+    return None if spec.endpoint is None or spec.endpoint.cache is None else base / spec.endpoint.cache
+
+
+def _prices(spec: ModelSpec) -> Prices | None:
+    given = None if spec.endpoint is None else spec.endpoint.prices
+    return None if given is None else Prices(given.prompt, given.completion)

@@ -1,0 +1,96 @@
+"""A judge of answers: four criteria, and a penalty for being longer than a human's answer (CourseGPT-zh, section 4)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from rlhf_game.chat import Chat, Request, ask_once, grade_rule, read_grade
+from rlhf_game.errors import RunError
+from rlhf_game.files.documents import shown
+from rlhf_game.runs.directory import Progress
+from rlhf_game.runs.prompts import ExampleSpec, JudgingFields
+
+CRITERIA: Mapping[str, str] = {
+    "factual accuracy": "Is everything in the answer true, and does it agree with the facts of the reference answer?",
+    "user satisfaction": "Does the answer give the user all that the question asks for, as well as the reference does?",
+    "clarity": "Is the answer clear and easy to read, compared with the reference answer?",
+    "condensability": "Is the answer succinct, or could words be left out without losing anything?",
+}
+"""What is graded, each by a question of its own."""
+
+
+@final
+@dataclass(frozen=True)
+class Judged:
+    """An answer with its grades."""
+
+    example: ExampleSpec
+    answer: str
+    grades: Mapping[str, float]
+    said: tuple[str, ...]
+    """What the judge wrote, criterion by criterion."""
+    unread: int
+    """Grades that could not be read: each counts as the lowest."""
+    penalty: float
+
+    @property
+    def judge(self) -> float:
+        """The mean grade."""
+        return sum(self.grades.values()) / len(self.grades)
+
+    @property
+    def score(self) -> float:
+        """s = mean grade - alpha max(0, length / reference length - 1) (CourseGPT-zh, equation 1)."""
+        return self.judge - self.penalty
+
+
+def length_penalty(answer: str, reference: str, alpha: float) -> float:
+    """Return alpha max(0, len(answer) / len(reference) - 1); lengths in characters.
+
+    >>> length_penalty("abcd", "ab", 0.5), length_penalty("a", "ab", 0.5)
+    (0.5, 0.0)
+    """
+    return alpha * max(0.0, len(answer) / len(reference) - 1.0)
+
+
+def judge_answers(
+    judge: Chat, pairs: Sequence[tuple[ExampleSpec, str]], how: JudgingFields, watch: Progress | None = None
+) -> list[Judged]:
+    """Return the grades of each answer to each example's question.
+
+    A grade that cannot be read counts as the lowest.
+    """
+    requests = [_request(example, answer, name, how) for example, answer in pairs for name in CRITERIA]
+    said = [reply.text for reply in judge.ask(requests, "judge", watch)]
+    grades = [read_grade(text, how.low, how.high) for text in said]
+    found = []
+    for k, (example, answer) in enumerate(pairs):
+        own = slice(k * len(CRITERIA), (k + 1) * len(CRITERIA))
+        known = {name: how.low if grade is None else grade for name, grade in zip(CRITERIA, grades[own], strict=True)}
+        unread = sum(grade is None for grade in grades[own])
+        penalty = length_penalty(answer, example.answer, how.alpha)
+        found.append(Judged(example, answer, known, tuple(said[own]), unread, penalty))
+    return found
+
+
+def check_readable(judge: Chat, judged: Sequence[Judged]) -> None:
+    """Raise RunError when there are grades and none of them could be read: such a judge knows nothing."""
+    if judged and all(one.unread == len(one.grades) for one in judged):
+        raise RunError(
+            f"the judge {judge.model.identity.get('model')} must answer with grades, none of "
+            f"{len(judged) * len(CRITERIA)} can be read; the last: {shown(judged[-1].said[-1])!r}"
+        )
+
+
+def _request(example: ExampleSpec, answer: str, criterion: str, how: JudgingFields) -> Request:
+    rule = (
+        f"Explain in at most two sentences, then end with a line 'Grade: N', N from {how.low:g} to {how.high:g}."
+        if how.explains
+        else grade_rule(how.low, how.high)
+    )
+    return ask_once(
+        f"Question:\n{example.question}\n\nReference answer:\n{example.answer}\n\nAnswer to grade:\n{answer}",
+        f"You grade an answer to a question by one criterion, {criterion}: {CRITERIA[criterion]}\n{rule}",
+        max_tokens=how.judge_tokens,
+        pretend=f"Grade: {how.low:g}",
+    )

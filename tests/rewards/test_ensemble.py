@@ -121,7 +121,7 @@ def test_a_run_takes_any_of_them(tmp_path: Path, models: list[Path]) -> None:
         ({"ensemble": {"members": ["sentiment"], "aggregate": "best"}}, "aggregate"),
         ({"warm": []}, "members"),
         ({"endpoint": {"url": "http://x", "retries": -1}}, "retries"),
-        ({"judge": {"model": "m"}}, "url"),
+        ({"judge": {"model": "m"}}, "instruction"),
     ],
 )
 def test_what_is_wrong_in_a_configuration_is_named(tmp_path: Path, reward: Any, said: str) -> None:

@@ -263,6 +263,14 @@ def test_two_trainings_and_a_game_between_them(write: Write, tmp_path: Path, bac
     assert first["payment"] > 0
     assert second["payment"] > 0  # they disagree: both move the policy
     assert command("verify", tmp_path / "run/receipt.json", tmp_path / "run/game.json").code == 0
+    written = json.loads((tmp_path / "run/config.json").read_text())["files"]
+    assert written.keys() == {"kind", "rude"}
+    head = tmp_path / "kind/model/head.safetensors"
+    head.write_bytes((tmp_path / "rude/model/head.safetensors").read_bytes())
+    result = command("run", tmp_path / "game.json", "-o", tmp_path / "run")
+    assert result.code == 2
+    assert f'files.kind: must be "{written["kind"][:40]}' in result.err
+    assert f'found "{written["rude"][:40]}' in result.err
 
 
 def test_members_are_compared_on_candidates(write: Write, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A training that kills itself without warning after eight of twelve steps. Arguments: the backbone, the folder."""
+"""A training that kills itself without warning after eight of twelve steps: the backbone, the folder, how."""
 
 import os
 import signal
@@ -7,10 +7,13 @@ from pathlib import Path
 
 import torch
 
-from rlhf_game.training_backends.reward_training import Finetuning, finetune
+from rlhf_game.training_backends.reward_training import Finetuning, Lora, finetune
 from tests.preferences import preferences, triples
 
-HOW = Finetuning(max_steps=12, learning_rate=1e-3, max_length=64, save_steps=3, has_dropout=True, seed=7)
+HOW = {
+    name: Finetuning(lora=lora, max_steps=12, learning_rate=1e-3, max_length=64, save_steps=3, has_dropout=True, seed=7)
+    for name, lora in {"full": None, "lora": Lora(rank=4, dropout=0.1)}.items()
+}
 
 
 def watch(what: str, step: int, total: int) -> None:
@@ -20,4 +23,4 @@ def watch(what: str, step: int, total: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    finetune(sys.argv[1], triples(preferences(64, seed=0)), HOW, Path(sys.argv[2]), watch=watch)
+    finetune(sys.argv[1], triples(preferences(64, seed=0)), HOW[sys.argv[3]], Path(sys.argv[2]), watch=watch)

@@ -201,4 +201,6 @@ def test_models_that_cannot_be_averaged_are_refused(folder: Path, tmp_path: Path
     write_card(other, tiny.save_language_model(tmp_path / "lm", seed=3), method="embedding")
     with pytest.raises(InputError, match="heads on the same features of one backbone"):
         average_models([head, other], tmp_path / "warm")
-    assert not (tmp_path / "warm").exists()
+    with pytest.raises(InputError, match="members must be networks of one shape|all heads on embeddings or none"):
+        average_models([head, members[0]], tmp_path / "warm")
+    assert not list(tmp_path.glob("warm*"))  # not the beginning of one either

@@ -72,8 +72,11 @@ def test_the_loss_is_the_formula(folder: Path, tmp_path: Path) -> None:
     assert trained.losses[0] == pytest.approx(expected, rel=1e-5)  # float32
 
 
-def test_a_training_that_was_killed_ends_with_the_same_weights(folder: Path, tmp_path: Path) -> None:
-    script = [sys.executable, "-m", "tests.training_backends.interrupted", str(folder), str(tmp_path / "killed")]
+@pytest.mark.parametrize(("how", "weights"), [("full", "model"), ("lora", "adapter_model")])
+def test_a_training_that_was_killed_ends_with_the_same_weights(
+    folder: Path, tmp_path: Path, how: str, weights: str
+) -> None:
+    script = [sys.executable, "-m", "tests.training_backends.interrupted", str(folder), str(tmp_path / "killed"), how]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     died = subprocess.run(script, capture_output=True, text=True, env=environment, check=False)
     assert died.returncode == -signal.SIGKILL, died.stderr
@@ -83,9 +86,11 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(folder: Path, tmp
     (work / "checkpoint-9").mkdir()  # one that was being written when the process died
     (work / "checkpoint-9" / "model.safetensors").write_bytes(b"half")
 
-    finetune(str(folder), ROWS, HOW, tmp_path / "killed")
-    finetune(str(folder), ROWS, HOW, tmp_path / "whole")
-    killed, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("killed", "whole"))
+    steps: list[int] = []
+    finetune(str(folder), ROWS, HOW[how], tmp_path / "killed", watch=lambda what, step, total: steps.append(step))
+    assert steps == list(range(7, 13))
+    finetune(str(folder), ROWS, HOW[how], tmp_path / "whole")
+    killed, whole = (load_file(tmp_path / name / f"{weights}.safetensors") for name in ("killed", "whole"))
     assert killed.keys() == whole.keys()
     assert all(torch.equal(killed[key], whole[key]) for key in whole)
 

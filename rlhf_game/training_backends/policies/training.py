@@ -17,15 +17,9 @@ from rlhf_game.errors import InputError, RunError
 from rlhf_game.files.atomic import write_json, write_text
 from rlhf_game.training_backends.checkpoints import find_checkpoint
 from rlhf_game.training_backends.models import LanguageModel, load_language_model, quiet_transformers
-from rlhf_game.training_backends.policies.settings import FAITHFULNESS, Faithfulness, PolicyTraining
-from rlhf_game.training_backends.policies.trainers import (
-    NamedReward,
-    PolicyTrainer,
-    Reward,
-    make_settings,
-    make_trainer,
-    ordered_rows,
-)
+from rlhf_game.training_backends.policies.building import make_settings, make_trainer, ordered_rows
+from rlhf_game.training_backends.policies.settings import FAITHFULNESS, Faithfulness, PolicyTraining, Tunable
+from rlhf_game.training_backends.policies.trainers import NamedReward, PolicyTrainer, Reward
 from rlhf_game.training_backends.policies.watching import Guard, Told, Watch, steps_of
 from rlhf_game.training_backends.resuming import checkpoints, last_checkpoint
 from rlhf_game.training_backends.sampling import check_length
@@ -83,27 +77,28 @@ def train_policy(
     columns = columns or {}
     if len(rewards) != len(training.weights):
         raise InputError(f"weights must be {len(rewards)}, one per reward, got {len(training.weights)}")
-    training = replace(training, model=_place(training.model, base))
+    training = replace(training, model=place_of_model(training.model, base))
     document = _document(training, prompts, rewards, columns)
-    with torch.random.fork_rng(), quiet_transformers(), _explained(training, out):
+    with torch.random.fork_rng(), quiet_transformers(), explained(training, out):
         settings = make_settings(training, out / "checkpoints")
         if settings.should_save:
-            _begin(document, out)
+            begin(document, out)
         settings.distributed_state.wait_for_everyone()
         if not (out / CARD).exists():
             trainer = _prepare(training, settings, prompts, rewards, columns, watch, callbacks)
-            _train(trainer, out, watch)
-            _finish(trainer, out, document)
+            train_from_last(trainer, out, watch)
+            finish(trainer, out, document, steps_of(trainer.state.log_history))
     return read_policy(out)
 
 
-def _place(model: str, base: Path | None) -> str:
+def place_of_model(model: str, base: Path | None) -> str:
     """Return a model's name as the folder keeps it: a folder or file by its whole path."""
     path = (base or Path()) / Path(model).expanduser()
     return str(path.resolve()) if path.exists() else model
 
 
-def _train(trainer: PolicyTrainer, out: Path, watch: Watch) -> None:
+def train_from_last(trainer: Any, out: Path, watch: Watch) -> None:
+    """Train what is left after the last whole checkpoint in the folder ``out``."""
     work = out / "checkpoints"
     if trainer.args.should_save:
         last_checkpoint(work)  # drops what is not whole
@@ -152,7 +147,7 @@ def _document(
     return json.loads(json.dumps(document))  # type: ignore[no-any-return]
 
 
-def _begin(document: dict[str, Any], out: Path) -> None:
+def begin(document: dict[str, Any], out: Path) -> None:
     """Say in the folder what it is of; raise InputError when it is another training's already."""
     known = out / "training.json"
     if not known.exists():
@@ -166,7 +161,7 @@ def _begin(document: dict[str, Any], out: Path) -> None:
 
 
 @contextmanager
-def _explained(training: PolicyTraining, out: Path) -> Iterator[None]:
+def explained(training: Tunable, out: Path) -> Iterator[None]:
     """Turn what torch says when memory runs out or a model is broken into a message that says what to do."""
     try:
         yield
@@ -184,7 +179,7 @@ def _explained(training: PolicyTraining, out: Path) -> Iterator[None]:
         raise
 
 
-def _what_to_lower(training: PolicyTraining) -> str:
+def _what_to_lower(training: Tunable) -> str:
     if training.batch_size > 1:
         return (
             f"batch_size (now {training.batch_size}) and raise accumulation_steps (now {training.accumulation_steps}) "
@@ -198,8 +193,11 @@ def _kept(out: Path) -> str:
     return f"the last good checkpoint is {whole[-1]}" if whole else "there is no checkpoint yet"
 
 
-def _finish(trainer: PolicyTrainer, out: Path, document: dict[str, Any]) -> None:
-    """Write the model whole or not at all, the log, and the card; drop checkpoints that are not to be kept."""
+def finish(trainer: Any, out: Path, document: dict[str, Any], log: Sequence[Mapping[str, Any]]) -> None:
+    """Write the model whole or not at all, the log, and the card; drop checkpoints that are not to be kept.
+
+    log: of each step, its ``seconds`` among the rest.
+    """
     fresh, kept = out / "model.tmp", out / "model"
     trainer.save_model(str(fresh))
     trainer.accelerator.wait_for_everyone()
@@ -207,7 +205,6 @@ def _finish(trainer: PolicyTrainer, out: Path, document: dict[str, Any]) -> None
         (fresh / "README.md").unlink(missing_ok=True)  # peft's form, not filled in
         shutil.rmtree(kept, ignore_errors=True)
         fresh.rename(kept)
-        log = steps_of(trainer.state.log_history)
         write_text(out / "steps.jsonl", "".join(json.dumps(row) + "\n" for row in log))
         card = {
             **document,

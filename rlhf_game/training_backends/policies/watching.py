@@ -80,8 +80,11 @@ def sequence_kl(logs: Mapping[str, Any]) -> float | None:
 
 
 def steps_of(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the log of a training, one row per step, from what the Trainer logged."""
-    found = []
+    """Return the log of a training, one row per step, from what the Trainer logged.
+
+    What belongs to a generation (rewards, KL, length) is None in a step that goes on with the responses of the one before.
+    """
+    found: list[dict[str, Any]] = []
     for row in history:
         if "loss" not in row:
             continue
@@ -101,7 +104,7 @@ def steps_of(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "entropy": row.get("entropy"),
                 "gradient_norm": row.get("grad_norm"),
                 "learning_rate": row.get("learning_rate"),
-                "tokens": int(row.get("num_tokens", 0)),
+                "tokens": int(row.get("num_tokens", found[-1]["tokens"] if found else 0)),
                 "seconds": float(row.get("step_time", 0.0)),
             }
         )

@@ -16,6 +16,7 @@ from rlhf_game.files.schema import LARGEST_SIZE, Name, Nonnegative, Positive, Re
 from rlhf_game.files.tables import digest
 from rlhf_game.runs.calibrations import RankSpec, SomeCalibration, tag_of
 from rlhf_game.runs.chats import ModelSpec, SomeModel
+from rlhf_game.runs.finetuned_spec import FinetunedSpec
 from rlhf_game.runs.prompts import PromptsSpec, read_examples, read_seeds
 from rlhf_game.runs.specs import SomeReward
 
@@ -54,11 +55,12 @@ OutcomesSpec: TypeAlias = Annotated[
     Annotated[
         Annotated[CandidatesSpec, Tag("<candidates>")]
         | Annotated[TrieSpec, Tag("<trie>")]
-        | Annotated[PromptsSpec, Tag("<prompts>")],
+        | Annotated[PromptsSpec, Tag("<prompts>")]
+        | Annotated[FinetunedSpec, Tag("<finetuned>")],
         Discriminator(
             tag_of,
             custom_error_type="outcomes",
-            custom_error_message="must have the kind candidates, trie or prompts",
+            custom_error_message="must have the kind candidates, trie, prompts or finetuned",
         ),
     ],
     BeforeValidator(_candidates_unless_said),
@@ -186,8 +188,8 @@ def _check(fields: RunConfig, name: str) -> None:
             raise InputError(f"{name}: weights.{shown(group)}: must be the name of a group, found none of that name")
     if fields.payment == "revenue" and fields.normalization == "none":
         raise InputError(f"{name}: payment: revenue must come with normalization sum or max, found none")
-    if isinstance(fields.outcomes, TrieSpec):
-        _check_trie(fields, name)
+    if isinstance(fields.outcomes, TrieSpec | FinetunedSpec):
+        _check_open(fields, name)
     if isinstance(fields.outcomes, PromptsSpec):
         _check_prompts(fields, fields.outcomes, name)
     elif fields.strength == 0:
@@ -199,20 +201,23 @@ def _check(fields: RunConfig, name: str) -> None:
         )
 
 
-def _check_trie(fields: RunConfig, name: str) -> None:
-    """Refuse what has no meaning for responses that were not found."""
+def _check_open(fields: RunConfig, name: str) -> None:
+    """Refuse what has no meaning where there are responses that were not found or drawn."""
+    outcomes = fields.outcomes.kind
+    if isinstance(fields.outcomes, FinetunedSpec) and (fault := fields.outcomes.fault()) is not None:
+        raise InputError(f"{name}: outcomes.{fault}")
     for field, value, wanted in (
         ("regularizer", fields.regularizer, ("kl",)),
         ("normalization", fields.normalization, ("none",)),
         ("payment", fields.payment, ("affine", "none")),
     ):
         if value not in wanted:
-            raise InputError(f"{name}: {field}: must be {' or '.join(wanted)} with outcomes trie, found {value}")
+            raise InputError(f"{name}: {field}: must be {' or '.join(wanted)} with outcomes {outcomes}, found {value}")
     for i, group in enumerate(fields.groups):
         if isinstance(group.calibration, RankSpec):
             raise InputError(
-                f"{name}: groups[{i}].calibration: must not be rank with outcomes trie: a rank among the responses "
-                "that were found says nothing about the others, found rank"
+                f"{name}: groups[{i}].calibration: must not be rank with outcomes {outcomes}: a rank among the "
+                "responses that were found says nothing about the others, found rank"
             )
 
 

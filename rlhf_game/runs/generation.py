@@ -51,12 +51,13 @@ def generate(source: Source, folder: RunFolder, progress: Progress) -> None:
         named.name, revision=named.revision, device=named.device, dtype=named.dtype, base=source.base
     )
     progress("load the language model", 1, 1)
-    provenance = _provenance(source, model)
-    _check_resumed(folder, provenance)
+    provenance = drawn_provenance(source, model)
+    check_resumed(folder, provenance)
     if isinstance(source.outcomes, TrieSpec):
         columns, missing = find_responses(source, model, source.outcomes, folder, progress)
         provenance["missing"] = missing
     else:
+        assert isinstance(source.outcomes, CandidatesSpec)  # a policy that is trained has a pipeline of its own
         columns = _draw(source, model, source.outcomes, folder, progress)
     folder.write(folder.candidates, parquet_bytes(columns, provenance))
     folder.drop_parts()
@@ -65,7 +66,7 @@ def generate(source: Source, folder: RunFolder, progress: Progress) -> None:
 def _find_prompts(source: Source, outcomes: PromptsSpec, folder: RunFolder, progress: Progress) -> None:
     chats = open_chats(source, outcomes, folder.path)
     provenance = prompts_provenance(source, outcomes, chats)
-    _check_resumed(folder, provenance)
+    check_resumed(folder, provenance)
     columns, found = find_prompts(source, outcomes, chats, progress)
     folder.write(folder.candidates, parquet_bytes(columns, {**provenance, "system_prompts": found}))
     folder.drop_parts()
@@ -104,7 +105,8 @@ def _sampling(outcomes: CandidatesSpec) -> "Sampling":
     return Sampling(outcomes.max_new_tokens, outcomes.temperature, outcomes.top_k, outcomes.top_p)
 
 
-def _provenance(source: Source, model: "LanguageModel") -> dict[str, Any]:
+def drawn_provenance(source: Source, model: "LanguageModel") -> dict[str, Any]:
+    """Return where draws of a model come from: its weights, what was asked, the seed, the versions."""
     drawn_by = {
         "prompts": source.prompts,
         "system": source.system,
@@ -116,7 +118,7 @@ def _provenance(source: Source, model: "LanguageModel") -> dict[str, Any]:
     return {"model": used, "seed": source.seed, "source_sha256": sha256, "versions": versions()}
 
 
-def _check_resumed(folder: RunFolder, provenance: dict[str, Any]) -> None:
+def check_resumed(folder: RunFolder, provenance: dict[str, Any]) -> None:
     """Refuse to go on with other weights or libraries than the pieces that are there were made with."""
     part = folder.part("model", 0)
     before = part.read()

@@ -1,0 +1,87 @@
+"""Outcomes of kind finetuned: what a configuration may say about the training, the payments and the draws."""
+
+from typing import Annotated, Any, Literal, TypeAlias, final
+
+from pydantic import Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from rlhf_game.files.sampled import PaymentsFrom
+from rlhf_game.files.schema import Name, Positive, Strict
+
+Count: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+
+
+@final
+class AdapterSpec(Strict):
+    """A low-rank adapter."""
+
+    rank: Count = 8
+    alpha: Count = 16
+    targets: Annotated[list[Name], Field(min_length=1)] | None = None
+    """The layers it is put on; None: peft's choice."""
+
+
+@final
+class PpoSpec(Strict):
+    """What PPO has beyond the others."""
+
+    epochs: Count = 2
+    gae: Share = 0.95
+    clip: Positive = 0.2
+    value_weight: Positive = 0.1
+
+
+@final
+class FinetunedSpec(Strict):
+    """The outcome is a policy that is trained, and known through samples."""
+
+    kind: Literal["finetuned"]
+    trainer: Literal["rloo", "grpo", "ppo", "best_of_n"] = "rloo"
+    steps: Count = 100
+    learning_rate: Positive = 1e-4
+    batch_size: Count = 16
+    """Responses at a time on each device."""
+    accumulation_steps: Count = 1
+    num_generations: Annotated[int, Field(ge=2, le=10_000)] = 4
+    """Responses to one prompt in a step."""
+    lora: AdapterSpec | Literal["full"] = AdapterSpec()
+    max_new_tokens: Count = 64
+    temperature: Positive = 1.0
+    save_steps: Count = 50
+    kl_limit: Positive | None = None
+    ppo: PpoSpec | None = None
+    trl: dict[Name, bool | int | float | str] = {}
+    """Further arguments of TRL, where they move neither the objective nor what is drawn."""
+    payments_from: PaymentsFrom = "samples"
+    stop_after: Count | None = None
+    """Steps of each training without a group; with payments_from early_stopped."""
+    grid: Annotated[int, Field(ge=1, le=100)] = 4
+    """Of soups: weights of the groups' own policies are multiples of 1 / grid."""
+    samples: Annotated[int, Field(ge=2, le=1_000_000)] = 64
+    """Drawn for each prompt from the reference and from every policy."""
+    level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    cap: Positive | None = None
+    """Of |log(policy / reference)|, in nats; None: the sum of weights and sizes over the strength, plus 1."""
+    allow_gap: bool = False
+    """Charge for the policy of a trainer whose optimum is not the mechanism's; the receipt says how far it is."""
+
+    @field_validator("stop_after")
+    @classmethod
+    def _fewer(cls, stop_after: int | None, info: Any) -> int | None:
+        if stop_after is not None and info.data.get("payments_from") != "early_stopped":
+            raise PydanticCustomError("stop_after", "must be with payments_from early_stopped only")
+        return stop_after
+
+    def fault(self) -> str | None:
+        """Return what is wrong with fields that do not go together, beginning with one of them."""
+        step = self.batch_size * self.accumulation_steps
+        if self.payments_from == "early_stopped" and self.stop_after is None:
+            return "stop_after: must be given with payments_from early_stopped, found nothing"
+        if each % self.num_generations:
+            return (
+                f"num_generations: must divide batch_size * accumulation_steps = {each}, found {self.num_generations}"
+            )
+        if self.ppo is not None and self.trainer != "ppo":
+            return f"ppo: must be with trainer ppo only, found it with {self.trainer}"
+        return None

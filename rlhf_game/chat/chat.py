@@ -11,6 +11,8 @@ from rlhf_game.chat.cache import Cache
 from rlhf_game.chat.ledger import Ledger, Prices
 from rlhf_game.chat.requests import ChatModel, Reply, Request, estimated
 
+REPLIES = "replies"
+"""Of a folder of calls, the folder with the answers."""
 Watch: TypeAlias = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much."""
 
@@ -37,7 +39,7 @@ class Chat:
 
         The folder then holds ledger.jsonl, report.json and replies/.
         """
-        return cls(model, Ledger(folder), Cache(cache or folder / "replies"), prices)
+        return cls(model, Ledger(folder), Cache(cache or folder / REPLIES), prices)
 
     @classmethod
     def dry(

@@ -1,8 +1,9 @@
 """Tables for people, and documents for programs."""
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlhf_game.mechanism.arrays import Array
 
@@ -83,6 +84,35 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]
     for row in rows:
         _row(table, *row)
     _print(table)
+
+
+def show_calls(report: "Mapping[str, Any]", as_json: bool) -> None:
+    """Print what a run would ask of language models: a row per purpose and model, or as JSON."""
+    if as_json:
+        write_out(json.dumps(report) + "\n")
+        return
+    rows = [
+        (
+            row["purpose"],
+            str(row["model"]),
+            str(row["calls"]),
+            str(row["cached"]),
+            str(row["prompt_tokens"]),
+            str(row["completion_tokens"]),
+            "not known" if row["price"] is None else f"{row['price']:.6g}",
+        )
+        for row in [*report["by"], {"purpose": "all", "model": "", **report}]
+    ]
+    heads = (
+        "purpose",
+        "model",
+        "calls",
+        "answered before",
+        "prompt tokens",
+        "answer tokens, at most",
+        "price, at most",
+    )
+    show_table("What would be asked (tokens are estimated)", heads, rows)
 
 
 def number(value: "Number") -> str:

@@ -7,23 +7,31 @@ from typing import Annotated
 import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the receipt as JSON.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Count the calls of language models and their tokens; make none.")
+]
 
 
 def run(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="What to run: .yaml, .yml or .json.")],
     as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: runs/CONFIG's name.")] = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Draw responses of a language model, score them by each group's reward, settle; an interrupted run goes on."""
-    from rlhf_game.cli.display import show_receipt, write_out
+    from rlhf_game.cli.display import show_calls, show_receipt, show_table, write_out
     from rlhf_game.cli.progress import progress_on_stderr
     from rlhf_game.files.build import settle_without
     from rlhf_game.runs.config import read_config
+    from rlhf_game.runs.dry_run import count_calls
     from rlhf_game.runs.pipeline import run as run_pipeline
 
     share_the_processor()
     configuration = read_config(config)
     folder = out or Path("runs") / config.stem
+    if dry_run:
+        show_calls(count_calls(configuration, folder), as_json)
+        return
     with progress_on_stderr() as watch:
         finished = run_pipeline(configuration, folder, watch)
     if as_json:
@@ -31,6 +39,9 @@ def run(
         return
     _, values_without = settle_without(finished.game)
     show_receipt(finished.receipt, values_without)
+    if finished.system_prompts:
+        rows = [(one.text, f"{one.judge_score:.3f}", f"{one.probability:.4f}") for one in finished.system_prompts]
+        show_table("The system prompts", ("system prompt", "judge's score", "probability"), rows)
     typer.echo(f"run folder: {folder}")
 
 

@@ -15,7 +15,18 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-from rlhf_game.chat import Chat, Endpoint, Ledger, LocalModel, ask_once, grade_rule, read_grade
+from rlhf_game.chat import (
+    REPLIES,
+    Chat,
+    ChatModel,
+    Endpoint,
+    Ledger,
+    LocalModel,
+    Request,
+    ask_once,
+    grade_rule,
+    read_grade,
+)
 from rlhf_game.chat.keys import check_url, read_key, without_key
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.rewards.texts import Text, plain
@@ -85,7 +96,9 @@ class ScoreEndpoint:
             scores = json.loads(body)["scores"]
             found = [float(score) for score in scores if not isinstance(score, bool)]
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f'the endpoint {self.url} must answer {{"scores": [..]}}, got {body[:80].encode()!r}') from error
+            raise RunError(
+                f'the endpoint {self.url} must answer {{"scores": [..]}}, got {body[:80].encode()!r}'
+            ) from error
         if len(found) != count:
             raise RunError(f"the endpoint {self.url} must answer {count} scores, got {len(found)}")
         return found
@@ -129,18 +142,24 @@ class Judge:
             raise InputError(f"low must be below high, got low {self.low} and high {self.high}")
 
     @cached_property
-    def _chat(self) -> Chat:
-        model = (
-            LocalModel(self.model, base=self.base)
-            if self.url is None
-            else Endpoint(self.model, self.url, self.key_env, self.timeout, self.retries, workers=self.workers)
-        )
-        return Chat(model, Ledger(None)) if self.calls is None else Chat.kept_in(self.calls, model)
+    def _model(self) -> ChatModel:
+        if self.url is None:
+            return LocalModel(self.model, base=self.base)
+        return Endpoint(self.model, self.url, self.key_env, self.timeout, self.retries, workers=self.workers)
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float]:
         """Return one grade per completion. Raises RunError that names the judge."""
+        kept = Chat(self._model, Ledger(None)) if self.calls is None else Chat.kept_in(self.calls, self._model)
+        return [self._grade(reply.text) for reply in kept.ask(self._requests(prompts, completions), "judge")]
+
+    def count(self, prompts: Sequence[Text], completions: Sequence[Text], ledger: Ledger) -> None:
+        """Count in ``ledger`` what grading the completions would ask; nothing is asked."""
+        kept = None if self.calls is None else self.calls / REPLIES
+        Chat.dry(self._model, ledger, cache=kept).ask(self._requests(prompts, completions), "judge")
+
+    def _requests(self, prompts: Sequence[Text], completions: Sequence[Text]) -> list[Request]:
         rule = f"{self.instruction}\n{grade_rule(self.low, self.high)}"
-        requests = [
+        return [
             ask_once(
                 f"Prompt:\n{plain(prompt)}\n\nResponse:\n{plain(completion)}",
                 rule,
@@ -149,7 +168,6 @@ class Judge:
             )
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
-        return [self._grade(reply.text) for reply in self._chat.ask(requests, "judge")]
 
     def _grade(self, said: str) -> float:
         grade = read_grade(said, self.low, self.high)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias, final
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from rlhf_game.chat import Chat, ChatModel, Endpoint, Ledger, LocalModel, Prices
+from rlhf_game.chat import REPLIES, Chat, ChatModel, Endpoint, Ledger, LocalModel, Prices
 from rlhf_game.files.schema import Name, Nonnegative, Positive, Strict
 
 CALLS = "calls"
@@ -91,9 +91,10 @@ def open_chat(spec: ModelSpec, base: Path, calls: Path, *, seed: int = 0, batch_
     return Chat.kept_in(calls, _model(spec, base, seed, batch_size), cache=_shared(spec, base), prices=_prices(spec))
 
 
-def dry_chat(spec: ModelSpec, base: Path, ledger: Ledger) -> Chat:
-    """Return a chat that counts what would be asked of the language model, and asks nothing."""
-    return Chat.dry(_model(spec, base, 0, 1), ledger, cache=_shared(spec, base), prices=_prices(spec))
+def dry_chat(spec: ModelSpec, base: Path, calls: Path, ledger: Ledger, *, seed: int = 0) -> Chat:
+    """Return a chat that counts what would be asked of the language model beyond what is kept, and asks nothing."""
+    kept = _shared(spec, base) or calls / REPLIES
+    return Chat.dry(_model(spec, base, seed, 1), ledger, cache=kept, prices=_prices(spec))
 
 
 def _model(spec: ModelSpec, base: Path, seed: int, batch_size: int) -> ChatModel:

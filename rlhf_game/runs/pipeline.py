@@ -1,7 +1,7 @@
 """``rlhf-game run``: draw candidates, score them, settle; each stage is done once and an interrupted one goes on."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -12,7 +12,7 @@ from rlhf_game.files.tables import digest
 from rlhf_game.runs.config import Configuration
 from rlhf_game.runs.directory import Progress, RunFolder, open_folder, unwatched, versions
 from rlhf_game.runs.generation import Drawn, generate, read_drawn
-from rlhf_game.runs.prompts_game import value_prompts
+from rlhf_game.runs.prompts_game import SystemPrompt, settled_prompts, value_prompts
 from rlhf_game.runs.scoring import read_rewards, score
 
 UNIT = [0.0, 1.0]
@@ -29,6 +29,8 @@ class Finished:
     drawn: Drawn
     game: Game
     receipt: Receipt
+    system_prompts: tuple[SystemPrompt, ...] = ()
+    """The outcomes, where they are system prompts."""
 
 
 def run(configuration: Configuration, path: Path, progress: Progress | None = None) -> Finished:
@@ -49,7 +51,7 @@ def run(configuration: Configuration, path: Path, progress: Progress | None = No
         _write_receipt(game, configuration, origin, folder)
         watch("settle", 1, 1)
         (receipt,) = read_receipts(folder.receipt)
-        return Finished(path, configuration.source.prompts, drawn, game, receipt)
+        return Finished(path, configuration.source.prompts, drawn, game, receipt, settled_prompts(origin, receipt))
 
 
 def _write_game(configuration: Configuration, drawn: Drawn, origin: dict[str, Any], folder: RunFolder) -> None:
@@ -95,10 +97,8 @@ def _write_receipt(game: Game, configuration: Configuration, origin: dict[str, A
         "versions": versions(),
     }
     receipt = receipt_of(game, settle(game))
-    if "system_prompts" in origin:
-        policy: Any = receipt.policy
-        found = zip(origin["system_prompts"], policy, strict=True)
-        provenance["system_prompts"] = [{**one, "probability": probability} for one, probability in found]
+    if found := settled_prompts(origin, receipt):
+        provenance["system_prompts"] = [asdict(one) for one in found]
     content = receipt.text().rstrip().removesuffix("}").rstrip()
     text = f'{content},\n "provenance": {json.dumps(provenance, allow_nan=False)}\n}}\n'
     folder.write(folder.receipt, text.encode())

@@ -3,12 +3,14 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
 from rlhf_game.chat import Chat, Ledger
+from rlhf_game.files.receipts import Receipt
 from rlhf_game.runs.chats import CALLS, dry_chat, open_chat
 from rlhf_game.runs.config import Source
 from rlhf_game.runs.directory import Progress, unwatched, versions
@@ -41,14 +43,15 @@ def prompts_provenance(source: Source, spec: PromptsSpec, chats: Mapping[str, Ch
     }
 
 
-def count_prompts(source: Source, spec: PromptsSpec, ledger: Ledger) -> int:
-    """Count in ``ledger`` what finding the candidates and eliciting responses would ask; return how many responses.
+def count_prompts(source: Source, spec: PromptsSpec, ledger: Ledger, calls: Path) -> tuple[list[str], list[str]]:
+    """Count in ``ledger`` what finding the candidates and eliciting responses would ask beyond what ``calls`` keeps.
 
-    Nothing is asked. Where every new prompt that a writer writes is a new one, the number of calls is exact.
+    Returns the prompt and the text of each response as a dry run has them.
     """
-    chats = {role: dry_chat(model, source.base, ledger) for role, model in answering(spec, source.model).items()}
+    used = answering(spec, source.model)
+    chats = {role: dry_chat(model, source.base, calls, ledger, seed=source.seed) for role, model in used.items()}
     columns, _ = find_prompts(source, spec, chats, unwatched)
-    return len(columns["text"])
+    return columns["prompt_text"], columns["text"]
 
 
 def find_prompts(
@@ -99,3 +102,25 @@ def value_prompts(
         for name, table in tables.items()
     }
     return texts, {name: table.mean(axis=0).tolist() for name, table in tables.items()}, errors
+
+
+@final
+@dataclass(frozen=True)
+class SystemPrompt:
+    """A system prompt, settled."""
+
+    text: str
+    judge_score: float
+    """What the search gave it, before any report was read."""
+    probability: float
+    """In the settled policy."""
+
+
+def settled_prompts(origin: Mapping[str, Any], receipt: Receipt) -> tuple[SystemPrompt, ...]:
+    """Return the system prompts with their probabilities; none where outcomes are something else."""
+    found = origin.get("system_prompts", [])
+    policy: Any = receipt.policy if found else []
+    return tuple(
+        SystemPrompt(candidate["text"], candidate["score"], probability)
+        for candidate, probability in zip(found, policy, strict=True)
+    )

@@ -252,11 +252,19 @@ class JudgeSpec(RewardSpec):
 
     def build(self, base: Path) -> TextReward:
         """Return the reward."""
-        return Judge(**self.model_dump(exclude={"kind"}), base=base)
+        return self.build_judge(base)
 
     def build_keeping(self, base: Path, calls: Path) -> TextReward:
         """Return the reward, which keeps its answers."""
+        return self.build_judge(base, calls)
+
+    def build_judge(self, base: Path, calls: Path | None = None) -> Judge:
+        """Return the judge. calls: the folder that keeps its answers."""
         return Judge(**self.model_dump(exclude={"kind"}), base=base, calls=calls)
+
+    def models(self) -> tuple[str, ...]:
+        """Return the model, where it is on this machine."""
+        return (self.model,) if self.url is None else ()
 
     def natural(self) -> Calibration:
         """Return the map of the whole range."""

@@ -13,6 +13,6 @@ from rlhf_game.chat.local import LocalModel
 from rlhf_game.chat.requests import ChatModel, Message, Reply, Request, ask_once
 
 __all__ = [
-    "REPLIES", "Cache", "Chat", "ChatModel", "Endpoint", "Ledger", "LocalModel", "Message", "Prices", "Reply", "Request",
-    "ask_once", "grade_rule", "read_grade",
+    "REPLIES", "Cache", "Chat", "ChatModel", "Endpoint", "Ledger", "LocalModel", "Message", "Prices", "Reply",
+    "Request", "ask_once", "grade_rule", "read_grade",
 ]  # fmt: skip

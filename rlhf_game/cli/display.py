@@ -103,15 +103,7 @@ def show_calls(report: "Mapping[str, Any]", as_json: bool) -> None:
         )
         for row in [*report["by"], {"purpose": "all", "model": "", **report}]
     ]
-    heads = (
-        "purpose",
-        "model",
-        "calls",
-        "answered before",
-        "prompt tokens",
-        "answer tokens, at most",
-        "price, at most",
-    )
+    heads = ("purpose", "model", "calls", "kept already", "prompt tokens", "answer tokens, at most", "price, at most")
     show_table("What would be asked (tokens are estimated)", heads, rows)
 
 

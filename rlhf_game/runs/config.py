@@ -190,15 +190,7 @@ def _check(fields: RunConfig, name: str) -> None:
         raise InputError(f"{name}: payment: revenue must come with normalization sum or max, found none")
     if isinstance(fields.outcomes, TrieSpec | FinetunedSpec):
         _check_open(fields, name)
-    if isinstance(fields.outcomes, PromptsSpec):
-        _check_prompts(fields, fields.outcomes, name)
-    elif fields.strength == 0:
-        raise InputError(f"{name}: strength: must be > 0 (0 is for outcomes prompts), found 0.0")
-    elif fields.model.endpoint is not None:
-        raise InputError(
-            f"{name}: model.endpoint: must not be here, where the model's own probabilities are needed (it may be with "
-            "outcomes prompts), found an endpoint"
-        )
+    _check_prompts(fields, name)
 
 
 def _check_open(fields: RunConfig, name: str) -> None:
@@ -221,7 +213,18 @@ def _check_open(fields: RunConfig, name: str) -> None:
             )
 
 
-def _check_prompts(fields: RunConfig, outcomes: PromptsSpec, name: str) -> None:
+def _check_prompts(fields: RunConfig, name: str) -> None:
+    """Refuse what has no meaning for system prompts, and elsewhere what has one only for them."""
+    outcomes = fields.outcomes
+    if not isinstance(outcomes, PromptsSpec):
+        if fields.strength == 0:
+            raise InputError(f"{name}: strength: must be > 0 (0 is for outcomes prompts), found 0.0")
+        if fields.model.endpoint is not None:
+            raise InputError(
+                f"{name}: model.endpoint: must not be here, where the model's own probabilities are needed (it may be "
+                "with outcomes prompts), found an endpoint"
+            )
+        return
     if fields.system is not None:
         raise InputError(f"{name}: system: must not be here: the outcomes are system prompts, found a text")
     if outcomes.temperature == 0 and outcomes.per_prompt > 1:

@@ -11,12 +11,14 @@ from rlhf_game.files.documents import kind
 from rlhf_game.files.schema import parse_model
 from rlhf_game.runs.config import hash_of, hashes_of_models, read_document
 from rlhf_game.training.kinds import TrainingFields
+from rlhf_game.training.preference import PreferenceConfig
 from rlhf_game.training.reward_models import EnsembleConfig, RewardModelConfig, WarmConfig
 
 KINDS: Mapping[str, type[TrainingFields]] = {
     "reward_model": RewardModelConfig,
     "ensemble": EnsembleConfig,
     "warm": WarmConfig,
+    "preference": PreferenceConfig,
 }
 
 

@@ -114,13 +114,12 @@ class ImplicitScorer:
 
 
 def implicit_scorer(folder: Path, *, device: str = "auto") -> ImplicitScorer:
-    """Return the implicit reward of the policy in a folder of ``train`` or ``train_preferences``.
+    """Return the implicit reward of the policy in a folder that ``train_preferences`` wrote.
 
     Raises InputError when there is none, or the reference has other weights now.
     """
-    place = folder / "policy" if (folder / "policy" / CARD).is_file() else folder
     try:
-        card = json.loads((place / CARD).read_text(encoding="utf-8"))
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
         training = card["training"]
         beta, known = float(training["beta"]), card["reference"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -131,4 +130,4 @@ def implicit_scorer(folder: Path, *, device: str = "auto") -> ImplicitScorer:
             f"{folder}: must be used with the reference that it was trained against, sha256 {known.get('sha256')}, "
             f"found {reference.provenance.get('sha256')}"
         )
-    return ImplicitScorer(load_policy(place, device=device), reference, beta, training["system"])
+    return ImplicitScorer(load_policy(folder, device=device), reference, beta, training["system"])

@@ -83,8 +83,8 @@ def lrml(z: Tensor, tau: float = DISCOVERY_BETA) -> Tensor:
 def dbaql(z: Tensor) -> Tensor:
     """g (-log sigma(z / 0.9)) + (1 - g) exp(-0.9 z), g = sigma(Var(z / 0.05)), the batch's unbiased variance, b >= 2.
 
-    (1 - g) exp(-0.9 z) is one exponential. Where z falls far and alike in the whole batch it overflows: in float32 from
-    z = -98 on.
+    (1 - g) exp(-0.9 z) is one exponential. Where z falls far and alike in the whole batch it overflows: in float32
+    from z = -99.4 on.
     """
     spread = (z / DISCOVERY_BETA).var()
     return -torch.sigmoid(spread) * logsigmoid(z / 0.9) + torch.exp(logsigmoid(-spread) - 0.9 * z)

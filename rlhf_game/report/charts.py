@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import isfinite
 from typing import Final, final
 
 from rlhf_game.report.axes import Axis, is_geometric, spanning, spanning_log
-from rlhf_game.report.data import decimals, number
-from rlhf_game.report.svg import SHAPES, Element, Node, box, drawing, element, fitted, label, line, marker, whisker
+from rlhf_game.report.data import MINUS, decimals, number
+from rlhf_game.report.svg import SHAPES, Element, Node, box, drawing, element, label, line, marker, whisker
 
 WIDTH: Final = 380.0
-NAMES: Final = 116.0
+NAMES: Final = 136.0
 """Room for the names of rows."""
 NUMBERS: Final = 66.0
 """Room for their numbers."""
@@ -51,6 +52,8 @@ class Point:
     low: float
     high: float
     label: str = ""
+    is_best: bool = False
+    """On the front: told apart by a ring, and named."""
 
 
 @final
@@ -63,6 +66,7 @@ class Series:
     points: tuple[Point, ...]
     is_line: bool = True
     is_dashed: bool = False
+    has_marks: bool = True
 
 
 @final
@@ -76,6 +80,8 @@ class Plot:
     has_zero: bool = False
     is_log: bool | None = None
     """Of the x axis; None: where its numbers are better read so."""
+    x_names: tuple[str, ...] = ()
+    """Names of the places 0, 1, 2 ... on the x axis, where it has no numbers."""
 
 
 def waterfall(key: str, title: str, description: str, steps: Sequence[Step]) -> str:
@@ -165,7 +171,7 @@ def plot(key: str, title: str, description: str, of: Plot, series: Sequence[Seri
     """Return curves or points with their intervals on two axes."""
     points = [point for one in series for point in one.points if isfinite(point.x) and isfinite(point.y)]
     ys = [v for p in points for v in (p.y, p.low, p.high)]
-    bottom, top = height - 44, 30.0
+    bottom, top = height - 44, 30.0 if of.y_title else 12.0
     y_axis = spanning(ys, bottom, top, zero=of.has_zero)
     ticks = y_axis.ticks()
     left = 14 + max((7.3 * len(text) for _, text in ticks), default=0)
@@ -173,13 +179,13 @@ def plot(key: str, title: str, description: str, of: Plot, series: Sequence[Seri
     is_log = is_geometric(xs) if of.is_log is None else of.is_log
     spread: Callable[[Iterable[float], float, float], Axis] = spanning_log if is_log else _tight
     x_axis = spread(xs, left, WIDTH - 16)
-    nodes: list[Node] = [label(of.y_title, 0, 14, kind="axis-title", room=WIDTH)]
+    nodes: list[Node] = [label(of.y_title, 0, 14, kind="axis-title", room=WIDTH)] if of.y_title else []
     for value, text in ticks:
         at = y_axis.at(value)
         nodes += [line(left, at, WIDTH - 10, at, "grid"), label(text, left - 7, at + 4.5, anchor="end", kind="tick")]
-    for value, text in x_axis.ticks(5):
+    for value, text in _places(of, xs, x_axis):
         at = x_axis.at(value)
-        nodes += [line(at, bottom, at, bottom + 4, "axis"), label(text, at, bottom + 18, anchor="middle", kind="tick")]
+        nodes += [line(at, bottom, at, bottom + 4, "axis"), _under(text, at, bottom, of, x_axis)]
     if y_axis.low < 0 < y_axis.high:
         nodes.append(line(left, y_axis.at(0), WIDTH - 10, y_axis.at(0), "axis"))
     nodes.append(line(left, bottom, WIDTH - 10, bottom, "axis"))
@@ -196,6 +202,23 @@ def plot(key: str, title: str, description: str, of: Plot, series: Sequence[Seri
     return drawing(key, WIDTH, height, title, description, *nodes)
 
 
+def _places(of: Plot, xs: Sequence[float], axis: Axis) -> list[tuple[float, str]]:
+    """Return where the x axis is named: its places, every number where they are few, or round ones."""
+    if of.x_names:
+        return [(float(at), name) for at, name in enumerate(of.x_names)]
+    values = sorted(set(xs))
+    pixels = [axis.at(value) for value in values]
+    is_roomy = all(b - a > 34 for a, b in pairwise(pixels))
+    if of.x_mark is None and 1 < len(values) <= 7 and is_roomy and all(len(f"{value:g}") <= 5 for value in values):
+        return [(value, f"{value:g}".replace("-", MINUS)) for value in values]
+    return axis.ticks(5)
+
+
+def _under(text: str, at: float, bottom: float, of: Plot, axis: Axis) -> Element:
+    room = (axis.end - axis.start) / max(1, len(of.x_names) - 1) if of.x_names else WIDTH
+    return label(text, at, bottom + 18, anchor="middle", kind="tick", room=room)
+
+
 def _curve(one: Series, x_axis: Axis, y_axis: Axis, of: Plot) -> list[Node]:
     points = [p for p in one.points if isfinite(p.x) and isfinite(p.y)]
     slot = f"s{one.slot % len(SHAPES)}"
@@ -208,7 +231,7 @@ def _curve(one: Series, x_axis: Axis, y_axis: Axis, of: Plot) -> list[Node]:
             nodes.append(element("path", d=_path([*upper, *lower[::-1]]) + "Z", class_=f"band {slot}"))
         kind = f"curve {slot}" + (" dashed" if one.is_dashed else "")
         nodes.append(element("path", d=_path(at), class_=kind))
-    is_sparse = len(at) <= 24
+    is_sparse = len(at) <= 24 and one.has_marks
     for (x, y), p in zip(at, points, strict=True):
         if p.low < p.high and is_sparse:
             ends = (y_axis.at(p.low), y_axis.at(p.high))
@@ -217,8 +240,13 @@ def _curve(one: Series, x_axis: Axis, y_axis: Axis, of: Plot) -> list[Node]:
             name = f"{one.label}, {p.label}" if p.label else one.label
             hint = f"{name}: {of.x_title} {number(p.x)}, {of.y_title} {number(p.y)}"
             nodes.append(marker(one.slot, x, y, hint, 4.0))
-        if p.label and not one.is_line and len(at) <= 8:
-            nodes.append(label(fitted(p.label, 80), x + 8, y - 6, kind="tick"))
+        if p.is_best:
+            is_right = x > WIDTH / 2
+            nodes.append(element("circle", cx=x, cy=y, r=8, class_="ring"))
+            text = label(
+                p.label, x - 12 if is_right else x + 12, y + 4, anchor="end" if is_right else "start", kind="tick"
+            )
+            nodes.append(text)
     return nodes
 
 

@@ -11,12 +11,19 @@ from rlhf_game.files.schema import parse_model
 from rlhf_game.report.games import Settled, game_page
 from rlhf_game.report.lies import read_audit
 from rlhf_game.report.page import Page
+from rlhf_game.report.studies import read_study
+from rlhf_game.report.study_pages import study_page
+from rlhf_game.report.trainings import training_page
 
 
 def folder_page(folder: Path) -> Page:
     """Return the report of a folder. Raises InputError when it is none of a run, a study or a training."""
     if (folder / "game.json").exists():
         return settled_page(folder / "game.json", folder / "receipt.json", folder / "audit.json")
+    if (folder / "study.json").exists():
+        return study_page(read_study(folder / "study.json"))
+    if (folder / "metrics.json").exists():
+        return training_page(folder)
     raise InputError(
         f"{shown(str(folder), 200)}: must be a folder of `run` (with game.json), of `simulate` (study.json) or of "
         "`train` (metrics.json), found none of these files in it"

@@ -20,6 +20,17 @@ MOST_ENTRIES: Final = 5
 """Entries of a witness that are shown: those that differ most from the truth."""
 PROOF: Final = 1e-9
 """A bound up to this share of the utility at the truth is zero but for rounding."""
+LIES: Final = {
+    "BestResponse": "what a search found best",
+    "Blend": "imitates another group, or opposes it",
+    "Indifferent": "asks for nothing",
+    "Noisy": "the truth with noise",
+    "Polarize": "exaggerates its favourites",
+    "RaiseAndLower": "raises its favourite, lowers what it likes least",
+    "Resize": "claims another number of members",
+    "Truthful": "none: the truth",
+}
+"""The strategies of an audit, in words."""
 
 
 def incentives(game: Game, before: Audit | None, changes: Sequence[Change]) -> Section:
@@ -113,7 +124,7 @@ def _lies(audits: Sequence[Audit], groups: Sequence[GroupFields]) -> TableBlock:
             said = bracket.best_report
             size = "" if said is None else f"{group.size} \N{RIGHTWARDS ARROW} {said.size}"
             gain = bracket.regret_found if bracket.best_gain is None else bracket.best_gain
-            rows.append((bracket.name, _name(audit), bracket.best_strategy, size, _signed(gain)))
+            rows.append((bracket.name, _name(audit), _words(bracket.best_strategy), size, _signed(gain)))
             data.append((bracket.name, audit.payment, bracket.best_strategy, said.size if said else None, gain))
     return TableBlock(
         "lies",
@@ -125,6 +136,10 @@ def _lies(audits: Sequence[Audit], groups: Sequence[GroupFields]) -> TableBlock:
         texts=3,
         is_open=False,
     )
+
+
+def _words(strategy: str) -> str:
+    return f"{LIES.get(strategy.partition('(')[0], 'a lie')}\n{strategy}".rstrip()
 
 
 def _signed(gain: float) -> str:

@@ -52,7 +52,7 @@ def settlement(receipt: Receipt, parts: Sequence[Breakdown] | None, checked: Not
     intervals = [n for g in groups for n in (g.value, g.payment, g.utility) if isinstance(n, Interval)]
     lead = "Value is what the policy is worth to one member; utility is that of all members together, less the payment."
     if parts is not None and not any(isinstance(group.value, Interval) for group in groups):
-        lead += " Value without it is what a member would have if the group had stayed away."
+        lead += " In small print: what a member would have if the group had stayed away."
     if intervals:
         level = min(interval.level for interval in intervals)
         sure = "for certain" if level == 1 else f"with probability {level:g}"
@@ -63,22 +63,20 @@ def settlement(receipt: Receipt, parts: Sequence[Breakdown] | None, checked: Not
 
 def _table(receipt: Receipt, parts: Sequence[Breakdown] | None) -> TableBlock:
     groups = receipt.groups
-    columns: list[tuple[str, list[str]]] = [("Members", [str(group.size) for group in groups])]
+    columns = [[str(group.size) for group in groups]]
+    columns += [_texts([getattr(group, name) for group in groups]) for name in NUMBERS]
     if parts is not None:
-        alone = [part.value_without / group.size for part, group in zip(parts, groups, strict=True)]
-        columns.append(("Value without it", column(alone)))
-    heads = ("Value", "Payment", "Utility")
-    columns += [(head, _texts([getattr(g, name) for g in groups])) for head, name in zip(heads, NUMBERS, strict=True)]
+        alone = column([part.value_without / group.size for part, group in zip(parts, groups, strict=True)])
+        columns[1] = [f"{value}\nwithout it {text}" for value, text in zip(columns[1], alone, strict=True)]
     totals = [_texts([summed([getattr(group, name) for group in groups])])[0] for name in NUMBERS[1:]]
-    blanks = [""] * (len(columns) - 3)
     return TableBlock(
         "settlement-table",
         "The settlement",
-        ("Group", *(head for head, _ in columns)),
-        tuple(zip([group.name for group in groups], *(texts for _, texts in columns), strict=True)),
+        ("Group", "Members", "Value", "Payment", "Utility"),
+        tuple(zip([group.name for group in groups], *columns, strict=True)),
         "",
         _numbers(groups),
-        (("All", str(sum(group.size for group in groups)), *blanks, *totals),),
+        (("All", str(sum(group.size for group in groups)), "", *totals),),
     )
 
 

@@ -16,6 +16,8 @@ from rlhf_game.report.svg import SHAPES, element, marker
 
 SHORT: Final = 420
 """Letters of a text that are shown at once."""
+MOST_ROWS: Final = 200
+"""Rows of data that are shown on the page; the CSV holds all of them."""
 
 
 @final
@@ -26,6 +28,8 @@ class Panel:
     drawing: str
     heading: str = ""
     note: str = ""
+    slice: int | None = None
+    """Which of the figure's slices it belongs to; None: all."""
 
 
 @final
@@ -58,6 +62,13 @@ class Figure:
     caption: str
     data: Data
     legend: tuple[Key, ...] = ()
+    slices: tuple[str, ...] = ()
+    """Settings of which one is looked at at a time; on paper all of them are there."""
+
+    @property
+    def is_single(self) -> bool:
+        """Whether one drawing is seen at a time."""
+        return len(self.panels) == max(1, len(self.slices))
 
 
 @final
@@ -198,7 +209,7 @@ def html_of(page: Page) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     document = jinja.get_template("page.html").render(
-        page=page, style=style, script=script, allowed=allowed, version=__version__, shapes=len(SHAPES)
+        page=page, most=MOST_ROWS, style=style, script=script, allowed=allowed, version=__version__, shapes=len(SHAPES)
     )
     return _without_controls(document)
 

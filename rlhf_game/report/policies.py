@@ -29,15 +29,9 @@ def policies(changes: Sequence[Change], names: Sequence[str]) -> Section:
             ends = (float(change.before[x]), float(change.after[x]))
             rows.append((change.prompt, change.labels[x], *ends, *rewards))
     header = ("prompt", "response", "before", "after", *(f"reward: {name}" for name in names))
-    lead = (
-        "Nothing was bought that the groups did not ask for: each probability moved by what all reports together say."
-    )
-    if has_before:
-        moved = sum(change.weight * change.moved for change in changes)
-        lead = (
-            f"Training moved {share(moved)} of the probability, on average over prompts, to responses that the groups"
-        )
-        lead += " together like better."
+    moved = sum(change.weight * change.moved for change in changes)
+    over = " on average over prompts" if len(changes) > 1 else ""
+    lead = f"Training moved {share(moved)} of the probability{over} to responses that the groups together like better."
     caption = "Beside each response: the reward that each group's members give it."
     if len(names) > len(columns):
         caption += f" The rewards of the other {len(names) - len(columns)} groups are in the data."

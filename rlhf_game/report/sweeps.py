@@ -1,0 +1,244 @@
+"""What every report of a study draws: measures over a sweep, welfare against revenue, and the table of all means."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, final
+
+from rlhf_game.files.receipts import Interval
+from rlhf_game.report.charts import Plot, Point, Series, plot
+from rlhf_game.report.data import Cell, Data, column, number
+from rlhf_game.report.page import Figure, Key, Note, Panel, TableBlock
+from rlhf_game.report.studies import StudyFile, Summary, Sweep, select, written
+
+MEASURES: Final = {
+    "gain": "gain over the truth, mean of groups",
+    "regret": "largest gain of a group",
+    "gaining": "share of games in which somebody gains",
+    "welfare": "social welfare",
+    "affine_welfare": "affine social welfare",
+    "loss": "affine social welfare lost",
+    "efficiency": "efficiency",
+    "revenue": "revenue",
+    "divergence": "divergence from the reference",
+    "truthful": "probability of telling the truth",
+    "claimed": "size said, in true sizes",
+    "utility": "utility, mean of groups",
+    "payment": "payment, mean of groups",
+    "present": "groups that take part",
+    "broke": "groups without budget",
+    "chosen_strength": "strength that the provider chose",
+}
+ENDS: Final = ("", " low", " high")
+RULES: Final = {
+    "affine": "with affine payments",
+    "none": "without payments",
+    "revenue": "with revenue-optimal payments",
+}
+
+
+@final
+@dataclass(frozen=True)
+class Curve:
+    """One series of a panel: means of one payment rule, and (of separate games) of one family of strategies."""
+
+    payment: str
+    strategy: str = ""
+    label: str = ""
+    slot: int | None = None
+    """Default: that of the payment rule."""
+
+
+def rule(payment: str) -> str:
+    """Return a payment rule in words."""
+    return RULES.get(payment, f"with {payment} payments")
+
+
+def sentence(text: str) -> str:
+    """Return a text with a capital at its beginning."""
+    return text[:1].upper() + text[1:]
+
+
+def slot_of(study: StudyFile, payment: str) -> int:
+    """Return the colour and shape of a payment rule."""
+    return {"affine": 0, "none": 1, "revenue": 2}.get(payment, 3 + study.payments.index(payment))
+
+
+def legend(study: StudyFile) -> tuple[Key, ...]:
+    """Return the payment rules with their marks."""
+    return tuple(Key(rule(payment), slot_of(study, payment)) for payment in study.payments)
+
+
+def setting(study: StudyFile, one: Summary) -> list[Cell]:
+    """Return the swept values of a summary's point, as cells."""
+    values = [study.points[one.point].get(axis.field) for axis in study.axes]
+    is_real = [isinstance(value, int | float) and not isinstance(value, bool) for value in values]
+    return [
+        value if real and isinstance(value, int | float) else written(value)
+        for value, real in zip(values, is_real, strict=True)
+    ]
+
+
+def slices_of(sweep: Sweep) -> tuple[str, ...]:
+    """Return the names of the slices where there are several."""
+    return tuple(name for name, _ in sweep.slices) if len(sweep.slices) > 1 else ()
+
+
+def over(
+    sweep: Sweep,
+    key: str,
+    title: str,
+    caption: str,
+    panels: Sequence[tuple[str, str, Sequence[Curve]]],
+    keys: tuple[Key, ...] | None = None,
+) -> Figure:
+    """Return measures over a sweep: in each slice one panel for each (heading, measure, curves)."""
+    study, drawn, rows = sweep.study, list[Panel](), list[tuple[Cell, ...]]()
+    for at, (_, points) in enumerate(sweep.slices):
+        for k, (heading, measure, curves) in enumerate(panels):
+            series = []
+            for curve in curves:
+                found = list(select(study, points, measure, curve.payment, curve.strategy))
+                rows += [_row(study, one, measure, value) for one, value in found]
+                series.append(_series(sweep, curve, found))
+            of = Plot(
+                sweep.field,
+                "" if heading == sentence(MEASURES[measure]) else MEASURES[measure],
+                None,
+                True,
+                None,
+                sweep.names,
+            )
+            drawing = plot(f"{key}-{at}-{k}", f"{title}: {heading or MEASURES[measure]}", said(series), of, series)
+            drawn.append(Panel(drawing, heading, "", at if len(sweep.slices) > 1 else None))
+    left = len(study.points) - sum(len(points) for _, points in sweep.slices)
+    more = f" {left} more settings are in the table of all means." if left else ""
+    fields = tuple(axis.field for axis in study.axes)
+    strategy = () if study.kind == "market" else ("strategy",)
+    header = (*fields, "payments", *strategy, "measure", "mean", "low", "high")
+    return Figure(
+        key, title, tuple(drawn), caption + more, Data(header, tuple(dict.fromkeys(rows))), keys or legend(study),
+        slices_of(sweep),
+    )  # fmt: skip
+
+
+def _series(sweep: Sweep, curve: Curve, found: Sequence[tuple[Summary, Interval]]) -> Series:
+    points = [Point(sweep.x(one.point), value.estimate, value.low, value.high) for one, value in found]
+    slot = slot_of(sweep.study, curve.payment) if curve.slot is None else curve.slot
+    ordered = tuple(sorted(points, key=lambda point: point.x))
+    return Series(curve.label or rule(curve.payment), slot, ordered, is_dashed=curve.payment == "none")
+
+
+def _row(study: StudyFile, one: Summary, measure: str, value: Interval) -> tuple[Cell, ...]:
+    strategy = () if study.kind == "market" else (one.strategy,)
+    return (*setting(study, one), one.payment, *strategy, measure, value.estimate, value.low, value.high)
+
+
+def said(series: Sequence[Series]) -> str:
+    """Return curves in words: where they begin and end."""
+    parts = []
+    for one in series:
+        if one.points:
+            first, last = one.points[0], one.points[-1]
+            ends = number(first.y) if len(one.points) == 1 else f"from {number(first.y)} to {number(last.y)}"
+            parts.append(f"{one.label}: {ends}")
+    return "; ".join(parts) or "no numbers"
+
+
+def pareto(sweep: Sweep, strategy: str = "") -> Figure | None:
+    """Return welfare against revenue with its front; None where there is nothing to choose from.
+
+    strategy: the family that is looked at; of a market there is none.
+    """
+    study, panels, rows = sweep.study, list[Panel](), list[tuple[Cell, ...]]()
+    for at, (_, points) in enumerate(sweep.slices):
+        series = []
+        for payment in study.payments:
+            revenue = {one.point: value for one, value in select(study, points, "revenue", payment, strategy)}
+            cloud = []
+            for one, welfare in select(study, points, "welfare", payment, strategy):
+                money = revenue[one.point]
+                name = f"{sweep.field} {_at(sweep, one.point)}" if sweep.field else ""
+                cloud.append(Point(welfare.estimate, money.estimate, money.low, money.high, name))
+                ends = (welfare.estimate, welfare.low, welfare.high, money.estimate, money.low, money.high)
+                rows.append((*setting(study, one), payment, *ends))
+            series.append(Series(rule(payment), slot_of(study, payment), tuple(cloud), is_line=False))
+        every = [point for one in series for point in one.points]
+        if len(every) < 2:
+            return None
+        best = _front(every)
+        series = [replace(one, points=tuple(replace(p, is_best=p in best) for p in one.points)) for one in series]
+        front = Series(
+            "the front", 6, tuple(replace(p, low=p.y, high=p.y) for p in best), is_dashed=True, has_marks=False
+        )
+        text = f"{said(series)}; on the front: {len(front.points)} of {len(every)} settings"
+        of = Plot(MEASURES["welfare"], MEASURES["revenue"], None, True, False)
+        drawing = plot(f"pareto-{at}", "Welfare against revenue", text, of, [front, *series])
+        panels.append(Panel(drawing, "", "", at if len(sweep.slices) > 1 else None))
+    fields = tuple(axis.field for axis in study.axes)
+    return Figure(
+        "pareto",
+        "The Pareto front of welfare and revenue",
+        tuple(panels),
+        "Each mark is one setting. Those with a ring make the front: no setting has more of one without less of "
+        "the other. Where there is one ring only, one setting is best on both counts.",
+        Data((*fields, "payments", *(f"{name}{end}" for name in ("welfare", "revenue") for end in ENDS)), tuple(rows)),
+        legend(study),
+        slices_of(sweep),
+    )
+
+
+def _at(sweep: Sweep, point: int) -> str:
+    return sweep.names[int(sweep.x(point))] if sweep.names else f"{sweep.x(point):g}"
+
+
+def _front(points: Sequence[Point]) -> list[Point]:
+    """Return the points that no other one beats in x and y, from left to right."""
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda p: (-p.x, -p.y)):
+        if not kept or point.y > kept[-1].y:
+            kept.append(point)
+    return kept[::-1]
+
+
+def failures(study: StudyFile) -> tuple[Note, ...]:
+    """Return what is to be said of rows that failed."""
+    if not study.failed:
+        return ()
+    first = f" The first: {study.errors[0].error}" if study.errors else ""
+    return (Note("bad", f"{study.failed:,} of {study.rows:,} rows failed and are left out of the means.{first}"),)
+
+
+def means(study: StudyFile) -> TableBlock:
+    """Return the means of every setting, strategy and payment rule."""
+    is_market = study.kind == "market"
+    measures = (
+        ("truthful", "efficiency", "welfare", "revenue") if is_market else ("welfare", "revenue", "gain", "regret")
+    )
+    cells: list[list[Cell]] = []
+    for one in study.summaries:
+        who = [] if is_market else [one.strategy]
+        row: list[Cell] = [rule(one.payment), *who, *setting(study, one)]
+        for measure in measures:
+            value = (one.last if is_market else one.measures).get(measure)
+            ends = value if isinstance(value, Interval) else None
+            row += [ends.estimate, ends.low, ends.high] if ends else [None, None, None]
+        cells.append(row)
+    texts = 1 if is_market else 2
+    fixed = texts + len(study.axes)
+    shown = [column(values) for values in zip(*cells, strict=True)]
+    columns = shown[:fixed]
+    for k in range(len(measures)):
+        mean, low, high = shown[fixed + 3 * k : fixed + 3 * k + 3]
+        columns.append([f"{m}\n{a} to {b}" if a != b else m for m, a, b in zip(mean, low, high, strict=True)])
+    heads = ["Payments", *([] if is_market else ["Strategy"]), *(axis.field for axis in study.axes)]
+    names = [f"{measure}{end}" for measure in measures for end in ENDS]
+    return TableBlock(
+        "means",
+        "Means of every setting" + (" at the end" if is_market else ""),
+        (*heads, *(MEASURES[measure] for measure in measures)),
+        tuple(zip(*columns, strict=True)),
+        "In small print: the 95% interval of the mean.",
+        Data((*(head.lower() for head in heads), *names), tuple(map(tuple, cells))),
+        texts=texts,
+        is_open=len(cells) <= 12,
+    )

@@ -29,11 +29,11 @@ def demo(
     from rlhf_game.cli.run import share_the_processor
     from rlhf_game.files.build import settle_without
     from rlhf_game.runs.demo import best_exaggeration, demo_config
-    from rlhf_game.runs.pipeline import run
+    from rlhf_game.runs.pipeline import run_over_texts
 
     share_the_processor()
     with progress_on_stderr() as watch:
-        finished = run(demo_config(), out, watch)
+        finished = run_over_texts(demo_config(), out, watch)
     console = _console()
     _show_game(console, finished)
     _, values_without = settle_without(finished.game)

@@ -41,6 +41,38 @@ def show_receipt(receipt: "Receipt", values_without: Array) -> None:
         write_out(f"[lowest, highest]: {sure}, over all outcomes\n")
 
 
+def show_trained(document: "Mapping[str, Any]") -> None:
+    """Print the settlement of a trained policy: who pays, what is certified, and what it took."""
+    from rlhf_game.files.receipts import Interval, Receipt
+
+    receipt = Receipt.model_validate(document)
+    groups = _table("group", "size", "value", "payment", "utility", "no lie gains more than")
+    for group, found in zip(receipt.groups, document["groups"], strict=True):
+        bound = "unknown" if found["regret_bound"] is None else number(found["regret_bound"])
+        _row(groups, group.name, str(group.size), *map(number, (group.value, group.payment, group.utility)), bound)
+    _print(groups)
+    certificate = document["certificate"]
+    totals = _table("", "", header=False)
+    for name, value in (
+        ("total revenue", _sum([group.payment for group in receipt.groups])),
+        ("social welfare", receipt.social_welfare),
+        ("moved from the reference (kl)", receipt.divergence),
+        ("affine social welfare", receipt.affine_social_welfare),
+        ("welfare that training left (gap)", Interval.model_validate(certificate["gap"])),
+    ):
+        _row(totals, name, number(value))
+    _print(totals)
+    cost = document["cost"]
+    write_out(
+        f"[lowest, highest]: each with probability {certificate['level']:.6g}, over all responses\n"
+        f"payments from {document['payments_from']}: {document['payments_label']}\n"
+        f"tightness of the certificate: {certificate['tightness']:.3g} (0 proves truth, 1 and more says nothing)\n"
+        f"cost: {cost['trainings']} trainings of {cost['tokens']} tokens, {cost['drawn']} tokens drawn\n"
+    )
+    if not document["trainer"]["is_faithful"]:
+        write_out(f"trainer {document['trainer']['name']} is not the mechanism's: {document['trainer']['reason']}\n")
+
+
 def show_receipts(receipts: "Sequence[Receipt]") -> None:
     """Print many settlements: a row per game."""
     table = _table("game", "groups", "social welfare", "revenue", "divergence")

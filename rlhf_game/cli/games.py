@@ -1,5 +1,6 @@
 """``settle`` and ``verify``: from a game file to its receipt, and back."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -63,8 +64,11 @@ def verify(
     from rlhf_game.files.games import is_list, read_games
     from rlhf_game.files.policies import PolicyFile, policy_differences
     from rlhf_game.files.receipts import read_receipts, receipt_of
+    from rlhf_game.files.sampled import is_sampled, read_sampled_game, sampled_differences
     from rlhf_game.files.verify import differences
 
+    if is_sampled(game):
+        return _verdict(sampled_differences(receipt, read_sampled_game(game)), 1)
     games = read_games(game)
     receipts = read_receipts(receipt, lines=is_list(game))
     found = []
@@ -78,9 +82,14 @@ def verify(
         if isinstance(said.policy, PolicyFile) and again.policy is None:
             texts += policy_differences(said.policy, receipt.parent, one, settlement.policy)
         found += [where + text for text in texts]
+    return _verdict(found, len(receipts))
+
+
+def _verdict(found: Sequence[str], receipts: int) -> int:
+    """Print what differs, or that nothing does, and return the exit code."""
     for text in found:
         typer.echo(text)
     if found:
         return DIFFERS
-    typer.echo(f"verified: {len(receipts)} receipt{'s' if len(receipts) > 1 else ''} as the game gives it")
+    typer.echo(f"verified: {receipts} receipt{'s' if receipts > 1 else ''} as the game gives it")
     return 0

@@ -19,11 +19,12 @@ def run(
     dry_run: DryRun = False,
 ) -> None:
     """Draw responses of a language model, score them by each group's reward, settle; an interrupted run goes on."""
-    from rlhf_game.cli.display import show_calls, show_receipt, show_table, write_out
+    from rlhf_game.cli.display import show_calls, show_receipt, show_table, show_trained, write_out
     from rlhf_game.cli.progress import progress_on_stderr
     from rlhf_game.files.build import settle_without
     from rlhf_game.runs.config import read_config
     from rlhf_game.runs.dry_run import count_calls
+    from rlhf_game.runs.finetuned import FinetunedRun
     from rlhf_game.runs.pipeline import run as run_pipeline
 
     share_the_processor()
@@ -36,6 +37,10 @@ def run(
         finished = run_pipeline(configuration, folder, watch)
     if as_json:
         write_out((folder / "receipt.json").read_text(encoding="utf-8"))
+        return
+    if isinstance(finished, FinetunedRun):
+        show_trained(finished.receipt)
+        typer.echo(f"run folder: {folder}")
         return
     _, values_without = settle_without(finished.game)
     show_receipt(finished.receipt, values_without)

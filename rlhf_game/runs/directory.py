@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -92,12 +92,13 @@ class RunFolder:
     def _manifest(self) -> Path:
         return self.path / ".manifest.json"
 
-    def check(self) -> None:
+    def check(self, stages: Sequence[Path] | None = None) -> None:
         """Let go of what comes after the first stage that is not there: it is to be made anew.
 
-        Raises InputError when a file of the stages before is not as this run wrote it.
+        stages: the files in their order; by default those of candidates. Raises InputError when a file of the stages
+        before is not as this run wrote it.
         """
-        stages = (self.candidates, self.scores, self.game, self.receipt)
+        stages = stages or (self.candidates, self.scores, self.game, self.receipt)
         there = [path.exists() for path in stages]
         first = there.index(False) if False in there else len(stages)
         written = self._written()

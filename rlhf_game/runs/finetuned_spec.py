@@ -78,10 +78,8 @@ class FinetunedSpec(Strict):
         step = self.batch_size * self.accumulation_steps
         if self.payments_from == "early_stopped" and self.stop_after is None:
             return "stop_after: must be given with payments_from early_stopped, found nothing"
-        if each % self.num_generations:
-            return (
-                f"num_generations: must divide batch_size * accumulation_steps = {each}, found {self.num_generations}"
-            )
+        if step % self.num_generations:
+            return f"num_generations: must divide the {step} responses of a step, found {self.num_generations}"
         if self.ppo is not None and self.trainer != "ppo":
             return f"ppo: must be with trainer ppo only, found it with {self.trainer}"
         return None

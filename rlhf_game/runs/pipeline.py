@@ -11,6 +11,8 @@ from rlhf_game.files.receipts import Receipt, read_receipts, receipt_of
 from rlhf_game.files.tables import digest
 from rlhf_game.runs.config import Configuration
 from rlhf_game.runs.directory import Progress, RunFolder, open_folder, unwatched, versions
+from rlhf_game.runs.finetuned import FinetunedRun, run_finetuned
+from rlhf_game.runs.finetuned_spec import FinetunedSpec
 from rlhf_game.runs.generation import Drawn, generate, read_drawn
 from rlhf_game.runs.prompts_game import SystemPrompt, settled_prompts, value_prompts
 from rlhf_game.runs.scoring import read_rewards, score
@@ -33,12 +35,20 @@ class Finished:
     """The outcomes, where they are system prompts."""
 
 
-def run(configuration: Configuration, path: Path, progress: Progress | None = None) -> Finished:
+def run(configuration: Configuration, path: Path, progress: Progress | None = None) -> Finished | FinetunedRun:
     """Do what is left of the run in the folder ``path``, and return it finished.
 
     Raises InputError when the configuration is wrong or is not the folder's own, or a file in the folder is not as the
-    run wrote it; RunError when the folder is in use or a reward fails.
+    run wrote it; RunError when the folder is in use, or a reward or a training fails.
     """
+    if not isinstance(configuration.fields.outcomes, FinetunedSpec):
+        return run_over_texts(configuration, path, progress)
+    with open_folder(path, configuration) as folder:
+        return run_finetuned(configuration, folder, progress or unwatched)
+
+
+def run_over_texts(configuration: Configuration, path: Path, progress: Progress | None = None) -> Finished:
+    """Do what is left of a run whose outcomes are texts: candidates, a trie or system prompts (see ``run``)."""
     watch = progress or unwatched
     with open_folder(path, configuration) as folder:
         folder.check()

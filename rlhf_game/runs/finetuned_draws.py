@@ -1,0 +1,218 @@
+"""Draws of the reference, before anything is trained, and of every policy that payments ask for: samples.parquet."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, final
+
+from rlhf_game.errors import InputError
+from rlhf_game.files.atomic import write_json
+from rlhf_game.files.policies import folder_digest
+from rlhf_game.files.sampled import FINAL, REFERENCE
+from rlhf_game.runs.config import Configuration, Source
+from rlhf_game.runs.directory import Progress, RunFolder, parquet_bytes, read_parquet
+from rlhf_game.runs.finetuned_training import (
+    Made,
+    Map,
+    further_tasks,
+    main_task,
+    make,
+    own_tasks,
+    policy_training,
+    spec_of,
+)
+from rlhf_game.runs.generation import check_resumed, drawn_provenance
+
+if TYPE_CHECKING:
+    from rlhf_game.training_backends.models import LanguageModel
+    from rlhf_game.training_backends.sampling import Sampling
+
+BATCH = 64
+"""Sequences that are drawn at a time."""
+MODEL = Path("policy") / "model"
+"""Where a run keeps the weights that it delivers."""
+COST = "cost.json"
+"""The seconds of each training: the one thing that differs when a run is repeated, and so in no other file."""
+Loader: TypeAlias = "Callable[[], LanguageModel]"
+Rows: TypeAlias = list[dict[str, Any]]
+
+
+def samples_file(folder: RunFolder) -> Path:
+    """Return where the draws are kept."""
+    return folder.path / "samples.parquet"
+
+
+def draw(configuration: Configuration, folder: RunFolder, watch: Progress, map_: Map) -> None:
+    """Write samples.parquet: draw from the reference, train, draw from what was trained.
+
+    Pieces of an interrupted run are used. The reference is drawn from before any reward is called. Raises InputError
+    and RunError as the trainings do.
+    """
+    if samples_file(folder).exists():
+        return
+    spec = spec_of(configuration)
+    reference = load_reference(configuration.source, watch)
+    origin = drawn_provenance(configuration.source, reference)
+    check_resumed(folder, origin)
+    sampling = policy_training(main_task(configuration, spec, folder.path)).sampling
+    sampler = _Sampler(configuration.source, spec.samples, sampling, reference, folder, watch)
+    rows = sampler.draw(0, REFERENCE, lambda: reference)
+    if spec.payments_from == "soups":
+        made = _train(own_tasks(configuration, spec), watch, map_)
+        loaders: Iterable[tuple[str, Loader]] = soups(reference, made, spec.grid)
+        weights = None
+    else:
+        made = _train([main_task(configuration, spec, folder.path / "policy")], watch, map)
+        made += _train(further_tasks(configuration, spec), watch, map_)
+        loaders = [(label, _from(place)) for label, place in _places(made)]
+        weights = folder_digest(folder.path / MODEL)
+        rows = sampler.with_final(rows, _from(made[0].folder))
+    for number, (label, load) in enumerate(loaders, start=1):
+        rows += sampler.draw(number, label, load)
+    write_json(folder.path / COST, {"trainings": [{"of": one.label, "seconds": one.seconds} for one in made]})
+    done = [{"of": one.label, "steps": one.steps, "tokens": one.tokens} for one in made]
+    origin |= {"policy_sha256": weights, "trainings": done}
+    columns = {name: [row[name] for row in rows] for name in rows[-1]}
+    folder.write(samples_file(folder), parquet_bytes(columns, origin))
+    folder.drop_parts()
+
+
+def soups(reference: "LanguageModel", made: Sequence[Made], grid: int) -> Iterator[tuple[str, Loader]]:
+    """Yield every interpolation of the groups' own policies: its label, and how to get it.
+
+    The grid is fixed in the configuration; what it interpolates depends on the groups' reports.
+    """
+    from rlhf_game.training_backends.finetuned import interpolate, simplex_grid
+    from rlhf_game.training_backends.policies import load_policy
+
+    device = str(reference.model.device)
+    members = [load_policy(Path(one.folder), device=device) for one in made]
+    for shares in simplex_grid(len(made), grid):
+        label = "soup " + " ".join(f"{share:g}" for share in shares)
+        yield label, partial(interpolate, reference, members, shares)
+
+
+def check_policy(folder: RunFolder, origin: Mapping[str, Any]) -> None:
+    """Raise InputError when the weights in the folder are not those that were drawn from."""
+    expected = origin["policy_sha256"]
+    if expected is not None and folder_digest(folder.path / MODEL) != expected:
+        raise InputError(
+            f"{folder.path / MODEL}: must hold the weights that this run drew from, found others; delete "
+            f"{samples_file(folder).name} and the policy to make them anew"
+        )
+
+
+def read_samples(folder: RunFolder) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """Return the columns of samples.parquet and where they come from."""
+    return read_parquet(samples_file(folder))
+
+
+def _train(tasks: Sequence[Any], watch: Progress, map_: Map) -> list[Made]:
+    """Do trainings in the order of the tasks; with the builtin ``map`` their progress is told."""
+    if map_ is map:
+        return [make(task, watch) for task in tasks]
+    watch(f"train {len(tasks)} policies", 0, len(tasks))
+    return list(map_(make, tasks))
+
+
+def _places(made: Sequence[Made]) -> list[tuple[str, str]]:
+    found = []
+    for one in made:
+        found += [*one.checkpoints, (one.label, one.folder)]
+    return found
+
+
+def _from(folder: str) -> Loader:
+    def load() -> "LanguageModel":
+        from rlhf_game.training_backends.policies import load_policy
+
+        return load_policy(Path(folder))
+
+    return load
+
+
+def load_reference(source: Source, watch: Progress) -> "LanguageModel":
+    """Return the reference, in float32 like all that is drawn from."""
+    from rlhf_game.training_backends import load_language_model
+
+    watch("load the language model", 0, 1)
+    named = source.model
+    model = load_language_model(named.name, revision=named.revision, device=named.device, base=source.base)
+    watch("load the language model", 1, 1)
+    return model
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Sampler:
+    """Draws from policies, with the log probability of each draw under the reference too, piece by piece."""
+
+    source: Source
+    per_prompt: int
+    sampling: "Sampling"
+    reference: "LanguageModel"
+    folder: RunFolder
+    watch: Progress
+
+    def draw(self, number: int, label: str, load: Loader) -> Rows:
+        """Return the draws of a policy, loaded only if a piece is missing. number: of the policy, from 0."""
+        from rlhf_game.training_backends.sampling import plan_batches, sample_batch
+
+        encoded = self._encoded()
+        batches = plan_batches([len(ids) for ids in encoded], self.per_prompt, BATCH)
+        model = None
+        found: dict[tuple[int, int], dict[str, Any]] = {}
+        for k, batch in enumerate(batches):
+            self.watch(f"draw from {label}", k, len(batches))
+            part = self.folder.part(f"draws-{number:04d}", k)
+            piece = part.read()
+            if piece is None:
+                model = load() if model is None else model
+                samples = sample_batch(model, encoded, batch, seed=self.source.seed, sampling=self.sampling)
+                piece = [asdict(sample) for sample in samples]
+                prompts, responses = [encoded[b] for b, _ in batch], [list(sample.token_ids) for sample in samples]
+                log_reference = (
+                    [sample.log_probability for sample in samples]
+                    if label == REFERENCE
+                    else self._scores(self.reference, prompts, responses)
+                )
+                for one, score in zip(piece, log_reference, strict=True):
+                    one["log_reference"] = score
+                part.write(piece)
+            found.update(zip(batch, piece, strict=True))
+        self.watch(f"draw from {label}", len(batches), len(batches))
+        return [
+            {
+                "policy": label,
+                "prompt": b,
+                "prompt_text": self.source.prompts[b],
+                "draw": j,
+                **found[b, j],
+                "log_final": found[b, j]["log_probability"] if label == FINAL else None,
+            }
+            for b in range(len(encoded))
+            for j in range(self.per_prompt)
+        ]
+
+    def with_final(self, rows: Rows, load: Loader) -> Rows:
+        """Return draws of the reference with their log probabilities under the final policy."""
+        part = self.folder.part("final-of-reference", 0)
+        found = part.read()
+        if found is None:
+            encoded = self._encoded()
+            prompts, responses = [encoded[row["prompt"]] for row in rows], [list(row["token_ids"]) for row in rows]
+            found = self._scores(load(), prompts, responses)
+            part.write(found)
+        return [{**row, "log_final": score} for row, score in zip(rows, found, strict=True)]
+
+    def _encoded(self) -> list[list[int]]:
+        return [self.reference.encode_prompt(prompt, self.source.system) for prompt in self.source.prompts]
+
+    def _scores(
+        self, model: "LanguageModel", prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    ) -> list[float]:
+        from rlhf_game.training_backends.sampling import log_probabilities
+
+        scores = log_probabilities(model, prompts, responses, sampling=self.sampling)
+        return [float(score) for score in scores]

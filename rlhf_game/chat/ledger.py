@@ -32,7 +32,8 @@ class Ledger:
     """The account of a folder: what was asked, what was paid for.
 
     folder: where ``ledger.jsonl`` grows by a line per request and ``report.json`` holds the sums; None keeps both in
-    memory (a dry run). A process that is killed leaves at most a broken last line, which is passed over.
+    memory (a dry run). Several accounts of one folder are one. A process that is killed leaves at most a broken last
+    line, which is passed over.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -42,11 +43,8 @@ class Ledger:
         if folder is None:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "ledger.jsonl").exists():
-            text = (folder / "ledger.jsonl").read_text(encoding="utf-8", errors="replace")
-            self._lines = [line for line in map(_read, text.splitlines()) if line is not None]
-            if not text.endswith("\n"):
-                self._append("\n")
+        if not self._text().endswith("\n"):
+            self._append("\n")
 
     def add(
         self, purpose: str, identity: Mapping[str, Any], reply: Reply, prices: Prices | None, *, is_cached: bool = False
@@ -64,14 +62,15 @@ class Ledger:
             "price": None if prices is None else 0.0 if is_cached else prices.of(reply),
         }
         with self._lock:
-            self._lines.append(line)
-            if self._folder is not None:
+            if self._folder is None:
+                self._lines.append(line)
+            else:
                 self._append(json.dumps(line) + "\n")
 
     def report(self) -> dict[str, Any]:
         """Return the sums: over everything, and by purpose and model."""
         with self._lock:
-            lines = list(self._lines)
+            lines = [*self._lines, *(line for line in map(_read, self._text().splitlines()) if line is not None)]
         by: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         for line in lines:
             by.setdefault((line["purpose"], line["model"], line["endpoint"]), []).append(line)
@@ -85,6 +84,11 @@ class Ledger:
         """Write report.json; in memory there is nothing to do."""
         if self._folder is not None:
             write_json(self._folder / "report.json", self.report())
+
+    def _text(self) -> str:
+        """Return the lines in the folder; a line's end where there is none."""
+        path = None if self._folder is None else self._folder / "ledger.jsonl"
+        return path.read_text(encoding="utf-8", errors="replace") if path is not None and path.exists() else "\n"
 
     def _append(self, text: str) -> None:
         if self._folder is not None:

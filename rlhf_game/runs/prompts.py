@@ -4,7 +4,7 @@ from abc import ABC
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, final
 
-from pydantic import Field, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
 from rlhf_game.errors import InputError
@@ -21,6 +21,23 @@ class ExampleSpec(Strict):
 
     question: Name
     answer: Name
+
+
+def _form(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "<file>"
+    return "<list>" if isinstance(value, list) else None
+
+
+_FORM = Discriminator(_form, custom_error_type="texts", custom_error_message="must be a list, or the name of a file")
+Texts: TypeAlias = Annotated[
+    Annotated[Name, Tag("<file>")] | Annotated[list[Name], Field(min_length=1), Tag("<list>")], _FORM
+]
+"""Texts, or a .txt file with one a line."""
+Examples: TypeAlias = Annotated[
+    Annotated[Name, Tag("<file>")] | Annotated[list[ExampleSpec], Field(min_length=1), Tag("<list>")], _FORM
+]
+"""Questions and answers, or a .jsonl file of them."""
 
 
 class JudgingFields(Strict, ABC):
@@ -49,9 +66,9 @@ class PromptsSpec(JudgingFields):
     """Outcomes are system prompts: seeds, improved by a writer and a judge before any report is read."""
 
     kind: Literal["prompts"]
-    seeds: Name | Annotated[list[Name], Field(min_length=1)]
+    seeds: Texts
     """System prompts to begin with, or a .txt file with one a line."""
-    examples: Name | Annotated[list[ExampleSpec], Field(min_length=1)]
+    examples: Examples
     """What candidates are judged on, or a .jsonl file of {question, answer}."""
     writer: SomeModel | None = None
     """Who writes new prompts; None: the model that answers."""
@@ -75,12 +92,13 @@ class PromptsSpec(JudgingFields):
         return tuple(file for file in (self.seeds, self.examples) if isinstance(file, str))
 
 
-def read_seeds(spec: PromptsSpec, base: Path) -> list[str]:
-    """Return the system prompts to begin with, each once. Raises InputError when the file is none."""
-    if not isinstance(spec.seeds, str):
-        return list(dict.fromkeys(spec.seeds))
-    lines = read_text(base / spec.seeds).splitlines()
-    return list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+def read_texts(given: str | list[str], base: Path) -> list[str]:
+    """Return the texts, each once. Raises InputError when the file is none, or there is nothing in them."""
+    lines = read_text(base / given).splitlines() if isinstance(given, str) else given
+    found = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not found:
+        raise InputError(f"must have a text with something in it, found {len(lines)} empty ones")
+    return found
 
 
 def read_examples(given: str | list[ExampleSpec], base: Path) -> list[ExampleSpec]:

@@ -14,7 +14,7 @@ from rlhf_game.files.receipts import Receipt
 from rlhf_game.runs.chats import CALLS, dry_chat, open_chat
 from rlhf_game.runs.config import Source
 from rlhf_game.runs.directory import Progress, unwatched, versions
-from rlhf_game.runs.prompts import PromptsSpec, answering, read_examples, read_seeds
+from rlhf_game.runs.prompts import PromptsSpec, answering, read_examples, read_texts
 from rlhf_game.runs.prompts_search import Search, response_request
 
 
@@ -67,7 +67,7 @@ def find_prompts(
     if len(examples) > spec.sample:
         examples = [examples[k] for k in sorted(rng.choice(len(examples), spec.sample, replace=False).tolist())]
     search = Search(spec, chats, examples, progress)
-    best = search.run(read_seeds(spec, source.base), rng)[: spec.keep]
+    best = search.run(read_texts(spec.seeds, source.base), rng)[: spec.keep]
     rows = [
         (b, k, draw) for b in range(len(source.prompts)) for k in range(len(best)) for draw in range(spec.per_prompt)
     ]

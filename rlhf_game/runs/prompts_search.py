@@ -74,8 +74,8 @@ class Search:
         check_readable(self.chats["judge"], [one for candidate in found for one in candidate.judged])
         for iteration in range(1, self.spec.iterations + 1):
             best = ranked(found)[: self.spec.keep]
-            requests = [self._reflection(candidate, rng) for candidate in best]
-            requests += [_resampling(best, k, self.spec) for k in range(len(best))]
+            requests = [self._reflection(candidate, iteration, rng) for candidate in best]
+            requests += [_resampling(best, (iteration, k), self.spec) for k in range(len(best))]
             said = [reply.text for reply in self.chats["writer"].ask(requests, "writer", self.watch)]
             origins: list[Origin] = ["reflection" if k < len(best) else "resampling" for k in range(len(said))]
             known = {candidate.text for candidate in found}
@@ -98,7 +98,7 @@ class Search:
             for k, (text, origin) in enumerate(prompts)
         ]
 
-    def _reflection(self, candidate: Candidate, rng: np.random.Generator) -> Request:
+    def _reflection(self, candidate: Candidate, iteration: int, rng: np.random.Generator) -> Request:
         """Ask to improve a prompt from some of its judgements."""
         count = min(self.spec.feedback, len(candidate.judged))
         chosen = sorted(rng.choice(len(candidate.judged), count, replace=False).tolist())
@@ -109,7 +109,8 @@ class Search:
             TASK,
             temperature=1.0,
             max_tokens=self.spec.writer_tokens,
-            pretend=f"<prompt>improved: {candidate.text}</prompt>",
+            draw=iteration,
+            pretend=f"<prompt>improved {iteration}: {candidate.text}</prompt>",
         )
 
 
@@ -141,8 +142,9 @@ def read_prompt(said: str) -> str | None:
     return text[:LONGEST] or None
 
 
-def _resampling(best: Sequence[Candidate], draw: int, spec: PromptsSpec) -> Request:
-    """Ask for a new prompt from prompts and their scores, the best first."""
+def _resampling(best: Sequence[Candidate], turn: tuple[int, int], spec: PromptsSpec) -> Request:
+    """Ask for a new prompt from prompts and their scores, the best first. turn: the iteration, and which of its."""
+    draw = turn[0] * spec.keep + turn[1]
     pairs = "\n\n".join(f"Score {one.score:.2f}:\n<prompt>{one.text}</prompt>" for one in best)
     return ask_once(
         f"System prompts and their scores, the best first:\n\n{pairs}\n\nFind out what makes the score high, and write "

@@ -118,6 +118,39 @@ class WeightAverage:
         return dict(self._scorer.provenance)
 
 
+@final
+@dataclass(frozen=True)
+class ImplicitReward:
+    """beta (log pi(y|x) - log ref(y|x)) of a policy that was trained on preferences: the reward it is optimal for.
+
+    folder: what ``rlhf-game train`` (kind preference) or train_preferences wrote. Its scores are known up to a constant
+    of each prompt (Rafailov et al. 2023, eq. 5): nothing to a mechanism on the scores themselves, but not between
+    prompts, not through a calibration that is not affine, and not in an order statistic of an ensemble.
+    """
+
+    folder: str
+    base: Path | None = None
+    batch_size: int = 16
+    is_identified: ClassVar[bool] = False
+    __name__: ClassVar[str] = "implicit"
+
+    @cached_property
+    def _scorer(self) -> Any:
+        from rlhf_game.training_backends.preferences import implicit_scorer
+
+        return implicit_scorer((self.base or Path()) / Path(self.folder).expanduser())
+
+    def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float]:
+        """Return one score per completion; the models are loaded on the first call. Raises InputError."""
+        pairs = [(plain(prompt), plain(text)) for prompt, text in zip(prompts, completions, strict=True)]
+        return [float(value) for value in self._scorer.score(pairs, batch_size=self.batch_size)]
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Which weights answered: the policy's and the reference's."""
+        return dict(self._scorer.provenance)
+
+
 def share_backbones(rewards: Sequence[TextReward]) -> tuple[TextReward, ...]:
     """Return the rewards with all reward models loaded together: those on one frozen backbone hold it once."""
     models = [reward for reward in rewards if isinstance(reward, RewardModel)]

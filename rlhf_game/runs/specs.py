@@ -17,7 +17,7 @@ from rlhf_game.rewards.ensemble import Ensemble
 from rlhf_game.rewards.functions import PythonFunction, TextTable
 from rlhf_game.rewards.lexical import Brevity, Clean, Readability, Sentiment
 from rlhf_game.rewards.mix import Mix, Part
-from rlhf_game.rewards.neural import EMBEDDER, RewardModel, Similarity, WeightAverage
+from rlhf_game.rewards.neural import EMBEDDER, ImplicitReward, RewardModel, Similarity, WeightAverage
 from rlhf_game.rewards.remote import Judge, ScoreEndpoint
 from rlhf_game.rewards.texts import TextReward
 from rlhf_game.runs.calibrations import CalibrationSpec, SomeCalibration, tag_of
@@ -217,6 +217,26 @@ class WarmSpec(RewardSpec):
 
 
 @final
+class ImplicitSpec(RewardSpec):
+    """The reward that a policy trained on preferences is optimal for."""
+
+    kind: Literal["implicit"] = "implicit"
+    folder: Name
+
+    def build(self, base: Path) -> TextReward:
+        """Return the reward."""
+        return ImplicitReward(self.folder, base)
+
+    def natural(self) -> Calibration:
+        """Return the Bradley-Terry map: 0 is what the reference would say."""
+        return Logistic(0.0, 1.0)
+
+    def models(self) -> tuple[str, ...]:
+        """Return the policy."""
+        return (self.folder,)
+
+
+@final
 class EndpointSpec(RewardSpec):
     """Scores from an HTTP endpoint."""
 
@@ -375,7 +395,7 @@ class MixSpec(RewardSpec):
 
 MAIN = {
     "python": "function", "hf": "model", "similarity": "text", "brevity": "words", "mix": "parts", "table": "file",
-    "warm": "members", "ensemble": "members", "endpoint": "url",
+    "warm": "members", "ensemble": "members", "endpoint": "url", "implicit": "folder",
 }  # fmt: skip
 """What the short form ``name: value`` gives a value to."""
 ALONE = ("sentiment", "readability", "brevity", "clean")
@@ -407,6 +427,7 @@ SomeReward: TypeAlias = Annotated[
         | Annotated[SimilaritySpec, Tag("<similarity>")]
         | Annotated[RewardModelSpec, Tag("<hf>")]
         | Annotated[WarmSpec, Tag("<warm>")]
+        | Annotated[ImplicitSpec, Tag("<implicit>")]
         | Annotated[EnsembleSpec, Tag("<ensemble>")]
         | Annotated[EndpointSpec, Tag("<endpoint>")]
         | Annotated[JudgeSpec, Tag("<judge>")]
@@ -415,7 +436,7 @@ SomeReward: TypeAlias = Annotated[
             tag_of,
             custom_error_type="reward",
             custom_error_message="must name a reward: python, table, sentiment, readability, brevity, clean, "
-            "similarity, hf, warm, ensemble, endpoint, judge or mix",
+            "similarity, hf, warm, implicit, ensemble, endpoint, judge or mix",
         ),
     ],
     BeforeValidator(_spelled_out),

@@ -27,9 +27,9 @@ Elementwise: TypeAlias = Callable[..., Any]
 def _of_arrays_too(function: Callable[..., Tensor]) -> Elementwise:
     @wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
-        if not any(isinstance(value, np.ndarray) for value in (*arguments, *named.values())):
-            return function(*arguments, **named)
-        return function(*map(_tensor, arguments), **{key: _tensor(value) for key, value in named.items()}).numpy()
+        found = function(*map(_tensor, arguments), **{name: _tensor(value) for name, value in named.items()})
+        is_of_arrays = any(isinstance(value, np.ndarray) for value in (*arguments, *named.values()))
+        return found.numpy() if is_of_arrays else found
 
     return call
 

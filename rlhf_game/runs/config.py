@@ -17,7 +17,7 @@ from rlhf_game.files.tables import digest
 from rlhf_game.runs.calibrations import RankSpec, SomeCalibration, tag_of
 from rlhf_game.runs.chats import ModelSpec, SomeModel
 from rlhf_game.runs.finetuned_spec import FinetunedSpec
-from rlhf_game.runs.prompts import PromptsSpec, read_examples, read_seeds
+from rlhf_game.runs.prompts import PromptsSpec, read_examples, read_texts
 from rlhf_game.runs.specs import SomeReward
 
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -166,7 +166,7 @@ def parse_config(document: dict[str, Any], name: str, base: Path) -> Configurati
     try:
         prompts, columns = _prompts(fields.prompts, base)
         if isinstance(fields.outcomes, PromptsSpec):
-            read_seeds(fields.outcomes, base)
+            read_texts(fields.outcomes.seeds, base)
             read_examples(fields.outcomes.examples, base)
         files = {file: hash_of(file, base) for file in _files(fields)}
         files |= hashes_of_models([model for group in fields.groups for model in group.reward.models()], base)

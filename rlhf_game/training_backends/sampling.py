@@ -140,6 +140,17 @@ def sample_batch(
     ]
 
 
+@torch.inference_mode()
+def next_token_shares(language_model: LanguageModel, encoded: Sequence[Sequence[int]], tokens: Sequence[int]) -> Array:
+    """Return how the next token's probability is shared among ``tokens``: [B, k], rows sum to 1.
+
+    encoded: token ids of every prompt, [B].
+    """
+    check_length(language_model, encoded, 1)
+    logits = _Stepper.start(language_model, encoded).logits[:, list(tokens)]
+    return logits.double().softmax(dim=-1).cpu().numpy()
+
+
 def check_length(language_model: LanguageModel, encoded: Sequence[Sequence[int]], max_new_tokens: int) -> None:
     """Raise InputError when a prompt and its response do not fit the model's context."""
     room = getattr(language_model.model.config, "max_position_embeddings", None)
@@ -252,6 +263,21 @@ def log_probabilities(
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         found[rows] = _score(language_model, [prompts[k] for k in rows], [cut[k] for k in rows], how)
+    return found
+
+
+@torch.inference_mode()
+def next_log_probabilities(
+    language_model: LanguageModel, encoded: Sequence[Sequence[int]], tokens: Sequence[int], *, batch_size: int = 16
+) -> Array:
+    """Return log q(token | ids) in nats of each of the ``tokens``, [t], after each of the sequences: [k, t]."""
+    check_length(language_model, encoded, 1)
+    order = sorted(range(len(encoded)), key=lambda k: len(encoded[k]))
+    found = np.zeros((len(encoded), len(tokens)))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        logits = _Stepper.start(language_model, [encoded[k] for k in rows]).logits
+        found[rows] = logits.double().log_softmax(dim=-1)[:, list(tokens)].cpu().numpy()
     return found
 
 

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Protocol, final
 
 import numpy as np
 
 from rlhf_game.errors import InputError
 from rlhf_game.training_backends.models import LanguageModel
-from rlhf_game.training_backends.preferences.settings import PreferenceTraining
 from rlhf_game.training_backends.reward_training import Pair
 
 
@@ -61,8 +60,37 @@ def fitting(pairs: Sequence[TokenPair], longest: int) -> list[tuple[int, TokenPa
     return found
 
 
-def ordered(training: PreferenceTraining, count: int, processes: int) -> list[int]:
-    """Return the pair of every place of every step: shuffled passes over all pairs, the last one cut to whole steps.
+class Passes(Protocol):
+    """What decides the order of a training's rows."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows in a forward."""
+        ...
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Forwards to a step."""
+        ...
+
+    @property
+    def max_steps(self) -> int | None:
+        """Instead of epochs."""
+        ...
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the rows."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of the shuffling."""
+        ...
+
+
+def ordered(training: Passes, count: int, processes: int) -> list[int]:
+    """Return the row of every place of every step: shuffled passes over all rows, the last one cut to whole steps.
 
     Laid out beforehand, because a sampler that is made anew on resuming would begin with the first pass's order. An
     epoch is rounded up to whole steps.

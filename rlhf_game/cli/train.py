@@ -16,6 +16,7 @@ def train(
     """Train what CONFIG names by its kind: reward models or a policy; an interrupted training goes on."""
     from rlhf_game.cli.display import show_table, write_out
     from rlhf_game.cli.progress import progress_on_stderr
+    from rlhf_game.cli.report import leave_report, say_where
     from rlhf_game.cli.run import share_the_processor
     from rlhf_game.training import read_training
     from rlhf_game.training import train as train_pipeline
@@ -25,9 +26,12 @@ def train(
     folder = out or Path("runs") / config.stem
     with progress_on_stderr() as watch:
         finished = train_pipeline(configuration, folder, watch)
+    if not finished.metrics:
+        return
+    page = leave_report(folder)
     if as_json:
         write_out((folder / "metrics.json").read_text(encoding="utf-8"))
         return
     for table in finished.tables:
         show_table(table.title, table.header, table.rows)
-    typer.echo(f"training folder: {folder}")
+    say_where("training", folder, page)

@@ -56,6 +56,10 @@ class TrainingFields(Strict, ABC):
         Raises InputError when data or configuration are wrong, RunError when the training fails.
         """
 
+    def assist(self, task: Task) -> None:
+        """Do the share of a process that is not a launcher's first: nothing, where one process is enough."""
+        return
+
     @abstractmethod
     def tables(self, metrics: dict[str, Any]) -> list[Table]:
         """Return what people read of the metrics."""

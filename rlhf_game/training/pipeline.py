@@ -9,6 +9,10 @@ from rlhf_game.files.documents import parse_json, read_text
 from rlhf_game.runs.directory import Progress, open_folder, unwatched
 from rlhf_game.training.config import TrainingConfiguration
 from rlhf_game.training.kinds import Table, Task
+from rlhf_game.training.processes import is_first, wait_for_everyone
+
+METRICS = "metrics.json"
+"""The last file that is written: where it is, the training is finished."""
 
 
 @final
@@ -18,6 +22,7 @@ class FinishedTraining:
 
     folder: Path
     metrics: dict[str, Any]
+    """Empty in the processes of a launcher that are not the first."""
     tables: list[Table]
     """What people read of the metrics."""
 
@@ -25,11 +30,19 @@ class FinishedTraining:
 def train(configuration: TrainingConfiguration, path: Path, progress: Progress | None = None) -> FinishedTraining:
     """Do what is left of the training in the folder ``path``, and return it finished.
 
-    Raises InputError when data or configuration are wrong or the folder is another training's, RunError when the folder
-    is in use or a training diverges.
+    Under torchrun or accelerate every process calls this: the first one holds the folder, writes and returns; the
+    others do their share of a training that is made for several processes, and return no metrics. Raises InputError
+    when data or configuration are wrong or the folder is another training's, RunError when the folder is in use or a
+    training diverges.
     """
+    if not is_first():
+        wait_for_everyone()
+        if not (path / METRICS).exists():
+            configuration.fields.assist(Task(configuration.base, path, unwatched))
+        return FinishedTraining(path, {}, [])
     with open_folder(path, configuration) as folder:
-        known = folder.path / "metrics.json"
+        known = folder.path / METRICS
+        wait_for_everyone()
         if not known.exists():
             task = Task(configuration.base, folder.path, progress or unwatched)
             write_json(known, configuration.fields.train(task))

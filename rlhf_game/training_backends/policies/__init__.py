@@ -5,16 +5,21 @@ from typing import TYPE_CHECKING
 from rlhf_game.training_backends.lazy import lazily
 
 _NAMES = {
+    "rlhf_game.training_backends.policies.elastic_reset": ("ElasticReset",),
+    "rlhf_game.training_backends.policies.eso_training": ("EsoTraining", "TrainedEso", "train_eso"),
     "rlhf_game.training_backends.policies.settings": ("Faithfulness", "PolicyTraining", "PpoSettings"),
     "rlhf_game.training_backends.policies.training": ("TrainedPolicy", "load_policy", "train_policy"),
 }
 
 if TYPE_CHECKING:
+    from rlhf_game.training_backends.policies.elastic_reset import ElasticReset
+    from rlhf_game.training_backends.policies.eso_training import EsoTraining, TrainedEso, train_eso
     from rlhf_game.training_backends.policies.settings import Faithfulness, PolicyTraining, PpoSettings
     from rlhf_game.training_backends.policies.training import TrainedPolicy, load_policy, train_policy
 else:
     __getattr__ = lazily(__name__, _NAMES)
 
 __all__ = [
-    "Faithfulness", "PolicyTraining", "PpoSettings", "TrainedPolicy", "load_policy", "train_policy",
+    "ElasticReset", "EsoTraining", "Faithfulness", "PolicyTraining", "PpoSettings", "TrainedEso", "TrainedPolicy",
+    "load_policy", "train_eso", "train_policy",
 ]  # fmt: skip

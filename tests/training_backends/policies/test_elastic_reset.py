@@ -122,11 +122,13 @@ def test_a_language_model_follows_the_recursion(folder: Path, tmp_path: Path, lo
     before, after = Seen(), Seen()
     reset = ElasticReset(3, decay=0.8, place=place)
     train(folder, tmp_path / "out", reset, before, after, lora=lora)
-    initial = {n: v for n, v in ((n, reset.tensors()[f"initial.{n}"]) for n in before.weights[0])}
+    initial = {n: reset.tensors()[f"initial.{n}"] for n in before.weights[0]}
     expected = as_defined(before.weights, initial, 3, 0.8, 7)
     for found, wanted in zip(after.weights, expected, strict=True):
         assert all(torch.allclose(found[n].double(), wanted[n], rtol=0, atol=1e-6) for n in wanted)
-    moved = [max(float((b[n] - a[n]).abs().max()) for n in b) for a, b in zip(before.weights, after.weights, strict=True)]
+    moved = [
+        max(float((b[n] - a[n]).abs().max()) for n in b) for a, b in zip(before.weights, after.weights, strict=True)
+    ]
     assert [step for step, distance in enumerate(moved, start=1) if distance > 0] == [3, 6]
     assert all(("lora" in name) == lora for name in initial)
 

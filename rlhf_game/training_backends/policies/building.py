@@ -11,6 +11,7 @@ from peft import LoraConfig
 from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.rloo_config import RLOOConfig
+from trl.trainer.sft_config import SFTConfig
 
 from rlhf_game.errors import InputError
 from rlhf_game.training_backends.models import LanguageModel
@@ -62,14 +63,22 @@ def sampling_arguments(training: PolicyTraining) -> dict[str, Any]:
 
 def make_settings(training: PolicyTraining, work: Path) -> Any:
     """Return TRL's configuration. work: the folder of the checkpoints. Raises InputError when TRL refuses a value."""
-    arguments = {**common_arguments(training, work), **sampling_arguments(training)}
+    common, drawing = common_arguments(training, work), sampling_arguments(training)
     try:
+        if training.trainer == "best_of_n":
+            return SFTConfig(
+                **common,
+                max_length=None,
+                train_sampling_strategy="sequential",  # the rows are in order already
+                dataset_kwargs={"skip_prepare_dataset": True},
+                include_num_input_tokens_seen="non_padding",
+            )
         if training.trainer == "rloo":
-            return RLOOConfig(**arguments, num_iterations=1, normalize_advantages=False)
+            return RLOOConfig(**common, **drawing, num_iterations=1, normalize_advantages=False)
         own: dict[str, Any] = {"num_iterations": 1}
         if training.trainer == "ppo":
             own = {"num_iterations": training.ppo_settings.epochs, "epsilon": training.ppo_settings.clip}
-        return GRPOConfig(**arguments, **own, scale_rewards="none", loss_type="dr_grpo")
+        return GRPOConfig(**common, **drawing, **own, scale_rewards="none", loss_type="dr_grpo")
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"the training cannot be set up: {str(error).splitlines()[0]}") from error
 
@@ -126,9 +135,15 @@ def ordered_rows(
             f"= {training.batch_size} * {training.accumulation_steps} * {processes}), got {training.num_generations}"
         )
     updates = training.ppo_settings.epochs if training.trainer == "ppo" else 1
-    needed = -(-training.max_steps // updates) * (each // training.num_generations)
-    rng = np.random.default_rng(training.seed)
-    passes = -(-needed // len(prompts))
-    order = np.concatenate([rng.permutation(len(prompts)) for _ in range(passes)])[:needed]
+    order = shuffled_passes(
+        len(prompts), -(-training.max_steps // updates) * (each // training.num_generations), training
+    )
     table = Dataset.from_dict({"prompt": list(prompts), **{key: list(values) for key, values in columns.items()}})
     return table.select(order)
+
+
+def shuffled_passes(size: int, needed: int, training: PolicyTraining) -> list[int]:
+    """Return ``needed`` places among ``size``: passes over all of them, each in an order of its own."""
+    rng = np.random.default_rng(training.seed)
+    passes = [rng.permutation(size) for _ in range(-(-needed // size))]
+    return [int(place) for place in np.concatenate(passes)[:needed]]

@@ -112,7 +112,8 @@ class Ppo(PolicyTrainer, GRPOTrainer):
         wrong = torch.maximum((values - inputs["returns"]) ** 2, (near - inputs["returns"]) ** 2)
         value_loss = 0.5 * (wrong * mask).sum() / mask.sum()
         self._metrics["train"]["value_loss"].append(self.accelerator.gather(value_loss.detach()).mean().item())
-        return loss + self._settings.value_weight * value_loss / self.current_gradient_accumulation_steps
+        loss += self._settings.value_weight * value_loss / self.current_gradient_accumulation_steps
+        return loss
 
     @contextmanager
     def _hidden(self) -> Iterator[list[Tensor]]:

@@ -17,9 +17,10 @@ from rlhf_game.errors import InputError, RunError
 from rlhf_game.files.atomic import write_json, write_text
 from rlhf_game.training_backends.checkpoints import find_checkpoint
 from rlhf_game.training_backends.models import LanguageModel, load_language_model, quiet_transformers
+from rlhf_game.training_backends.policies.best_of_n import Asked, choose_winners, make_distiller, read_winners
 from rlhf_game.training_backends.policies.building import make_settings, make_trainer, ordered_rows
 from rlhf_game.training_backends.policies.settings import FAITHFULNESS, Faithfulness, PolicyTraining, Tunable
-from rlhf_game.training_backends.policies.trainers import NamedReward, PolicyTrainer, Reward
+from rlhf_game.training_backends.policies.trainers import NamedReward, Reward
 from rlhf_game.training_backends.policies.watching import Guard, Told, Watch, steps_of
 from rlhf_game.training_backends.resuming import checkpoints, last_checkpoint
 from rlhf_game.training_backends.sampling import check_length
@@ -80,14 +81,20 @@ def train_policy(
     training = replace(training, model=place_of_model(training.model, base))
     document = _document(training, prompts, rewards, columns)
     with torch.random.fork_rng(), quiet_transformers(), explained(training, out):
+        torch.manual_seed(training.seed)  # a LoRA's first weights
         settings = make_settings(training, out / "checkpoints")
         if settings.should_save:
             begin(document, out)
         settings.distributed_state.wait_for_everyone()
         if not (out / CARD).exists():
-            trainer = _prepare(training, settings, prompts, rewards, columns, watch, callbacks)
+            trainer = _prepare(training, settings, Asked(prompts, columns), rewards, out, watch, callbacks)
             train_from_last(trainer, out, watch)
-            finish(trainer, out, document, steps_of(trainer.state.log_history))
+            drawn = read_winners(out)
+            before = {
+                "tokens_before": sum(row["tokens"] for part in drawn for row in part["rows"]),
+                "seconds_before": sum(part["seconds"] for part in drawn),
+            }
+            finish(trainer, out, {**document, **before}, steps_of(trainer.state.log_history))
     return read_policy(out)
 
 
@@ -116,19 +123,26 @@ def _unwatched(what: str, done: int, total: int) -> None:
 def _prepare(
     training: PolicyTraining,
     settings: Any,
-    prompts: Sequence[str],
+    asked: Asked,
     rewards: Mapping[str, Reward],
-    columns: Mapping[str, Sequence[Any]],
+    out: Path,
     watch: Watch,
     callbacks: Sequence[TrainerCallback],
-) -> PolicyTrainer:
+) -> Any:
     # A LoRA's backbone is frozen and may be coarse; weights that are trained in bfloat16 would swallow small updates.
     dtype = training.dtype if training.lora is not None else "float32"
     model = load_language_model(training.model, revision=training.revision, device="cpu", dtype=dtype)
-    check_length(model, [model.encode_prompt(text, training.system) for text in prompts], training.max_new_tokens)
-    named = [NamedReward(name, reward, model, tuple(columns)) for name, reward in rewards.items()]
-    rows = ordered_rows(training, prompts, columns, settings.world_size)
-    return make_trainer(training, settings, model, named, rows, [Guard(training), Told(watch), *callbacks])
+    encoded = [model.encode_prompt(text, training.system) for text in asked.prompts]
+    check_length(model, encoded, training.max_new_tokens)
+    named = [NamedReward(name, reward, model, tuple(asked.columns)) for name, reward in rewards.items()]
+    own = [Guard(training), Told(watch), *callbacks]
+    if training.trainer == "best_of_n":
+        if settings.should_save:
+            choose_winners(training, model, asked, named, out, settings, watch)
+        settings.distributed_state.wait_for_everyone()
+        return make_distiller(training, settings, model, asked, out, own)
+    rows = ordered_rows(training, asked.prompts, asked.columns, settings.world_size)
+    return make_trainer(training, settings, model, named, rows, own)
 
 
 def _document(
@@ -230,8 +244,8 @@ def read_policy(out: Path) -> TrainedPolicy:
     return TrainedPolicy(
         folder=out,
         steps=card["steps"],
-        tokens=card["tokens"],
-        seconds=card["seconds"],
+        tokens=card["tokens"] + card["tokens_before"],
+        seconds=card["seconds"] + card["seconds_before"],
         log=tuple(json.loads(line) for line in lines),
         faithfulness=FAITHFULNESS[card["training"]["trainer"]],
     )

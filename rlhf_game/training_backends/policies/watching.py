@@ -82,7 +82,7 @@ def sequence_kl(logs: Mapping[str, Any]) -> float | None:
 def steps_of(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the log of a training, one row per step, from what the Trainer logged.
 
-    What belongs to a generation (rewards, KL, length) is None in a step that goes on with the responses of the one before.
+    What belongs to a generation (rewards, KL, length) is None in a step on the responses of the step before.
     """
     found: list[dict[str, Any]] = []
     for row in history:

@@ -7,6 +7,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, PreTrainedTokenizerFast
 
 WORDS = ("<pad>", "<bos>", "<eos>", "<unk>", "good", "bad", "yes", "no", "please", "thanks", "maybe", "now")
+ROOM = 64
+"""Tokens that a language model reads."""
 CHAT = "{% for m in messages %}{{ m['content'] }} <bos> {% endfor %}"
 
 
@@ -23,7 +25,7 @@ def tokenizer(chat: str | None = CHAT) -> PreTrainedTokenizerFast:
 def config(labels: int = 2) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=len(WORDS), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        num_key_value_heads=1, max_position_embeddings=ROOM, pad_token_id=0, bos_token_id=1, eos_token_id=2,
         tie_word_embeddings=False, num_labels=labels,
     )  # fmt: skip
 

@@ -7,12 +7,12 @@ what it depends on, and accounts for calls, tokens and prices. No key is ever ke
 from rlhf_game.chat.cache import Cache
 from rlhf_game.chat.chat import REPLIES, Chat
 from rlhf_game.chat.endpoint import Endpoint
-from rlhf_game.chat.grades import grade_rule, read_grade
+from rlhf_game.chat.grades import grade_digits, grade_rule, read_grade
 from rlhf_game.chat.ledger import Ledger, Prices
 from rlhf_game.chat.local import LocalModel
 from rlhf_game.chat.requests import ChatModel, Message, Reply, Request, ask_once
 
 __all__ = [
     "REPLIES", "Cache", "Chat", "ChatModel", "Endpoint", "Ledger", "LocalModel", "Message", "Prices", "Reply",
-    "Request", "ask_once", "grade_rule", "read_grade",
+    "Request", "ask_once", "grade_digits", "grade_rule", "read_grade",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias, final
 
@@ -121,4 +121,4 @@ class Chat:
 
 def _question(request: Request) -> Request:
     """Return the request without what it pretends, which is no part of the question."""
-    return Request(request.messages, request.temperature, request.max_tokens, request.draw)
+    return replace(request, pretend="")

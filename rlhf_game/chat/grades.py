@@ -10,6 +10,12 @@ def grade_rule(low: float, high: float) -> str:
     return f"Answer with one number from {low:g} to {high:g} and nothing else."
 
 
+def grade_digits(low: float, high: float) -> tuple[int, ...]:
+    """Return the whole grades from low to high where each is one digit, else none."""
+    is_digits = low == int(low) and high == int(high) and 0 <= low < high <= 9
+    return tuple(range(int(low), int(high) + 1)) if is_digits else ()
+
+
 def read_grade(said: str, low: float, high: float) -> float | None:
     """Return the grade of an answer: the number after its last ``Grade:``, else its first number; None outside bounds.
 

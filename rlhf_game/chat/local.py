@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from rlhf_game.chat.requests import ChatModel, Reply, Request
+from rlhf_game.errors import InputError
 
 if TYPE_CHECKING:
     from rlhf_game.training_backends.models import LanguageModel
@@ -58,9 +59,9 @@ class LocalModel(ChatModel):
 
     def groups(self, requests: Sequence[Request]) -> list[list[int]]:
         """Return batches of like temperature, like longest answer and like length."""
-        alike: dict[tuple[float, int], list[int]] = {}
+        alike: dict[tuple[float, int, tuple[int, ...]], list[int]] = {}
         for i, request in enumerate(requests):
-            alike.setdefault((_temperature(request), _longest(request)), []).append(i)
+            alike.setdefault((_temperature(request), _longest(request), request.digits), []).append(i)
         groups = []
         for places in alike.values():
             ordered = sorted(places, key=lambda i: (sum(len(turn.content) for turn in requests[i].messages), i))
@@ -73,6 +74,8 @@ class LocalModel(ChatModel):
 
         model = self.language_model
         encoded = [model.encode_turns(request.document()["messages"]) for request in requests]
+        if requests[0].digits:
+            return self._grade(encoded, requests[0].digits)
         drawn = sample_batch(
             model,
             encoded,
@@ -85,6 +88,17 @@ class LocalModel(ChatModel):
             Reply(sample.text.strip(), len(ids), len(sample.token_ids), sample.is_finished)
             for ids, sample in zip(encoded, drawn, strict=True)
         ]
+
+    def _grade(self, encoded: list[list[int]], digits: tuple[int, ...]) -> list[Reply]:
+        """Return the mean digit of each request by the shares of the next token's probability."""
+        from rlhf_game.training_backends.sampling import next_token_shares
+
+        model = self.language_model
+        tokens = [list(model.tokenizer(str(digit), add_special_tokens=False).input_ids) for digit in digits]
+        if any(len(ids) != 1 for ids in tokens) or len({ids[0] for ids in tokens}) != len(digits):
+            raise InputError(f"model: {self.name} must have a token for each digit to grade with, found none for some")
+        means = next_token_shares(model, encoded, [ids[0] for ids in tokens]) @ list(digits)
+        return [Reply(f"{mean:.6f}", len(ids), 1) for ids, mean in zip(encoded, means.tolist(), strict=True)]
 
 
 def _sampling(request: Request) -> "Sampling":

@@ -25,23 +25,27 @@ class Request:
 
     temperature: 0 takes the likeliest token every time; None leaves it to the server. max_tokens: of the answer, None
     leaves it to the server. draw: tells otherwise equal requests apart, so that each gets an answer of its own.
-    pretend: what a dry run takes for the answer; no part of the question.
+    digits: the grades that are asked for, 0 to 9 each: a model on this machine then answers with their mean by the
+    probabilities of its next token, so that any model can grade; an endpoint is asked as ever. pretend: what a dry run
+    takes for the answer; no part of the question.
     """
 
     messages: tuple[Message, ...]
     temperature: float | None = 0.0
     max_tokens: int | None = 256
     draw: int = 0
+    digits: tuple[int, ...] = ()
     pretend: str = ""
 
     def document(self) -> dict[str, Any]:
         """Return all that the answer depends on."""
-        return {
+        asked: dict[str, Any] = {
             "messages": [{"role": turn.role, "content": turn.content} for turn in self.messages],
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
             "draw": self.draw,
         }
+        return {**asked, "digits": list(self.digits)} if self.digits else asked
 
 
 def ask_once(
@@ -51,11 +55,12 @@ def ask_once(
     temperature: float | None = 0.0,
     max_tokens: int | None = 256,
     draw: int = 0,
+    digits: tuple[int, ...] = (),
     pretend: str = "",
 ) -> Request:
     """Return a request of one user turn, after a system turn when there is one."""
     first = () if system is None else (Message("system", system),)
-    return Request((*first, Message("user", user)), temperature, max_tokens, draw, pretend)
+    return Request((*first, Message("user", user)), temperature, max_tokens, draw, digits, pretend)
 
 
 @final

@@ -24,6 +24,7 @@ from rlhf_game.chat import (
     LocalModel,
     Request,
     ask_once,
+    grade_digits,
     grade_rule,
     read_grade,
 )
@@ -165,6 +166,7 @@ class Judge:
                 rule,
                 temperature=self.temperature,
                 max_tokens=self.max_tokens,
+                digits=grade_digits(self.low, self.high),
             )
             for prompt, completion in zip(prompts, completions, strict=True)
         ]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from rlhf_game.chat import Chat, Request, ask_once, grade_rule, read_grade
+from rlhf_game.chat import Chat, Request, ask_once, grade_digits, grade_rule, read_grade
 from rlhf_game.errors import RunError
 from rlhf_game.files.documents import shown
 from rlhf_game.runs.directory import Progress
@@ -92,5 +92,6 @@ def _request(example: ExampleSpec, answer: str, criterion: str, how: JudgingFiel
         f"Question:\n{example.question}\n\nReference answer:\n{example.answer}\n\nAnswer to grade:\n{answer}",
         f"You grade an answer to a question by one criterion, {criterion}: {CRITERIA[criterion]}\n{rule}",
         max_tokens=how.judge_tokens,
+        digits=() if how.explains else grade_digits(how.low, how.high),
         pretend=f"Grade: {how.low:g}",
     )

@@ -1,5 +1,6 @@
 """Better system prompts, by reflection and resampling (CourseGPT-zh, section 4.2); reports are not among its inputs."""
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ def response_request(spec: PromptsSpec, system: str, user: str, draw: int) -> Re
         temperature=spec.temperature,
         max_tokens=spec.max_new_tokens,
         draw=draw,
-        pretend="word " * (spec.max_new_tokens // 2),
+        pretend=hashlib.sha256(system.encode()).hexdigest()[:8] + f" {draw}" + " word" * (spec.max_new_tokens // 2),
     )
 
 

@@ -278,6 +278,40 @@ def test_a_local_model_is_known_by_its_weights_and_costs_no_second_time(
     assert report_of(tmp_path)["prompt_tokens"] > 0
 
 
+def test_a_grade_of_a_local_model_is_the_mean_digit_by_its_probabilities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from rlhf_game.training_backends.models import load_language_model
+
+    monkeypatch.setattr(tiny, "WORDS", ("<pad>", "<bos>", "<eos>", "<unk>", *"12345678"))
+    model = tiny.save_language_model(tmp_path)
+    questions = ["1 2 3", "7", "5 5"]
+    requests = [ask_once(question, digits=(2, 3, 4)) for question in questions]
+    said = [float(reply.text) for reply in Chat(LocalModel(str(model)), Ledger(None)).ask(requests, "judge")]
+    loaded = load_language_model(str(model))
+    for question, mean in zip(questions, said, strict=True):
+        with torch.inference_mode():
+            logits = loaded.model(input_ids=torch.tensor([loaded.encode_prompt(question)])).logits[0, -1]
+        shares = logits.double().softmax(-1)[[5, 6, 7]]  # where the words 2, 3 and 4 are
+        assert mean == pytest.approx(float((shares * torch.tensor([2.0, 3.0, 4.0])).sum() / shares.sum()), abs=1e-4)
+    assert len(set(said)) == 3
+
+
+def test_a_local_model_without_digits_cannot_grade_with_them(model: Path) -> None:
+    with pytest.raises(InputError, match="must have a token for each digit to grade with"):
+        Chat(LocalModel(str(model)), Ledger(None)).ask([ask_once("good", digits=(1, 2))], "judge")
+
+
+def test_digits_are_part_of_the_question_and_sent_to_no_endpoint(tmp_path: Path) -> None:
+    with serving(chatting(lambda asked: "7")) as (url, seen):
+        chat = Chat.kept_in(tmp_path, Endpoint("m", f"{url}/v1"))
+        chat.ask([ask_once("a"), ask_once("a", digits=(1, 2))], "judge")
+        assert len(seen) == 2
+        assert all("digits" not in one for one in seen)
+
+
 def test_a_local_model_that_is_not_there_is_named() -> None:
     with pytest.raises(InputError, match="model: ./nowhere must be an existing folder"):
         ask(Chat(LocalModel("./nowhere"), Ledger(None)), "a")

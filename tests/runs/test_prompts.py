@@ -16,7 +16,8 @@ import pytest
 from pyarrow import parquet
 
 from rlhf_game import KL, AffinePayments, InputError, Mechanism, Menu, Report, RunError, SocialWelfare, Table
-from rlhf_game.runs import prompts_game, prompts_search, read_config, run
+from rlhf_game.runs import prompts_game, read_config, run
+from tests import tiny
 from tests.cli.runner import run as command
 from tests.servers import chatting, serving
 
@@ -308,22 +309,23 @@ def test_some_grades_that_cannot_be_read_count_as_the_lowest_and_are_counted(wri
         assert one["unread_grades"] == 2
 
 
-def test_prompts_work_on_a_local_model_for_everything(
+def test_a_local_model_can_do_everything(
     write: Write, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests import tiny
-
+    monkeypatch.setattr(tiny, "WORDS", ("<pad>", "<bos>", "<eos>", "<unk>", *"12345678"))
+    monkeypatch.setattr(tiny, "ROOM", 512)
     model = tiny.save_language_model(tmp_path_factory.mktemp("tiny"))
-    monkeypatch.setattr(prompts_search, "check_readable", lambda judge, judged: None)  # ten words, and no number
-    short = {"seeds": ["good", "bad"], "max_new_tokens": 4, "judge_tokens": 2, "writer_tokens": 3, "keep": 2,
-             "examples": [{"question": "yes", "answer": "no"}]}  # fmt: skip
-    monkeypatch.setattr(prompts_search, "TASK", "now")
-    monkeypatch.setattr("rlhf_game.runs.prompts_judge.CRITERIA", {"good": "yes"})
-    monkeypatch.setattr(prompts_search, "RULE", "now")
-    path = write("http://x", outcomes={**short, "iterations": 0, "explains": False}, model=str(model), prompts=["no"])
+    short = {"seeds": ["3 4", "5"], "max_new_tokens": 4, "judge_tokens": 1, "writer_tokens": 3, "keep": 2, "high": 8.0,
+             "explains": False, "iterations": 1}  # fmt: skip
+    path = write("http://x", outcomes=short, model=str(model))
     finished = run(read_config(path), tmp_path / "out")
     assert len(finished.system_prompts) == 2
     assert sum(one.probability for one in finished.system_prompts) == pytest.approx(1)
+    game, _ = settled(tmp_path / "out")
+    grades = [g for one in game["provenance"]["candidates"]["system_prompts"] for g in one["grades"].values()]
+    assert all(1 < grade < 8 for grade in grades)
+    assert len(set(grades)) > 4  # means by probabilities, not eight steps
+    assert json.loads((tmp_path / "out/calls/report.json").read_text())["by"][0]["endpoint"] is None
 
 
 @pytest.mark.parametrize(

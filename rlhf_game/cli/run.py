@@ -21,6 +21,7 @@ def run(
     """Draw responses of a language model, score them by each group's reward, settle; an interrupted run goes on."""
     from rlhf_game.cli.display import show_calls, show_receipt, show_table, show_trained, write_out
     from rlhf_game.cli.progress import progress_on_stderr
+    from rlhf_game.cli.report import leave_report, say_where
     from rlhf_game.files.build import settle_without
     from rlhf_game.runs.config import read_config
     from rlhf_game.runs.dry_run import count_calls
@@ -35,19 +36,20 @@ def run(
         return
     with progress_on_stderr() as watch:
         finished = run_pipeline(configuration, folder, watch)
+    page = leave_report(folder)
     if as_json:
         write_out((folder / "receipt.json").read_text(encoding="utf-8"))
         return
     if isinstance(finished, FinetunedRun):
         show_trained(finished.receipt)
-        typer.echo(f"run folder: {folder}")
+        say_where("run", folder, page)
         return
     _, values_without = settle_without(finished.game)
     show_receipt(finished.receipt, values_without)
     if finished.system_prompts:
         rows = [(one.text, f"{one.judge_score:.3f}", f"{one.probability:.4f}") for one in finished.system_prompts]
         show_table("The system prompts", ("system prompt", "judge's score", "probability"), rows)
-    typer.echo(f"run folder: {folder}")
+    say_where("run", folder, page)
 
 
 def share_the_processor() -> None:

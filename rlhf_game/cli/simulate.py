@@ -27,6 +27,7 @@ def simulate(
     """Play many games between strategic groups, with and without payments; an interrupted study goes on."""
     from rlhf_game.cli.display import write_out
     from rlhf_game.cli.progress import progress_on_stderr
+    from rlhf_game.cli.report import leave_report, say_where
     from rlhf_game.simulations.engines import engine as engine_of
     from rlhf_game.simulations.pipeline import SUMMARY
     from rlhf_game.simulations.pipeline import simulate as simulate_study
@@ -37,11 +38,12 @@ def simulate(
     folder = out or Path("runs") / scenario.stem
     with progress_on_stderr() as watch:
         finished = simulate_study(study, folder, chosen, watch)
+    page = leave_report(folder)
     if as_json:
         write_out((folder / SUMMARY).read_text(encoding="utf-8"))
         return
     _show(finished.summary)
-    typer.echo(f"study folder: {folder}")
+    say_where("study", folder, page)
 
 
 def _show(summary: dict[str, Any]) -> None:

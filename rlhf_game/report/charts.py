@@ -113,22 +113,29 @@ def waterfall(key: str, title: str, description: str, steps: Sequence[Step]) -> 
 def shares(
     key: str, title: str, description: str, rows: Sequence[tuple[str, float, float, tuple[float, float] | None]]
 ) -> str:
-    """Return for each row (name, kept, paid, interval of what is paid) two bars after each other."""
+    """Return for each row (name, kept, paid, interval of what is paid) two bars after each other.
+
+    Where less than nothing is kept they are one above the other.
+    """
     height = ROW * 1.2 * len(rows) + 34
-    ends = [v for _, kept, paid, _ in rows for v in (kept, kept + paid)]
-    ends += [kept + end for _, kept, _, interval in rows if interval for end in interval]
+    ends = [v for _, kept, paid, _ in rows for v in (kept, max(kept, 0.0) + paid)]
+    ends += [max(kept, 0.0) + end for _, kept, _, interval in rows if interval for end in interval]
     axis = spanning(ends, NAMES + 4, WIDTH - 16, zero=True, room=0.03)
     bottom = height - 30
     nodes: list[Node] = [*_grid(axis, 4, bottom), line(axis.at(0), 4, axis.at(0), bottom, "axis")]
     for k, (name, kept, paid, interval) in enumerate(rows):
         middle = 4 + ROW * 1.2 * (k + 0.5)
+        tops, start, high = (
+            ((middle - 9, middle - 9), kept, 18.0) if kept >= 0 else ((middle - 9, middle + 1), 0.0, 8.0)
+        )
         nodes += [
             label(name, 4, middle + 4.5, room=NAMES - 8),
-            box(axis.at(0), axis.at(kept), middle - 9, 18, "bar keep", f"{name} keeps {number(kept)}"),
-            box(axis.at(kept), axis.at(kept + paid), middle - 9, 18, "bar pay", f"{name} pays {number(paid)}"),
+            box(axis.at(0), axis.at(kept), tops[0], high, "bar keep", f"{name} keeps {number(kept)}"),
+            box(axis.at(start), axis.at(start + paid), tops[1], high, "bar pay", f"{name} pays {number(paid)}"),
         ]
         if interval is not None:
-            nodes.append(whisker(axis.at(kept + interval[0]), axis.at(kept + interval[1]), middle))
+            ends = (axis.at(start + interval[0]), axis.at(start + interval[1]))
+            nodes.append(whisker(*ends, tops[1] + high / 2))
     return drawing(key, WIDTH, height, title, description, *nodes)
 
 
@@ -164,6 +171,8 @@ def _range(one: Range, axis: Axis, y: float, places: int) -> list[Node]:
         hint += f", at most {number(one.high)}"
     start = element("path", d=f"M{axis.at(0):.2f} {y:.2f}H{found:.2f}", class_=f"{kind} found")
     text = number(one.low, places) if one.low == 0 else "+" + number(one.low, places)
+    if one.low == 0 and one.high is not None and one.high > 10.0**-6:
+        text = "\N{LESS-THAN OR EQUAL TO} " + number(one.high)
     return [start, proof, marker(one.slot, found, y, hint), label(text, WIDTH - 4, y + 4.5, anchor="end")]
 
 

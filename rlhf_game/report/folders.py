@@ -7,7 +7,9 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.documents import parse_json, read_text, shown
 from rlhf_game.files.games import read_game
 from rlhf_game.files.receipts import Receipt
+from rlhf_game.files.sampled import is_sampled
 from rlhf_game.files.schema import parse_model
+from rlhf_game.report.finetuned import finetuned_page
 from rlhf_game.report.games import Settled, game_page
 from rlhf_game.report.lies import read_audit
 from rlhf_game.report.page import Page
@@ -18,8 +20,11 @@ from rlhf_game.report.trainings import training_page
 
 def folder_page(folder: Path) -> Page:
     """Return the report of a folder. Raises InputError when it is none of a run, a study or a training."""
+    if (folder / "game.json").exists() and is_sampled(folder / "game.json"):
+        return finetuned_page(folder)
     if (folder / "game.json").exists():
-        return settled_page(folder / "game.json", folder / "receipt.json", folder / "audit.json")
+        beside = [folder / name if (folder / name).exists() else None for name in ("receipt.json", "audit.json")]
+        return settled_page(folder / "game.json", *beside)
     if (folder / "study.json").exists():
         return study_page(read_study(folder / "study.json"))
     if (folder / "metrics.json").exists():
@@ -38,12 +43,12 @@ def settled_page(game: Path, receipt: Path | None = None, audit: Path | None = N
     one = read_game(game)
     document: dict[str, Any] = {}
     said: Receipt | None = None
-    if receipt is not None and receipt.exists():
+    if receipt is not None:
         name = shown(str(receipt), 200)
         document = parse_json(read_text(receipt), name)
         said = parse_model(Receipt, document, name)
         if said.game_sha256 != one.sha256:
             raise InputError(f"{name}: game_sha256: must be that of {shown(str(game), 200)}, found another")
     origin = document.get("provenance")
-    found = read_audit(audit, one) if audit is not None and audit.exists() else None
+    found = None if audit is None else read_audit(audit, one)
     return game_page(Settled(one, said, origin if isinstance(origin, dict) else None, found))

@@ -56,14 +56,15 @@ class Settled:
 
 def game_page(settled: Settled) -> Page:
     """Return the report of a settled game; raises InputError when the game cannot be settled."""
-    game, again = settled.game, settle(settled.game)
-    fresh = receipt_of(game, again)
-    receipt = settled.receipt or fresh
-    found = [] if settled.receipt is None else differences(receipt, game, fresh)
+    game = settled.game
     is_small = sum(_entries(reward) for reward in game.rewards) <= MOST_CELLS
+    again = settle(game) if is_small or settled.receipt is None else None
+    fresh = None if again is None else receipt_of(game, again)
+    receipt = settled.receipt or fresh
+    assert receipt is not None  # one of the two
     parts = breakdowns(game) if is_small else None
-    moves = changes(game, again, settled.prompts) if is_small else []
-    sections = [settlement(receipt, parts, _checked(settled.receipt is not None, found))]
+    moves = changes(game, again, settled.prompts) if is_small and again is not None else []
+    sections = [settlement(receipt, parts, _checked(settled, fresh))]
     if moves:
         sections.append(policies(moves, [group.name for group in receipt.groups]))
     if parts:
@@ -90,11 +91,14 @@ def game_page(settled: Settled) -> Page:
     )
 
 
-def _checked(has_receipt: bool, found: Sequence[str]) -> Note:
+def _checked(settled: Settled, fresh: Receipt | None) -> Note:
+    if settled.receipt is None:
+        return Note("plain", "The game was settled for this page.")
+    if fresh is None:
+        return Note("plain", "The game is too large to be settled again for its report; rlhf-game verify does that.")
+    found = differences(settled.receipt, settled.game, fresh)
     if found:
         return Note("bad", f"The receipt is not what the game gives when it is settled again: {'; '.join(found[:3])}")
-    if not has_receipt:
-        return Note("plain", "The game was settled for this page.")
     return Note("good", "Checked: the game was settled again for this page, and every number of the receipt agrees.")
 
 

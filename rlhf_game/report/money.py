@@ -55,8 +55,8 @@ def settlement(receipt: Receipt, parts: Sequence[Breakdown] | None, checked: Not
         lead += " In small print: what a member would have if the group had stayed away."
     if intervals:
         level = min(interval.level for interval in intervals)
-        sure = "for certain" if level == 1 else f"with probability {level:g}"
-        lead += f" In small print: between which numbers it lies {sure}, whatever responses were not found."
+        sure = "for certain, whatever responses were not found" if level == 1 else f"with probability {level:g}"
+        lead += f" In small print: between which numbers it lies {sure}."
     blocks = (checked, _table(receipt, None if intervals else parts), _shares(receipt))
     return Section("settlement", "Who gets what", lead, blocks)
 
@@ -109,6 +109,8 @@ def _shares(receipt: Receipt) -> Figure:
     elif len(rows) > 1:
         name, kept, paid, _ = max(rows, key=lambda row: row[2])
         part = f", {share(paid / (kept + paid))} of what the policy is worth to it" if kept > 0 < paid else ""
+        if any(kept < 0 for _, kept, _, _ in rows):
+            caption = "What the policy is worth to a group is its utility and its payment together."
         caption += f" Most is paid by {name}: {number(paid)}{part}."
     if any(ends is not None for *_, ends in rows):
         caption += " The thin line is the interval of the payment."

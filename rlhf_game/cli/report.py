@@ -1,0 +1,84 @@
+"""``report``: one page of a run, a game, a study or a training; and the page that the other commands leave behind."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SOURCES = ("game.json", "receipt.json", "audit.json", "study.json", "metrics.json")
+"""The files of a folder that its report is made of."""
+
+
+def report(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER|GAME", help="What `run`, `simulate` or `train` filled, or a game: .yaml, .yml, .json."
+        ),
+    ],
+    audit: Annotated[
+        Path | None,
+        typer.Option("--audit", metavar="FILE", help="What `audit --json` printed; default: a short search."),
+    ] = None,
+    receipt: Annotated[
+        Path | None, typer.Option("--receipt", metavar="FILE", help="What `settle` wrote of the game.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="Default: FOLDER/report.html, or GAME.report.html beside it."),
+    ] = None,
+) -> None:
+    """Write one HTML page that holds all it shows: figures with their data, for screens, paper and screen readers."""
+    from rlhf_game.errors import InputError
+    from rlhf_game.files.sampled import is_sampled
+    from rlhf_game.report import REPORT
+    from rlhf_game.report.folders import folder_page, settled_page
+    from rlhf_game.report.page import write_page
+
+    inside = source / "game.json" if source.is_dir() else source
+    if inside.is_file() and not is_sampled(inside):
+        page = settled_page(
+            inside,
+            receipt or _beside(inside, source, "receipt.json"),
+            audit or _beside(inside, source, "audit.json"),
+        )
+    elif audit is not None or receipt is not None:
+        raise InputError(f"{source}: must be a game, or a folder with a game.json, to go with an audit or a receipt")
+    elif not source.is_dir():
+        raise InputError(f"{source}: must be a folder that a command filled, or a game, found neither")
+    else:
+        page = folder_page(source)
+    path = out or (source / REPORT if source.is_dir() else source.with_suffix(".report.html"))
+    typer.echo(f"report: {write_page(path, page)}")
+
+
+def _beside(game: Path, source: Path, name: str) -> Path | None:
+    """Return the file of a run's folder; of a single game nothing, whatever lies beside it."""
+    return game.with_name(name) if source.is_dir() and game.with_name(name).exists() else None
+
+
+def say_where(what: str, folder: Path, page: Path | None) -> None:
+    """Print where the results are. what: the kind of folder; page: its report, if there is one."""
+    typer.echo(f"{what} folder: {folder}")
+    if page is not None:
+        typer.echo(f"report: {page}")
+
+
+def leave_report(folder: Path) -> Path | None:
+    """Write the report of a finished folder, unless there is one that is newer than what it is made of; return it.
+
+    Where the extra is missing there is none, and one line on stderr says so.
+    """
+    from rlhf_game.errors import MissingExtra
+    from rlhf_game.report import REPORT, write_report
+
+    path = folder / REPORT
+    made_of = [os.stat(folder / name).st_mtime_ns for name in SOURCES if (folder / name).exists()]
+    if path.exists() and os.stat(path).st_mtime_ns >= max(made_of, default=0):
+        return path
+    try:
+        return write_report(folder)
+    except MissingExtra as error:
+        typer.echo(f"no {REPORT}: {error}", err=True)
+        return None

@@ -89,7 +89,7 @@ class Gathered:
     def _take(self, name: str, samples: Array) -> None:
         self._running.setdefault(name, Running()).take(np.asarray(samples, dtype=np.float64))
         if self._rounds:
-            each = samples.reshape(len(samples), -1, self._rounds)
+            each = samples.reshape(len(samples), samples.shape[1] // self._rounds, self._rounds)
             self._ends.setdefault(name, Running()).take(each[..., -max(1, round(LAST * self._rounds)) :].mean(axis=2))
 
     def _take_list(self, name: str, lists: Any, shape: tuple[int, int], is_good: Any) -> None:

@@ -48,8 +48,7 @@ class Games:
 class Layout:
     """What the rows of every game are. keys: columns with the same K entries in every game.
 
-    scalars and lists: the columns that are measured, one number and one number per group; integers: which of these hold
-    whole numbers.
+    scalars and lists: the columns that are measured, one number, and one number for each group.
     """
 
     keys: Mapping[str, Sequence[Any]]
@@ -95,7 +94,8 @@ def measure_all(
     errors: dict[Trial, str] = {}
     for group in groups:
         try:
-            done.append((group, _finite(measure(games_of(group)))))
+            with np.errstate(all="ignore"):  # what comes out of an overflow is not finite, and refused
+                done.append((group, _finite(measure(games_of(group)))))
         except FAILURES as error:
             if len(group) == 1:
                 errors[group[0]] = _said(error)

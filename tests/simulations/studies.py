@@ -1,0 +1,49 @@
+"""Small studies for the tests."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlhf_game.simulations.pipeline import simulate
+from rlhf_game.simulations.study import Study, parse_study
+
+GAMES: dict[str, Any] = {
+    "seed": 5,
+    "games": 40,
+    "scenario": {"kind": "random", "groups": 3, "outcomes": 6, "sizes": [1, 4]},
+    "strength": 0.5,
+    "strategies": [{"kind": "polarize"}, {"kind": "resize"}],
+    "chunk": 16,
+}
+MARKET: dict[str, Any] = {
+    "kind": "market",
+    "seed": 3,
+    "games": 20,
+    "scenario": {"kind": "random", "groups": 3, "outcomes": 6, "sizes": [1, 4]},
+    "strength": 1.0,
+    "rounds": 60,
+    "menu": [{"kind": "polarize"}, {"kind": "resize", "factor": 3.0}, {"kind": "indifferent"}],
+    "learning": {"kind": "multiplicative_weights", "rate": 0.5},
+}
+
+
+def study(changes: dict[str, Any] | None = None, of: dict[str, Any] = GAMES, base: Path = Path()) -> Study:
+    return parse_study({**of, **(changes or {})}, "study.yaml", base)
+
+
+def played(tmp_path: Path, changes: dict[str, Any] | None = None, of: dict[str, Any] = GAMES) -> dict[str, Any]:
+    """The summary of a study that is played in ``tmp_path``."""
+    return simulate(study(changes, of), tmp_path / "out").summary
+
+
+def rows(made: Study) -> dict[str, np.ndarray]:
+    """The columns of the first point of a study, without a folder; lists of equal length become [rows, n]."""
+    point = made.points[0]
+    table = point.fields.play(point.source, 0, range(point.fields.games), {})
+    return {name: np.array(table.column(name).to_pylist()) for name in table.column_names}
+
+
+def means(summary: dict[str, Any], measure: str, part: str = "measures") -> dict[tuple[str, str], float]:
+    """A measure by strategy (empty for a market) and payment rule."""
+    return {(one.get("strategy", ""), one["payment"]): one[part][measure]["estimate"] for one in summary["summaries"]}

@@ -1,0 +1,241 @@
+"""A study is killed, resumed, tampered with, and fails in part; its table is always the same."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from rlhf_game.errors import InputError, RunError
+from rlhf_game.mechanism.reports import Normalization
+from rlhf_game.simulations.engines import Engine
+from rlhf_game.simulations.pipeline import simulate
+from rlhf_game.simulations.populations import Population, RandomScenario
+from rlhf_game.simulations.trials import Games
+from tests.simulations.studies import GAMES, MARKET, study
+
+SWEPT = {"sweep": {"strength": [0.2, 1.0]}}
+
+
+@final
+class Interrupted(Engine):
+    """Stops after some tasks, as a power cut would between two of them."""
+
+    def __init__(self, after: int) -> None:
+        self._after = after
+        self.done = 0
+
+    def map(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
+        for task in tasks:
+            if self.done == self._after:
+                raise KeyboardInterrupt
+            self.done += 1
+            yield function(task)
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+@pytest.mark.parametrize("of", [GAMES, {**MARKET, "games": 6, "chunk": 2, "rounds": 5}], ids=["games", "market"])
+def test_an_interrupted_study_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, of: dict[str, Any]) -> None:
+    made = study(SWEPT, of)
+    simulate(made, tmp_path / "whole")
+    for after in (0, 2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            simulate(made, tmp_path / "cut", Interrupted(after))
+        assert "results.parquet" not in files(tmp_path / "cut")
+    rest = Interrupted(made.count)
+    simulate(made, tmp_path / "cut", rest)
+    assert rest.done == made.count - 5
+    assert files(tmp_path / "cut") == {"config.json", "results.parquet", "study.json"}
+    for name in ("results.parquet", "study.json"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_killed_study_goes_on(tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        """
+        import sys
+        from pathlib import Path
+        from rlhf_game.simulations.pipeline import simulate
+        from tests.simulations.studies import study
+        simulate(study({"games": 1200, "chunk": 10}), Path(sys.argv[1]))
+        """
+    )
+    folder = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-c", script, folder], cwd=Path(__file__).parents[2])
+    limit = time.monotonic() + 60
+    while len(list(folder.glob("partial/rows-*"))) < 5 and time.monotonic() < limit:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    left = {path.name for path in folder.glob("partial/rows-*")}
+    assert 5 <= len(left) < 120
+    assert not (folder / "results.parquet").exists()
+    made = study({"games": 1200, "chunk": 10})
+    simulate(made, folder)
+    simulate(made, tmp_path / "whole")
+    assert (folder / "results.parquet").read_bytes() == (tmp_path / "whole/results.parquet").read_bytes()
+    assert not list(folder.glob("**/.*.tmp"))
+
+
+def test_a_finished_study_is_only_read(tmp_path: Path) -> None:
+    made = study()
+    first = simulate(made, tmp_path / "out")
+    again = simulate(made, tmp_path / "out", Interrupted(0))
+    assert again.summary == first.summary
+    first.table.unlink()
+    assert simulate(made, tmp_path / "out").summary == first.summary
+    (tmp_path / "out/study.json").unlink()
+    assert simulate(made, tmp_path / "out", Interrupted(0)).summary == first.summary
+
+
+def test_a_folder_is_of_one_study(tmp_path: Path) -> None:
+    simulate(study(), tmp_path / "out")
+    with pytest.raises(InputError, match=r"strength: must be 0\.5 as in the run at .*, found 0\.6"):
+        simulate(study({"strength": 0.6}), tmp_path / "out")
+    with open(tmp_path / "out/.lock", encoding="utf-8") as lock:
+        import fcntl
+
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="in use by another process"):
+            simulate(study(), tmp_path / "out")
+
+
+def test_what_was_changed_is_refused_and_said(tmp_path: Path) -> None:
+    made = study()
+    finished = simulate(made, tmp_path / "out")
+    content = finished.table.read_bytes()
+    finished.table.write_bytes(content[:-9] + b"x" + content[-8:])
+    with pytest.raises(InputError, match="must be as this study wrote it, found it changed"):
+        simulate(made, tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        simulate(made, tmp_path / "cut", Interrupted(2))
+    parts = sorted((tmp_path / "cut/partial").iterdir())
+    for damaged in (b"", parts[0].read_bytes()):  # nothing, and the rows of other games
+        parts[1].write_bytes(damaged)
+        with pytest.raises(InputError, match=r"rows-00000001\.parquet: must be as this study wrote it"):
+            simulate(made, tmp_path / "cut")
+    parts[1].unlink()
+    simulate(made, tmp_path / "cut")
+    assert (tmp_path / "cut/results.parquet").read_bytes() == content
+
+
+def test_a_game_that_fails_is_recorded_and_the_others_are_as_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = simulate(study(), tmp_path / "whole")
+    tastes, measure = RandomScenario.tastes, type(study().fields).measure
+    drawn: list[Population] = []
+
+    def failing_draw(self: RandomScenario, rng: np.random.Generator) -> Any:
+        found = tastes(self, rng)
+        drawn.append(found)
+        if len(drawn) == 4:
+            raise FloatingPointError("no such taste")
+        return found
+
+    def failing_measure(self: Any, games: Games) -> Any:
+        if any(trial.game in (20, 21) for trial in games.trials):
+            raise InputError("no such\ngame")
+        return measure(self, games)
+
+    monkeypatch.setattr(RandomScenario, "tastes", failing_draw)
+    monkeypatch.setattr(type(study().fields), "measure", failing_measure)
+    failed = simulate(study(), tmp_path / "failed")
+    assert failed.summary["failed"] == 3 * 6
+    assert failed.summary["errors"] == [
+        {"point": 0, "game": 3, "error": "FloatingPointError: no such taste"},
+        {"point": 0, "game": 20, "error": "InputError: no such game"},
+        {"point": 0, "game": 21, "error": "InputError: no such game"},
+    ]
+    good, bad = parquet.read_table(whole.table), parquet.read_table(failed.table)
+    assert bad.column("game").to_pylist() == good.column("game").to_pylist()
+    error = np.array([said is not None for said in bad.column("error").to_pylist()])
+    assert error.sum() == 18
+    assert bad.column("welfare").to_numpy()[error].tolist() == pytest.approx([np.nan] * 18, nan_ok=True)
+    np.testing.assert_allclose(
+        bad.column("welfare").to_numpy()[~error], good.column("welfare").to_numpy()[~error], rtol=1e-12
+    )
+    assert failed.summary["summaries"][0]["games"] == 40
+    assert failed.summary["summaries"][0]["failed"] == 3
+
+
+def test_numbers_that_float64_cannot_hold_are_an_error_of_their_games(tmp_path: Path) -> None:
+    scenario = {"kind": "random", "sizes": [1, 2**31]}
+    changes = {"games": 4, "strength": 1e-140, "regularizer": "js", "payments": ["revenue"], "scenario": scenario}
+    summary = simulate(study(changes), tmp_path / "out").summary
+    assert 0 < summary["failed"] < summary["rows"]
+    assert {error["error"] for error in summary["errors"]} == {"RunError: revenue has values that float64 cannot hold"}
+    assert summary["summaries"][0]["measures"]["welfare"] is not None
+
+
+def test_where_all_games_fail_nothing_is_summed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(self: Any, rng: Any, normalization: Normalization) -> Population:
+        raise ValueError("never")
+
+    monkeypatch.setattr(RandomScenario, "draw", failing)
+    for of in (GAMES, MARKET):
+        summary = simulate(study({"games": 3}, of), tmp_path / str(of.get("kind"))).summary
+        assert summary["failed"] == summary["rows"] > 0
+        assert set(summary["summaries"][0]["measures"].values()) == {None}
+
+
+def test_a_bug_is_no_failed_game(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(self: Any, rng: Any, normalization: Normalization) -> Population:
+        raise AttributeError("a bug")
+
+    monkeypatch.setattr(RandomScenario, "draw", bug)
+    with pytest.raises(AttributeError, match="a bug"):
+        simulate(study(), tmp_path / "out")
+
+
+def test_the_table_says_where_it_comes_from(tmp_path: Path) -> None:
+    import json
+
+    made = study(SWEPT)
+    finished = simulate(made, tmp_path / "out")
+    schema = parquet.read_schema(finished.table)
+    note = json.loads(schema.metadata[b"rlhf_game"])
+    assert note["config_sha256"] == made.sha256 == finished.summary["config_sha256"]
+    assert note["seed"] == 5
+    assert {"python", "numpy", "rlhf-game"} <= note["versions"].keys()
+    assert schema.names[:5] == ["point", "strength", "game", "strategy", "payment"]
+    table = parquet.read_table(finished.table)
+    assert len(table) == finished.summary["rows"] == 2 * 40 * 6
+    assert sorted(set(table.column("strength").to_pylist())) == [0.2, 1.0]
+
+
+MEMORY = """
+    import sys
+    from pathlib import Path
+    from tests.simulations.studies import study
+    from rlhf_game.simulations.pipeline import simulate
+
+    def peak():
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+    simulate(study({"games": 2000, "chunk": 500}), Path(sys.argv[1]) / "few")
+    before = peak()
+    simulate(study({"games": 20000, "chunk": 500}), Path(sys.argv[1]) / "many")
+    print(before, peak())
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak from /proc/self/status")
+def test_memory_does_not_grow_with_the_games(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(MEMORY), tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    before, after = map(int, done.stdout.split())
+    grown = os.path.getsize(tmp_path / "many/results.parquet") / 1024
+    assert after - before < 0.5 * grown  # ten times the games; the table alone would be more

@@ -1,4 +1,4 @@
-"""A training that kills itself without warning after eight of twelve steps. Arguments: the kind, the model, the folder."""
+"""A training that kills itself without warning after eight of twelve steps: the kind, the model, the folder."""
 
 import os
 import signal

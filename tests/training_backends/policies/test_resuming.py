@@ -61,8 +61,9 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(tmp_path: Path, k
 
     said: list[tuple[str, int]] = []
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    first = train_policy(training(kind, str(model)), PROMPTS, REWARDS, killed, watch=lambda w, d, t: said.append((w, d)))
-    second = train_policy(training(kind, str(model)), PROMPTS, REWARDS, whole)
+    how = training(kind, str(model))
+    first = train_policy(how, PROMPTS, REWARDS, killed, watch=lambda what, done, total: said.append((what, done)))
+    second = train_policy(how, PROMPTS, REWARDS, whole)
     assert said == [("resume from checkpoint-6", 6), *(("train the policy", step) for step in range(7, 13))]
     assert same_weights(killed, whole)
     assert first.tokens == second.tokens

@@ -263,7 +263,10 @@ def load_policy(folder: Path, *, device: str = "auto", dtype: str = "float32") -
     if not described.exists():
         return load_language_model(str(place), device=device, dtype=dtype)
     known = json.loads(described.read_text(encoding="utf-8"))
-    name, revision = known["base_model_name_or_path"], known.get("revision")
+    name, revision, card = known["base_model_name_or_path"], known.get("revision"), place.parent / CARD
+    if card.exists():  # it has the name that was trained on, which may be that of a wheel, not of its copy
+        training = json.loads(card.read_text(encoding="utf-8"))["training"]
+        name, revision = training["model"], training["revision"]
     backbone = load_language_model(name, revision=revision, device=device, dtype=dtype)
     _check_backbone(place, backbone)
     with quiet_transformers():

@@ -43,22 +43,26 @@ LAYERS = {
     "files": _layer("errors mechanism", "numpy pydantic pydantic_core yaml", "pyarrow"),
     "chat": _layer("errors files", "", "openai", "training_backends"),
     "rewards": _layer(
-        "errors mechanism chat", "numpy", "vaderSentiment textstat better_profanity", "training_backends"
+        "errors mechanism chat", "numpy", "vaderSentiment textstat better_profanity rouge_score", "training_backends"
     ),
     "runs": _layer(
         "errors mechanism files chat rewards", "numpy pydantic pydantic_core", "pyarrow", "training_backends"
     ),
     "training": _layer(
-        "errors mechanism files chat rewards runs", "numpy pydantic pydantic_core", "", "training_backends"
+        "errors mechanism files chat rewards runs",
+        "numpy pydantic pydantic_core",
+        "sacrebleu rouge_score",
+        "training_backends",
     ),
-    "simulations": _layer("errors mechanism agents files runs", "numpy pydantic", "scipy pyarrow joblib ray"),
+    "engines": _layer("errors", "", "joblib ray"),
+    "simulations": _layer("errors mechanism agents engines files runs", "numpy pydantic", "scipy pyarrow"),
     "training_backends": Layer(frozenset({"errors", "mechanism", "files"}), TRAINING | {"numpy"}),
     "report": _layer("errors mechanism agents files", "numpy pydantic", "jinja2 pyarrow", "training"),
     "cli": _layer(
         "errors mechanism agents files",
         "click typer rich numpy",
         "",
-        "report runs training simulations training_backends",
+        "engines report runs training simulations training_backends",
     ),
     "__main__": _layer("cli", ""),
 }

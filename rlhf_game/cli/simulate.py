@@ -28,7 +28,7 @@ def simulate(
     from rlhf_game.cli.display import write_out
     from rlhf_game.cli.progress import progress_on_stderr
     from rlhf_game.cli.report import leave_report, say_where
-    from rlhf_game.simulations.engines import engine as engine_of
+    from rlhf_game.engines import engine as engine_of
     from rlhf_game.simulations.pipeline import SUMMARY
     from rlhf_game.simulations.pipeline import simulate as simulate_study
     from rlhf_game.simulations.study import read_study

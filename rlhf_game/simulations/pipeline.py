@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
+from rlhf_game.engines import Engine, Serial
 from rlhf_game.errors import InputError
 from rlhf_game.files.atomic import write_json
 from rlhf_game.files.documents import parse_json, read_text, shown
 from rlhf_game.files.tables import digest
 from rlhf_game.runs.directory import Progress, open_folder, unwatched
-from rlhf_game.simulations.engines import Engine, Serial
 from rlhf_game.simulations.results import Parts, join, row_groups
 from rlhf_game.simulations.study import Study, play
 from rlhf_game.simulations.summary import MOST_ERRORS, Gathered, summary

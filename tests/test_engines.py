@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from rlhf_game.engines import Engine, Local, Ray, Serial, engine
 from rlhf_game.errors import InputError
-from rlhf_game.simulations.engines import Engine, Local, Ray, Serial, engine
 from rlhf_game.simulations.pipeline import simulate
 from tests.simulations.studies import GAMES, MARKET, study
 

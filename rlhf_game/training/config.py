@@ -10,15 +10,25 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind
 from rlhf_game.files.schema import parse_model
 from rlhf_game.runs.config import hash_of, hashes_of_models, read_document
+from rlhf_game.training.eso import EsoConfig
+from rlhf_game.training.distill import DistillConfig
 from rlhf_game.training.kinds import TrainingFields
+from rlhf_game.training.osp import OspConfig
+from rlhf_game.training.policy import PolicyConfig
 from rlhf_game.training.preference import PreferenceConfig
 from rlhf_game.training.reward_models import EnsembleConfig, RewardModelConfig, WarmConfig
+from rlhf_game.training.seft import SeftConfig
 
 KINDS: Mapping[str, type[TrainingFields]] = {
+    "distill": DistillConfig,
     "reward_model": RewardModelConfig,
     "ensemble": EnsembleConfig,
     "warm": WarmConfig,
     "preference": PreferenceConfig,
+    "policy": PolicyConfig,
+    "osp": OspConfig,
+    "seft": SeftConfig,
+    "eso": EsoConfig,
 }
 
 

@@ -29,6 +29,7 @@ from rlhf_game.training_backends.policies.training import (
     train_from_last,
 )
 from rlhf_game.training_backends.policies.watching import Guard, Told, Watch
+from rlhf_game.training_backends.preferences.rows import encode_response
 from rlhf_game.training_backends.reward_training import Lora
 
 Demonstration: TypeAlias = tuple[str, str]
@@ -233,11 +234,10 @@ def encode_rows(
     Raises InputError when none fits.
     """
     room = getattr(model.model.config, "max_position_embeddings", None) or training.max_length
-    end = model.tokenizer.eos_token_id if model.tokenizer.eos_token_id is not None else model.end_ids[0]
     found = []
     for prompt, completion in rows:
         before = model.encode_prompt(prompt, training.system)
-        after = [*model.tokenizer(completion, add_special_tokens=False).input_ids, end]
+        after = list(encode_response(model, completion))
         is_short = len(before) + len(after) <= training.max_length
         if is_short and len(before) + max(len(after), training.max_new_tokens) <= room:
             found.append({"input_ids": [*before, *after], "labels": [IGNORED] * len(before) + after})

@@ -1,0 +1,70 @@
+"""What a trained policy is worth: responses beside demonstrations, drift from a reference, held-out text."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rlhf_game.mechanism.arrays import Array
+from rlhf_game.training_backends.models import LanguageModel
+from rlhf_game.training_backends.preferences.rows import encode_response
+from rlhf_game.training_backends.sampling import Sampling, log_probabilities, sample
+
+
+def judge_on_demonstrations(
+    model: LanguageModel,
+    rows: Sequence[tuple[str, str]],
+    *,
+    max_new_tokens: int,
+    seed: int,
+    system: str | None = None,
+) -> tuple[list[str], list[str], Array]:
+    """Return of each prompt one response drawn at temperature 1, the greedy one, and the completion's nats per token.
+
+    rows: prompts and completions, [n]. The nats are those of the completion with its end token.
+    """
+    prompts = [prompt for prompt, _ in rows]
+    drawn, greedy = (
+        [one[0].text for one in sample(model, prompts, 1, seed=seed, sampling=how, system=system)]
+        for how in (Sampling(max_new_tokens), Sampling(max_new_tokens, top_k=1))
+    )
+    asked = [model.encode_prompt(prompt, system) for prompt in prompts]
+    answers = [encode_response(model, completion) for _, completion in rows]
+    nats = -log_probabilities(model, asked, answers) / np.array([len(answer) for answer in answers])
+    return drawn, greedy, nats
+
+
+def draw_with_drift(
+    policy: LanguageModel,
+    reference: LanguageModel,
+    prompts: Sequence[str],
+    *,
+    per_prompt: int,
+    sampling: Sampling,
+    seed: int,
+    system: str | None = None,
+) -> tuple[list[list[str]], Array]:
+    """Return responses of the policy, [B][per_prompt], and log(policy / reference) of each in nats, [B, per_prompt].
+
+    The mean of the logarithms estimates KL(policy || reference) of responses cut at max_new_tokens, without bias.
+    sampling: of both.
+    """
+    drawn = sample(policy, prompts, per_prompt, seed=seed, sampling=sampling, system=system)
+    asked = [reference.encode_prompt(prompt, system) for prompt in prompts for _ in range(per_prompt)]
+    responses = [one.token_ids for draws in drawn for one in draws]
+    known = log_probabilities(reference, asked, responses, sampling=sampling).reshape(len(prompts), per_prompt)
+    ratios = np.array([[one.log_probability for one in draws] for draws in drawn]) - known
+    return [[one.text for one in draws] for draws in drawn], ratios
+
+
+def cost_of_texts(model: LanguageModel, texts: Sequence[str]) -> tuple[Array, Array]:
+    """Return -log probability in nats and the number of tokens of each text, [k] each, begun from nothing.
+
+    A model without a start token is given the text's first token. A text that is too long is cut at its end.
+    """
+    room = getattr(model.model.config, "max_position_embeddings", None)
+    start = model.tokenizer.bos_token_id
+    rows = [list(model.tokenizer(text, add_special_tokens=False).input_ids)[:room] for text in texts]
+    if start is not None:
+        rows = [[int(start), *row][:room] for row in rows]
+    nats = -log_probabilities(model, [row[:1] for row in rows], [row[1:] for row in rows])
+    return nats, np.array([len(row) - 1 for row in rows], dtype=np.float64)

@@ -12,8 +12,8 @@ ROOM = 64
 CHAT = "{% for m in messages %}{{ m['content'] }} <bos> {% endfor %}"
 
 
-def tokenizer(chat: str | None = CHAT) -> PreTrainedTokenizerFast:
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+def tokenizer(chat: str | None = CHAT, more: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate((*WORDS, *more))}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made = PreTrainedTokenizerFast(
         tokenizer_object=words, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>"
@@ -22,25 +22,26 @@ def tokenizer(chat: str | None = CHAT) -> PreTrainedTokenizerFast:
     return made
 
 
-def config(labels: int = 2) -> LlamaConfig:
+def config(labels: int = 2, more: tuple[str, ...] = ()) -> LlamaConfig:
     return LlamaConfig(
-        vocab_size=len(WORDS), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=len(WORDS) + len(more), hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2,
         num_key_value_heads=1, max_position_embeddings=ROOM, pad_token_id=0, bos_token_id=1, eos_token_id=2,
         tie_word_embeddings=False, num_labels=labels,
     )  # fmt: skip
 
 
-def save_language_model(folder: Path, *, seed: int = 0, chat: str | None = CHAT) -> Path:
-    """Write a causal language model whose next-token probabilities are far from uniform."""
+def save_language_model(folder: Path, *, seed: int = 0, chat: str | None = CHAT, more: tuple[str, ...] = ()) -> Path:
+    """Write a causal language model whose next-token probabilities are far from uniform. more: words that it knows."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config(), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_config(config(more=more), dtype=torch.float32)
     with torch.no_grad():
         model.lm_head.weight.mul_(20.0)
         for parameter in model.model.parameters():
             parameter.mul_(3.0)
     model.save_pretrained(folder)
-    tokenizer(chat).save_pretrained(folder)
+    tokenizer(chat, more).save_pretrained(folder)
     return folder
 
 

@@ -164,7 +164,7 @@ def parse_config(document: dict[str, Any], name: str, base: Path) -> Configurati
     fields = parse_model(RunConfig, document, name)
     _check(fields, name)
     try:
-        prompts, columns = _prompts(fields.prompts, base)
+        prompts, columns = prompts_of(fields.prompts, base)
         if isinstance(fields.outcomes, PromptsSpec):
             read_texts(fields.outcomes.seeds, base)
             read_examples(fields.outcomes.examples, base)
@@ -260,7 +260,7 @@ def hashes_of_models(models: Iterable[str], base: Path) -> dict[str, str]:
     return {model: str(find_checkpoint(str(path)).sha256) for model, path in folders.items() if path.is_dir()}
 
 
-def _prompts(
+def prompts_of(
     given: str | Sequence[str | PromptFields], base: Path
 ) -> tuple[tuple[str, ...], dict[str, tuple[Any, ...]]]:
     """Return the prompts, [B], and their further columns."""

@@ -35,7 +35,7 @@ class Subsets:
 def read_subsets(fields: PreferenceFields, base: Path) -> Subsets:
     """Return the pairs of a configuration; its paths start from ``base``. Raises InputError that names file and row."""
     draws, flips = np.random.default_rng(fields.seed).spawn(2)
-    preferences = _read(fields.data, base)
+    preferences = read_data(fields.data, base)
     true, test = preferences.held_out(fields.data.test_share, draws)
     given = flip(true, fields.flip, flips)
     is_wrong = [a != b for a, b in zip(true, given, strict=True)]
@@ -47,12 +47,13 @@ def read_subsets(fields: PreferenceFields, base: Path) -> Subsets:
     for name, data in fields.also_test.items():
         if name in judged:
             raise InputError(f"also_test: must have other names than {', '.join(judged)}, found {name!r}")
-        rows = _read(data, base).rows
+        rows = read_data(data, base).rows
         judged[name] = tuple(row for row in rows if row.split == "test") or rows
     return Subsets(given, {name: rows for name, rows in judged.items() if rows}, preferences.name, preferences.sha256)
 
 
-def _read(data: DataSpec, base: Path) -> Preferences:
+def read_data(data: DataSpec, base: Path) -> Preferences:
+    """Return the preferences of a configuration's data. Raises InputError that names file and row."""
     columns = {"prompt": data.prompt, "chosen": data.chosen, "rejected": data.rejected}
     if data.file is not None:
         return read_preferences(base / data.file, columns)

@@ -6,10 +6,12 @@ it; a response that needs no revision is handed back as it is.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal, TypeAlias, final
 
 import numpy as np
 
+from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.training_backends.models import LanguageModel
 from rlhf_game.training_backends.reward_training import Pair
@@ -74,11 +76,16 @@ def revise(
 
 
 def label_log_probabilities(model: LanguageModel, encoded: Sequence[Sequence[int]], batch_size: int = 16) -> Array:
-    """Return log pi(label | question) in nats of each label after each encoded question: [n, 3]."""
-    columns = []
-    for lead in LEADS.values():
-        ids = encode_lead(model, lead)
-        columns.append(log_probabilities(model, encoded, [ids] * len(encoded), batch_size=batch_size))
+    """Return log pi(label | question) in nats of each label after each encoded question: [n, 3].
+
+    Raises InputError when the model's tokenizer reads two labels as the same.
+    """
+    leads = [encode_lead(model, lead) for lead in LEADS.values()]
+    if any(first == second for first, second in combinations(leads, 2)):
+        raise InputError(
+            f"reviser: its tokenizer must tell {', '.join(map(str.strip, LEADS.values()))} apart, it does not"
+        )
+    columns = [log_probabilities(model, encoded, [ids] * len(encoded), batch_size=batch_size) for ids in leads]
     return np.stack(columns, axis=1)
 
 

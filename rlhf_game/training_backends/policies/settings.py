@@ -161,13 +161,13 @@ class PolicyTraining:
         if self.trainer not in FAITHFULNESS:
             raise InputError(f"trainer must be {', '.join(FAITHFULNESS)}, got {self.trainer}")
         if self.ppo is not None and self.trainer != "ppo":
-            raise InputError(f"ppo must be left out with trainer {self.trainer}, got {self.ppo}")
+            raise InputError(f"ppo: must be left out with trainer {self.trainer}, found {self.ppo}")
         if self.lora is not None and self.lora.dropout > 0:
-            raise InputError(f"lora.dropout must be 0 (what is sampled is what is trained), got {self.lora.dropout}")
+            raise InputError(f"lora.dropout: must be 0 (what is sampled is what is trained), found {self.lora.dropout}")
         if self.trainer == "ppo" and self.save_steps % self.ppo_settings.epochs:
             raise InputError(
-                f"save_steps must be a multiple of ppo.epochs = {self.ppo_settings.epochs} (a checkpoint lies between "
-                f"generations), got {self.save_steps}"
+                f"save_steps: must be a multiple of ppo.epochs = {self.ppo_settings.epochs} (a checkpoint lies between "
+                f"generations), found {self.save_steps}"
             )
 
     @property

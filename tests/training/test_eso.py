@@ -65,9 +65,8 @@ def test_a_policy_is_trained_compared_and_used(write: Write, tmp_path: Path) -> 
 
 
 def test_a_finished_training_is_only_read_and_half_a_one_goes_on(write: Write, tmp_path: Path) -> None:
-    configuration = read_training(
-        write(lora={"rank": 2, "targets": ["q_proj"]}, reward={"kind": "brevity", "words": 9})
-    )
+    changes: dict[str, Any] = {"lora": {"rank": 2, "targets": ["q_proj"]}, "reward": {"kind": "brevity", "words": 9}}
+    configuration = read_training(write(**changes))
     first = train(configuration, tmp_path / "out").metrics
     assert first["policies"]["eso"]["reward"] != first["policies"]["eso"]["rougeL"]
     weights = (tmp_path / "out/model/adapter_model.safetensors").read_bytes()

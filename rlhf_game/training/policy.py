@@ -1,6 +1,8 @@
 """Kind ``policy``: a language model trained on the groups' rewards, its KL to the reference weighed by a strength."""
 
+from abc import ABC
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
 import numpy as np
@@ -23,7 +25,7 @@ from rlhf_game.training.reward_models import LoraSpec
 
 if TYPE_CHECKING:
     from rlhf_game.training_backends import LanguageModel
-    from rlhf_game.training_backends.policies import PolicyTraining, TrainedPolicy
+    from rlhf_game.training_backends.policies import ElasticReset, PolicyTraining, TrainedPolicy
 
 
 @final
@@ -43,11 +45,9 @@ class JudgedSpec(Strict):
     batch_size: Count = 64
 
 
-@final
-class PolicyConfig(TrainingFields):
+class PolicyFields(TrainingFields, ABC):
     """A policy, the groups whose rewards it is trained on, and the trainer."""
 
-    kind: Literal["policy"]
     model: Name
     revision: Name | None = None
     prompts: Prompts
@@ -71,7 +71,6 @@ class PolicyConfig(TrainingFields):
     keeps_checkpoints: bool = False
     kl_limit: Positive | None = None
     ppo: PpoSpec | None = None
-    elastic_reset: ElasticResetSpec | None = None
     trl: dict[Name, bool | int | float | str] = {}
     """Further arguments of TRL, where they move neither the objective nor what is drawn."""
     judged: JudgedSpec = JudgedSpec()
@@ -104,20 +103,10 @@ class PolicyConfig(TrainingFields):
         for group_name in self.weights or {}:
             if group_name not in names:
                 raise InputError(f"{name}: weights.{shown(group_name)}: must be the name of a group, found none")
-        if self.elastic_reset is not None and self.trainer == "best_of_n":
-            raise InputError(f"{name}: elastic_reset: must be left out with trainer best_of_n, found it")
         try:
             self.training()
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
-
-    def train(self, task: Task) -> dict[str, Any]:
-        """Train the policy, then judge it beside the reference."""
-        return self._metrics(self._train(task), task)
-
-    def assist(self, task: Task) -> None:
-        """Train with the first process."""
-        self._train(task)
 
     def training(self) -> "PolicyTraining":
         """Return the training itself. Raises InputError where its fields do not go together."""
@@ -139,65 +128,25 @@ class PolicyConfig(TrainingFields):
             trl=tuple(self.trl.items()),
         )
 
-    def tables(self, metrics: dict[str, Any]) -> list[Table]:
-        """Return each group's reward before and after, and how far the policy is from the reference."""
-        header = ("group", "weight", "reference", "policy", "95 % interval")
-        rows = tuple(
-            (name, f"{one['weight']:g}", f"{one['reference']['estimate']:.3f}", *_shown(one["policy"]))
-            for name, one in metrics["groups"].items()
-        )
-        kl = ("KL to the reference, nats a response", *_shown(metrics["sequence_kl"]))
-        return [
-            Table("Rewards in [0, 1], of fresh responses", header, rows),
-            Table(f"The policy ({metrics['trainer']}: {metrics['faithfulness']})", ("", "estimate", "interval"), (kl,)),
-        ]
-
-    def _train(self, task: Task) -> "TrainedPolicy":
-        from rlhf_game.training_backends.policies import ElasticReset, train_policy
+    def train_into(
+        self, place: Path, training: "PolicyTraining", reset: "ElasticReset | None", task: Task
+    ) -> "TrainedPolicy":
+        """Train, or go on with, the policy in the folder ``place``, and return it."""
+        from rlhf_game.training_backends.policies import train_policy
 
         prompts, columns = prompts_of(self.prompts, task.base)
-        rewards = {group.name: in_unit(group, task.base) for group in self.groups}
-        reset = self.elastic_reset
         return train_policy(
-            self.training(),
+            training,
             prompts,
-            rewards,
-            task.path,
+            {group.name: in_unit(group, task.base) for group in self.groups},
+            place,
             columns=columns,
             base=task.base,
             watch=task.watch,
-            callbacks=() if reset is None else (ElasticReset(reset.every, decay=reset.decay),),
+            callbacks=() if reset is None else (reset,),
         )
 
-    def _metrics(self, trained: "TrainedPolicy", task: Task) -> dict[str, Any]:
-        from rlhf_game.training_backends import load_language_model
-        from rlhf_game.training_backends.policies import load_policy
-
-        training = self.training()
-        reference = load_language_model(self.model, revision=self.revision, device=self.device, base=task.base)
-        before, _ = self._judge(reference, reference, task, "reference")
-        after, ratios = self._judge(load_policy(task.path, device=self.device), reference, task, "policy")
-        bound = {"kl_bound": best_of_n_divergence(self.num_generations)} if self.trainer == "best_of_n" else {}
-        return {
-            "kind": self.kind,
-            "trainer": self.trainer,
-            "strength": self.strength,
-            "is_faithful": training.faithfulness.is_faithful,
-            "faithfulness": training.faithfulness.reason,
-            "training": {"steps": trained.steps, "tokens": trained.tokens, "seconds": trained.seconds},
-            "groups": {
-                group.name: {
-                    "weight": training.weights[i],
-                    "reference": _mean(before[i]),
-                    "policy": _mean(after[i]),
-                }
-                for i, group in enumerate(self.groups)
-            },
-            "sequence_kl": _mean(ratios),
-            **bound,
-        }
-
-    def _judge(self, model: "LanguageModel", reference: "LanguageModel", task: Task, who: str) -> tuple[Array, Array]:
+    def judge(self, model: "LanguageModel", reference: "LanguageModel", task: Task, who: str) -> tuple[Array, Array]:
         """Return the rewards of fresh responses, [groups, B, k], and their log-ratios to the reference, [B, k]."""
         from rlhf_game.training_backends import log_probabilities, sample
 
@@ -221,7 +170,77 @@ class PolicyConfig(TrainingFields):
         return np.stack(rewards).reshape(-1, len(prompts), each), own - known.reshape(own.shape)
 
 
-def _mean(values: Array) -> dict[str, Any]:
+@final
+class PolicyConfig(PolicyFields):
+    """A policy, as it is at the end of its training."""
+
+    kind: Literal["policy"]
+    elastic_reset: ElasticResetSpec | None = None
+
+    def check(self, name: str) -> None:
+        """Raise InputError when fields do not go together."""
+        super().check(name)
+        if self.elastic_reset is not None and self.trainer == "best_of_n":
+            raise InputError(f"{name}: elastic_reset: must be left out with trainer best_of_n, found it")
+
+    def train(self, task: Task) -> dict[str, Any]:
+        """Train the policy, then judge it beside the reference."""
+        return self._metrics(self._train(task), task)
+
+    def assist(self, task: Task) -> None:
+        """Train with the first process."""
+        self._train(task)
+
+    def tables(self, metrics: dict[str, Any]) -> list[Table]:
+        """Return each group's reward before and after, and how far the policy is from the reference."""
+        header = ("group", "weight", "reference", "policy", "95 % interval")
+        rows = tuple(
+            (name, f"{one['weight']:g}", f"{one['reference']['estimate']:.3f}", *_shown(one["policy"]))
+            for name, one in metrics["groups"].items()
+        )
+        kl = ("KL to the reference, nats a response", *_shown(metrics["sequence_kl"]))
+        return [
+            Table("Rewards in [0, 1], of fresh responses", header, rows),
+            Table(f"The policy ({metrics['trainer']}: {metrics['faithfulness']})", ("", "estimate", "interval"), (kl,)),
+        ]
+
+    def _train(self, task: Task) -> "TrainedPolicy":
+        from rlhf_game.training_backends.policies import ElasticReset
+
+        reset = self.elastic_reset
+        made = None if reset is None else ElasticReset(reset.every, decay=reset.decay)
+        return self.train_into(task.path, self.training(), made, task)
+
+    def _metrics(self, trained: "TrainedPolicy", task: Task) -> dict[str, Any]:
+        from rlhf_game.training_backends import load_language_model
+        from rlhf_game.training_backends.policies import load_policy
+
+        training = self.training()
+        reference = load_language_model(self.model, revision=self.revision, device=self.device, base=task.base)
+        before, _ = self.judge(reference, reference, task, "reference")
+        after, ratios = self.judge(load_policy(task.path, device=self.device), reference, task, "policy")
+        bound = {"kl_bound": best_of_n_divergence(self.num_generations)} if self.trainer == "best_of_n" else {}
+        return {
+            "kind": self.kind,
+            "trainer": self.trainer,
+            "strength": self.strength,
+            "is_faithful": training.faithfulness.is_faithful,
+            "faithfulness": training.faithfulness.reason,
+            "training": {"steps": trained.steps, "tokens": trained.tokens, "seconds": trained.seconds},
+            "groups": {
+                group.name: {
+                    "weight": training.weights[i],
+                    "reference": mean_over_prompts(before[i]),
+                    "policy": mean_over_prompts(after[i]),
+                }
+                for i, group in enumerate(self.groups)
+            },
+            "sequence_kl": mean_over_prompts(ratios),
+            **bound,
+        }
+
+
+def mean_over_prompts(values: Array) -> dict[str, Any]:
     """Return the mean of values [B, k] with an interval; draws of one prompt count together where there are several."""
     return interval(values.mean(axis=1) if len(values) > 1 else values.ravel())
 

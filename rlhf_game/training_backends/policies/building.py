@@ -80,6 +80,11 @@ def make_settings(training: PolicyTraining, work: Path) -> Any:
             own = {"num_iterations": training.ppo_settings.epochs, "epsilon": training.ppo_settings.clip}
         return GRPOConfig(**common, **drawing, **own, scale_rewards="none", loss_type="dr_grpo")
     except (ValueError, TypeError, ImportError) as error:
+        if "divisible by num_generations" in str(error):
+            raise InputError(
+                f"num_generations: must divide the responses of a step, on each device batch_size * accumulation_steps "
+                f"= {training.batch_size * training.accumulation_steps}, found {training.num_generations}"
+            ) from error
         raise InputError(f"the training cannot be set up: {str(error).splitlines()[0]}") from error
 
 
@@ -129,11 +134,6 @@ def ordered_rows(
     In one epoch, because a sampler that is made anew on resuming would begin with the first pass's order.
     """
     each = training.batch_size * training.accumulation_steps * processes
-    if each % training.num_generations:
-        raise InputError(
-            f"num_generations must divide the {each} responses of a step (batch_size * accumulation_steps * processes "
-            f"= {training.batch_size} * {training.accumulation_steps} * {processes}), got {training.num_generations}"
-        )
     updates = training.ppo_settings.epochs if training.trainer == "ppo" else 1
     order = shuffled_passes(
         len(prompts), -(-training.max_steps // updates) * (each // training.num_generations), training

@@ -24,6 +24,8 @@ DEFAULT_TOKENS = 256
 class LocalModel(ChatModel):
     """A causal language model: an installed wheel, a folder, a .gguf file or a name on the hub; loaded when asked.
 
+    A folder may also be that of a policy that was trained here.
+
     The random numbers of an answer are fixed by its request and ``seed``, not by its place among others.
     """
 
@@ -45,14 +47,24 @@ class LocalModel(ChatModel):
         """The model's name and the sha256 of its weights (of a hub name: the revision)."""
         from rlhf_game.training_backends import find_checkpoint
 
-        found = find_checkpoint(self.name, revision=self.revision, base=self.base)
+        name = self.name if self._policy is None else str(self._policy / "model")
+        found = find_checkpoint(name, revision=self.revision, base=self.base)
         return {**found.provenance, "dtype": self.dtype, "seed": self.seed}
+
+    @property
+    def _policy(self) -> Path | None:
+        """The folder of a policy that this package trained, where the name is of one."""
+        folder = (self.base or Path()) / Path(self.name).expanduser()
+        return folder if (folder / "policy.json").is_file() else None
 
     @cached_property
     def language_model(self) -> "LanguageModel":
         """The model, loaded."""
         from rlhf_game.training_backends import load_language_model
+        from rlhf_game.training_backends.policies import load_policy
 
+        if self._policy is not None:
+            return load_policy(self._policy, device=self.device)
         return load_language_model(
             self.name, revision=self.revision, device=self.device, dtype=self.dtype, base=self.base
         )

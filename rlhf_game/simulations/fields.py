@@ -92,7 +92,8 @@ class StudyFields(Strict, ABC):
         """Return the rows of some games as a pyarrow table: a pure function of its arguments and this specification."""
         layout = self.layout()
         trials = [Trial(self.seed, point, game) for game in games]
-        drawn, errors = draw(trials, lambda trial: self._population(source, trial))
+        least = max(strategy.least_groups() for strategy in self.choices())
+        drawn, errors = draw(trials, lambda trial: self._population(source, trial, least))
 
         def games_of(group: Sequence[Trial]) -> Games:
             populations = [drawn[trial] for trial in group]
@@ -105,9 +106,8 @@ class StudyFields(Strict, ABC):
         done, failed = measure_all(by_shape(drawn), games_of, self.measure)
         return table(layout, trials, done, errors | failed, values)
 
-    def _population(self, source: Source, trial: Trial) -> Population:
+    def _population(self, source: Source, trial: Trial, least: int) -> Population:
         population = source.draw(trial.stream(POPULATION_STREAM), Normalization(self.normalization))
-        least = max(strategy.least_groups() for strategy in self.choices())
         if len(population.sizes) < least:
             raise InputError(f"a strategy needs {least} groups, found {len(population.sizes)}")
         return population

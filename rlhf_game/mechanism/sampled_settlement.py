@@ -336,7 +336,7 @@ def _formula_money(game: SampledGame, delivered: PolicySamples, others: ByFormul
         least = float(np.exp(-share / game.strength))
         powers = mean_interval(np.exp(-share * reward / game.strength), (least, 1.0), shared)
         value_of, low_of, high_of = (
-            -game.strength * np.asarray(np.log(end).mean()) for end in (powers.value, powers.high, powers.low)
+            0.0 - game.strength * np.asarray(np.log(end).mean()) for end in (powers.value, powers.high, powers.low)
         )
         rows.append(Estimate(value_of, low_of, high_of, game.level))
     gains = stacked(rows).scaled(1 / game.multipliers)

@@ -63,7 +63,7 @@ def run_finetuned(
 
     Raises InputError when a trainer is to be paid for whose optimum is not the mechanism's, and as ``run`` does.
     """
-    _check_trainer(configuration)
+    _check(configuration)
     folder.check((samples_file(folder), folder.scores, folder.game, folder.receipt))
     draw(configuration, folder, watch, map_ or on_devices())
     columns, origin = read_samples(folder)
@@ -85,10 +85,17 @@ def distinct(columns: Mapping[str, list[Any]]) -> Drawn:
     return Drawn(tuple(b for b, _ in pairs), tuple(text for _, text in pairs), tuple(1.0 for _ in pairs))
 
 
-def _check_trainer(configuration: Configuration) -> None:
-    spec = spec_of(configuration)
+def _check(configuration: Configuration) -> None:
+    """Refuse what could be trained but not be settled, before anything is trained."""
+    fields, spec = configuration.fields, spec_of(configuration)
+    least = least_cap(np.array(list(shares_of(configuration).values())), fields.strength)
+    if spec.cap is not None and spec.cap < least:
+        raise InputError(
+            f"outcomes.cap: must be at least {least:.6g}, the sum of weights and sizes over the strength, plus 1; found "
+            f"{spec.cap:.6g}"
+        )
     faithfulness = policy_training(main_task(configuration, spec, Path())).faithfulness
-    if configuration.fields.payment == "affine" and not (faithfulness.is_faithful or spec.allow_gap):
+    if fields.payment == "affine" and not (faithfulness.is_faithful or spec.allow_gap):
         raise InputError(
             f"outcomes.trainer: must be one whose optimum is the mechanism's (rloo or ppo) to be paid for, found "
             f"{spec.trainer}: {faithfulness.reason}; with allow_gap: true it is charged for, and the receipt says what "

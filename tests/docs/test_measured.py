@@ -20,7 +20,7 @@ def _tables(page: Path) -> dict[str, list[float]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["approximate", "learned"])
+@pytest.mark.parametrize("name", ["approximate", "learned", "simulations"])
 def test_the_measured_tables_are_reproduced(name: str, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="needs matplotlib, of the extra 'report'")
     copy = tmp_path / "docs"

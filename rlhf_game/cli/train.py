@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Count the calls of language models and their tokens; make none.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")]
 
 
@@ -12,18 +15,22 @@ def train(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="What to train: .yaml, .yml or .json.")],
     as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: runs/CONFIG's name.")] = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Train what CONFIG names by its kind: reward models or a policy; an interrupted training goes on."""
-    from rlhf_game.cli.display import show_table, write_out
+    from rlhf_game.cli.display import show_calls, show_table, write_out
     from rlhf_game.cli.progress import progress_on_stderr
     from rlhf_game.cli.report import leave_report, say_where
     from rlhf_game.cli.run import share_the_processor
-    from rlhf_game.training import read_training
+    from rlhf_game.training import count_calls, read_training
     from rlhf_game.training import train as train_pipeline
 
     share_the_processor()
     configuration = read_training(config)
     folder = out or Path("runs") / config.stem
+    if dry_run:
+        show_calls(count_calls(configuration, folder), as_json)
+        return
     with progress_on_stderr() as watch:
         finished = train_pipeline(configuration, folder, watch)
     if not finished.metrics:

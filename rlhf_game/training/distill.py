@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 
-from rlhf_game.chat import Chat, ask_once
-from rlhf_game.errors import InputError
+from rlhf_game.chat import Chat, Ledger, ask_once
+from rlhf_game.errors import InputError, RunError
 from rlhf_game.files.atomic import write_text
 from rlhf_game.files.documents import parse_json, read_text, shown
 from rlhf_game.files.schema import Name, Positive
-from rlhf_game.runs.chats import CALLS, ModelSpec, SomeModel, open_chat
+from rlhf_game.runs.chats import CALLS, ModelSpec, SomeModel, dry_chat, open_chat
 from rlhf_game.runs.prompts import Examples, ExampleSpec, JudgingFields, Texts, read_examples, read_texts
 from rlhf_game.runs.prompts_judge import check_readable, judge_answers
 from rlhf_game.training.data import Count, Seed
@@ -89,37 +89,69 @@ class DistillConfig(TrainingFields, JudgingFields):
 
         check_installed()  # this and the student, before anybody is paid
         find_checkpoint(self.student, base=task.base)
-        system = self.system or winning_prompt(task.base / str(self.prompt_from))
-        calls = task.path / CALLS
+        system = self._system(task.base)
         teacher = self._chat(self.teacher, task)
         judge = teacher if self.judge is None else self._chat(self.judge, task)
         test, before = read_examples(self.test, task.base), ModelSpec(name=self.student)
-        rows, counts = self._data(teacher, system, test, task)
+        asked = self._ask(teacher, task)
+        task.watch("deduplicate", 0, 1)
+        kept, way = deduplicate(asked, [one.question for one in test], self.questions, task.base)
+        rows = self._answer(teacher, kept, system, task)
+        if not rows:
+            raise RunError(f"the teacher must answer questions, found no answer among {len(asked)} lines of it")
+        write_text(task.path / DATA, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         examples = [Example(row["question"], row["answer"]) for row in rows]
         trained = train_supervised(self._training(), examples, task.path / STUDENT, base=task.base, watch=task.watch)
+        after = ModelSpec(name=str((task.path / STUDENT).resolve()))
         answers = {
-            "teacher": self._answers(teacher, test, system, task),
-            "student before": self._answers(
+            "teacher": self._test(teacher, test, system, task),
+            "student before": self._test(
                 teacher if self.teacher == before else self._chat(before, task), test, None, task
             ),
-            "student after": self._answers(
-                open_chat(ModelSpec(name=str((task.path / STUDENT).resolve())), task.base, calls, seed=self.seed),
-                test, None, task,
-            ),
-        }  # fmt: skip
-        check_readable(
-            judge, judge_answers(judge, [(e, a) for e, a in zip(test, answers["teacher"], strict=True)], self)
-        )
+            "student after": self._test(self._chat(after, task), test, None, task),
+        }
+        judged = {
+            who: judge_answers(judge, list(zip(test, said, strict=True)), self, task.watch)
+            for who, said in answers.items()
+        }
+        check_readable(judge, judged["teacher"])
+        origins = sorted({question.origin for question in asked})
         return {
             "kind": self.kind,
             "system": system,
-            "questions": counts,
-            "training": {"examples": len(examples), "dropped_examples": trained.dropped, "steps": trained.steps,
-                         "first_loss": trained.losses[0], "last_loss": trained.losses[-1]},
-            "scores": {
-                who: score_answers(said, test, judge, self, self.tokenizer, task.watch) for who, said in answers.items()
+            "questions": {
+                "asked": len(asked),
+                "kept": len(kept),
+                "deduplicated_by": way,
+                "by_origin": {origin: sum(question.origin == origin for question in kept) for origin in origins},
             },
-        }  # fmt: skip
+            "training": {
+                "examples": len(examples),
+                "dropped_examples": trained.dropped,
+                "steps": trained.steps,
+                "first_loss": trained.losses[0],
+                "last_loss": trained.losses[-1],
+            },
+            "scores": {who: score_answers(found, self.tokenizer) for who, found in judged.items()},
+        }
+
+    def count_calls(self, task: Task) -> dict[str, Any]:
+        """Return the account of what would still be asked, were no question to be dropped."""
+        ledger = Ledger(None)
+
+        def dry(model: ModelSpec) -> Chat:
+            return dry_chat(model, task.base, task.path / CALLS, ledger, seed=self.seed)
+
+        teacher, test = dry(self.teacher), read_examples(self.test, task.base)
+        system = self._system(task.base)
+        self._answer(teacher, self._ask(teacher, task), system, task)
+        self._test(teacher, test, system, task)
+        for when in ("before", "after"):
+            self._test(dry(ModelSpec(name=self.student)), test, None, task, pretend=when)
+        for who in ("teacher", "student before", "student after"):
+            pairs = [(one, f"{who} " + "word" * self.max_new_tokens) for one in test]
+            judge_answers(dry(self.judge or self.teacher), pairs, self)
+        return ledger.report()
 
     def tables(self, metrics: dict[str, Any]) -> list[Table]:
         """Return what answers to the test are worth, before and after."""
@@ -136,42 +168,35 @@ class DistillConfig(TrainingFields, JudgingFields):
     def _chat(self, model: ModelSpec, task: Task) -> Chat:
         return open_chat(model, task.base, task.path / CALLS, seed=self.seed, batch_size=self.generation_batch_size)
 
-    def _data(
-        self, teacher: Chat, system: str, test: Sequence[ExampleSpec], task: Task
-    ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Return the rows of data.jsonl, which are written, and how many questions there were."""
+    def _system(self, base: Path) -> str:
+        return self.system or winning_prompt(base / str(self.prompt_from))
+
+    def _ask(self, teacher: Chat, task: Task) -> list[Question]:
         rng = np.random.default_rng(self.seed)
         paragraphs = paragraphs_of(read_text(task.base / self.text))
-        seeds = read_texts(self.seeds, task.base)
-        asked = ask_questions(teacher, paragraphs, seeds, self.questions, rng, task.watch)
-        task.watch("deduplicate", 0, 1)
-        kept, way = deduplicate(asked, [one.question for one in test], self.questions, task.base)
-        if not kept:
-            raise InputError(f"text: must lead to questions, found none among {len(asked)} lines of the teacher")
+        return ask_questions(teacher, paragraphs, read_texts(self.seeds, task.base), self.questions, rng, task.watch)
+
+    def _answer(self, teacher: Chat, questions: Sequence[Question], system: str, task: Task) -> list[dict[str, str]]:
+        """Return the rows of data.jsonl: the questions that got an answer, and the answers."""
         requests = [
-            ask_once(_with_text(question), system, max_tokens=self.answer_tokens, pretend="word") for question in kept
+            ask_once(_with_text(question), system, max_tokens=self.answer_tokens, pretend="word")
+            for question in questions
         ]
         replies = teacher.ask(requests, "teacher", task.watch)
-        rows = [
+        return [
             {"question": question.text, "answer": reply.text, "origin": question.origin}
-            for question, reply in zip(kept, replies, strict=True)
+            for question, reply in zip(questions, replies, strict=True)
             if reply.text.strip()
         ]
-        if not rows:
-            raise InputError(f"teacher: must answer, found {len(kept)} empty answers")
-        write_text(task.path / DATA, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-        origins = sorted({question.origin for question in asked})
-        return rows, {
-            "asked": len(asked),
-            "kept": len(kept),
-            "deduplicated_by": way,
-            "by_origin": {origin: sum(question.origin == origin for question in kept) for origin in origins},
-        }
 
-    def _answers(self, model: Chat, test: Sequence[ExampleSpec], system: str | None, task: Task) -> list[str]:
-        most = self.answer_tokens if system is not None else self.max_new_tokens
-        requests = [ask_once(one.question, system, max_tokens=most) for one in test]
-        return [reply.text for reply in model.ask(requests, "teacher" if system is not None else "student", task.watch)]
+    def _test(
+        self, model: Chat, test: Sequence[ExampleSpec], system: str | None, task: Task, *, pretend: str = ""
+    ) -> list[str]:
+        """Return the answers to the test's questions: of the teacher under its system prompt, or of a student."""
+        most = self.max_new_tokens if system is None else self.answer_tokens
+        requests = [ask_once(one.question, system, max_tokens=most, pretend=pretend) for one in test]
+        replies = model.ask(requests, "student" if system is None else "teacher", task.watch)
+        return [reply.text for reply in replies]
 
     def _training(self) -> "SupervisedTraining":
         from rlhf_game.training_backends import Lora

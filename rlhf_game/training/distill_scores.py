@@ -6,28 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_game.chat import Chat
 from rlhf_game.errors import MissingExtra
-from rlhf_game.runs.directory import Progress
-from rlhf_game.runs.prompts import ExampleSpec, JudgingFields
-from rlhf_game.runs.prompts_judge import judge_answers
+from rlhf_game.runs.prompts_judge import Judged
 
 ROUGES = ("rouge1", "rouge2", "rougeL")
 
 
-def score_answers(
-    answers: Sequence[str],
-    examples: Sequence[ExampleSpec],
-    judge: Chat,
-    how: JudgingFields,
-    tokenizer: str,
-    watch: Progress,
-) -> dict[str, Any]:
-    """Return the scores of answers to the examples' questions. tokenizer: sacrebleu's, for BLEU (13a, zh, char, ..)."""
-    judged = judge_answers(judge, list(zip(examples, answers, strict=True)), how, watch)
+def score_answers(judged: Sequence[Judged], tokenizer: str) -> dict[str, Any]:
+    """Return the scores of judged answers. tokenizer: sacrebleu's, for BLEU (13a, zh, char, ..)."""
+    answers, references = [one.answer for one in judged], [one.example.answer for one in judged]
     return {
-        "bleu": bleu(answers, [example.answer for example in examples], tokenizer),
-        **rouge(answers, [example.answer for example in examples]),
+        "bleu": bleu(answers, references, tokenizer),
+        **rouge(answers, references),
         "judge": float(np.mean([one.judge for one in judged])),
         "length_penalty": float(np.mean([one.penalty for one in judged])),
         "score": float(np.mean([one.score for one in judged])),

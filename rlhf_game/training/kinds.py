@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from rlhf_game.chat import Ledger
 from rlhf_game.files.schema import Strict
 from rlhf_game.runs.directory import Progress
 
@@ -59,6 +60,10 @@ class TrainingFields(Strict, ABC):
     def assist(self, task: Task) -> None:
         """Do the share of a process that is not a launcher's first: nothing, where one process is enough."""
         return
+
+    def count_calls(self, task: Task) -> dict[str, Any]:
+        """Return the account of what language models would be asked; nothing is asked or written."""
+        return Ledger(None).report()
 
     @abstractmethod
     def tables(self, metrics: dict[str, Any]) -> list[Table]:

@@ -48,3 +48,8 @@ def train(configuration: TrainingConfiguration, path: Path, progress: Progress |
             write_json(known, configuration.fields.train(task))
         metrics = parse_json(read_text(known), str(known))
         return FinishedTraining(path, metrics, configuration.fields.tables(metrics))
+
+
+def count_calls(configuration: TrainingConfiguration, path: Path) -> dict[str, Any]:
+    """Return the account of what the training in the folder ``path`` would ask of language models, asking nothing."""
+    return configuration.fields.count_calls(Task(configuration.base, path, unwatched))

@@ -19,6 +19,7 @@ from tests.servers import chatting, serving
 
 Write = Callable[..., Path]
 SYSTEM = "You are brief."
+TEST = ("Is good so?", "Was tea so?", "Why is tea not so?")
 TEXT = "Good is good.\n\nBad is bad,\nand no is no.\n"
 
 
@@ -50,7 +51,7 @@ def write(tmp_path: Path, student: Path) -> Write:
     def write(url: str, **changes: Any) -> Path:
         document = {
             "kind": "distill", "text": "text.txt", "seeds": ["What is yes?", "Why no?", "Is it now?"],
-            "test": [{"question": "Is good so?", "answer": "good yes"}], "system": SYSTEM,
+            "test": [{"question": one, "answer": "good yes"} for one in TEST], "system": SYSTEM,
             "teacher": {"name": "t", "endpoint": {"url": f"{url}/v1", "key_env": "DISTILL_KEY"}},
             "student": str(student),
             "questions": {"per_paragraph": 3, "rounds": 2, "deduplicate": "jaccard", "threshold": 0.99},
@@ -75,8 +76,21 @@ def answering(document: dict[str, Any], number: int) -> tuple[int, Any]:
 
 def test_a_student_learns_what_the_teacher_answers_under_the_prompt(write: Write, tmp_path: Path) -> None:
     with serving(answering) as (url, seen):
+        dry = command("train", write(url), "-o", tmp_path / "out", "--json", "--dry-run")
+        assert (dry.code, dry.err, seen, (tmp_path / "out").exists()) == (0, "", [], False)
         result = command("train", write(url), "-o", tmp_path / "out", "--json")
         assert (result.code, result.err) == (0, "")
+        report = json.loads((tmp_path / "out/calls/report.json").read_text())
+        dry_rows, made_rows = json.loads(dry.out)["by"], report["by"]
+        counted, made = (
+            {
+                kind: sum(row["calls"] for row in rows if row["purpose"] == kind)
+                for kind in ("teacher", "student", "judge")
+            }
+            for rows in (dry_rows, made_rows)
+        )
+        assert counted["teacher"] >= made["teacher"]  # no question is dropped in a dry run
+        assert (counted["judge"], counted["student"]) == (made["judge"], made["student"]) == (36, 6)
         asked = len(seen)
         metrics = json.loads(result.out)
         (tmp_path / "out/metrics.json").unlink()
@@ -141,7 +155,7 @@ def test_the_prompt_may_come_from_a_run(write: Write, tmp_path: Path) -> None:
         ({"prompt_from": "game"}, "prompt_from: must be given where system is not"),
         ({"system": None}, "prompt_from: must be given where system is not"),
         ({"text": "none.txt"}, "text: must name a file"),
-        ({"student": "./nowhere"}, "student"),
+        ({"student": "./nowhere"}, "./nowhere must be an existing folder"),
         ({"seeds": []}, "seeds"),
         ({"questions": {"threshold": 0.0}}, "questions.threshold"),
     ],

@@ -10,8 +10,9 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind
 from rlhf_game.files.schema import parse_model
 from rlhf_game.runs.config import hash_of, hashes_of_models, read_document
-from rlhf_game.training.eso import EsoConfig
 from rlhf_game.training.distill import DistillConfig
+from rlhf_game.training.elastic_reset import ElasticResetConfig
+from rlhf_game.training.eso import EsoConfig
 from rlhf_game.training.kinds import TrainingFields
 from rlhf_game.training.osp import OspConfig
 from rlhf_game.training.policy import PolicyConfig
@@ -29,6 +30,7 @@ KINDS: Mapping[str, type[TrainingFields]] = {
     "osp": OspConfig,
     "seft": SeftConfig,
     "eso": EsoConfig,
+    "elastic_reset": ElasticResetConfig,
 }
 
 

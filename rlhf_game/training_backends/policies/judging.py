@@ -1,4 +1,4 @@
-"""What a trained policy is worth: responses beside demonstrations, drift from a reference, held-out text."""
+"""What a trained policy is worth: responses beside demonstrations, and held-out text."""
 
 from collections.abc import Sequence
 
@@ -31,29 +31,6 @@ def judge_on_demonstrations(
     answers = [encode_response(model, completion) for _, completion in rows]
     nats = -log_probabilities(model, asked, answers) / np.array([len(answer) for answer in answers])
     return drawn, greedy, nats
-
-
-def draw_with_drift(
-    policy: LanguageModel,
-    reference: LanguageModel,
-    prompts: Sequence[str],
-    *,
-    per_prompt: int,
-    sampling: Sampling,
-    seed: int,
-    system: str | None = None,
-) -> tuple[list[list[str]], Array]:
-    """Return responses of the policy, [B][per_prompt], and log(policy / reference) of each in nats, [B, per_prompt].
-
-    The mean of the logarithms estimates KL(policy || reference) of responses cut at max_new_tokens, without bias.
-    sampling: of both.
-    """
-    drawn = sample(policy, prompts, per_prompt, seed=seed, sampling=sampling, system=system)
-    asked = [reference.encode_prompt(prompt, system) for prompt in prompts for _ in range(per_prompt)]
-    responses = [one.token_ids for draws in drawn for one in draws]
-    known = log_probabilities(reference, asked, responses, sampling=sampling).reshape(len(prompts), per_prompt)
-    ratios = np.array([[one.log_probability for one in draws] for draws in drawn]) - known
-    return [[one.text for one in draws] for draws in drawn], ratios
 
 
 def cost_of_texts(model: LanguageModel, texts: Sequence[str]) -> tuple[Array, Array]:

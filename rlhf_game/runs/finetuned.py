@@ -91,8 +91,8 @@ def _check(configuration: Configuration) -> None:
     least = least_cap(np.array(list(shares_of(configuration).values())), fields.strength)
     if spec.cap is not None and spec.cap < least:
         raise InputError(
-            f"outcomes.cap: must be at least {least:.6g}, the sum of weights and sizes over the strength, plus 1; found "
-            f"{spec.cap:.6g}"
+            f"outcomes.cap: must be at least {least:.6g}, the sum of weights and sizes over the strength, plus 1; "
+            f"found {spec.cap:.6g}"
         )
     faithfulness = policy_training(main_task(configuration, spec, Path())).faithfulness
     if fields.payment == "affine" and not (faithfulness.is_faithful or spec.allow_gap):

@@ -1,11 +1,14 @@
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests import tiny
+from tests.runs.listed import QUICK, Write, document
+from tests.training_backends.policies.enumerable import save_model
 
 REWARDS = """
 def good(prompts, completions, **columns):
@@ -44,5 +47,32 @@ def write(tmp_path: Path, model: Path) -> Callable[..., Path]:
         document = {key: value for key, value in {**document, **changes}.items() if value is not None}
         (tmp_path / name).write_text(json.dumps(document))
         return tmp_path / name
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Iterator[Path]:
+    """A folder with the model, and a cache of its own."""
+    folder = tmp_path_factory.mktemp("finetuned")
+    save_model(folder / "model")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RLHF_GAME_CACHE", str(folder / "cache"))
+        yield folder
+
+
+@pytest.fixture
+def tuned(place: Path) -> Write:
+    def write(outcomes: dict[str, Any] | None = None, name: str = "config.json", **changes: Any) -> Path:
+        (place / name).write_text(json.dumps(document(QUICK | (outcomes or {}), **changes)))
+        return place / name
 
     return write

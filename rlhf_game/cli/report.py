@@ -60,9 +60,9 @@ def _beside(game: Path, source: Path, name: str) -> Path | None:
 
 def say_where(what: str, folder: Path, page: Path | None) -> None:
     """Print where the results are. what: the kind of folder; page: its report, if there is one."""
-    typer.echo(f"{what} folder: {folder}")
     if page is not None:
         typer.echo(f"report: {page}")
+    typer.echo(f"{what} folder: {folder}")
 
 
 def leave_report(folder: Path) -> Path | None:

@@ -27,7 +27,7 @@ class Axis:
     def _inside(self, value: float) -> float:
         return min(max(value, self.low), self.high)
 
-    def ticks(self, count: int = 4) -> list[tuple[float, str]]:
+    def ticks(self, count: int = 5) -> list[tuple[float, str]]:
         """Return about ``count`` round numbers on the axis, with their texts."""
         if self.is_log:
             return self._log_ticks(count)

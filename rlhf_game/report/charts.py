@@ -134,8 +134,8 @@ def shares(
             box(axis.at(start), axis.at(start + paid), tops[1], high, "bar pay", f"{name} pays {number(paid)}"),
         ]
         if interval is not None:
-            ends = (axis.at(start + interval[0]), axis.at(start + interval[1]))
-            nodes.append(whisker(*ends, tops[1] + high / 2))
+            left, right = (axis.at(start + end) for end in interval)
+            nodes.append(whisker(left, right, tops[1] + high / 2))
     return drawing(key, WIDTH, height, title, description, *nodes)
 
 
@@ -220,7 +220,7 @@ def _places(of: Plot, xs: Sequence[float], axis: Axis) -> list[tuple[float, str]
     is_roomy = all(b - a > 34 for a, b in pairwise(pixels))
     if of.x_mark is None and 1 < len(values) <= 7 and is_roomy and all(len(f"{value:g}") <= 5 for value in values):
         return [(value, f"{value:g}".replace("-", MINUS)) for value in values]
-    return axis.ticks(5)
+    return axis.ticks()
 
 
 def _under(text: str, at: float, bottom: float, of: Plot, axis: Axis) -> Element:

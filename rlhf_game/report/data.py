@@ -10,8 +10,8 @@ from typing import Final, TypeAlias, final
 
 Cell: TypeAlias = str | float | int | None
 
-FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""A text that begins so would be computed by a spreadsheet."""
+FORMULA: Final = (*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20")
+"""A text that begins so would be computed by a spreadsheet (the last four are the wide forms of the first)."""
 DIGITS: Final = 4
 MINUS: Final = "\N{MINUS SIGN}"
 
@@ -56,7 +56,8 @@ def _plain(cell: Cell) -> str:
     if cell is None:
         return ""
     if isinstance(cell, str):
-        return "'" + cell if cell.startswith(FORMULA) else cell
+        text = "".join(c if c >= " " or c in "\t\r\n" else "\N{REPLACEMENT CHARACTER}" for c in cell)
+        return "'" + text if text.startswith(FORMULA) else text
     return repr(cell)
 
 

@@ -211,7 +211,7 @@ def html_of(page: Page) -> str:
     document = jinja.get_template("page.html").render(
         page=page, most=MOST_ROWS, style=style, script=script, allowed=allowed, version=__version__, shapes=len(SHAPES)
     )
-    return _without_controls(document)
+    return _without_controls(document.lstrip())
 
 
 def write_page(path: Path, page: Page) -> Path:

@@ -1,0 +1,268 @@
+"""Reports of settled games: what they say is what the receipt says, and payments add up."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlhf_game.errors import InputError
+from rlhf_game.files.build import settle
+from rlhf_game.files.games import read_game
+from rlhf_game.files.receipts import receipt_of, write_receipt
+from rlhf_game.report import write_report
+from rlhf_game.report.lies import make_audit
+from rlhf_game.report.settlements import SHARPNESS, breakdowns, sharpness
+from tests.report.pages import Node, data_of, page_of
+
+GAMES = sorted((Path(__file__).resolve().parents[2] / "examples" / "games").glob("*.yaml"))
+HAND: dict[str, Any] = {  # theory: one game by hand
+    "reference": [0.5, 0.5],
+    "outcomes": ["left", "right"],
+    "strength": 1.0,
+    "groups": [{"name": "a", "size": 1, "reward": [1.0, 0.0]}, {"name": "b", "size": 1, "reward": [0.0, 1.0]}],
+}
+PROMPTS: dict[str, Any] = {
+    "reference": [[0.5, 0.3, 0.2], [0.25, 0.75]],
+    "outcomes": [["yes", "no", "maybe"], ["tea", "coffee"]],
+    "prompt_weights": [1.0, 3.0],
+    "strength": 0.4,
+    "weights": {"legal": 2.0},
+    "groups": [
+        {"name": "legal", "size": 2, "reward": [[1.0, 0.0, 0.2], [0.1, 0.6]]},
+        {"name": "sales", "size": 1, "reward": [[0.0, 0.9, 0.4], [0.7, 0.2]]},
+        {"name": "help", "size": 3, "reward": [[0.2, 0.3, 0.4], [0.5, 0.5]]},
+    ],
+    "provenance": {"prompts": ["May I?", "What to drink?"]},
+}
+TRIE: dict[str, Any] = {
+    "reference": [[0.7, 0.3]], "outcomes": [["yes", "no"]], "missing": [0.02], "bounds": [0.0, 1.0], "strength": 0.5,
+    "groups": [
+        {"name": "for", "size": 2, "reward": [[1.0, 0.0]]},
+        {"name": "against", "size": 1, "reward": [[0.0, 1.0]]},
+    ],
+}  # fmt: skip
+
+
+def folder_of(path: Path, game: Mapping[str, Any]) -> Path:
+    """A folder as `run` leaves it: game.json and receipt.json."""
+    path.mkdir(exist_ok=True)
+    (path / "game.json").write_text(json.dumps(game))
+    read = read_game(path / "game.json")
+    write_receipt(path / "receipt.json", [receipt_of(read, settle(read))])
+    return path
+
+
+def report_of(path: Path, game: Mapping[str, Any]) -> Node:
+    return page_of(write_report(folder_of(path, game)))
+
+
+def receipt_in(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((path / "receipt.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("game", GAMES, ids=lambda path: path.stem)
+def test_the_parts_of_each_payment_add_up_to_that_of_the_receipt(game: Path) -> None:
+    one = read_game(game)
+    receipt = receipt_of(one, settle(one))
+    scale = 1.0 + sum(
+        abs(float(np.max(np.abs(np.concatenate([np.ravel(r) for r in reward]))))) for reward in one.rewards
+    )
+    for i, (part, group) in enumerate(zip(breakdowns(one), receipt.groups, strict=True)):
+        assert part.costs[i] == 0
+        total = sum(part.costs) + part.boost + part.regularizer + part.extra
+        assert total == pytest.approx(group.payment, abs=1e-12 * scale * group.size)
+        assert part.payment == group.payment
+        assert part.value == pytest.approx(group.size * group.value, abs=1e-12 * scale * group.size)
+
+
+def test_the_parts_of_the_game_by_hand(tmp_path: Path) -> None:
+    """Without b the policy is (e, 1) / (1 + e): b loses e / (1 + e) - 1 / 2 to a, and the provider saves the KL."""
+    folder_of(tmp_path / "run", HAND)
+    part = breakdowns(read_game(tmp_path / "run/game.json"))[0]
+    share = float(np.e / (1 + np.e))
+    kl = share * np.log(2 * share) + (1 - share) * np.log(2 * (1 - share))
+    assert part.costs == pytest.approx((0.0, share - 0.5))
+    assert part.regularizer == pytest.approx(-kl)
+    assert part.payment == pytest.approx(0.120114506958, abs=1e-12)
+    assert (part.boost, part.extra) == (0.0, pytest.approx(0.0, abs=1e-15))
+
+
+@pytest.mark.parametrize("game", [HAND, PROMPTS, TRIE], ids=["hand", "prompts", "trie"])
+def test_the_settlement_on_the_page_is_the_receipt(tmp_path: Path, game: dict[str, Any]) -> None:
+    page, receipt = report_of(tmp_path / "run", game), receipt_in(tmp_path / "run")
+    rows = data_of(page, "settlement-table")
+    for row, group in zip(rows, receipt["groups"], strict=True):
+        assert (row["group"], int(row["size"])) == (group["name"], group["size"])
+        for key in ("value", "payment", "utility"):
+            if isinstance(group[key], dict):
+                ends = {
+                    end: float(row[f"{key} {end}".removesuffix(" estimate")]) for end in ("estimate", "low", "high")
+                }
+                assert ends == {end: group[key][end] for end in ends}
+            else:
+                assert float(row[key]) == group[key]
+    names = [cell.text for cell in page.one(id="settlement-table").all("th", scope="row")]
+    assert names == [*(group["name"] for group in receipt["groups"]), "All"]
+
+
+@pytest.mark.parametrize("game", [HAND, PROMPTS, TRIE], ids=["hand", "prompts", "trie"])
+def test_the_waterfall_on_the_page_ends_at_the_receipt(tmp_path: Path, game: dict[str, Any]) -> None:
+    page, receipt = report_of(tmp_path / "run", game), receipt_in(tmp_path / "run")
+    rows = data_of(page, "waterfall")
+    for group in receipt["groups"]:
+        payment, utility = (
+            group[k]["estimate"] if isinstance(group[k], dict) else group[k] for k in ("payment", "utility")
+        )
+        items = {row["item"]: float(row["amount"]) for row in rows if row["group"] == group["name"]}
+        steps = [value for item, value in items.items() if item not in ("own value", "payment", "utility")]
+        assert sum(steps) == pytest.approx(payment, abs=1e-12)
+        assert items["own value"] - items["payment"] == pytest.approx(items["utility"], abs=1e-12)
+        assert items["utility"] == pytest.approx(utility, abs=1e-12)
+        assert len(steps) == len(receipt["groups"])  # the others, and the provider
+
+
+def test_the_policy_on_the_page_is_that_of_the_receipt(tmp_path: Path) -> None:
+    page, receipt = report_of(tmp_path / "run", PROMPTS), receipt_in(tmp_path / "run")
+    rows = data_of(page, "policy")
+    after = {(r["prompt"], r["response"]): float(r["after"]) for r in rows}
+    before = {(r["prompt"], r["response"]): float(r["before"]) for r in rows}
+    for b, prompt in enumerate(PROMPTS["provenance"]["prompts"]):
+        for x, response in enumerate(PROMPTS["outcomes"][b]):
+            assert after[prompt, response] == pytest.approx(receipt["policy"][b][x], abs=1e-15)
+            assert before[prompt, response] == pytest.approx(PROMPTS["reference"][b][x], abs=1e-15)
+    assert float(rows[0]["reward: legal"]) in PROMPTS["groups"][0]["reward"][0]
+    bars = page.one(id="policy").all("svg", role="img")
+    assert len(bars) == len(rows)
+    assert all(bar.attributes["aria-label"].startswith("before ") for bar in bars)
+
+
+def test_many_responses_are_cut_to_the_likeliest_and_the_rest_is_said(tmp_path: Path) -> None:
+    game = {
+        "reference": [0.05] * 20,
+        "strength": 1.0,
+        "groups": [{"name": "a", "size": 1, "reward": [float(x) / 20 for x in range(20)]}],
+    }
+    page = report_of(tmp_path / "run", game)
+    rows = data_of(page, "policy")
+    assert [row["response"] for row in rows] == [f"outcome {x}" for x in range(19, 13, -1)]
+    assert "14 more responses, together" in page.one(id="policy").text
+
+
+def test_lies_gain_nothing_with_payments_and_something_without(tmp_path: Path) -> None:
+    page = report_of(tmp_path / "run", PROMPTS)
+    rows = data_of(page, "regret")
+    with_payments = [row for row in rows if row["payments"] == "affine"]
+    without = [row for row in rows if row["payments"] == "none"]
+    assert [float(row["gain found"]) for row in with_payments] == [0.0] * 3
+    assert all(float(row["gain at most"]) < 1e-9 for row in with_payments)
+    assert max(float(row["gain found"]) for row in without) > 0.01
+    assert [row["gain at most"] for row in without] == [""] * 3  # nothing is proved without payments
+    assert "Truth is a best report of every group" in page.one(id="incentives").text
+    assert data_of(page, "witnesses")[0]["true reward"] != data_of(page, "witnesses")[0]["reward said"]
+
+
+def test_where_nobody_pays_the_page_says_that_lies_gain(tmp_path: Path) -> None:
+    page = report_of(tmp_path / "run", {**PROMPTS, "payment": "none"})
+    assert "can gain by lying" in page.one(id="incentives").one("p", class_="bad").text
+    items = data_of(page, "waterfall")
+    assert {float(row["amount"]) for row in items if row["item"] == "payment"} == {0.0}
+    assert sum(float(row["amount"]) < 0 for row in items if row["item"] == "not charged") == 3
+
+
+def test_utility_is_highest_at_the_truth_with_payments_only(tmp_path: Path) -> None:
+    folder_of(tmp_path / "run", PROMPTS)
+    swept = sharpness(read_game(tmp_path / "run/game.json"))
+    assert swept is not None
+    truth = SHARPNESS.index(1.0)
+    receipt = receipt_in(tmp_path / "run")
+    for one, group in zip(swept, receipt["groups"], strict=True):
+        assert one.with_payments[truth] == pytest.approx(group["utility"], abs=1e-12)
+        assert max(one.with_payments) <= one.with_payments[truth] + 1e-12
+        assert one.without[truth] == pytest.approx(group["size"] * group["value"], abs=1e-12)
+    assert any(max(one.without) > one.without[truth] + 0.01 for one in swept)
+
+
+def test_an_audit_that_was_made_before_is_shown_instead_of_a_search(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "run", HAND)
+    made = make_audit(read_game(folder / "game.json")).model_dump()
+    made["groups"][0] |= {"regret_found": 0.125, "best_gain": 0.125, "regret_bound": 0.5}
+    made |= {"coalitions": [{"members": ["a", "b"], "truthful_utility": 0.7, "gain_found": 0.25}], "starts": 77}
+    (folder / "audit.json").write_text(json.dumps(made))
+    page = page_of(write_report(folder))
+    assert float(data_of(page, "regret")[0]["gain found"]) == 0.125
+    assert float(data_of(page, "regret")[0]["gain at most"]) == 0.5
+    assert data_of(page, "joint") == [
+        {"who": "a + b", "how": "coalition", "truthful utility": "0.7", "gain found": "0.25"}
+    ]
+    assert "77 starts" in page.text
+    assert "a can gain by lying" in page.text
+
+
+def test_an_audit_of_another_game_is_refused(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "run", HAND)
+    made = make_audit(read_game(folder_of(tmp_path / "other", PROMPTS) / "game.json"))
+    (folder / "audit.json").write_text(made.model_dump_json())
+    with pytest.raises(InputError, match=r"audit\.json: game_sha256: must be that of the game"):
+        write_report(folder)
+
+
+def test_a_receipt_that_was_changed_is_told_from_a_good_one(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "run", HAND)
+    page = page_of(write_report(folder))
+    assert "every number of the receipt agrees" in page.one(id="settlement").one("p", class_="good").text
+    receipt = receipt_in(folder)
+    receipt["groups"][0]["payment"] *= 1.001
+    (folder / "receipt.json").write_text(json.dumps(receipt))
+    page = page_of(write_report(folder))
+    assert "groups[0].payment" in page.one(id="settlement").one("p", class_="bad").text
+    (folder / "receipt.json").write_text(json.dumps(receipt | {"game_sha256": "0" * 64}))
+    with pytest.raises(InputError, match=r"receipt\.json: game_sha256"):
+        write_report(folder)
+
+
+def test_intervals_are_on_the_page(tmp_path: Path) -> None:
+    page, receipt = report_of(tmp_path / "run", TRIE), receipt_in(tmp_path / "run")
+    payment = receipt["groups"][0]["payment"]
+    assert payment["low"] < payment["estimate"] < payment["high"]
+    small = [one.text for one in page.one(id="settlement-table").all("small")]
+    assert f"{payment['low']:.4f} to {payment['high']:.4f}" in small
+    assert "for certain" in page.one(id="settlement").text
+    assert len(page.one(id="shares-drawing").all("path", class_="whisker")) == 2
+
+
+@pytest.mark.parametrize("game", GAMES, ids=lambda path: path.stem)
+def test_every_kind_of_game_has_a_report(game: Path, tmp_path: Path) -> None:
+    from rlhf_game.report.folders import settled_page
+    from rlhf_game.report.page import write_page
+
+    page = page_of(write_page(tmp_path / "report.html", settled_page(game)))
+    assert {section.attributes["id"] for section in page.all("section")} >= {"settlement", "payments", "incentives"}
+    assert len(data_of(page, "settlement-table")) == len(read_game(game).fields.groups)
+
+
+def test_a_large_game_is_neither_settled_again_nor_searched(tmp_path: Path) -> None:
+    game = {
+        "reference": [1 / 30_000] * 30_000,
+        "strength": 1.0,
+        "groups": [{"name": name, "size": 1, "reward": [0.5] * 30_000} for name in ("a", "b")],
+    }
+    page = report_of(tmp_path / "run", game)
+    assert "too large to be settled again" in page.one(id="settlement").text
+    assert "rlhf-game audit" in page.one(id="incentives").text
+    assert not page.all(id="policy")
+
+
+def test_the_same_folder_gives_the_same_bytes(tmp_path: Path) -> None:
+    one, two = (write_report(folder_of(tmp_path / name, PROMPTS)).read_bytes() for name in ("one", "two"))
+    assert one == two
+    assert one.startswith(b"<!DOCTYPE html>")
+
+
+def test_a_folder_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="must be a folder of `run`"):
+        write_report(tmp_path)
+    assert list(tmp_path.iterdir()) == []

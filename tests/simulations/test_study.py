@@ -81,3 +81,12 @@ def test_chunks_cover_every_game_once_in_the_order_of_the_rows() -> None:
     assert [(chunk.point.index, *chunk.games[:1], len(chunk.games)) for chunk in chunks] == [
         (0, 0, 16), (0, 16, 16), (0, 32, 8), (1, 0, 16), (1, 16, 16), (1, 32, 8),
     ]  # fmt: skip
+
+
+def test_points_of_a_sweep_draw_games_of_their_own() -> None:
+    made = study({"sweep": {"strength": [0.5, 0.5]}, "payments": ["none"]})
+    first, second = (
+        point.fields.play(point.source, point.index, range(40), {}).column("welfare").to_numpy()
+        for point in made.points
+    )
+    assert not set(first) & set(second)

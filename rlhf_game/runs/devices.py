@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 def on_devices() -> Map:
     """Return the builtin ``map`` where there is at most one GPU, else a map with a process for each."""
-    from rlhf_game.training_backends.finetuned import devices
+    from rlhf_game.training_backends.soups import devices
 
     found = devices()
     return map if len(found) < 2 else DeviceMap(found)

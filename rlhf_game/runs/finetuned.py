@@ -57,15 +57,15 @@ class FinetunedRun:
 
 
 def run_finetuned(
-    configuration: Configuration, folder: RunFolder, watch: Progress, map_: Map | None = None
+    configuration: Configuration, folder: RunFolder, watch: Progress, map_fn: Map | None = None
 ) -> FinetunedRun:
-    """Do what is left of the run in an open folder. map_: what starts trainings that do not need each other.
+    """Do what is left of the run in an open folder. map_fn: what starts trainings that do not need each other.
 
     Raises InputError when a trainer is to be paid for whose optimum is not the mechanism's, and as ``run`` does.
     """
     _check(configuration)
     folder.check((samples_file(folder), folder.scores, folder.game, folder.receipt))
-    draw(configuration, folder, watch, map_ or on_devices())
+    draw(configuration, folder, watch, map_fn or on_devices())
     columns, origin = read_samples(folder)
     check_policy(folder, origin)
     score(configuration, distinct(columns), folder, watch)
@@ -143,7 +143,7 @@ def _write_game(
 
 def _deliver_soup(configuration: Configuration, document: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
     """Write the interpolation that the menu space chooses, and return what the game says of it."""
-    from rlhf_game.training_backends.finetuned import save_language_model
+    from rlhf_game.training_backends.soups import save_language_model
 
     fields = parse_model(SampledFields, document, str(folder.game))
     draws = read_draws(samples_file(folder), folder.scores, fields)

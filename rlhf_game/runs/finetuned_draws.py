@@ -43,7 +43,7 @@ def samples_file(folder: RunFolder) -> Path:
     return folder.path / "samples.parquet"
 
 
-def draw(configuration: Configuration, folder: RunFolder, watch: Progress, map_: Map) -> None:
+def draw(configuration: Configuration, folder: RunFolder, watch: Progress, map_fn: Map) -> None:
     """Write samples.parquet: draw from the reference, train, draw from what was trained.
 
     Pieces of an interrupted run are used. The reference is drawn from before any reward is called. Raises InputError
@@ -59,12 +59,12 @@ def draw(configuration: Configuration, folder: RunFolder, watch: Progress, map_:
     sampler = _Sampler(configuration.source, spec.samples, sampling, reference, folder, watch)
     rows = sampler.draw(0, REFERENCE, lambda: reference)
     if spec.payments_from == "soups":
-        made = _train(own_tasks(configuration, spec), watch, map_)
+        made = _train(own_tasks(configuration, spec), watch, map_fn)
         loaders: Iterable[tuple[str, Loader]] = soups(reference, made, spec.grid)
         weights = None
     else:
         made = _train([main_task(configuration, spec, folder.path / "policy")], watch, map)
-        made += _train(further_tasks(configuration, spec), watch, map_)
+        made += _train(further_tasks(configuration, spec), watch, map_fn)
         loaders = [(label, _from(place)) for label, place in _places(made)]
         weights = folder_digest(folder.path / MODEL)
         rows = sampler.with_final(rows, _from(made[0].folder))
@@ -83,8 +83,8 @@ def soups(reference: "LanguageModel", made: Sequence[Made], grid: int) -> Iterat
 
     The grid is fixed in the configuration; what it interpolates depends on the groups' reports.
     """
-    from rlhf_game.training_backends.finetuned import interpolate, simplex_grid
     from rlhf_game.training_backends.policies import load_policy
+    from rlhf_game.training_backends.soups import interpolate, simplex_grid
 
     device = str(reference.model.device)
     members = [load_policy(Path(one.folder), device=device) for one in made]
@@ -108,12 +108,12 @@ def read_samples(folder: RunFolder) -> tuple[dict[str, list[Any]], dict[str, Any
     return read_parquet(samples_file(folder))
 
 
-def _train(tasks: Sequence[Any], watch: Progress, map_: Map) -> list[Made]:
+def _train(tasks: Sequence[Any], watch: Progress, map_fn: Map) -> list[Made]:
     """Do trainings in the order of the tasks; with the builtin ``map`` their progress is told."""
-    if map_ is map:
+    if map_fn is map:
         return [make(task, watch) for task in tasks]
     watch(f"train {len(tasks)} policies", 0, len(tasks))
-    return list(map_(make, tasks))
+    return list(map_fn(make, tasks))
 
 
 def _places(made: Sequence[Made]) -> list[tuple[str, str]]:

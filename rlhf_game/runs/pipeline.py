@@ -13,6 +13,7 @@ from rlhf_game.runs.config import Configuration
 from rlhf_game.runs.directory import Progress, RunFolder, open_folder, unwatched, versions
 from rlhf_game.runs.finetuned import FinetunedRun, run_finetuned
 from rlhf_game.runs.finetuned_spec import FinetunedSpec
+from rlhf_game.runs.finetuned_training import Map
 from rlhf_game.runs.generation import Drawn, generate, read_drawn
 from rlhf_game.runs.prompts_game import SystemPrompt, settled_prompts, value_prompts
 from rlhf_game.runs.scoring import read_rewards, score
@@ -35,16 +36,19 @@ class Finished:
     """The outcomes, where they are system prompts."""
 
 
-def run(configuration: Configuration, path: Path, progress: Progress | None = None) -> Finished | FinetunedRun:
+def run(
+    configuration: Configuration, path: Path, progress: Progress | None = None, *, map_fn: Map | None = None
+) -> Finished | FinetunedRun:
     """Do what is left of the run in the folder ``path``, and return it finished.
 
+    map_fn: what starts trainings that do not need each other; None: one process for each GPU, here if there is one.
     Raises InputError when the configuration is wrong or is not the folder's own, or a file in the folder is not as the
     run wrote it; RunError when the folder is in use, or a reward or a training fails.
     """
     if not isinstance(configuration.fields.outcomes, FinetunedSpec):
         return run_over_texts(configuration, path, progress)
     with open_folder(path, configuration) as folder:
-        return run_finetuned(configuration, folder, progress or unwatched)
+        return run_finetuned(configuration, folder, progress or unwatched, map_fn)
 
 
 def run_over_texts(configuration: Configuration, path: Path, progress: Progress | None = None) -> Finished:

@@ -1,66 +1,191 @@
-"""Policies between trained ones (rewarded soups), and the devices that trainings can be spread over."""
+"""A language model to be trained, as a policy space: ``maximize`` trains, and what it returns is known through draws.
 
-import copy
-import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+A trained policy is not quite optimal, so the payment that is right at the optimum (``externalities``) is not defined
+for it: ``AffinePayments`` refuses, and ``FinetunedPayments`` charges by a leave-one-out term that it names.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal, TypeAlias, final
 
-import torch
+import numpy as np
 
-from rlhf_game.errors import InputError
-from rlhf_game.training_backends.models import LanguageModel, quiet_transformers
+from rlhf_game.errors import CombinationError, InputError
+from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.payments import PaymentRule
+from rlhf_game.mechanism.reports import Profile, V
+from rlhf_game.mechanism.sampled_settlement import (
+    ByFormula,
+    ByReference,
+    ByTrainings,
+    OthersWelfare,
+    PolicySamples,
+    SampledGame,
+    SampledSettlement,
+    certify,
+    least_cap,
+    settle_samples,
+)
+from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
+from rlhf_game.mechanism.training import AffineRule, TrainingRule
+from rlhf_game.training_backends.models import LanguageModel, load_language_model
+from rlhf_game.training_backends.policies import PolicyTraining, load_policy, train_policy
+from rlhf_game.training_backends.sampling import Sample, log_probabilities, sample
+
+TextReward: TypeAlias = Any
+"""TRL's reward function, with values in [0, 1]."""
 
 
-def devices() -> tuple[str, ...]:
-    """Return the GPUs that this process sees, as CUDA_VISIBLE_DEVICES names them."""
-    return tuple(str(k) for k in range(torch.cuda.device_count()))
+@final
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Draws of one policy for each prompt, [B][N], and the log of its own probability over the reference's: [B, N]."""
+
+    texts: tuple[tuple[str, ...], ...]
+    log_ratios: Array
 
 
-def simplex_grid(members: int, steps: int) -> Iterator[tuple[float, ...]]:
-    """Yield all shares of so many members that are multiples of 1 / steps and sum to 1, in a fixed order."""
+@final
+class Finetuned(PolicySpace[TextReward]):
+    """All policies that a language model can be trained to.
 
-    def parts(left: int, total: int) -> Iterator[tuple[int, ...]]:
-        if left == 1:
-            yield (total,)
-            return
-        for first in range(total, -1, -1):
-            yield from ((first, *rest) for rest in parts(left - 1, total - first))
-
-    for counts in parts(members, steps):
-        yield tuple(count / steps for count in counts)
-
-
-def interpolate(reference: LanguageModel, members: Sequence[LanguageModel], shares: Sequence[float]) -> LanguageModel:
-    """Return the model with the weights theta_0 + sum_m share_m (theta_m - theta_0) (Rame et al. 2023).
-
-    What is averaged is what each member changed in the whole weights, an adapter merged into them: averaging the
-    factors of adapters would give another network. Raises InputError when the members are not of one shape.
+    training: how (its weights are replaced by those of the groups). prompts: [B]; columns: further columns of them, for
+    rewards. folder: where trained policies are kept, each in a new folder of its own. samples: draws for each prompt.
+    level, cap: see ``SampledGame``; the cap defaults to the least one for the weights that are trained on. A report's
+    reward is a function with TRL's signature and values in [0, 1]. Raises InputError when the trainer's optimum is not
+    the mechanism's.
     """
-    start: dict[str, torch.Tensor] = reference.model.state_dict()
-    states: list[dict[str, torch.Tensor]] = [member.model.state_dict() for member in members]
-    if any({k: v.shape for k, v in state.items()} != {k: v.shape for k, v in start.items()} for state in states):
-        raise InputError("members must be models of the reference's shape to be interpolated")
-    mixed = {}
-    for key, value in start.items():
-        if not value.is_floating_point():
-            mixed[key] = value
-            continue
-        base = value.double()
-        moved = sum(share * (state[key].double() - base) for share, state in zip(shares, states, strict=True))
-        mixed[key] = (base + moved).to(value.dtype)
-    model: Any = copy.deepcopy(reference.model)
-    model.load_state_dict(mixed)
-    return replace(reference, model=model.eval())
+
+    def __init__(
+        self,
+        training: PolicyTraining,
+        prompts: Sequence[str],
+        folder: Path,
+        *,
+        samples: int = 64,
+        level: float = 0.95,
+        cap: float | None = None,
+        columns: Mapping[str, Sequence[Any]] | None = None,
+    ) -> None:
+        if not training.faithfulness.is_faithful:
+            raise InputError(f"training.trainer must be rloo or ppo: {training.faithfulness.reason}")
+        self.training, self.prompts, self.folder = training, tuple(prompts), folder
+        self.samples, self.level, self.cap = samples, level, cap
+        self.columns = {name: tuple(values) for name, values in (columns or {}).items()}
+        self._model = load_language_model(training.model, revision=training.revision)
+        self.reference = self.draw(self._model)
+
+    def read(self, reward: TextReward) -> TextReward:
+        """Return the reward; raise InputError when it is no function, or is outside [0, 1] on the reference's draws."""
+        if not callable(reward):
+            raise InputError(f"reward must be a function of prompts and completions, got {type(reward).__name__}")
+        self.score([reward], self.reference)
+        return reward
+
+    def maximize(self, weights: Array, rewards: Sequence[TextReward]) -> "FinetunedPolicy":
+        """Train a policy on the weighted rewards; of no weight at all it is the reference."""
+        heard = [(float(weight), reward) for weight, reward in zip(weights, rewards, strict=True) if weight > 0]
+        if not heard:
+            return FinetunedPolicy(self, None, self.reference, np.zeros(0), ())
+        training = replace(self.training, weights=tuple(weight for weight, _ in heard))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        out = Path(tempfile.mkdtemp(prefix="policy-", dir=self.folder))
+        named = {f"reward {k}": reward for k, (_, reward) in enumerate(heard)}
+        train_policy(training, self.prompts, named, out, columns=self.columns)
+        draws = self.draw(load_policy(out))
+        shares = np.array([weight for weight, _ in heard])
+        return FinetunedPolicy(self, out, draws, shares, tuple(reward for _, reward in heard))
+
+    def draw(self, model: LanguageModel) -> Draws:
+        """Return draws of a model, by the same random numbers for every model."""
+        how, training = self.training.sampling, self.training
+        rows = sample(model, self.prompts, self.samples, seed=training.seed, sampling=how, system=training.system)
+        own = np.array([[one.log_probability for one in row] for row in rows])
+        texts = tuple(tuple(one.text for one in row) for row in rows)
+        return Draws(texts, np.zeros_like(own) if model is self._model else own - self._log_reference(rows))
+
+    def score(self, rewards: Sequence[TextReward], draws: Draws) -> PolicySamples:
+        """Return every reward of draws, [k, B, N], with their log ratios. Raises InputError outside [0, 1]."""
+        asked = [prompt for prompt in self.prompts for _ in range(self.samples)]
+        said = [text for row in draws.texts for text in row]
+        columns = {key: [v for v in values for _ in range(self.samples)] for key, values in self.columns.items()}
+        found = np.array([reward(prompts=asked, completions=said, **columns) for reward in rewards], dtype=np.float64)
+        if found.shape != (len(rewards), len(said)) or not ((found >= 0) & (found <= 1)).all():
+            raise InputError(f"reward must return {len(said)} numbers in [0, 1]")
+        return PolicySamples(found.reshape(len(rewards), *draws.log_ratios.shape), draws.log_ratios)
+
+    def game(self, sizes: Array, multipliers: Array) -> SampledGame:
+        """Return what draws of these weights are settled by."""
+        strength = self.training.strength
+        cap = least_cap(sizes * multipliers, strength) if self.cap is None else self.cap
+        return SampledGame(sizes, multipliers, strength, self.level, cap)
+
+    def _log_reference(self, rows: Sequence[Sequence[Sample]]) -> Array:
+        encoded = [self._model.encode_prompt(prompt, self.training.system) for prompt in self.prompts]
+        prompts = [ids for ids, row in zip(encoded, rows, strict=True) for _ in row]
+        responses = [one.token_ids for row in rows for one in row]
+        found = log_probabilities(self._model, prompts, responses, sampling=self.training.sampling)
+        return found.reshape(len(rows), -1)
 
 
-def save_language_model(language_model: LanguageModel, out: Path) -> None:
-    """Write a model and its tokenizer into the folder ``out``, whole or not at all."""
-    fresh = out.with_name(out.name + ".tmp")
-    shutil.rmtree(fresh, ignore_errors=True)
-    with quiet_transformers():
-        language_model.model.save_pretrained(fresh)
-        language_model.tokenizer.save_pretrained(fresh)
-    shutil.rmtree(out, ignore_errors=True)
-    fresh.rename(out)
+@final
+class FinetunedPolicy(Policy[TextReward]):
+    """A trained policy, known through its draws. folder: None for the reference. gap: certified at the level given."""
+
+    def __init__(
+        self, space: Finetuned, folder: Path | None, draws: Draws, shares: Array, rewards: tuple[TextReward, ...]
+    ) -> None:
+        self.space, self.folder, self.draws = space, folder, draws
+        if not rewards:
+            self.welfare = self.divergence = self.gap = 0.0
+            return
+        game = space.game(shares, np.ones(len(shares)))
+        delivered, reference = space.score(rewards, draws), space.score(rewards, space.reference)
+        self.welfare = float(game.welfare(delivered, game.level).value)
+        self.divergence = float(game.costs(delivered).mean())
+        self.gap = float(certify(game, delivered, reference, None).gap.high)
+
+    def values(self, rewards: Sequence[TextReward]) -> Array:
+        """Return the mean of each reward over the draws: [k]."""
+        return np.asarray(self.space.score(rewards, self.draws).rewards.mean(axis=(1, 2)))
+
+    def externalities(self, weights: Array, rewards: Sequence[TextReward]) -> Array:
+        """Raise CombinationError: this is defined at the optimum, and a trained policy is not quite there."""
+        raise CombinationError(
+            "AffinePayments needs a policy that is exactly optimal, not FinetunedPolicy; use FinetunedPayments(), "
+            "which says where the welfare without each group comes from"
+        )
+
+
+@final
+@dataclass(frozen=True)
+class FinetunedPayments(PaymentRule):
+    """(1 / mu) [h - ASW_-i(p^)], with h by ``source`` (see ``rlhf_game.mechanism.sampled_settlement``)."""
+
+    source: Literal["samples", "reference", "leave_one_out"] = "samples"
+    pays_for: ClassVar[tuple[type[TrainingRule], ...]] = (AffineRule,)
+
+    def charge(self, training: TrainingRule, profile: Profile[V], policy: Policy[V], space: PolicySpace[V]) -> Array:
+        """Return the best numbers of the payments: [n]. ``settle`` has their intervals and the certificate."""
+        return self.settle(training, profile, policy, space).payments.value
+
+    def settle(
+        self, training: TrainingRule, profile: Profile[V], policy: Policy[V], space: PolicySpace[V]
+    ) -> SampledSettlement:
+        """Return the settlement of a policy as intervals, with its certificate. Raises CombinationError elsewhere."""
+        if not (isinstance(space, Finetuned) and isinstance(policy, FinetunedPolicy)):
+            raise CombinationError(f"FinetunedPayments needs a Finetuned space, not {type(space).__name__}")
+        assert isinstance(training, AffineRule)  # Mechanism checked it
+        if training.boosts():
+            raise CombinationError("FinetunedPayments needs a training rule without a boost")
+        game = space.game(profile.sizes, training.multipliers(len(profile.sizes)))
+        reference, rewards = space.score(profile.rewards, space.reference), list(profile.rewards)
+        others: OthersWelfare
+        if self.source == "leave_one_out":
+            alone = [space.maximize(shares, rewards).draws for shares in game.without()]
+            others = ByTrainings([space.score(rewards, draws) for draws in alone])
+        else:
+            others = ByFormula(reference) if self.source == "samples" else ByReference(reference)
+        return settle_samples(game, space.score(rewards, policy.draws), reference, others)

@@ -138,7 +138,7 @@ def test_tasks_are_spread_over_devices_and_come_back_in_order(monkeypatch: pytes
     assert [task for task, _ in found] == ["a", "b", "c", "d"]
     assert {device for _, device in found} <= {"3", "7"}
     assert on_devices() is map  # there is no second device here
-    monkeypatch.setattr("rlhf_game.training_backends.finetuned.devices", lambda: ("0", "1"))
+    monkeypatch.setattr("rlhf_game.training_backends.soups.devices", lambda: ("0", "1"))
     assert on_devices() == DeviceMap(("0", "1"))
 
 

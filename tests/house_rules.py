@@ -48,8 +48,9 @@ LAYERS = {
     "runs": _layer(
         "errors mechanism files chat rewards", "numpy pydantic pydantic_core", "pyarrow", "training_backends"
     ),
+    "discovery": _layer("errors files chat runs", "numpy pydantic", "matplotlib", "training_backends"),
     "training": _layer(
-        "errors mechanism files chat rewards runs",
+        "errors mechanism files chat rewards runs discovery",
         "numpy pydantic pydantic_core",
         "sacrebleu rouge_score",
         "training_backends",
@@ -62,7 +63,7 @@ LAYERS = {
         "errors mechanism agents files",
         "click typer rich numpy",
         "",
-        "engines report runs training simulations training_backends",
+        "discovery engines report runs training simulations training_backends",
     ),
     "__main__": _layer("cli", ""),
 }

@@ -61,6 +61,8 @@ class PreferenceConfig(PreferenceFields):
     keeps_checkpoints: bool = False
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    judged_pairs: Count = 256
+    """Of each subset, the first so many pairs that the trained policy is judged on."""
     divergence: DivergenceSpec = DivergenceSpec()
     seed: Seed = 0
 
@@ -135,7 +137,7 @@ class PreferenceConfig(PreferenceFields):
         judged = {}
         for k, (name, rows) in enumerate(subsets.judged.items()):
             task.watch("judge the policy", k, len(subsets.judged))
-            judged[name] = self._judged(policy, reference, rows)
+            judged[name] = self._judged(policy, reference, rows[: self.judged_pairs])
         how, prompts = self.divergence, _prompts(subsets.judged["test"], self.divergence.prompts)
         task.watch("draw from the policy", 0, 1)
         ratios = sequence_kl(

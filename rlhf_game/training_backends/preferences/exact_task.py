@@ -70,7 +70,7 @@ class ExactTask:
         self._seed = seed
 
     def _draw(self, rng: np.random.Generator) -> np.ndarray:
-        rows = []
+        rows: list[tuple[int, int, int]] = []
         for prompt in range(self.settings.prompts):
             q = np.exp(self.log_reference[prompt])
             while len(rows) < (prompt + 1) * self.settings.pairs:
@@ -124,7 +124,7 @@ class ExactTask:
                 if not torch.isfinite(mean):
                     raise RunError(f"its loss is {float(mean)} at step {step + 1}")
                 adam.zero_grad()
-                mean.backward()  # type: ignore[no-untyped-call]
+                mean.backward()
                 norm = torch.nn.utils.clip_grad_norm_([theta], 1.0)
                 if not torch.isfinite(norm):
                     raise RunError(f"its gradient is {float(norm)} at step {step + 1}")

@@ -1,0 +1,47 @@
+"""``discover``: losses of preferences, searched for into a folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Count the calls of language models and their tokens; make none.")
+]
+
+
+def discover(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="What to search: .yaml, .yml or .json.")],
+    as_json: AsJson = False,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: runs/CONFIG's name.")] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Search for a loss of preferences: propose, check, train, score, archive; an interrupted search goes on."""
+    from rlhf_game.cli.display import show_calls, show_table, write_out
+    from rlhf_game.cli.progress import progress_on_stderr
+    from rlhf_game.cli.run import share_the_processor
+    from rlhf_game.discovery import count_calls, read_discovery
+    from rlhf_game.discovery import discover as discover_pipeline
+
+    share_the_processor()
+    configuration = read_discovery(config)
+    folder = out or Path("runs") / config.stem
+    if dry_run:
+        show_calls(count_calls(configuration, folder), as_json)
+        return
+    with progress_on_stderr() as watch:
+        finished = discover_pipeline(configuration, folder, watch)
+    if as_json:
+        write_out((folder / "result.json").read_text(encoding="utf-8"))
+        return
+    heads = ("candidate", "loss", "score", "reward", "KL")
+    show_table("The best candidates, and known losses, on the tasks of the search", heads, finished.rows())
+    gains = [
+        (name, f"{gain['mean']:+.4f}", f"{gain['standard_error']:.4f}")
+        for name, gain in finished.result["gain_over"].items()
+    ]
+    best = finished.result["best"]
+    title = f"What {best['name']} scores more on held-out tasks ({best['held_out']['score']:.4f})"
+    show_table(title, ("than", "mean", "standard error"), gains)
+    typer.echo(f"discovery folder: {folder}")

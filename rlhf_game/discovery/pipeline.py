@@ -1,0 +1,185 @@
+"""``rlhf-game discover``: generations of candidates into a folder; what was tried already is never tried again."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, final
+
+from rlhf_game.chat import Ledger
+from rlhf_game.discovery.archive import Archive, Entry, as_lines, ranked
+from rlhf_game.discovery.config import DiscoveryConfig, DiscoveryConfiguration, EvolutionSpec
+from rlhf_game.discovery.evolution import Evolution
+from rlhf_game.discovery.figure import draw_search
+from rlhf_game.discovery.proposers import Proposer, Writer
+from rlhf_game.discovery.scoring import Judge
+from rlhf_game.errors import RunError
+from rlhf_game.files.atomic import write_bytes, write_json, write_text
+from rlhf_game.files.documents import parse_json, read_text
+from rlhf_game.runs.chats import CALLS, dry_chat, open_chat
+from rlhf_game.runs.directory import Progress, open_folder, unwatched
+
+SHOWN = 10
+"""Of the best candidates, how many people see."""
+
+
+@final
+@dataclass(frozen=True)
+class FinishedDiscovery:
+    """A finished discovery."""
+
+    folder: Path
+    result: dict[str, Any]
+    """The best candidate and the known losses, on the tasks of the search and on held-out ones; counts; the curve."""
+    archive: tuple[Entry, ...]
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return what people read: the best candidates, then the known losses."""
+        best = [
+            (entry.name, entry.text, f"{entry.score:.4f}", f"{entry.reward:.3f}", f"{entry.kl:.3f}")
+            for entry in ranked(self.archive)[:SHOWN]
+        ]
+        known = [
+            (name, one["formula"], *(f"{one['search'][key]:.{digits}f}" for key, digits in _DIGITS))
+            for name, one in self.result["baselines"].items()
+        ]
+        return [*best, *known]
+
+
+_DIGITS = (("score", 4), ("reward", 3), ("kl", 3))
+
+
+def discover(configuration: DiscoveryConfiguration, path: Path, progress: Progress | None = None) -> FinishedDiscovery:
+    """Do what is left of the discovery in the folder ``path``, and return it finished.
+
+    The same configuration gives the same archive however often it was stopped (with a language model, whose answers are
+    kept, as well). Raises InputError when the configuration is wrong or the folder is another's, RunError when the
+    folder is in use, a language model stays away or no candidate can be trained with.
+    """
+    watch, fields = progress or unwatched, configuration.fields
+    with open_folder(path, configuration) as folder:
+        archive, judge, known = Archive(folder.path / "candidates"), Judge(fields), folder.path / "result.json"
+        if not known.exists():
+            baselines = _baselines(judge, fields, folder.path, watch)
+            proposer = _proposer(configuration, folder.path, baselines)
+            entries = _search(proposer, judge, archive, fields, watch)
+            result = _result(judge, entries, baselines, fields, watch)
+            write_text(folder.path / "archive.jsonl", as_lines(entries))
+            write_bytes(folder.path / "search.svg", draw_search(entries, baselines))
+            write_json(known, result)
+        return FinishedDiscovery(path, parse_json(read_text(known), str(known)), tuple(archive.read()))
+
+
+def count_calls(configuration: DiscoveryConfiguration, path: Path) -> dict[str, Any]:
+    """Return how often a language model would be asked, and the tokens of it; nothing is asked, nothing written.
+
+    The archive that later generations are shown is not there yet: their questions are longer than is counted.
+    """
+    fields, ledger = configuration.fields, Ledger(None)
+    spec = fields.proposer
+    if not isinstance(spec, EvolutionSpec):
+        chat = dry_chat(spec.model, configuration.base, path / CALLS, ledger, seed=fields.seed)
+        writer = Writer(chat, (), fields.limits.limits(), spec.temperature, spec.max_tokens)
+        for generation in range(fields.generations):
+            writer.propose([], generation, fields.population)
+    return ledger.report()
+
+
+def _baselines(judge: Judge, fields: DiscoveryConfig, path: Path, watch: Progress) -> dict[str, Any]:
+    known = path / "baselines.json"
+    if not known.exists():
+        found = {}
+        for k, name in enumerate(fields.baselines):
+            watch("known losses", k, len(fields.baselines))
+            found[name] = judge.baseline(name, held_out=False)
+        write_json(known, found)
+    return dict(parse_json(read_text(known), str(known)))
+
+
+def _proposer(configuration: DiscoveryConfiguration, path: Path, baselines: Mapping[str, Any]) -> Proposer:
+    fields, spec = configuration.fields, configuration.fields.proposer
+    limits = fields.limits.limits()
+    if isinstance(spec, EvolutionSpec):
+        return Evolution(fields.seed, limits, **spec.model_dump(exclude={"kind"}))
+    chat = open_chat(spec.model, configuration.base, path / CALLS, seed=fields.seed)
+    shown = tuple((name, one["formula"], one["score"]) for name, one in baselines.items())
+    return Writer(chat, shown, limits, spec.temperature, spec.max_tokens)
+
+
+def _search(
+    proposer: Proposer, judge: Judge, archive: Archive, fields: DiscoveryConfig, watch: Progress
+) -> list[Entry]:
+    """Return the whole archive. What a generation proposes depends on the generations before it alone."""
+    entries = archive.read()
+    for generation in range(fields.generations):
+        before = [entry for entry in entries if entry.generation < generation]
+        there = {entry.index for entry in entries if entry.generation == generation}
+        if len(there) == fields.population:
+            continue
+        proposals = proposer.propose(before, generation, fields.population)
+        for index, proposal in enumerate(proposals):
+            watch(_said(entries, generation, fields), index, fields.population)
+            if index in there:
+                continue
+            older = [e for e in entries if (e.generation, e.index) < (generation, index)]
+            entry = judge.judge(proposal, generation, index, older)
+            archive.write(entry)
+            entries.append(entry)
+        entries.sort(key=lambda entry: (entry.generation, entry.index))
+    return entries
+
+
+def _said(entries: Sequence[Entry], generation: int, fields: DiscoveryConfig) -> str:
+    best = ranked(entries)[:1]
+    so_far = f", best {best[0].score:.4f}" if best else ""
+    return f"generation {generation + 1} of {fields.generations}{so_far}"
+
+
+def _result(
+    judge: Judge, entries: Sequence[Entry], baselines: Mapping[str, Any], fields: DiscoveryConfig, watch: Progress
+) -> dict[str, Any]:
+    best = ranked(entries)[:1]
+    if not best:
+        raise RunError(f"no candidate of {len(entries)} could be trained with; the last reason: {entries[-1].reason}")
+    found = best[0]
+    watch("held-out tasks", 0, len(baselines) + 1)
+    there = judge.held_out(found.text)
+    known = {}
+    for k, (name, one) in enumerate(baselines.items(), start=1):
+        watch("held-out tasks", k, len(baselines) + 1)
+        search = {key: one[key] for key in ("score", "scores", "reward", "kl")}
+        held_out = judge.baseline(name, held_out=True)
+        known[name] = {"formula": held_out.pop("formula"), "search": search, "held_out": held_out}
+    gains = {
+        name: _gain(there["scores"], one["held_out"]["scores"]) for name, one in known.items()
+    }  # fmt: skip
+    return {
+        "best": {
+            "name": found.name, "expression": found.text, "origin": found.origin,
+            "search": {"score": found.score, "scores": found.scores, "reward": found.reward, "kl": found.kl},
+            "held_out": there,
+        },
+        "baselines": known,
+        "gain_over": gains,
+        "curve": _curve(entries, fields.generations),
+        "candidates": {
+            "proposed": len(entries),
+            "scored": sum(entry.score is not None for entry in entries),
+            "rejected": sum(entry.reason is not None for entry in entries),
+        },
+    }  # fmt: skip
+
+
+def _gain(mine: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
+    """Return the mean difference of scores on the same tasks, and its standard error."""
+    differences = [a - b for a, b in zip(mine, theirs, strict=True)]
+    return {"mean": fmean(differences), "standard_error": stdev(differences) / len(differences) ** 0.5}
+
+
+def _curve(entries: Sequence[Entry], generations: int) -> list[float | None]:
+    """Return the best score up to each generation."""
+    found = []
+    for generation in range(generations):
+        scores = [entry.score for entry in entries if entry.generation <= generation and entry.score is not None]
+        found.append(max(scores, default=None))
+    return found

@@ -6,6 +6,7 @@ tasks, one at a time, and only a few are ever ahead of whoever takes them. The f
 
 import logging
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+END: Final[Any] = object()
+"""What no function returns."""
 AHEAD: Final = 2
 """Tasks that are begun for each worker."""
 
@@ -66,10 +69,27 @@ class Local(Engine):
             raise MissingExtra("parallel", error.name or "joblib") from error
         with parallel_config(backend="loky", inner_max_num_threads=1):
             pool = Parallel(n_jobs=self.workers, return_as="generator", pre_dispatch=f"{AHEAD} * n_jobs")
+            results = pool(delayed(function)(task) for task in tasks)
             try:
-                yield from pool(delayed(function)(task) for task in tasks)
+                while True:
+                    with _without_regrets():
+                        result = next(results, END)
+                    if result is END:
+                        return
+                    yield result
             except BrokenProcessPool as error:
                 raise RunError(f"a worker process died (out of memory?); what was done is kept: {error}") from error
+            finally:
+                with _without_regrets():
+                    results.close()
+
+
+@contextmanager
+def _without_regrets() -> Iterator[None]:
+    """Let joblib not warn of tasks that it gives up because nobody wants their results."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "[0-9]+ tasks which were still being processed")
+        yield
 
 
 @final

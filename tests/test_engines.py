@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rlhf_game.engines import Engine, Local, Ray, Serial, engine
-from rlhf_game.errors import InputError
+from rlhf_game.errors import InputError, RunError
 from rlhf_game.simulations.pipeline import simulate
 from tests.simulations.studies import GAMES, MARKET, study
 
@@ -51,6 +51,24 @@ def test_one_local_worker_is_this_process() -> None:
 def test_local_workers_map_in_order() -> None:
     pytest.importorskip("joblib", reason="needs joblib, of the extra 'parallel'")
     check(Local(2), 2)
+
+
+def die(number: int) -> None:
+    os._exit(1)
+
+
+@pytest.mark.filterwarnings("ignore:A worker stopped while some jobs were given")
+def test_a_worker_that_dies_is_a_failed_run() -> None:
+    pytest.importorskip("joblib", reason="needs joblib, of the extra 'parallel'")
+    with pytest.raises(RunError, match="a worker process died"):
+        list(Local(2).map(die, range(4)))
+
+
+def test_a_map_can_be_left_before_its_end() -> None:
+    pytest.importorskip("joblib", reason="needs joblib, of the extra 'parallel'")
+    results = Local(2).map(square, range(8, 1000))
+    assert next(results)[0] == 64
+    results.close()  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow

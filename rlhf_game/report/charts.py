@@ -89,15 +89,15 @@ def waterfall(key: str, title: str, description: str, steps: Sequence[Step]) -> 
     height = ROW * len(steps) + 14
     axis = spanning([v for s in steps for v in (s.start, s.end)], NAMES + 4, WIDTH - NUMBERS, zero=True, room=0.02)
     places = decimals([value for s in steps for value in (s.start, s.end)])
-    nodes: list[Node] = [line(axis.at(0), 2, axis.at(0), height - 8, "axis")]
+    stripes = [6 + ROW * k for k, step in enumerate(steps) if step.is_total]
+    nodes: list[Node] = [element("rect", x=0, y=top, width=WIDTH, height=ROW, class_="stripe") for top in stripes]
+    nodes.append(line(axis.at(0), 2, axis.at(0), height - 4, "axis"))
     for k, step in enumerate(steps):
         top, amount = 6 + ROW * k, step.end - step.start if not step.is_total else abs(step.end - step.start)
         middle = top + ROW / 2
         text = number(amount, places)
         if not step.is_total and amount > 0:
             text = "+" + text
-        if step.is_total:
-            nodes.append(element("rect", x=0, y=top, width=WIDTH, height=ROW, class_="stripe"))
         hint = f"{step.label}: {text}"
         nodes += [
             label(step.label, 4, middle + 4.5, kind="label strong" if step.is_total else "label", room=NAMES - 8),

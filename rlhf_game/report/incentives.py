@@ -73,7 +73,9 @@ def _verdict(audit: Audit, free: Audit) -> Note:
     if liars:
         return Note("bad", f"{names_of(liars)} can gain by lying: truth is not a best report.{would}")
     if all(is_proved(bracket) for bracket in audit.groups):
-        return Note("good", f"Truth is a best report of every group: that is proved, for every lie there is.{would}")
+        return Note(
+            "good", f"Truth is a best report of every group: it is proved that no lie of a single group gains.{would}"
+        )
     return Note("plain", f"No lie was found that gains; that is no proof that there is none.{would}")
 
 

@@ -52,7 +52,7 @@ def settlement(receipt: Receipt, parts: Sequence[Breakdown] | None, checked: Not
     intervals = [n for g in groups for n in (g.value, g.payment, g.utility) if isinstance(n, Interval)]
     lead = "Value is what the policy is worth to one member; utility is that of all members together, less the payment."
     if parts is not None and not any(isinstance(group.value, Interval) for group in groups):
-        lead += " In small print: what a member would have if the group had stayed away."
+        lead += " Without: what a member would have if the group had stayed away."
     if intervals:
         level = min(interval.level for interval in intervals)
         sure = "for certain, whatever responses were not found" if level == 1 else f"with probability {level:g}"
@@ -67,7 +67,7 @@ def _table(receipt: Receipt, parts: Sequence[Breakdown] | None) -> TableBlock:
     columns += [_texts([getattr(group, name) for group in groups]) for name in NUMBERS]
     if parts is not None:
         alone = column([part.value_without / group.size for part, group in zip(parts, groups, strict=True)])
-        columns[1] = [f"{value}\nwithout it {text}" for value, text in zip(columns[1], alone, strict=True)]
+        columns[1] = [f"{value}\nwithout: {text}" for value, text in zip(columns[1], alone, strict=True)]
     totals = [_texts([summed([getattr(group, name) for group in groups])])[0] for name in NUMBERS[1:]]
     return TableBlock(
         "settlement-table",

@@ -27,7 +27,7 @@ class SelfJudgeSpec(Strict):
     instruction: Name | None = None
     """With {prompt}, {first} and {second}."""
     lead: str = "RESPONSE "
-    answers: tuple[Name, Name] = ("A", "B")
+    answers: Annotated[list[Name], Field(min_length=2, max_length=2)] = ["A", "B"]
     augment: SomeData | None = None
     """Human preferences that it first learns to judge by, half of them with swapped positions."""
     training: JudgeTraining = JudgeTraining()
@@ -36,8 +36,9 @@ class SelfJudgeSpec(Strict):
         """Return what it is asked. Raises InputError when a part is missing."""
         from rlhf_game.training_backends.self_training import JudgePrompt
 
+        first, second = self.answers
         given = {} if self.instruction is None else {"instruction": self.instruction}
-        return JudgePrompt(**given, lead=self.lead, answers=self.answers)
+        return JudgePrompt(**given, lead=self.lead, answers=(first, second))
 
 
 @final

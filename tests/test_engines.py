@@ -1,6 +1,7 @@
 """One ordered map, whichever processes do it."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from rlhf_game.engines import Engine, Local, Ray, Serial, engine
-from rlhf_game.errors import InputError, RunError
+from rlhf_game.errors import InputError, MissingExtra, RunError
 from rlhf_game.simulations.pipeline import simulate
 from tests.simulations.studies import GAMES, MARKET, study
 
@@ -106,3 +107,14 @@ def test_engines_have_names() -> None:
     ):
         with pytest.raises(InputError, match=message):
             engine(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("module", "chosen", "extra"), [("joblib", Local(2), "parallel"), ("ray", Ray(2), "ray")], ids=["joblib", "ray"]
+)
+def test_a_missing_library_is_named_with_its_extra(
+    monkeypatch: pytest.MonkeyPatch, module: str, chosen: Engine, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingExtra, match=rf"pip install 'rlhf-game\[{extra}\]'"):
+        list(chosen.map(square, range(2)))

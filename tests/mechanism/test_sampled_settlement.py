@@ -186,8 +186,8 @@ def test_every_interval_holds_at_least_as_often_as_it_says(rule: str) -> None:
 def test_at_the_optimum_every_rule_charges_the_affine_payments() -> None:
     world = World.make(7)
     optimum = world.trained(world.game.shares)
-    delivered, reference = world.even(optimum, 200_000), world.even(world.q, 200_000)
-    alone = ByTrainings([world.even(world.trained(without), 200_000) for without in world.game.without()])
+    delivered, reference = world.even(optimum, 50_000), world.even(world.q, 50_000)
+    alone = ByTrainings([world.even(world.trained(without), 50_000) for without in world.game.without()])
     for others in (ByFormula(reference), ByReference(reference), alone):
         settled = settle_samples(world.game, delivered, reference, others)
         assert settled.payments.value == pytest.approx(world.affine_payments(optimum), abs=2e-4)
@@ -198,7 +198,7 @@ def test_a_formula_that_has_gone_wrong_is_moved_into_what_the_reference_allows()
     """At a policy that ignores the groups the formula is not the affine payment; enough samples of q show it."""
     world = World.make(2)
     p = world.trained(np.array([0.0, 0.0, 6.0]))
-    delivered, reference = world.even(p, 400_000), world.even(world.q, 400_000)
+    delivered, reference = world.even(p, 100_000), world.even(world.q, 100_000)
     raw, _ = ByFormula(reference).payments(delivered, world.game, 0.9)
     exact = world.affine_payments(p)
     settled = settle_samples(world.game, delivered, reference, ByFormula(reference))
@@ -257,6 +257,19 @@ def test_policies_of_the_groups_own_making_settle_like_the_menu_space() -> None:
     assert settled.certificate.regret_bounds is None
     once = settle_samples(world.game, entries[menu.chosen], entries[0], ByMenu(entries))
     assert (settled.values.width > once.values.width).all()  # the price of having chosen by the same samples
+
+
+def test_a_response_beyond_the_cap_counts_as_the_cap() -> None:
+    world, rng = World.make(1), np.random.default_rng(0)
+    delivered, reference = world.draw(perturbed(world), 64, rng), world.draw(world.q, 64, rng)
+    ratios = delivered.log_ratios.copy()
+    ratios[0, :2] = 500.0, -500.0
+    capped = np.clip(ratios, -world.game.cap, world.game.cap)
+    far = settle_samples(world.game, PolicySamples(delivered.rewards, ratios), reference, ByReference(reference))
+    near = settle_samples(world.game, PolicySamples(delivered.rewards, capped), reference, ByReference(reference))
+    assert far.divergence.value == near.divergence.value
+    assert (far.payments.high == near.payments.high).all()
+    assert far.certificate.gap.high == near.certificate.gap.high
 
 
 def test_without_payments_nothing_is_charged_and_nothing_is_certified_about_lies() -> None:

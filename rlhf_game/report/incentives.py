@@ -10,6 +10,7 @@ from rlhf_game.files.schema import GroupFields, TableFields
 from rlhf_game.report.charts import Plot, Point, Range, Series, brackets, plot
 from rlhf_game.report.data import Cell, Data, number
 from rlhf_game.report.lies import Audit, Bracket, Joint, make_audit
+from rlhf_game.report.money import MOST_PANELS, drawn_first
 from rlhf_game.report.page import Block, Figure, Key, Note, Panel, Section, TableBlock, names_of
 from rlhf_game.report.settlements import SHARPNESS, Change, Sharpness, sharpness
 
@@ -213,6 +214,9 @@ def _sharpness(swept: Sequence[Sharpness], game: Game) -> Figure:
     labels = (f"with {paid} payments", "if nobody paid")
     for i, (group, one) in enumerate(zip(game.fields.groups, swept, strict=True)):
         curves = (one.with_payments, one.without)
+        rows += [(group.name, *numbers) for numbers in zip(SHARPNESS, *curves, strict=True)]
+        if i >= MOST_PANELS:
+            continue
         series = [
             Series(
                 label,
@@ -234,7 +238,6 @@ def _sharpness(swept: Sequence[Sharpness], game: Game) -> Figure:
         panels.append(
             Panel(plot(f"sharpness-{i}", f"Utility of {group.name} against sharpness", said, of, series), group.name)
         )
-        rows += [(group.name, *numbers) for numbers in zip(SHARPNESS, *curves, strict=True)]
     best = max(u - one.with_payments[truth] for one in swept for u in one.with_payments)
     scale = max(abs(u) for one in swept for u in one.with_payments)
     claim = " With payments no point lies above zero: the truth is where the curve is highest."
@@ -243,7 +246,9 @@ def _sharpness(swept: Sequence[Sharpness], game: Game) -> Figure:
         "Utility against how sharp a report is",
         tuple(panels),
         "Each group raises its reward to a power while all others say the truth: above 1 it exaggerates its "
-        "favourites, below 1 it plays them down." + (claim if best <= PROOF * max(1.0, scale) else ""),
+        "favourites, below 1 it plays them down."
+        + (claim if best <= PROOF * max(1.0, scale) else "")
+        + drawn_first(len(swept)),
         Data(("group", "sharpness", f"utility with {paid} payments", "utility if nobody paid"), tuple(rows)),
         tuple(Key(label, slot) for slot, label in enumerate(labels)),
     )

@@ -21,6 +21,15 @@ KINDS: Final = (
     ("utility", "keep"),
 )
 """The bars of a waterfall."""
+MOST_PANELS: Final = 16
+"""Groups that have drawings of their own."""
+
+
+def drawn_first(groups: int) -> str:
+    """Return what a caption says where there are more groups than drawings."""
+    return (
+        f" Drawn are the first {MOST_PANELS} of {groups} groups; all are in the data." if groups > MOST_PANELS else ""
+    )
 
 
 def estimate(value: Number) -> float:
@@ -136,11 +145,13 @@ def payments(receipt: Receipt, parts: Sequence[Breakdown]) -> Section:
     for i, (group, part) in enumerate(zip(groups, parts, strict=True)):
         steps = _steps(i, [one.name for one in groups], part)
         said = "; ".join(f"{step.label}: {number(abs(step.end - step.start))}" for step in steps)
+        rows += _items(i, [one.name for one in groups], part)
+        if i >= MOST_PANELS:
+            continue
         drawing = waterfall(f"waterfall-{i}", f"The payment of {group.name}", said, steps)
         interval = range_of(group.payment)
         note = f"The payment lies between {interval.replace(' to ', ' and ')}." if interval else ""
         panels.append(Panel(drawing, group.name, note))
-        rows += _items(i, [one.name for one in groups], part)
         kinds |= {step.kind for step in steps}
     figure = Figure(
         "waterfall",
@@ -148,7 +159,7 @@ def payments(receipt: Receipt, parts: Sequence[Breakdown]) -> Section:
         tuple(panels),
         "Read each chart from top to bottom. What a group costs another one is what that one would gain if the group "
         "stayed away; a group that helps another one is paid for it. The provider's share is what it costs to move the "
-        "model further from its reference. The steps add up to the payment.",
+        "model further from its reference. The steps add up to the payment." + drawn_first(len(groups)),
         Data(("group", "item", "amount"), tuple(rows)),
         tuple(Key(label, kind=kind) for label, kind in KINDS if kind in kinds),
     )

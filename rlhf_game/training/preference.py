@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, final
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
 
 from rlhf_game import __version__
+from rlhf_game.discovery import loss_of, parse
 from rlhf_game.errors import InputError
 from rlhf_game.files.atomic import write_text
 from rlhf_game.files.schema import Name, Positive, Strict
@@ -18,10 +20,39 @@ from rlhf_game.training.reward_models import LoraSpec
 from rlhf_game.training.subsets import Rows, Subsets, judge, read_subsets
 
 if TYPE_CHECKING:
-    from rlhf_game.training_backends.preferences import PreferenceTraining, TrainedOnPreferences
+    from rlhf_game.training_backends.preferences import PreferenceLoss, PreferenceTraining, TrainedOnPreferences
 
 LossName: TypeAlias = Literal[
     "dpo", "ipo", "ipo_summed", "slic", "kto_pair", "lrml", "dbaql", "aql", "padll", "aqfl", "cell", "pfl", "spce"
+]
+
+
+def _is_expression(text: str) -> str:
+    try:
+        parse(text)
+    except InputError as error:
+        raise PydanticCustomError("expression", "{reason}", {"reason": str(error)}) from None
+    return text
+
+
+@final
+class ExpressionSpec(Strict):
+    """A loss in the language of ``rlhf-game discover``."""
+
+    expression: Annotated[str, AfterValidator(_is_expression)]
+
+
+def _form(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "<name>"
+    return "<expression>" if isinstance(value, dict | ExpressionSpec) else None
+
+
+SomeLoss: TypeAlias = Annotated[
+    Annotated[LossName, Tag("<name>")] | Annotated[ExpressionSpec, Tag("<expression>")],
+    Discriminator(
+        _form, custom_error_type="loss", custom_error_message="must be the name of a loss, or {expression: ..}"
+    ),
 ]
 
 
@@ -41,7 +72,7 @@ class PreferenceConfig(PreferenceFields):
     kind: Literal["preference"]
     model: Name
     revision: Name | None = None
-    loss: LossName = "dpo"
+    loss: SomeLoss = "dpo"
     beta: Positive = 0.1
     strength: Annotated[float | None, Field(ge=0, le=1)] = None
     """Of loss spce: how sure it is that the chosen response is the better one, of every pair alike."""
@@ -101,14 +132,22 @@ class PreferenceConfig(PreferenceFields):
         spec = self.lora
         targets = None if spec is None or spec.targets is None else tuple(spec.targets)
         same = (
-            "model", "revision", "loss", "beta", "start", "system", "epochs", "max_steps", "learning_rate",
+            "model", "revision", "beta", "start", "system", "epochs", "max_steps", "learning_rate",
             "batch_size", "accumulation_steps", "max_length", "max_grad_norm", "has_dropout", "save_steps",
             "keeps_checkpoints", "dtype", "device", "seed",
         )  # fmt: skip
         return PreferenceTraining(
             **{name: getattr(self, name) for name in same},
+            loss=self.objective,
             lora=None if spec is None else Lora(spec.rank, spec.alpha, targets, spec.dropout),
         )
+
+    @property
+    def objective(self) -> "PreferenceLoss":
+        """The loss itself."""
+        from rlhf_game.training_backends.preferences import find_loss
+
+        return find_loss(self.loss) if isinstance(self.loss, str) else loss_of(parse(self.loss.expression))
 
     def tables(self, metrics: dict[str, Any]) -> list[Table]:
         """Return what the policy's implicit reward is worth on pairs, and how far the policy is from the reference."""
@@ -146,7 +185,7 @@ class PreferenceConfig(PreferenceFields):
         )  # fmt: skip
         return {
             "kind": self.kind,
-            "loss": self.loss,
+            "loss": self.loss if isinstance(self.loss, str) else self.loss.expression,
             "beta": self.beta,
             "training": {"steps": trained.steps, "tokens": trained.tokens, "dropped_pairs": trained.dropped},
             "subsets": judged,
@@ -154,11 +193,11 @@ class PreferenceConfig(PreferenceFields):
         }
 
     def _judged(self, policy: Any, reference: Any, rows: Rows) -> dict[str, Any]:
-        from rlhf_game.training_backends.preferences import find_loss, judge_pairs
+        from rlhf_game.training_backends.preferences import judge_pairs
 
         pairs = [(row.prompt, row.chosen, row.rejected) for row in rows]
         columns = {name: np.array(values) for name, values in self._columns(pairs).items()}
-        loss = find_loss(self.loss)
+        loss = self.objective
         found = judge_pairs(policy, reference, pairs, loss, self.beta, system=self.system, columns=columns)
         return {
             **judge((self.beta * found.chosen, self.beta * found.rejected), rows),
@@ -190,7 +229,7 @@ def _readme(fields: PreferenceConfig, subsets: Subsets, metrics: dict[str, Any])
     lines = [
         "# Policy trained on preferences",
         "",
-        f"Made by rlhf-game {__version__}: `{fields.model}`, loss `{fields.loss}`, beta {fields.beta}, {how}, "
+        f"Made by rlhf-game {__version__}: `{fields.model}`, loss `{metrics['loss']}`, beta {fields.beta}, {how}, "
         f"seed {fields.seed}.",
         "",
         f"* Data: `{subsets.source}` (sha256 {subsets.sha256}), {len(subsets.training)} pairs, of which "

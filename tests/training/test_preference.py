@@ -125,6 +125,15 @@ def test_a_strength_is_given_to_spce_and_a_round_begins_with_another(write: Writ
         read_training(write("third.json", start="first"))
 
 
+def test_a_discovered_expression_trains_as_the_loss_that_it_spells(write: Write, tmp_path: Path) -> None:
+    found = {}
+    for name, loss in (("named", "slic"), ("spelled", {"expression": "relu(1 - z)"})):
+        found[name] = train(read_training(write(f"{name}.json", loss=loss, max_steps=3)), tmp_path / name).metrics
+    assert found["spelled"]["loss"] == "relu(1 - z)"
+    for subset in ("train", "test"):
+        assert found["spelled"]["subsets"][subset] == pytest.approx(found["named"]["subsets"][subset], abs=1e-4)
+
+
 def test_the_names_of_losses_are_those_that_there_are() -> None:
     from rlhf_game.training_backends.preferences import LOSSES
 
@@ -135,6 +144,7 @@ def test_the_names_of_losses_are_those_that_there_are() -> None:
     ("changes", "said"),
     [
         ({"loss": "magic"}, "loss: must be 'dpo'"),
+        ({"loss": {"expression": "os.system(z)"}}, "is not in the language of losses"),
         ({"loss": "spce"}, "strength: must be given with loss spce and only there"),
         ({"strength": 0.5}, "strength: must be given with loss spce and only there"),
         ({"loss": "dbaql", "batch_size": 1}, "batch_size: must be >= 2 with loss dbaql"),

@@ -122,7 +122,7 @@ class ExactTask:
                 batch = _batch(log_policy, reference, rows, how.beta)
                 mean = loss.of(batch).mean()
                 if not torch.isfinite(mean):
-                    raise RunError(f"its loss is {float(mean)} at step {step + 1}")
+                    raise RunError(f"its loss is {float(mean.detach())} at step {step + 1}")
                 adam.zero_grad()
                 mean.backward()
                 norm = torch.nn.utils.clip_grad_norm_([theta], 1.0)

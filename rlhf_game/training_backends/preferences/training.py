@@ -99,12 +99,13 @@ def train_preferences(
             model = _load(training, training.model)
             _check_start(training)
             rows = fitting(encode_pairs(model, pairs, training.system), training.max_length)
-            references = _references(model, [pair for _, pair in rows], out, settings, watch)
             order = ordered(training, len(rows), settings.world_size)
+            used = sorted(set(order))  # a short training does not see all pairs
+            references = _references(model, [rows[k][1] for k in used], out, settings, watch)
             provenance = dict(model.provenance)
             if training.start is not None and training.lora is None:
                 model = _load(training, str(Path(training.start) / "model"))
-            table = _table(rows, references, columns).select(order)
+            table = _table([rows[k] for k in used], references, columns).select(np.searchsorted(used, order))
             guards = [Guard(training), Told(watch), *callbacks]
             trainer = make_trainer(training, settings, model, table, training.objective.columns, guards)
             _train(trainer, training, out, watch)

@@ -61,6 +61,8 @@ class SafeCheckpoints(Trainer, ABC):
         (Path(output_dir or str(self.args.output_dir)) / PICKLE).unlink(missing_ok=True)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.is_fsdp_enabled:
+            return  # nothing gathers the shards: a training under FSDP leaves its model, but cannot be gone on with
         if any(not torch.isfinite(p).all() for p in self.model.parameters() if p.requires_grad):
             raise RunError(f"the weights are no numbers any more after step {self.state.global_step}")
         super()._save_checkpoint(model, trial)

@@ -227,6 +227,13 @@ def test_settings_that_make_no_sense_are_refused(folder: Path, changes: dict[str
         training_of(folder, **changes)
 
 
+def test_shards_are_not_written_as_if_they_were_a_whole_checkpoint(folder: Path, tmp_path: Path) -> None:
+    trainer = trainer_of(training_of(folder), tmp_path, Judge())
+    trainer.is_fsdp_enabled = True
+    trainer._save_checkpoint(trainer.model, None)
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
 def test_rows_that_are_too_long_are_left_out(folder: Path, tmp_path: Path) -> None:
     rows = [*ROWS, ("yes", "no " * 40)]
     assert train_eso(training_of(folder, max_length=20), rows, Judge(), tmp_path / "out").dropped == 1

@@ -1,7 +1,7 @@
 """Reward models: the members, then what they are together, then the metrics; each is done once."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.aggregates import Aggregate, Mean, MeanMinusDeviation, Median, Minimum
-from rlhf_game.rewards.diagnostics import calibration_bins, spearman
+from rlhf_game.rewards.diagnostics import accuracy, calibration_bins, spearman
 from rlhf_game.training.candidates import agreement_on, gold_of, optimisation_on, read_responses, scores_on
 from rlhf_game.training.kinds import Table, Task
 from rlhf_game.training.members import CARD, Workshop, rewards_of, train_member, write_metrics
@@ -69,7 +69,7 @@ def train_reward_models(fields: RewardModelFields, task: Task) -> dict[str, Any]
         metrics["average"] = _judged(rewards, shop.subsets)
         write_metrics(task.path / "model", metrics["average"])
         metrics["calibration"]["average"] = _calibration([rewards["test"]])
-        metrics |= _line(fields, specs, places, members, shop)
+        metrics |= _lines(fields, specs, places, rewards_by_member, shop)
     if responses is not None:
         task.watch("compare on candidates", 0, 1)
         tables = scores_on(responses, places)
@@ -153,7 +153,7 @@ def _aggregates(members: Sequence[MemberSpec]) -> dict[str, Aggregate]:
     return {name: one for name, one in AGGREGATES.items() if is_identified or not one.needs_identified}
 
 
-def _together(aggregate: Aggregate, rewards: Sequence[Mapping[str, Rewards]]) -> dict[str, Rewards]:
+def _together(aggregate: Callable[[Array], Array], rewards: Sequence[Mapping[str, Rewards]]) -> dict[str, Rewards]:
     return {
         subset: (
             aggregate(np.stack([one[subset][0] for one in rewards])),
@@ -194,31 +194,41 @@ def _average(members: Sequence[MemberSpec], places: Sequence[Path], shop: Worksh
     return rewards_of(_head_alone(members), out, shop)
 
 
-def _line(
+def _lines(
     fields: WarmConfig,
     members: Sequence[MemberSpec],
     places: Sequence[Path],
-    ends: Sequence[dict[str, Any]],
+    rewards: Sequence[Mapping[str, Rewards]],
     shop: Workshop,
 ) -> dict[str, Any]:
-    """Judge the averages on the line between the first two members (its ends are judged already)."""
+    """Compare averages of weights with ensembles of predictions: between the first two members, and as members grow."""
     from rlhf_game.training_backends import average_models
 
     point = places[0].parent.parent / "point"
-    judged = {0.0: ends[0], 1.0: ends[1]}
+
+    def judged(weights: Sequence[float]) -> dict[str, float]:
+        """Return the accuracy on each subset of the average of the first members, and of their ensemble."""
+        own, count = list(places[: len(weights)]), len(weights)
+        if max(weights) == 1.0:
+            found = rewards[list(weights).index(1.0)]
+        else:
+            average_models(own, point, weights=weights)
+            found = rewards_of(_head_alone(members), point, shop)
+        together = _together(lambda scores: np.average(scores, axis=0, weights=weights), rewards[:count])
+        return {
+            **{name: accuracy(chosen - rejected) for name, (chosen, rejected) in found.items()},
+            **{f"{name}, ensemble": accuracy(chosen - rejected) for name, (chosen, rejected) in together.items()},
+        }
+
     try:
-        for share in np.linspace(0.0, 1.0, fields.curve).tolist()[1:-1]:
-            average_models(places[:2], point, weights=(1.0 - share, share))
-            judged[share] = _judged(rewards_of(_head_alone(members), point, shop), shop.subsets)
+        shares = np.linspace(0.0, 1.0, fields.curve).tolist()
+        curve = [{"share": share, **judged([1.0 - share, share])} for share in shares]
+        growth = [{"members": m, **judged([1.0 / m] * m)} for m in range(1, len(places) + 1)]
     finally:
         shutil.rmtree(point, ignore_errors=True)
-    curve = [
-        {"share": share, **{name: subset["accuracy"] for name, subset in judged[share].items()}}
-        for share in sorted(judged)
-    ]
     low, high = curve[0]["test"], curve[-1]["test"]
     above = [point["test"] - ((1.0 - point["share"]) * low + point["share"] * high) for point in curve]
-    return {"curve": curve, "lowest_above_line": min(above)}
+    return {"curve": curve, "lowest_above_line": min(above), "growth": growth}
 
 
 def _head_alone(members: Sequence[MemberSpec]) -> MemberSpec | None:

@@ -137,6 +137,11 @@ def test_warm_of_linear_heads_is_their_mean_ensemble(write: Write, tmp_path: Pat
     assert [point["share"] for point in found["curve"]] == [0, 0.25, 0.5, 0.75, 1]
     for end, member in ((0, 0), (-1, 1)):
         assert found["curve"][end]["test"] == found["members"][member]["test"]["accuracy"]
+    assert [row["members"] for row in found["growth"]] == [1, 2, 3]
+    assert found["growth"][-1]["test"] == found["average"]["test"]["accuracy"]
+    assert found["growth"][-1]["test, ensemble"] == found["ensemble"]["mean"]["test"]["accuracy"]
+    for row in (*found["curve"], *found["growth"]):  # of linear heads the average is the ensemble
+        assert row["test, ensemble"] == row["test"]
     assert not (tmp_path / "out/point").exists()
     card = json.loads((tmp_path / "out/model/reward_model.json").read_text())
     assert card["metrics"] == found["average"]
@@ -323,7 +328,8 @@ def test_baklava_averages_fine_tunings_of_different_checkpoints(write: Write, tm
     found = train(read_training(config), tmp_path / "out").metrics
     assert json.loads((tmp_path / "out/model/reward_model.json").read_text())["method"] == "full"
     assert not found["agreement"][0]["same_backbone"]
-    assert found["average"]["test"]["accuracy"] == found["curve"][1]["test"]
+    assert found["average"]["test"]["accuracy"] == found["curve"][1]["test"] == found["growth"][1]["test"]
+    assert found["curve"][1]["test, ensemble"] == found["ensemble"]["mean"]["test"]["accuracy"]
     assert call_reward(RewardModel("out", base=tmp_path), ["good"], ["yes"]).shape == (1,)
 
 

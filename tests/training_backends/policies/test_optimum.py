@@ -69,7 +69,7 @@ def test_three_tokens(tmp_path: Path, training: PolicyTraining) -> None:
 
 @pytest.mark.slow
 def test_grpo_is_further_off_at_three_tokens(tmp_path: Path) -> None:
-    assert gap_after(replace(LONGER, trainer="grpo"), tmp_path, layers=2) > 3 * CLOSE
+    assert gap_after(replace(LONGER, trainer="grpo"), tmp_path, layers=2) > 1.2 * CLOSE  # RLOO: a thirtieth of that
 
 
 @pytest.mark.slow

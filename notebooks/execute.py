@@ -18,7 +18,7 @@ def executed(path: Path) -> Any:
     from nbclient import NotebookClient
 
     notebook = nbformat.read(path, as_version=4)
-    quiet = {"PYTHONWARNINGS": "ignore:IProgress not found", "TOKENIZERS_PARALLELISM": "false"}
+    quiet = {"PYTHONWARNINGS": "ignore:IProgress not found", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE", **quiet}
     os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
     client = NotebookClient(

@@ -61,6 +61,9 @@ def test_values_are_those_of_numpy() -> None:
     }
     for text, found in expected.items():
         np.testing.assert_allclose(values(text), found, rtol=1e-12, err_msg=text)
+    edges = "(z <= 0) + 2 * (z >= 0) + 4 * (z > 0) + 8 * (z < 0) + 16 * where(z, 1, 0)"
+    edge = values(edges, torch.tensor([-1.0, 0.0, 1.0]))
+    np.testing.assert_array_equal(edge, [1 + 8, 1 + 2, 2 + 4 + 16])
     assert float(values("std(z) + var(z) + z", torch.tensor([2.0], dtype=torch.float64))[0]) == 2.0  # of one pair: 0
 
 

@@ -10,9 +10,11 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing import get_context
 from typing import Any, Final, TypeVar, final
 
 from rlhf_game.errors import InputError, MissingExtra, RunError
@@ -82,6 +84,28 @@ class Local(Engine):
             finally:
                 with _without_regrets():
                     results.close()
+
+
+@final
+@dataclass(frozen=True)
+class Devices(Engine):
+    """Fresh processes of this machine, each of which sees one of the devices, as CUDA_VISIBLE_DEVICES names them."""
+
+    devices: tuple[str, ...]
+
+    def map(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+        """Yield the results."""
+        context = get_context("spawn")
+        free = context.Queue()
+        for device in self.devices:
+            free.put(device)
+        with ProcessPoolExecutor(len(self.devices), context, initializer=_take, initargs=(free,)) as pool:
+            yield from pool.map(function, tasks)
+
+
+def _take(free: Any) -> None:
+    """Let this process see one device, before torch is imported in it."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = free.get()
 
 
 @contextmanager

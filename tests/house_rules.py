@@ -46,7 +46,7 @@ LAYERS = {
         "errors mechanism chat", "numpy", "vaderSentiment textstat better_profanity rouge_score", "training_backends"
     ),
     "runs": _layer(
-        "errors mechanism files chat rewards", "numpy pydantic pydantic_core", "pyarrow", "training_backends"
+        "errors mechanism engines files chat rewards", "numpy pydantic pydantic_core", "pyarrow", "training_backends"
     ),
     "discovery": _layer("errors files chat runs", "numpy pydantic", "matplotlib", "training_backends"),
     "training": _layer(

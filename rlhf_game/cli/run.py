@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from rlhf_game.cli.simulate import Address, EngineName, Workers
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print the receipt as JSON.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Count the calls of language models and their tokens; make none.")
@@ -17,11 +19,17 @@ def run(
     as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: runs/CONFIG's name.")] = None,
     dry_run: DryRun = False,
+    engine: Annotated[
+        EngineName | None, typer.Option(help="Where trainings and scorings that do not need each other are done.")
+    ] = None,
+    workers: Workers = None,
+    address: Address = None,
 ) -> None:
     """Draw responses of a language model, score them by each group's reward, settle; an interrupted run goes on."""
     from rlhf_game.cli.display import show_calls, show_receipt, show_table, show_trained, write_out
     from rlhf_game.cli.progress import progress_on_stderr
     from rlhf_game.cli.report import leave_report, say_where
+    from rlhf_game.engines import engine as engine_of
     from rlhf_game.files.build import settle_without
     from rlhf_game.runs.config import read_config
     from rlhf_game.runs.dry_run import count_calls
@@ -30,12 +38,13 @@ def run(
 
     share_the_processor()
     configuration = read_config(config)
+    chosen = engine_of(engine or "local", workers, address) if engine or workers or address else None
     folder = out or Path("runs") / config.stem
     if dry_run:
         show_calls(count_calls(configuration, folder), as_json)
         return
     with progress_on_stderr() as watch:
-        finished = run_pipeline(configuration, folder, watch)
+        finished = run_pipeline(configuration, folder, watch, engine=chosen)
     page = leave_report(folder)
     if as_json:
         write_out((folder / "receipt.json").read_text(encoding="utf-8"))

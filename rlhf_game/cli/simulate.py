@@ -7,6 +7,12 @@ import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 EngineName = Literal["serial", "local", "ray"]
+Workers = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Processes of the engine; default: as many as processors.")
+]
+Address = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Of a Ray cluster, with --engine ray; default: start one here.")
+]
 
 
 def simulate(
@@ -16,13 +22,8 @@ def simulate(
         Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: runs/SCENARIO's name.")
     ] = None,
     engine: Annotated[EngineName, typer.Option(help="Where the games are played; the results are the same.")] = "local",
-    workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Processes; default: as many as processors.")
-    ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Of a Ray cluster, with --engine ray; default: start one here."),
-    ] = None,
+    workers: Workers = None,
+    address: Address = None,
 ) -> None:
     """Play many games between strategic groups, with and without payments; an interrupted study goes on."""
     from rlhf_game.cli.display import write_out

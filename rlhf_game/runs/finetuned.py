@@ -12,6 +12,7 @@ from typing import Any, final
 
 import numpy as np
 
+from rlhf_game.engines import Engine
 from rlhf_game.errors import InputError
 from rlhf_game.files.policies import folder_digest
 from rlhf_game.files.sampled import (
@@ -28,7 +29,6 @@ from rlhf_game.files.schema import parse_model
 from rlhf_game.files.tables import digest
 from rlhf_game.mechanism.sampled_settlement import least_cap
 from rlhf_game.runs.config import Configuration
-from rlhf_game.runs.devices import on_devices
 from rlhf_game.runs.directory import Progress, RunFolder, unwatched, versions
 from rlhf_game.runs.finetuned_draws import (
     COST,
@@ -38,9 +38,10 @@ from rlhf_game.runs.finetuned_draws import (
     load_reference,
     read_samples,
     samples_file,
+    side_by_side,
     soups,
 )
-from rlhf_game.runs.finetuned_training import Map, main_task, make, own_tasks, policy_training, shares_of, spec_of
+from rlhf_game.runs.finetuned_training import main_task, make, own_tasks, policy_training, shares_of, spec_of
 from rlhf_game.runs.generation import Drawn
 from rlhf_game.runs.scoring import score
 
@@ -57,18 +58,18 @@ class FinetunedRun:
 
 
 def run_finetuned(
-    configuration: Configuration, folder: RunFolder, watch: Progress, map_fn: Map | None = None
+    configuration: Configuration, folder: RunFolder, watch: Progress, engine: Engine | None = None
 ) -> FinetunedRun:
-    """Do what is left of the run in an open folder. map_fn: what starts trainings that do not need each other.
+    """Do what is left of the run in an open folder.
 
-    Raises InputError when a trainer is to be paid for whose optimum is not the mechanism's, and as ``run`` does.
+    engine: where trainings and scorings that do not need each other are done. Raises InputError when a trainer is to be paid for whose optimum is not the mechanism's, and as ``run`` does.
     """
     _check(configuration)
     folder.check((samples_file(folder), folder.scores, folder.game, folder.receipt))
-    draw(configuration, folder, watch, map_fn or on_devices())
+    draw(configuration, folder, watch, engine or side_by_side())
     columns, origin = read_samples(folder)
     check_policy(folder, origin)
-    score(configuration, distinct(columns), folder, watch)
+    score(configuration, distinct(columns), folder, watch, engine)
     watch("settle", 0, 1)
     _write_game(configuration, columns, origin, folder)
     game = read_sampled_game(folder.game)

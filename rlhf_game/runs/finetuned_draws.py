@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
+from rlhf_game.engines import Devices, Engine, Serial
 from rlhf_game.errors import InputError
 from rlhf_game.files.atomic import write_json
 from rlhf_game.files.policies import folder_digest
@@ -14,7 +15,7 @@ from rlhf_game.runs.config import Configuration, Source
 from rlhf_game.runs.directory import Progress, RunFolder, parquet_bytes, read_parquet
 from rlhf_game.runs.finetuned_training import (
     Made,
-    Map,
+    TrainingTask,
     further_tasks,
     main_task,
     make,
@@ -43,7 +44,7 @@ def samples_file(folder: RunFolder) -> Path:
     return folder.path / "samples.parquet"
 
 
-def draw(configuration: Configuration, folder: RunFolder, watch: Progress, map_fn: Map) -> None:
+def draw(configuration: Configuration, folder: RunFolder, watch: Progress, engine: Engine) -> None:
     """Write samples.parquet: draw from the reference, train, draw from what was trained.
 
     Pieces of an interrupted run are used. The reference is drawn from before any reward is called. Raises InputError
@@ -59,12 +60,12 @@ def draw(configuration: Configuration, folder: RunFolder, watch: Progress, map_f
     sampler = _Sampler(configuration.source, spec.samples, sampling, reference, folder, watch)
     rows = sampler.draw(0, REFERENCE, lambda: reference)
     if spec.payments_from == "soups":
-        made = _train(own_tasks(configuration, spec), watch, map_fn)
+        made = _train(own_tasks(configuration, spec), watch, engine)
         loaders: Iterable[tuple[str, Loader]] = soups(reference, made, spec.grid)
         weights = None
     else:
-        made = _train([main_task(configuration, spec, folder.path / "policy")], watch, map)
-        made += _train(further_tasks(configuration, spec), watch, map_fn)
+        made = _train([main_task(configuration, spec, folder.path / "policy")], watch, Serial())
+        made += _train(further_tasks(configuration, spec), watch, engine)
         loaders = [(label, _from(place)) for label, place in _places(made)]
         weights = folder_digest(folder.path / MODEL)
         rows = sampler.with_final(rows, _from(made[0].folder))
@@ -108,12 +109,20 @@ def read_samples(folder: RunFolder) -> tuple[dict[str, list[Any]], dict[str, Any
     return read_parquet(samples_file(folder))
 
 
-def _train(tasks: Sequence[Any], watch: Progress, map_fn: Map) -> list[Made]:
-    """Do trainings in the order of the tasks; with the builtin ``map`` their progress is told."""
-    if map_fn is map:
+def _train(tasks: Sequence[TrainingTask], watch: Progress, engine: Engine) -> list[Made]:
+    """Do trainings; those that this process does tell how far they are."""
+    if isinstance(engine, Serial):
         return [make(task, watch) for task in tasks]
     watch(f"train {len(tasks)} policies", 0, len(tasks))
-    return list(map_fn(make, tasks))
+    return list(engine.map(make, tasks))
+
+
+def side_by_side() -> Engine:
+    """Return what does trainings that do not need each other, unless said: a process for each GPU if there are more."""
+    from rlhf_game.training_backends.soups import devices
+
+    found = devices()
+    return Serial() if len(found) < 2 else Devices(found)
 
 
 def _places(made: Sequence[Made]) -> list[tuple[str, str]]:

@@ -3,11 +3,11 @@
 import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, final
+from typing import TYPE_CHECKING, Any, final
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.sampled import FINAL, without
@@ -19,17 +19,6 @@ from rlhf_game.runs.specs import calibration_of
 
 if TYPE_CHECKING:
     from rlhf_game.training_backends.policies import PolicyTraining
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-class Map(Protocol):
-    """An execution engine: the builtin ``map``, an executor's or a cluster pool's; results in the tasks' order."""
-
-    def __call__(self, function: Callable[[T], R], tasks: Iterable[T], /) -> Iterable[R]:
-        """Return function(task) of each task."""
-        ...
 
 
 @final

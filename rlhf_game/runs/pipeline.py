@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
+from rlhf_game.engines import Engine
 from rlhf_game.files.build import settle
 from rlhf_game.files.games import Game, read_game
 from rlhf_game.files.receipts import Receipt, read_receipts, receipt_of
@@ -13,7 +14,6 @@ from rlhf_game.runs.config import Configuration
 from rlhf_game.runs.directory import Progress, RunFolder, open_folder, unwatched, versions
 from rlhf_game.runs.finetuned import FinetunedRun, run_finetuned
 from rlhf_game.runs.finetuned_spec import FinetunedSpec
-from rlhf_game.runs.finetuned_training import Map
 from rlhf_game.runs.generation import Drawn, generate, read_drawn
 from rlhf_game.runs.prompts_game import SystemPrompt, settled_prompts, value_prompts
 from rlhf_game.runs.scoring import read_rewards, score
@@ -37,28 +37,31 @@ class Finished:
 
 
 def run(
-    configuration: Configuration, path: Path, progress: Progress | None = None, *, map_fn: Map | None = None
+    configuration: Configuration, path: Path, progress: Progress | None = None, *, engine: Engine | None = None
 ) -> Finished | FinetunedRun:
     """Do what is left of the run in the folder ``path``, and return it finished.
 
-    map_fn: what starts trainings that do not need each other; None: one process for each GPU, here if there is one.
+    engine: where trainings and scorings that do not need each other are done. None: here, but for trainings where there
+    are several GPUs: then in a process for each.
     Raises InputError when the configuration is wrong or is not the folder's own, or a file in the folder is not as the
     run wrote it; RunError when the folder is in use, or a reward or a training fails.
     """
     if not isinstance(configuration.fields.outcomes, FinetunedSpec):
-        return run_over_texts(configuration, path, progress)
+        return run_over_texts(configuration, path, progress, engine)
     with open_folder(path, configuration) as folder:
-        return run_finetuned(configuration, folder, progress or unwatched, map_fn)
+        return run_finetuned(configuration, folder, progress or unwatched, engine)
 
 
-def run_over_texts(configuration: Configuration, path: Path, progress: Progress | None = None) -> Finished:
+def run_over_texts(
+    configuration: Configuration, path: Path, progress: Progress | None = None, engine: Engine | None = None
+) -> Finished:
     """Do what is left of a run whose outcomes are texts: candidates, a trie or system prompts (see ``run``)."""
     watch = progress or unwatched
     with open_folder(path, configuration) as folder:
         folder.check()
         generate(configuration.source, folder, watch)  # the reports are not among what it is given
         drawn, origin = read_drawn(folder)
-        score(configuration, drawn, folder, watch)
+        score(configuration, drawn, folder, watch, engine)
         watch("settle", 0, 1)
         _write_game(configuration, drawn, origin, folder)
         game = read_game(folder.game)

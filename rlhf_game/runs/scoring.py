@@ -1,23 +1,29 @@
 """The second stage: each group's reward of each candidate, and its declared map to [0, 1]."""
 
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rlhf_game.engines import Engine, Serial
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.texts import call_reward
 from rlhf_game.runs.chats import CALLS
-from rlhf_game.runs.config import Configuration, GroupSpec, Source
+from rlhf_game.runs.config import Configuration
 from rlhf_game.runs.directory import Progress, RunFolder, parquet_bytes, read_parquet, versions
 from rlhf_game.runs.generation import Drawn
 from rlhf_game.runs.specs import calibration_of
 
 
-def score(configuration: Configuration, drawn: Drawn, folder: RunFolder, progress: Progress) -> None:
+def score(
+    configuration: Configuration, drawn: Drawn, folder: RunFolder, progress: Progress, engine: Engine | None = None
+) -> None:
     """Write scores.parquet; groups that an interrupted scoring finished are not scored again.
 
+    engine: where groups are scored; None: here, one after the other.
     Raises InputError that names the group when its reward or calibration does not fit, RunError when its code fails.
     """
     if folder.scores.exists():
@@ -25,13 +31,16 @@ def score(configuration: Configuration, drawn: Drawn, folder: RunFolder, progres
     groups = configuration.fields.groups
     columns: dict[str, list[Any]] = {name: [] for name in ("prompt", "text", "group", "score", "reward")}
     origins = {}
-    for i, group in enumerate(groups):
-        progress(f"score for {group.name}", i, len(groups))
-        part = folder.part("scores", i)
-        found = part.read()
-        if found is None:
-            found = _score_group(i, group, configuration.source, drawn, folder)
-            part.write(found)
+    parts = [folder.part("scores", i) for i in range(len(groups))]
+    known = [part.read() for part in parts]
+    missing = [i for i, found in enumerate(known) if found is None]
+    work = partial(_score_group, configuration=configuration, drawn=drawn, calls=folder.path / CALLS)
+    scored = (engine or Serial()).map(work, missing)
+    for i in missing:
+        progress(f"score for {groups[i].name}", i, len(groups))
+        known[i] = next(scored)
+        parts[i].write(known[i])
+    for group, found in zip(groups, known, strict=True):
         columns["prompt"] += drawn.prompts
         columns["text"] += drawn.texts
         columns["group"] += [group.name] * len(drawn.texts)
@@ -53,8 +62,9 @@ def read_rewards(folder: RunFolder) -> tuple[dict[str, list[float]], dict[str, A
     return rewards, provenance
 
 
-def _score_group(i: int, group: GroupSpec, source: Source, drawn: Drawn, folder: RunFolder) -> dict[str, Any]:
-    reward = group.reward.build_keeping(source.base, folder.path / CALLS)
+def _score_group(i: int, configuration: Configuration, drawn: Drawn, calls: Path) -> dict[str, Any]:
+    group, source = configuration.fields.groups[i], configuration.source
+    reward = group.reward.build_keeping(source.base, calls)
     asked = [source.prompts[b] for b in drawn.prompts]
     columns = {name: [values[b] for b in drawn.prompts] for name, values in source.columns.items()}
     try:

@@ -5,17 +5,32 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import pytest
 
 from rlhf_game import InputError
+from rlhf_game.engines import Devices, Engine, Local, Serial
 from rlhf_game.runs import finetuned_draws, finetuned_training, read_config, run
-from rlhf_game.runs.devices import DeviceMap, on_devices
 from rlhf_game.runs.directory import Part
 from tests.runs.listed import QUICK, Write, document, finished
 from tests.runs.visible import visible_device
+
+
+@final
+@dataclass(frozen=True)
+class Backwards(Engine):
+    """Does the last task first, and remembers what it was asked for."""
+
+    asked: list[Any]
+
+    def map(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
+        self.asked.extend(tasks)
+        return reversed([function(task) for task in reversed(self.asked)])
+
 
 COMPARED = ("game.json", "receipt.json", "samples.parquet", "scores.parquet")
 
@@ -134,24 +149,28 @@ def test_what_cannot_be_trained_or_bounded_is_refused_before_anything_is_done(
 
 
 def test_tasks_are_spread_over_devices_and_come_back_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = list(DeviceMap(("3", "7"))(visible_device, ["a", "b", "c", "d"]))
+    found = list(Devices(("3", "7")).map(visible_device, ["a", "b", "c", "d"]))
     assert [task for task, _ in found] == ["a", "b", "c", "d"]
     assert {device for _, device in found} <= {"3", "7"}
-    assert on_devices() is map  # there is no second device here
+    assert finetuned_draws.side_by_side() == Serial()  # there is no second device here
     monkeypatch.setattr("rlhf_game.training_backends.soups.devices", lambda: ("0", "1"))
-    assert on_devices() == DeviceMap(("0", "1"))
+    assert finetuned_draws.side_by_side() == Devices(("0", "1"))
 
 
 def test_trainings_that_do_not_need_each_other_go_through_the_map(tuned: Write, tmp_path: Path) -> None:
     configuration = read_config(tuned({"payments_from": "leave_one_out"}))
     spec = finetuned_training.spec_of(configuration)
-    asked = []
-
-    def backwards(function: Any, tasks: Any) -> Any:
-        listed = list(tasks)
-        asked.append([task.label for task in listed])
-        return reversed([function(task) for task in reversed(listed)])
-
-    made = finetuned_draws._train(finetuned_training.further_tasks(configuration, spec), lambda *told: None, backwards)
-    assert asked == [["without first", "without second"]]
+    engine = Backwards([])
+    made = finetuned_draws._train(finetuned_training.further_tasks(configuration, spec), lambda *told: None, engine)
+    assert [task.label for task in engine.asked] == ["without first", "without second"]
     assert [one.label for one in made] == ["without first", "without second"]
+
+
+@pytest.mark.slow  # two processes that each import torch
+def test_two_processes_leave_the_receipt_of_one(tuned: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tuned({"payments_from": "leave_one_out"})
+    run(read_config(config), tmp_path / "one")
+    monkeypatch.setenv("RLHF_GAME_CACHE", str(tmp_path / "cache of two"))
+    run(read_config(config), tmp_path / "two", engine=Local(2))
+    for name in COMPARED:
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes(), name

@@ -17,6 +17,7 @@ NUMBERS: Final = 66.0
 """Room for their numbers."""
 ROW: Final = 30.0
 BAR: Final = 16.0
+DOT: Final = 15.0
 
 
 @final
@@ -80,8 +81,6 @@ class Plot:
     has_zero: bool = False
     is_log: bool | None = None
     """Of the x axis; None: where its numbers are better read so."""
-    x_names: tuple[str, ...] = ()
-    """Names of the places 0, 1, 2 ... on the x axis, where it has no numbers."""
 
 
 def waterfall(key: str, title: str, description: str, steps: Sequence[Step]) -> str:
@@ -176,6 +175,33 @@ def _range(one: Range, axis: Axis, y: float, places: int) -> list[Node]:
     return [start, proof, marker(one.slot, found, y, hint), label(text, WIDTH - 4, y + 4.5, anchor="end")]
 
 
+def dots(key: str, title: str, description: str, names: Sequence[str], series: Sequence[Series], x_title: str) -> str:
+    """Return for each name a mark of each series with its interval; the x of a point is the place of its name."""
+    every = [point for one in series for point in one.points]
+    axis = spanning([v for p in every for v in (p.y, p.low, p.high)], 12, WIDTH - NUMBERS, zero=True)
+    places = decimals([point.y for point in every])
+    row = 22 + DOT * len(series)
+    bottom = row * len(names) + 4
+    height = bottom + (44 if x_title else 26)
+    nodes: list[Node] = [label(text, axis.at(v), bottom + 17, anchor="middle", kind="tick") for v, text in axis.ticks()]
+    for at, name in enumerate(names):
+        top, end = row * at + 22, row * (at + 1)  # no line runs through a name
+        nodes += [line(axis.at(value), top, axis.at(value), end, "grid") for value, _ in axis.ticks()]
+        nodes += [line(axis.at(0), top, axis.at(0), end, "axis"), label(name, 4, top - 4, room=WIDTH - 8)]
+    for k, one in enumerate(series):
+        for point in one.points:
+            x, y = axis.at(point.y), row * point.x + 22 + DOT * (k + 0.5)
+            text = number(point.y, places)
+            hint = f"{names[int(point.x)]}, {one.label}: {text}"
+            if point.low < point.high:
+                left, right = axis.at(point.low), axis.at(point.high)
+                nodes.append(line(left, y, right, y, f"error s{one.slot % len(SHAPES)}"))
+                hint += f" ({number(point.low, places)} to {number(point.high, places)})"
+            nodes += [marker(one.slot, x, y, hint, 4.0), label(text, WIDTH - 4, y + 4.5, anchor="end", kind="tick")]
+    nodes.append(label(x_title, (axis.start + axis.end) / 2, height - 6, anchor="middle", kind="axis-title"))
+    return drawing(key, WIDTH, height, title, description, *nodes)
+
+
 def plot(key: str, title: str, description: str, of: Plot, series: Sequence[Series], height: float = 272.0) -> str:
     """Return curves or points with their intervals on two axes."""
     points = [point for one in series for point in one.points if isfinite(point.x) and isfinite(point.y)]
@@ -194,7 +220,7 @@ def plot(key: str, title: str, description: str, of: Plot, series: Sequence[Seri
         nodes += [line(left, at, WIDTH - 10, at, "grid"), label(text, left - 7, at + 4.5, anchor="end", kind="tick")]
     for value, text in _places(of, xs, x_axis):
         at = x_axis.at(value)
-        nodes += [line(at, bottom, at, bottom + 4, "axis"), _under(text, at, bottom, of, x_axis)]
+        nodes += [line(at, bottom, at, bottom + 4, "axis"), label(text, at, bottom + 18, anchor="middle", kind="tick")]
     if y_axis.low < 0 < y_axis.high:
         nodes.append(line(left, y_axis.at(0), WIDTH - 10, y_axis.at(0), "axis"))
     nodes.append(line(left, bottom, WIDTH - 10, bottom, "axis"))
@@ -212,20 +238,13 @@ def plot(key: str, title: str, description: str, of: Plot, series: Sequence[Seri
 
 
 def _places(of: Plot, xs: Sequence[float], axis: Axis) -> list[tuple[float, str]]:
-    """Return where the x axis is named: its places, every number where they are few, or round ones."""
-    if of.x_names:
-        return [(float(at), name) for at, name in enumerate(of.x_names)]
+    """Return where the x axis is named: every number where they are few, or round ones."""
     values = sorted(set(xs))
     pixels = [axis.at(value) for value in values]
     is_roomy = all(b - a > 34 for a, b in pairwise(pixels))
     if of.x_mark is None and 1 < len(values) <= 7 and is_roomy and all(len(f"{value:g}") <= 5 for value in values):
         return [(value, f"{value:g}".replace("-", MINUS)) for value in values]
     return axis.ticks()
-
-
-def _under(text: str, at: float, bottom: float, of: Plot, axis: Axis) -> Element:
-    room = (axis.end - axis.start) / max(1, len(of.x_names) - 1) if of.x_names else WIDTH
-    return label(text, at, bottom + 18, anchor="middle", kind="tick", room=room)
 
 
 def _curve(one: Series, x_axis: Axis, y_axis: Axis, of: Plot) -> list[Node]:

@@ -10,6 +10,7 @@ from rlhf_game.report.studies import Rounds, StudyFile, Sweep, families, select,
 from rlhf_game.report.sweeps import (
     MEASURES,
     Curve,
+    by_strategy,
     failures,
     legend,
     means,
@@ -30,9 +31,14 @@ MOST_ROUNDS: Final = 240
 MOST_COURSES: Final = 8
 """Settings whose course is shown."""
 COURSE: Final = (
-    "truthful", "efficiency", "welfare", "revenue", "claimed", "utility", "payment", "present", "broke",
+    "efficiency", "truthful", "welfare", "revenue", "claimed", "utility", "payment", "present", "broke",
     "chosen_strength",
 )  # fmt: skip
+
+WHY_WELFARE: Final = (
+    "Plain social welfare may be higher without payments: exaggerated reports move the model further from the "
+    "reference, and only affine social welfare counts what that costs."
+)
 
 
 def study_page(study: StudyFile) -> Page:
@@ -72,15 +78,19 @@ def _games(study: StudyFile, sweep: Sweep) -> list[Section]:
         panels = [(lie, "gain", [Curve(payment, lie) for payment in study.payments]) for lie in lies]
         caption = "Above zero the lie gains more than the truth, on average over groups and games."
         blocks: list[Block] = [_verdict(study, payment, lies) for payment in study.payments]
-        blocks.append(over(sweep, "gain", "What each lie gains", caption, panels))
+        if sweep.field:
+            blocks.append(over(sweep, "gain", "What each lie gains", caption, panels))
+        else:
+            blocks.append(by_strategy(study, "gain", "What each lie gains", caption, lies))
         lead = "Each lie is told by every group in turn, while the others say the truth. A gain is one in true utility."
         sections.append(Section("lies", "What a lie gains", lead, tuple(blocks)))
-    blocks = [_yields(sweep)]
     front = pareto(sweep, TRUTH)
+    blocks = [_yields(sweep)] if sweep.field else [*_yields_of_one(study)]
     if front is not None:
         blocks.append(front)
-    lead = "When every group says the truth: what the policy is worth to all members, and what the provider earns."
-    sections.append(Section("yield", "Welfare and revenue", lead, tuple(blocks)))
+    if blocks:
+        lead = "When every group says the truth: what the policy is worth to all members, and what the provider earns."
+        sections.append(Section("yield", "Welfare and revenue", lead, tuple(blocks)))
     sections.append(Section("numbers", "All means", "", (*failures(study), means(study))))
     return sections
 
@@ -102,7 +112,8 @@ def _verdict(study: StudyFile, payment: str, lies: Sequence[str]) -> Note:
     tone, why = ("bad" if payment == "none" else "plain"), ""
     if payment != "none" and all(lie.startswith(TOGETHER) for lie in gaining):
         why = " Payments make each single group truthful; one group that appears as several is another matter."
-    return Note(tone, f"{sentence(rule(payment))} these lies gain, on average over groups and settings: {said}.{why}")
+    over_all = "settings" if len(study.points) > 1 else "games"
+    return Note(tone, f"{sentence(rule(payment))} these lies gain, on average over groups and {over_all}: {said}.{why}")
 
 
 def _yields(sweep: Sweep) -> Figure:
@@ -117,11 +128,32 @@ def _yields(sweep: Sweep) -> Figure:
     return over(sweep, "yields", "What the policy is worth, and what it earns", caption, panels, keys)
 
 
+def _yields_of_one(study: StudyFile) -> list[Note]:
+    """Return in a sentence what the policy is worth and what it earns in the only setting, when all say the truth."""
+
+    def found(measure: str, payment: str) -> list[str]:
+        values = (value for _, value in select(study, range(len(study.points)), measure, payment, TRUTH))
+        return [
+            number(v.estimate) + (f" ({number(v.low)} to {number(v.high)})" if v.low < v.high else "") for v in values
+        ]
+
+    worth = [
+        f"{MEASURES[name]} is {text}"
+        for name in ("welfare", "affine_welfare", "divergence")
+        for text in found(name, study.payments[0])
+    ]
+    earned = [f"{text} {rule(payment)}" for payment in study.payments for text in found("revenue", payment)]
+    said = [sentence(names_of(worth)) + "."] if worth else []
+    said += [f"The provider earns {names_of(earned)}."] if earned else []
+    return [Note("plain", " ".join([*said, "In brackets: the 95% intervals of the means."]))] if said else []
+
+
 def _market(study: StudyFile, sweep: Sweep) -> list[Section]:
     notes: list[Block] = [_ending(study, payment) for payment in study.payments]
-    sections = [Section("course", "What groups learn", "", (*notes, _course(study)))]
+    lead = WHY_WELFARE if "none" in study.payments and len(study.payments) > 1 else ""
+    sections = [Section("course", "What groups learn", lead, (*notes, _course(study)))]
     if sweep.field:
-        names = ("truthful", "efficiency", "welfare", "revenue")
+        names = ("efficiency", "truthful", "welfare", "revenue")
         curves = [Curve(payment) for payment in study.payments]
         panels = [(sentence(MEASURES[name]), name, curves) for name in names]
         front = pareto(sweep)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final, final
 
 from rlhf_game.files.receipts import Interval
-from rlhf_game.report.charts import Plot, Point, Series, plot
+from rlhf_game.report.charts import Plot, Point, Series, dots, plot
 from rlhf_game.report.data import Cell, Data, column, number
 from rlhf_game.report.page import Figure, Key, Note, Panel, TableBlock
 from rlhf_game.report.studies import StudyFile, Summary, Sweep, select, written
@@ -17,7 +17,7 @@ MEASURES: Final = {
     "welfare": "social welfare",
     "affine_welfare": "affine social welfare",
     "loss": "affine social welfare lost",
-    "efficiency": "efficiency",
+    "efficiency": "affine social welfare, as a share of the best",
     "revenue": "revenue",
     "divergence": "divergence from the reference",
     "truthful": "probability of telling the truth",
@@ -100,15 +100,12 @@ def over(
                 found = list(select(study, points, measure, curve.payment, curve.strategy))
                 rows += [_row(study, one, measure, value) for one, value in found]
                 series.append(_series(sweep, curve, found))
-            of = Plot(
-                sweep.field,
-                "" if heading == sentence(MEASURES[measure]) else MEASURES[measure],
-                None,
-                True,
-                None,
-                sweep.names,
-            )
-            drawing = plot(f"{key}-{at}-{k}", f"{title}: {heading or MEASURES[measure]}", said(series), of, series)
+            unit = "" if heading == sentence(MEASURES[measure]) else MEASURES[measure]
+            named, text = (f"{key}-{at}-{k}", f"{title}: {heading or MEASURES[measure]}"), said(series)
+            if sweep.names:
+                drawing = dots(*named, text, [f"{sweep.field} = {name}" for name in sweep.names], series, unit)
+            else:
+                drawing = plot(*named, text, Plot(sweep.field, unit, None, True), series)
             drawn.append(Panel(drawing, heading, "", at if len(sweep.slices) > 1 else None))
     left = len(study.points) - sum(len(points) for _, points in sweep.slices)
     more = f" {left} more settings are in the table of all means." if left else ""
@@ -133,6 +130,29 @@ def _row(study: StudyFile, one: Summary, measure: str, value: Interval) -> tuple
     return (*setting(study, one), one.payment, *strategy, measure, value.estimate, value.low, value.high)
 
 
+def by_strategy(study: StudyFile, key: str, title: str, caption: str, strategies: Sequence[str]) -> Figure:
+    """Return what strategies gain in a study of one setting: a panel for each measure, a row for each family."""
+    panels, rows = list[Panel](), list[tuple[Cell, ...]]()
+    for measure in ("gain", "regret", "gaining"):
+        series = []
+        for payment in study.payments:
+            points = []
+            for at, strategy in enumerate(strategies):
+                for one, value in select(study, range(len(study.points)), measure, payment, strategy):
+                    points.append(Point(float(at), value.estimate, value.low, value.high))
+                    rows.append(_row(study, one, measure, value))
+            series.append(Series(rule(payment), slot_of(study, payment), tuple(points)))
+        if any(one.points for one in series):
+            heading = sentence(MEASURES[measure])
+            text = "; ".join(
+                f"{strategies[int(point.x)]} {one.label}: {number(point.y)}" for one in series for point in one.points
+            )
+            drawing = dots(f"{key}-{measure}", f"{title}: {heading}", text, strategies, series, "")
+            panels.append(Panel(drawing, heading))
+    header = (*(axis.field for axis in study.axes), "payments", "strategy", "measure", "mean", "low", "high")
+    return Figure(key, title, tuple(panels), caption, Data(header, tuple(rows)), legend(study))
+
+
 def said(series: Sequence[Series]) -> str:
     """Return curves in words: where they begin and end."""
     parts = []
@@ -149,6 +169,8 @@ def pareto(sweep: Sweep, strategy: str = "") -> Figure | None:
 
     strategy: the family that is looked at; of a market there is none.
     """
+    if not sweep.field:
+        return None
     study, panels, rows = sweep.study, list[Panel](), list[tuple[Cell, ...]]()
     for at, (_, points) in enumerate(sweep.slices):
         series = []
@@ -212,7 +234,7 @@ def means(study: StudyFile) -> TableBlock:
     """Return the means of every setting, strategy and payment rule."""
     is_market = study.kind == "market"
     measures = (
-        ("truthful", "efficiency", "welfare", "revenue") if is_market else ("welfare", "revenue", "gain", "regret")
+        ("efficiency", "truthful", "welfare", "revenue") if is_market else ("welfare", "revenue", "gain", "regret")
     )
     cells: list[list[Cell]] = []
     for one in study.summaries:

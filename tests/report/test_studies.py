@@ -120,12 +120,36 @@ def test_the_rounds_of_a_market_are_curves(tmp_path: Path) -> None:
     assert "With affine payments, groups end up telling the truth with probability 0.90" in good
     assert "Without payments, groups end up telling the truth with probability 0.10" in bad
     assert len(data_of(page, "pareto")) == 4
+    headings = [heading.text for heading in page.one(id="ends").all("h4")]
+    assert headings.index("Affine social welfare, as a share of the best") < headings.index("Social welfare")
+    assert "Plain social welfare may be higher without payments" in page.text
+    paid = copy.deepcopy(MARKET) | {"payments": ["affine"]}
+    paid["summaries"] = [one for one in paid["summaries"] if one["payment"] == "affine"]
+    assert "Plain social welfare" not in page_of(write_report(folder_of(tmp_path / "paid", paid))).text
 
 
 def test_a_study_without_a_sweep_and_one_whose_games_all_failed_have_reports(tmp_path: Path) -> None:
     single = {**GAMES, "axes": [], "points": [{}], "summaries": [s for s in GAMES["summaries"] if s["point"] == 0]}
     page = page_of(write_report(folder_of(tmp_path / "single", single)))
-    assert len(data_of(page, "gain")) == 4
+    rows = data_of(page, "gain")
+    assert [row["strategy"] for row in rows if row["measure"] == "gain"] == LIES[1:] * 2
+    assert {row["measure"] for row in rows} == {"gain", "regret"}  # the third one is not known
+    panels = page.one(id="gain").all("div", class_="panel")
+    assert len(panels) == 2
+    for panel in panels:
+        assert [name.text for name in panel.all("text", class_="label")] == LIES[1:]
+        assert len(panel.all("path", class_="s1")) == 2  # one mark for each lie without payments ...
+        assert len(panel.all("line", class_="s1")) == 2  # ... and its interval
+    found = panels[0].all("line", class_="s0")[0]  # of polarize, which loses 0.3 (0.31 to 0.29) with payments
+    zero = float(panels[0].all("line", class_="axis")[0].attributes["x1"])
+    left, right = (zero - float(found.attributes[end]) for end in ("x1", "x2"))
+    assert left / right == pytest.approx(0.31 / 0.29, rel=1e-3)
+    assert not page.all(id="yields")
+    assert not page.all(id="pareto")
+    worth = GAMES["summaries"][0]["measures"]
+    (said,) = (note.text for note in page.one(id="yield").all("p", class_="callout"))
+    assert f"Social welfare is {worth['welfare']['estimate']:.3f} (" in said
+    assert f"The provider earns {worth['revenue']['estimate']:.4f} (" in said
     failed = json.loads(json.dumps(single))
     for one in failed["summaries"]:
         one["measures"] = dict.fromkeys(one["measures"])
@@ -133,6 +157,7 @@ def test_a_study_without_a_sweep_and_one_whose_games_all_failed_have_reports(tmp
     page = page_of(write_report(folder_of(tmp_path / "failed", failed)))
     assert "it broke" in page.text
     assert "every game failed" in page.text
+    assert not page.all(id="yield")
 
 
 def test_swept_strategies_share_a_curve(tmp_path: Path) -> None:
@@ -157,8 +182,12 @@ def test_values_that_are_no_numbers_are_places_with_names(tmp_path: Path) -> Non
     study["points"] = [{"scenario.kind": "random"}, {"scenario.kind": "polarised"}]
     study["summaries"] = [one for one in study["summaries"] if one["point"] < 2]
     page = page_of(write_report(folder_of(tmp_path / "study", study)))
-    texts = [text.text for text in page.one(id="gain-0-0").all("text", class_="tick")]
-    assert {"random", "polarised"} <= set(texts)
+    for key in ("gain-0-0", "yields-0-0"):
+        drawing = page.one(id=key)
+        assert [name.text for name in drawing.all("text", class_="label")] == [
+            "scenario.kind = random", "scenario.kind = polarised",
+        ]  # fmt: skip
+        assert not drawing.all("path", class_="curve")  # nothing leads from one to the other
 
 
 def test_a_wrong_study_names_the_field(tmp_path: Path) -> None:

@@ -62,7 +62,8 @@ def run_finetuned(
 ) -> FinetunedRun:
     """Do what is left of the run in an open folder.
 
-    engine: where trainings and scorings that do not need each other are done. Raises InputError when a trainer is to be paid for whose optimum is not the mechanism's, and as ``run`` does.
+    engine: where trainings and scorings that do not need each other are done. Raises InputError when a trainer is to be
+    paid for whose optimum is not the mechanism's, and as ``run`` does.
     """
     _check(configuration)
     folder.check((samples_file(folder), folder.scores, folder.game, folder.receipt))

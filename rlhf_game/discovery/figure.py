@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from itertools import accumulate
 from typing import Any
 
@@ -9,16 +10,17 @@ from rlhf_game.discovery.archive import Entry
 from rlhf_game.errors import MissingExtra
 
 
-def draw_search(entries: Sequence[Entry], baselines: Mapping[str, Any]) -> bytes:
-    """Return the figure as SVG, the same bytes for the same numbers. Scores below -0.5 are drawn there.
+def check_installed() -> None:
+    """Raise MissingExtra without matplotlib: before a search, not after it."""
+    if find_spec("matplotlib") is None:
+        raise MissingExtra("report", "matplotlib")
 
-    Raises MissingExtra without matplotlib.
-    """
-    try:
-        import matplotlib as mpl
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise MissingExtra("report", "matplotlib") from error
+
+def draw_search(entries: Sequence[Entry], baselines: Mapping[str, Any]) -> bytes:
+    """Return the figure as SVG, the same bytes for the same numbers. Scores below -0.5 are drawn there."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
     scored = [entry for entry in entries if entry.score is not None]
     with mpl.rc_context({"svg.hashsalt": "rlhf-game", "font.size": 9}):
         figure = Figure(figsize=(7.0, 3.6), layout="constrained")

@@ -10,7 +10,7 @@ from rlhf_game.chat import Ledger
 from rlhf_game.discovery.archive import Archive, Entry, as_lines, ranked
 from rlhf_game.discovery.config import DiscoveryConfig, DiscoveryConfiguration, EvolutionSpec
 from rlhf_game.discovery.evolution import Evolution
-from rlhf_game.discovery.figure import draw_search
+from rlhf_game.discovery.figure import check_installed, draw_search
 from rlhf_game.discovery.proposers import Proposer, Writer
 from rlhf_game.discovery.scoring import Judge
 from rlhf_game.errors import RunError
@@ -60,6 +60,7 @@ def discover(configuration: DiscoveryConfiguration, path: Path, progress: Progre
     with open_folder(path, configuration) as folder:
         archive, judge, known = Archive(folder.path / "candidates"), Judge(fields), folder.path / "result.json"
         if not known.exists():
+            check_installed()
             baselines = _baselines(judge, fields, folder.path, watch)
             proposer = _proposer(configuration, folder.path, baselines)
             entries = _search(proposer, judge, archive, fields, watch)

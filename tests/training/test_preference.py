@@ -160,3 +160,13 @@ def test_a_wrong_configuration_is_one_line(write: Write, tmp_path: Path, changes
     assert result.code == 2
     assert said in result.err
     assert result.err.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_the_example_runs_as_it_is(tmp_path: Path) -> None:
+    result = command("train", EXAMPLES / "dpo.yaml", "-o", tmp_path / "out", "--json")
+    assert (result.code, result.err) == (0, "")
+    found = json.loads(result.out)
+    assert found["training"]["steps"] == 3
+    assert found["subsets"]["test"]["pairs"] > 0

@@ -19,15 +19,17 @@ from rlhf_game.errors import InputError
 from rlhf_game.training_backends.models import LanguageModel, load_language_model, quiet_transformers
 from rlhf_game.training_backends.policies.building import lora_config
 from rlhf_game.training_backends.policies.eso import IGNORED, EsoTrainer
-from rlhf_game.training_backends.policies.trainers import Reward
-from rlhf_game.training_backends.policies.training import (
+from rlhf_game.training_backends.policies.folders import (
     CARD,
     begin,
+    counted,
     explained,
     finish,
     place_of_model,
     train_from_last,
+    unwatched,
 )
+from rlhf_game.training_backends.policies.trainers import Reward
 from rlhf_game.training_backends.policies.watching import Guard, Told, Watch
 from rlhf_game.training_backends.preferences.rows import encode_response
 from rlhf_game.training_backends.reward_training import Lora
@@ -163,14 +165,11 @@ def train_eso(
         if not (out / CARD).exists():
             trainer, more = _trainer(training, settings, rows, reward)
             trainer.add_callback(Guard(training))
-            trainer.add_callback(Told(watch or _unwatched))
-            train_from_last(trainer, out, watch or _unwatched)
-            finish(trainer, out, {**document, **more}, _log(trainer.state.log_history))
+            trainer.add_callback(Told(watch or unwatched))
+            train_from_last(trainer, out, watch or unwatched)
+            log = _log(trainer.state.log_history)
+            finish(trainer, out, {**document, **more, **counted(trainer, log)}, log)
     return _read(out)
-
-
-def _unwatched(what: str, done: int, total: int) -> None:
-    """Do nothing."""
 
 
 def _settings(training: EsoTraining, work: Path) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from math import isfinite
-from typing import Any, Literal, Protocol, TypeAlias, final
+from typing import Any, Literal, TypeAlias, final
 
 from rlhf_game.errors import InputError, MissingExtra
 from rlhf_game.training_backends.reward_training import Lora
@@ -46,35 +46,6 @@ TRL_ARGUMENTS = frozenset(
     }
 )  # fmt: skip
 """Arguments of TRL's configurations that move neither the objective nor what is drawn, and may be passed on."""
-
-
-class Tunable(Protocol):
-    """What may have to be changed when a training does not fit into memory or diverges."""
-
-    @property
-    def batch_size(self) -> int:
-        """Rows in a forward."""
-        ...
-
-    @property
-    def accumulation_steps(self) -> int:
-        """Forwards to a step."""
-        ...
-
-    @property
-    def max_new_tokens(self) -> int:
-        """Of a response."""
-        ...
-
-    @property
-    def learning_rate(self) -> float:
-        """Of the optimizer."""
-        ...
-
-    @property
-    def lora(self) -> Lora | None:
-        """What is trained instead of all weights."""
-        ...
 
 
 @final

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -13,20 +11,26 @@ import torch
 from peft import PeftModel
 from transformers import TrainerCallback
 
-from rlhf_game.errors import InputError, RunError
-from rlhf_game.files.atomic import write_json, write_text
+from rlhf_game.errors import InputError
 from rlhf_game.training_backends.checkpoints import find_checkpoint
 from rlhf_game.training_backends.models import LanguageModel, load_language_model, quiet_transformers
 from rlhf_game.training_backends.policies.best_of_n import Asked, choose_winners, make_distiller, read_winners
 from rlhf_game.training_backends.policies.building import make_settings, make_trainer, ordered_rows
-from rlhf_game.training_backends.policies.settings import FAITHFULNESS, Faithfulness, PolicyTraining, Tunable
+from rlhf_game.training_backends.policies.folders import (
+    CARD,
+    begin,
+    counted,
+    explained,
+    finish,
+    place_of_model,
+    train_from_last,
+    unwatched,
+)
+from rlhf_game.training_backends.policies.settings import FAITHFULNESS, Faithfulness, PolicyTraining
 from rlhf_game.training_backends.policies.trainers import NamedReward, Reward
 from rlhf_game.training_backends.policies.watching import Guard, Told, Watch, steps_of
-from rlhf_game.training_backends.resuming import checkpoints, last_checkpoint
+from rlhf_game.training_backends.resuming import checkpoints
 from rlhf_game.training_backends.sampling import check_length
-
-CARD = "policy.json"
-"""The last file of a trained policy that is written: where it is, the policy is whole."""
 
 
 @final
@@ -74,7 +78,7 @@ def train_policy(
     was stopped (on a CPU). Raises InputError when ``out`` is another training's or something does not fit, RunError
     when the training diverges or memory runs out; the last whole checkpoint stays.
     """
-    watch = watch or _unwatched
+    watch = watch or unwatched
     columns = columns or {}
     if len(rewards) != len(training.weights):
         raise InputError(f"weights must be {len(rewards)}, one per reward, got {len(training.weights)}")
@@ -94,30 +98,9 @@ def train_policy(
                 "tokens_before": sum(row["tokens"] for part in drawn for row in part["rows"]),
                 "seconds_before": sum(part["seconds"] for part in drawn),
             }
-            finish(trainer, out, {**document, **before}, steps_of(trainer.state.log_history))
+            log = steps_of(trainer.state.log_history)
+            finish(trainer, out, {**document, **before, **counted(trainer, log)}, log)
     return read_policy(out)
-
-
-def place_of_model(model: str, base: Path | None) -> str:
-    """Return a model's name as the folder keeps it: a folder or file by its whole path."""
-    path = (base or Path()) / Path(model).expanduser()
-    return str(path.resolve()) if path.exists() else model
-
-
-def train_from_last(trainer: Any, out: Path, watch: Watch) -> None:
-    """Train what is left after the last whole checkpoint in the folder ``out``."""
-    work = out / "checkpoints"
-    if trainer.args.should_save:
-        last_checkpoint(work)  # drops what is not whole
-    trainer.accelerator.wait_for_everyone()
-    whole = checkpoints(work)
-    if whole and trainer.args.should_save:
-        watch(f"resume from {whole[-1].name}", int(whole[-1].name.rpartition("-")[2]), trainer.args.max_steps)
-    trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
-
-
-def _unwatched(what: str, done: int, total: int) -> None:
-    """Do nothing."""
 
 
 def _prepare(
@@ -159,79 +142,6 @@ def _document(
         "rewards": list(rewards),
     }
     return json.loads(json.dumps(document))  # type: ignore[no-any-return]
-
-
-def begin(document: dict[str, Any], out: Path) -> None:
-    """Say in the folder what it is of; raise InputError when it is another training's already."""
-    known = out / "training.json"
-    if not known.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(known, document)
-        return
-    before = json.loads(known.read_text(encoding="utf-8"))
-    if before != document:
-        key = next(key for key in document if before.get(key) != document[key])
-        raise InputError(f"{out}: must be a new folder or that of this training, found one with other {key}")
-
-
-@contextmanager
-def explained(training: Tunable, out: Path) -> Iterator[None]:
-    """Turn what torch says when memory runs out or a model is broken into a message that says what to do."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, RunError):
-            raise
-        said = str(error)
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in said:
-            raise RunError(f"memory ran out; lower {_what_to_lower(training)}; {_kept(out)}") from error
-        if "probability tensor contains" in said:
-            raise RunError(
-                f"the policy's probabilities are no numbers any more; lower learning_rate (now "
-                f"{training.learning_rate}); {_kept(out)}"
-            ) from error
-        raise
-
-
-def _what_to_lower(training: Tunable) -> str:
-    if training.batch_size > 1:
-        return (
-            f"batch_size (now {training.batch_size}) and raise accumulation_steps (now {training.accumulation_steps}) "
-            "by as much, which changes nothing else"
-        )
-    return f"max_new_tokens (now {training.max_new_tokens})" + ("" if training.lora else ", or train a lora")
-
-
-def _kept(out: Path) -> str:
-    whole = checkpoints(out / "checkpoints")
-    return f"the last good checkpoint is {whole[-1]}" if whole else "there is no checkpoint yet"
-
-
-def finish(trainer: Any, out: Path, document: dict[str, Any], log: Sequence[Mapping[str, Any]]) -> None:
-    """Write the model whole or not at all, the log, and the card; drop checkpoints that are not to be kept.
-
-    log: of each step, its ``seconds`` among the rest.
-    """
-    fresh, kept = out / "model.tmp", out / "model"
-    trainer.save_model(str(fresh))
-    trainer.accelerator.wait_for_everyone()
-    if trainer.args.should_save:
-        (fresh / "README.md").unlink(missing_ok=True)  # peft's form, not filled in
-        shutil.rmtree(kept, ignore_errors=True)
-        fresh.rename(kept)
-        write_text(out / "steps.jsonl", "".join(json.dumps(row) + "\n" for row in log))
-        card = {
-            **document,
-            "steps": int(trainer.state.global_step),
-            "tokens": int(trainer.state.num_input_tokens_seen),
-            "seconds": sum(row["seconds"] for row in log),
-            "reference": dict(trainer.language_model.provenance),
-            "model_sha256": find_checkpoint(str(kept)).sha256,
-        }
-        write_json(out / CARD, card)
-        if not document["training"]["keeps_checkpoints"]:
-            shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
 
 
 def read_policy(out: Path) -> TrainedPolicy:

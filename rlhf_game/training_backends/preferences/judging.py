@@ -12,7 +12,8 @@ import torch
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.training_backends.models import LanguageModel, load_language_model
-from rlhf_game.training_backends.policies.training import CARD, load_policy
+from rlhf_game.training_backends.policies.folders import CARD
+from rlhf_game.training_backends.policies.training import load_policy
 from rlhf_game.training_backends.preferences.losses import PairBatch, PreferenceLoss
 from rlhf_game.training_backends.preferences.rows import encode_pairs, encode_response
 from rlhf_game.training_backends.reward_training import Pair

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -16,16 +14,23 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from rlhf_game.errors import InputError, RunError
-from rlhf_game.files.atomic import write_json, write_text
-from rlhf_game.training_backends.checkpoints import find_checkpoint
+from rlhf_game.errors import InputError
+from rlhf_game.files.atomic import write_json
 from rlhf_game.training_backends.models import LanguageModel, load_language_model, quiet_transformers
-from rlhf_game.training_backends.policies.training import CARD
+from rlhf_game.training_backends.policies.folders import (
+    CARD,
+    begin,
+    explained,
+    finish,
+    place_of_model,
+    train_from_last,
+    unwatched,
+)
 from rlhf_game.training_backends.policies.watching import Guard, Told, Watch
 from rlhf_game.training_backends.preferences.rows import TokenPair, encode_pairs, fitting, ordered
 from rlhf_game.training_backends.preferences.settings import PreferenceTraining
 from rlhf_game.training_backends.preferences.trainer import REFERENCE, PairTrainer, make_settings, make_trainer
-from rlhf_game.training_backends.resuming import checkpoints, last_checkpoint
+from rlhf_game.training_backends.resuming import checkpoints
 from rlhf_game.training_backends.reward_training import Pair
 from rlhf_game.training_backends.sampling import log_probabilities
 
@@ -81,19 +86,21 @@ def train_preferences(
     Raises InputError when ``out`` is another training's or something does not fit, RunError when the training diverges
     or memory runs out; the last whole checkpoint stays.
     """
-    watch = watch or _unwatched
+    watch = watch or unwatched
     columns = {name: [float(value) for value in values] for name, values in (columns or {}).items()}
     _check_columns(training, pairs, columns)
     training = replace(
-        training, model=_place(training.model, base), start=training.start and _place(training.start, base)
+        training,
+        model=place_of_model(training.model, base),
+        start=training.start and place_of_model(training.start, base),
     )
     asked = json.dumps([list(map(list, pairs)), columns], sort_keys=True)
     document = {"training": training.document(), "pairs_sha256": hashlib.sha256(asked.encode()).hexdigest()}
     document = json.loads(json.dumps(document))
-    with torch.random.fork_rng(), quiet_transformers(), _explained(training, out):
+    with torch.random.fork_rng(), quiet_transformers(), explained(training, out, "max_length"):
         settings = make_settings(training, out / "checkpoints")
         if settings.should_save:
-            _begin(document, out)
+            begin(document, out)
         settings.distributed_state.wait_for_everyone()
         if not (out / CARD).exists():
             model = _load(training, training.model)
@@ -111,7 +118,8 @@ def train_preferences(
             _train(trainer, training, out, watch)
             tokens = sum(rows[k][1].tokens for k in order)
             done = {"tokens": tokens, "dropped_pairs": len(pairs) - len(rows), "reference": provenance}
-            _finish(trainer, out, {**document, **done})
+            log = [_step(row) for row in trainer.state.log_history if "loss" in row]
+            finish(trainer, out, {**document, **done}, log)
     return read_trained(out)
 
 
@@ -127,12 +135,6 @@ def _check_columns(training: PreferenceTraining, pairs: Sequence[Pair], columns:
     for value in columns.get("strength", ()) if "strength" in training.objective.columns else ():
         if not 0 <= value <= 1:
             raise InputError(f"columns['strength'] must be in [0, 1], got {value}")
-
-
-def _place(model: str, base: Path | None) -> str:
-    """Return a model's name as the folder keeps it: a folder or file by its whole path."""
-    path = (base or Path()) / Path(model).expanduser()
-    return str(path.resolve()) if path.exists() else model
 
 
 def _load(training: PreferenceTraining, name: str) -> LanguageModel:
@@ -192,66 +194,7 @@ def _train(trainer: PairTrainer, training: PreferenceTraining, out: Path, watch:
     if training.start is not None and training.lora is not None:
         weights = load_file(Path(training.start) / "model" / "adapter_model.safetensors")
         set_peft_model_state_dict(trainer.model, weights)
-    work = out / "checkpoints"
-    if trainer.args.should_save:
-        last_checkpoint(work)  # drops what is not whole
-    trainer.accelerator.wait_for_everyone()
-    whole = checkpoints(work)
-    if whole and trainer.args.should_save:
-        watch(f"resume from {whole[-1].name}", int(whole[-1].name.rpartition("-")[2]), trainer.args.max_steps)
-    trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
-
-
-def _unwatched(what: str, done: int, total: int) -> None:
-    """Do nothing."""
-
-
-def _begin(document: dict[str, Any], out: Path) -> None:
-    """Say in the folder what it is of; raise InputError when it is another training's already."""
-    known = out / "training.json"
-    if not known.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(known, document)
-        return
-    before = json.loads(known.read_text(encoding="utf-8"))
-    if before != document:
-        key = next(key for key in document if before.get(key) != document[key])
-        raise InputError(f"{out}: must be a new folder or that of this training, found one with other {key}")
-
-
-@contextmanager
-def _explained(training: PreferenceTraining, out: Path) -> Iterator[None]:
-    """Turn what torch says when memory runs out into a message that says what to do."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        is_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
-        if isinstance(error, RunError) or not is_memory:
-            raise
-        whole = checkpoints(out / "checkpoints")
-        kept = f"the last good checkpoint is {whole[-1]}" if whole else "there is no checkpoint yet"
-        raise RunError(
-            f"memory ran out; lower batch_size (now {training.batch_size}) and raise accumulation_steps, or lower "
-            f"max_length (now {training.max_length}); {kept}"
-        ) from error
-
-
-def _finish(trainer: PairTrainer, out: Path, document: dict[str, Any]) -> None:
-    """Write the model whole or not at all, the log, and the card; drop checkpoints that are not to be kept."""
-    fresh, kept = out / "model.tmp", out / "model"
-    trainer.save_model(str(fresh))
-    trainer.accelerator.wait_for_everyone()
-    if trainer.args.should_save:
-        (fresh / "README.md").unlink(missing_ok=True)  # peft's form, not filled in
-        shutil.rmtree(kept, ignore_errors=True)
-        fresh.rename(kept)
-        rows = [_step(row) for row in trainer.state.log_history if "loss" in row]
-        write_text(out / "steps.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        steps, sha256 = int(trainer.state.global_step), find_checkpoint(str(kept)).sha256
-        write_json(out / CARD, {**document, "steps": steps, "model_sha256": sha256})
-        if not document["training"]["keeps_checkpoints"]:
-            shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
+    train_from_last(trainer, out, watch)
 
 
 def _step(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,13 +20,15 @@ from rlhf_game.errors import InputError
 from rlhf_game.training_backends.models import LanguageModel, load_language_model, quiet_transformers
 from rlhf_game.training_backends.policies.best_of_n import IGNORED, Distiller
 from rlhf_game.training_backends.policies.building import lora_config
-from rlhf_game.training_backends.policies.training import (
+from rlhf_game.training_backends.policies.folders import (
     CARD,
     begin,
+    counted,
     explained,
     finish,
     place_of_model,
     train_from_last,
+    unwatched,
 )
 from rlhf_game.training_backends.policies.watching import Guard, Told, Watch
 from rlhf_game.training_backends.preferences.rows import encode_response, ordered
@@ -93,11 +95,6 @@ class SupervisedTraining:
         """None: nothing is drawn from the policy while it trains, so its KL is not known."""
         return
 
-    @property
-    def max_new_tokens(self) -> int:
-        """What may be lowered where memory runs out: the length of an example."""
-        return self.max_length
-
 
 @final
 @dataclass(frozen=True)
@@ -132,27 +129,24 @@ def train_supervised(
         "training": json.loads(json.dumps(asdict(training))),
         "examples_sha256": hashlib.sha256(asked.encode()).hexdigest(),
     }
-    with torch.random.fork_rng(), quiet_transformers(), explained(training, out):
+    with torch.random.fork_rng(), quiet_transformers(), explained(training, out, "max_length"):
         torch.manual_seed(training.seed)  # a LoRA's first weights
         begin(document, out)
         if not (out / CARD).exists():
             model = _load(training)
             rows = _rows(model, examples, training)
-            trainer = _trainer(training, model, rows, out, watch or _unwatched)
-            train_from_last(trainer, out, watch or _unwatched)
+            trainer = _trainer(training, model, rows, out, watch or unwatched)
+            train_from_last(trainer, out, watch or unwatched)
             log = [
                 {"step": int(row["step"]), "loss": float(row["loss"]), "seconds": float(row.get("step_time", 0.0))}
                 for row in trainer.state.log_history
                 if "loss" in row
             ]
-            finish(trainer, out, {**document, "dropped_examples": len(examples) - len(rows)}, log)
+            done = {"dropped_examples": len(examples) - len(rows), **counted(trainer, log)}
+            finish(trainer, out, {**document, **done}, log)
     card = json.loads((out / CARD).read_text(encoding="utf-8"))
     steps = [json.loads(line) for line in (out / "steps.jsonl").read_text(encoding="utf-8").splitlines()]
     return Supervised(out, card["steps"], card["dropped_examples"], tuple(row["loss"] for row in steps))
-
-
-def _unwatched(what: str, done: int, total: int) -> None:
-    """Do nothing."""
 
 
 def _load(training: SupervisedTraining) -> LanguageModel:

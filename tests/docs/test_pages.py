@@ -113,7 +113,7 @@ def test_every_command_that_a_page_names_exists() -> None:
 
 
 def test_ci_runs_the_test_command_of_the_readme_first() -> None:
-    commands = [line for line in read(".ci/run").splitlines() if line and not line.startswith(("#", "set ", "cd "))]
+    commands = [line for line in read(".ci/run").splitlines() if line.startswith("make ")]
     assert commands[0] == "make test"
     assert "$ make test " in read("README.md")
 

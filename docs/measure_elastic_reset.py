@@ -19,7 +19,7 @@ from measured import write_figure, write_table
 from rlhf_game.training import read_training, train
 
 PAGE = "elastic_reset.md"
-SEEDS = range(4)
+SEEDS = range(5)
 STRENGTHS = (0.001, 0.1)
 REWARD = '''"""The proxy."""
 
@@ -80,22 +80,22 @@ def write(work: Path) -> None:
     for label, strength in LABELS:
         runs = [json.loads((work / f"{seed}-{strength:g}" / "metrics.json").read_text())["runs"] for seed in SEEDS]
         found[label, strength] = [run[label]["points"] for run in runs]
-    rows = []
-    for method, name in LABELS.items():
-        last = [points[-1] for points in found[method]]
-        rows.append(
-            [
-                name,
-                mean_over_seeds([point["reward"]["estimate"] for point in last]),
-                mean_over_seeds([point["sequence_kl"]["estimate"] for point in last]),
-                mean_over_seeds([point["perplexity"] for point in last]),
-            ]
-        )
+    keys = ("reward", "sequence_kl", "perplexity")
+    last = {m: {key: [_number(one[-1][key]) for one in found[m]] for key in keys} for m in LABELS}
+    rows = [[name, *(mean_over_seeds(last[method][key]) for key in keys)] for method, name in LABELS.items()]
+    for strength in STRENGTHS:
+        pairs = {key: (last["elastic_reset", strength][key], last["plain", strength][key]) for key in keys}
+        gains = [mean_over_seeds([x - y for x, y in zip(*pairs[key], strict=True)]) for key in keys]
+        rows.append([f"Elastic Reset less the same without, {strength:g}", *gains])
     first = found["plain", 0.001][0][0]
-    before = [f"{first[key]['estimate']:.4f}" for key in ("reward", "sequence_kl")]
-    rows.insert(0, ["the reference", *before, f"{first['perplexity']:.4f}"])
+    rows.insert(0, ["the reference", *(f"{abs(_number(first[key])):.4f}" for key in keys)])
     write_table(PAGE, "last", ["training", "reward", "KL to the reference, nats", "perplexity of held-out lines"], rows)
-    write_table(PAGE, "at", ["reward at a KL of", *LABELS.values()], [_at(found, kl) for kl in (2.0, 4.0, 8.0)])
+    write_table(
+        PAGE,
+        "at",
+        ["reward at a KL of", *LABELS.values(), "gain of resets, 0.001"],
+        [_at(found, kl) for kl in (2.5, 12.0, 18.0)],
+    )
 
     def draw(left: Any, right: Any) -> None:
         for (label, strength), name in LABELS.items():
@@ -115,14 +115,20 @@ def write(work: Path) -> None:
 
 def _at(found: dict[tuple[str, float], Any], kl: float) -> list[str]:
     """Return the highest reward of each seed's points that have drifted no further, mean over seeds."""
-    cells = [f"at most {kl:g} nats"]
-    for method in LABELS:
-        best = [
+    best = {
+        method: [
             max(p["reward"]["estimate"] for p in points if p["sequence_kl"]["estimate"] <= kl)
             for points in found[method]
         ]
-        cells.append(mean_over_seeds(best))
-    return cells
+        for method in LABELS
+    }
+    pairs = zip(best["elastic_reset", 0.001], best["plain", 0.001], strict=True)
+    cells = [*(mean_over_seeds(best[method]) for method in LABELS), mean_over_seeds([x - y for x, y in pairs])]
+    return [f"at most {kl:g} nats", *cells]
+
+
+def _number(found: Any) -> float:
+    return float(found["estimate"] if isinstance(found, dict) else found)
 
 
 if __name__ == "__main__":

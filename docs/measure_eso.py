@@ -11,7 +11,6 @@ import json
 import sys
 import sysconfig
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from measured import write_table
@@ -19,8 +18,8 @@ from measured import write_table
 from rlhf_game.training import read_training, train
 
 PAGE = "eso.md"
-SEEDS = range(4)
-WEIGHTS = (0.05, 0.5)
+SEEDS = range(5)
+ARMS = {(0.0, 1): "SFT alone", (0.05, 1): "ESO, weight 0.05, last epoch", (0.5, 4): "ESO, weight 0.5, last 4 epochs"}
 ROWS = 800
 TEST = 200
 CHAT = "{% for m in messages %}{{ m['content'] }}<s>{% endfor %}"
@@ -87,21 +86,21 @@ def save_model(folder: Path, rows: list[dict[str, str]], seed: int) -> None:
 
 
 def measure(work: Path, seed: int) -> None:
-    """Train by SFT alone, and with ESO at each weight."""
+    """Train by SFT alone, and with ESO."""
     rows = task()
     work.mkdir(parents=True, exist_ok=True)
     (work / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     if not (work / f"model{seed}").exists():
         save_model(work / f"model{seed}", rows, seed)
-    for weight in (0.0, *WEIGHTS):
+    for weight, epochs in ARMS:
         document = {
             "kind": "eso", "model": f"model{seed}", "data": "rows.jsonl", "weight": weight, "epochs": 8,
-            "learning_rate": 2e-3, "batch_size": 32, "max_new_tokens": 16, "judged": TEST, "device": "cpu",
-            "seed": seed, "save_steps": 50,
+            "eso_epochs": epochs, "learning_rate": 2e-3, "batch_size": 32, "max_new_tokens": 16, "judged": TEST,
+            "device": "cpu", "seed": seed, "save_steps": 50,
         }  # fmt: skip
-        path = work / f"{seed}-{weight:g}.json"
+        path = work / f"{seed}-{weight:g}-{epochs}.json"
         path.write_text(json.dumps(document), encoding="utf-8")
-        found = train(read_training(path), work / f"{seed}-{weight:g}").metrics
+        found = train(read_training(path), path.with_suffix("")).metrics
         print(seed, weight, {k: round(v["estimate"], 4) for k, v in found["policies"]["eso"].items()}, flush=True)
 
 
@@ -115,30 +114,25 @@ def mean_over_seeds(values: list[float]) -> str:
 
 def tables(work: Path) -> None:
     """Write the tables of all seeds."""
+    found = {
+        (weight, epochs): [json.loads((work / f"{n}-{weight:g}-{epochs}/metrics.json").read_text()) for n in SEEDS]
+        for weight, epochs in ARMS
+    }
 
-    def found(weight: float) -> list[Any]:
-        return [json.loads((work / f"{seed}-{weight:g}" / "metrics.json").read_text()) for seed in SEEDS]
+    def column(arm: tuple[float, int], key: str) -> list[float]:
+        return [one["policies"]["eso"][key]["estimate"] for one in found[arm]]
 
-    plain = found(0.0)
+    plain = (0.0, 1)
     rows = []
-    for weight in (0.0, *WEIGHTS):
-        mine = found(weight)
-
-        def column(key: str, of: list[Any] = mine) -> list[float]:
-            return [one["policies"]["eso"][key]["estimate"] for one in of]
-
-        gains = [a - b for a, b in zip(column("rougeL"), column("rougeL", plain), strict=True)]
-        greedy = [a - b for a, b in zip(column("greedy_rougeL"), column("greedy_rougeL", plain), strict=True)]
-        rows.append(
-            [
-                "SFT alone" if weight == 0 else f"ESO, weight {weight:g}",
-                *(mean_over_seeds(column(key)) for key in ("rougeL", "greedy_rougeL", "nats_per_token")),
-                *(["", ""] if weight == 0 else [mean_over_seeds(gains), mean_over_seeds(greedy)]),
-            ]
-        )
+    for arm, name in ARMS.items():
+        row = [name, *(mean_over_seeds(column(arm, key)) for key in ("rougeL", "greedy_rougeL", "nats_per_token"))]
+        for key in ("rougeL", "greedy_rougeL"):
+            gains = [a - b for a, b in zip(column(arm, key), column(plain, key), strict=True)]
+            row.append("" if arm == plain else mean_over_seeds(gains))
+        rows.append(row)
     heads = ["training", "ROUGE-L, sampled", "ROUGE-L, greedy", "nats per token", "gain, sampled", "gain, greedy"]
     write_table(PAGE, "eso", heads, rows)
-    shape = plain[0]
+    shape = found[plain][0]
     counts = [[shape["rows"]["training"], shape["rows"]["test"], shape["training"]["steps"], len(SEEDS)]]
     write_table(PAGE, "task", ["rows trained on", "rows judged on", "steps", "seeds"], counts)
 

@@ -2,12 +2,14 @@
 #   PYTHON=python3.12      another interpreter (3.11 or newer)
 #   PIP_FLAGS="..."        more flags for pip, e.g. --extra-index-url https://download.pytorch.org/whl/cpu
 #   PYTEST_FLAGS="..."     more flags for pytest, e.g. -k payments
+#   PROCESSES=4            of the tests; 2 unless told otherwise
 
 PYTHON ?= python3
 VENV ?= .venv
 EXTRAS := conic,train,text,report,parallel,ray,judge,docs,dev
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
+PROCESSES ?= 2
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -18,8 +20,9 @@ INCOMPLETE := $(VENV)/.incomplete
 demo: $(INSTALLED)
 	$(BIN)/rlhf-game demo
 
+# Two processes that each compute on one thread: the suite is made of many small trainings.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(PYTEST_FLAGS)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)

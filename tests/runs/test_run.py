@@ -135,7 +135,7 @@ def test_a_finished_stage_is_never_repeated(write: Write, tmp_path: Path, monkey
     run(configuration, tmp_path / "out")
     before = contents(tmp_path / "out")
 
-    def never(*arguments: Any) -> Any:
+    def never(*arguments: Any, **named: Any) -> Any:
         raise AssertionError("repeated")
 
     monkeypatch.setattr(scoring, "_score_group", never)

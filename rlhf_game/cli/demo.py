@@ -26,6 +26,7 @@ def demo(
     """Three groups that disagree settle over responses of SmolLM2-135M, and one of them tries to cheat (a minute)."""
     from rlhf_game.cli.display import show_receipt
     from rlhf_game.cli.progress import progress_on_stderr
+    from rlhf_game.cli.report import leave_report
     from rlhf_game.cli.run import share_the_processor
     from rlhf_game.files.build import settle_without
     from rlhf_game.runs.demo import best_exaggeration, demo_config
@@ -40,7 +41,7 @@ def demo(
     show_receipt(finished.receipt, values_without)
     _show_moves(console, finished)
     _show_lie(console, finished, best_exaggeration(finished.game, LIAR))
-    _show_folder(console, out)
+    _show_folder(console, out, leave_report(out))
 
 
 def _console() -> "Console":
@@ -128,9 +129,11 @@ def _columns(first: str, *others: str) -> "Table":
     return table
 
 
-def _show_folder(console: "Console", folder: Path) -> None:
+def _show_folder(console: "Console", folder: Path, page: Path | None) -> None:
     _heading(console, "Everything is on disk")
     receipt, game = (shlex.quote(str(folder / name)) for name in ("receipt.json", "game.json"))
     console.print(f"run folder  {folder}", markup=False, soft_wrap=True)
+    if page is not None:
+        console.print(f"read it     {page}", markup=False, soft_wrap=True)
     console.print(f"check it    rlhf-game verify {receipt} {game}", markup=False, soft_wrap=True)
     console.print("your own    rlhf-game run examples/run_smollm2.yaml", markup=False, soft_wrap=True)

@@ -20,6 +20,7 @@ def discover(
     """Search for a loss of preferences: propose, check, train, score, archive; an interrupted search goes on."""
     from rlhf_game.cli.display import show_calls, show_table, write_out
     from rlhf_game.cli.progress import progress_on_stderr
+    from rlhf_game.cli.report import leave_report, say_where
     from rlhf_game.cli.run import share_the_processor
     from rlhf_game.discovery import count_calls, read_discovery
     from rlhf_game.discovery import discover as discover_pipeline
@@ -32,6 +33,7 @@ def discover(
         return
     with progress_on_stderr() as watch:
         finished = discover_pipeline(configuration, folder, watch)
+    page = leave_report(folder)
     if as_json:
         write_out((folder / "result.json").read_text(encoding="utf-8"))
         return
@@ -44,4 +46,4 @@ def discover(
     best = finished.result["best"]
     title = f"What {best['name']} scores more on held-out tasks ({best['held_out']['score']:.4f})"
     show_table(title, ("than", "mean", "standard error"), gains)
-    typer.echo(f"discovery folder: {folder}")
+    say_where("discovery", folder, page)

@@ -1,4 +1,4 @@
-"""``report``: one page of a run, a game, a study or a training; and the page that the other commands leave behind."""
+"""``report``: one page of a run, a game, a study, a training or a discovery; and the page that they leave."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-SOURCES = ("game.json", "receipt.json", "audit.json", "study.json", "metrics.json")
+SOURCES = ("game.json", "receipt.json", "audit.json", "study.json", "metrics.json", "result.json")
 """The files of a folder that its report is made of."""
 
 
@@ -14,7 +14,8 @@ def report(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="FOLDER|GAME", help="What `run`, `simulate` or `train` filled, or a game: .yaml, .yml, .json."
+            metavar="FOLDER|GAME",
+            help="What `run`, `simulate`, `train` or `discover` filled, or a game: .yaml, .yml, .json.",
         ),
     ],
     audit: Annotated[

@@ -1,4 +1,4 @@
-"""Reports: one HTML file that holds all it shows, of a run, a game, an audit, a study or a training."""
+"""Reports: one HTML file that holds all it shows, of a run, a game, an audit, a study or any training."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ REPORT = "report.html"
 
 
 def write_report(folder: Path) -> Path:
-    """Write ``report.html`` into a folder that `run`, `simulate` or `train` filled, whole or not at all; return it.
+    """Write ``report.html`` into a folder that `run`, `simulate`, `train` or `discover` filled; return it.
 
-    The same folder gives the same bytes. Raises InputError when it is no such folder or a file in it is wrong,
-    MissingExtra where jinja2 is not installed.
+    It is written whole or not at all; the same folder gives the same bytes. Raises InputError when it is no such folder
+    or a file in it is wrong, MissingExtra where jinja2 is not installed.
     """
     from rlhf_game.report.folders import folder_page
     from rlhf_game.report.page import write_page

@@ -9,6 +9,7 @@ from rlhf_game.files.games import read_game
 from rlhf_game.files.receipts import Receipt
 from rlhf_game.files.sampled import is_sampled
 from rlhf_game.files.schema import parse_model
+from rlhf_game.report.discoveries import discovery_page
 from rlhf_game.report.finetuned import finetuned_page
 from rlhf_game.report.games import Settled, game_page
 from rlhf_game.report.lies import read_audit
@@ -19,7 +20,7 @@ from rlhf_game.report.trainings import training_page
 
 
 def folder_page(folder: Path) -> Page:
-    """Return the report of a folder. Raises InputError when it is none of a run, a study or a training."""
+    """Return the report of a folder. Raises InputError when it is none of a run, a study, a training or a discovery."""
     if (folder / "game.json").exists() and is_sampled(folder / "game.json"):
         return finetuned_page(folder)
     if (folder / "game.json").exists():
@@ -29,9 +30,11 @@ def folder_page(folder: Path) -> Page:
         return study_page(read_study(folder / "study.json"))
     if (folder / "metrics.json").exists():
         return training_page(folder)
+    if (folder / "result.json").exists():
+        return discovery_page(folder)
     raise InputError(
-        f"{shown(str(folder), 200)}: must be a folder of `run` (with game.json), of `simulate` (study.json) or of "
-        "`train` (metrics.json), found none of these files in it"
+        f"{shown(str(folder), 200)}: must be a folder of `run` (with game.json), of `simulate` (study.json), of "
+        "`train` (metrics.json) or of `discover` (result.json), found none of these files in it"
     )
 
 

@@ -63,6 +63,7 @@ def test_a_search_leaves_an_archive_a_table_and_a_figure(write: Write, tmp_path:
     assert len(mine) == 3
     assert found["gain_over"]["dpo"]["mean"] == pytest.approx(sum(mine) / 3 - sum(theirs) / 3)
     assert (tmp_path / "out/search.svg").read_bytes().startswith(b"<?xml")
+    assert found["best"]["name"] in (tmp_path / "out/report.html").read_text()
     again = command("discover", write(), "-o", tmp_path / "out")  # finished: only read
     assert again.code == 0
     assert found["best"]["name"] in again.out

@@ -177,6 +177,7 @@ def test_the_command_refuses_what_is_no_folder_of_ours(tmp_path: Path) -> None:
         assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
     wrong = tmp_path / "wrong.json"
     wrong.write_text(json.dumps({"payment": "affine"}))
+    assert "or of `discover` (result.json)" in command("report", tmp_path / "empty").err
     result = command("report", folder_of(tmp_path / "run", HAND), "--audit", wrong)
     assert (result.code, result.err.startswith(f"rlhf-game: {wrong}: ")) == (2, True)
 

@@ -10,7 +10,7 @@ from rlhf_game.rewards.overlap import RougeL, rouge
 
 
 def test_scores_are_those_of_a_hand() -> None:
-    # "the cat sat on the mat": 6 words; "the mat sat on a cat": common subsequence "the sat on", 3; words 5; pairs 2 of 5
+    # "the cat sat on the mat": 6 words; "the mat sat on a cat": common subsequence "the sat on", 3; words 5, pairs 2
     found = rouge(["the mat sat on a cat", "The cat sat on the mat!", "", "dog"], ["the cat sat on the mat"] * 4)
     assert found["rougeL"].tolist() == pytest.approx([3 / 6, 1.0, 0.0, 0.0])
     assert found["rouge1"].tolist() == pytest.approx([5 / 6, 1.0, 0.0, 0.0])

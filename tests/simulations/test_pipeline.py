@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
+from rlhf_game.engines import Engine
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.mechanism.reports import Normalization
-from rlhf_game.engines import Engine
 from rlhf_game.simulations.pipeline import simulate
 from rlhf_game.simulations.populations import Population, RandomScenario
 from rlhf_game.simulations.trials import Games

@@ -19,7 +19,7 @@ def worth(score: float) -> dict[str, Any]:
 
 
 def tried(generation: int, index: int, text: str, score: float | None, reason: str | None = None) -> dict[str, Any]:
-    numbers = {"scores": [], "reward": score, "kl": score}
+    numbers: dict[str, Any] = {"scores": [], "reward": score, "kl": score}
     line = {"generation": generation, "index": index, "text": text, "origin": "random", "score": score}
     return {**line, **numbers, "reason": reason}
 

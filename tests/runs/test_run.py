@@ -393,6 +393,8 @@ def test_the_demo_settles_and_its_claims_hold(tmp_path: Path) -> None:
     assert (result.code, result.err) == (0, "")
     assert "Marketing" in result.out
     assert "run folder" in result.out
+    assert str(tmp_path / "out/report.html") in result.out
+    assert (tmp_path / "out/report.html").is_file()
     assert command("verify", tmp_path / "out/receipt.json", tmp_path / "out/game.json").code == 0
     lines = {line.split()[0]: line for line in result.out.splitlines() if " payments " in line and "." in line}
     assert float(lines["without"].split()[-1]) > 0 > float(lines["with"].split()[-1])

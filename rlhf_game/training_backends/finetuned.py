@@ -41,7 +41,7 @@ TextReward: TypeAlias = Any
 @final
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """Draws of one policy for each prompt, [B][N], and the log of its own probability over the reference's: [B, N]."""
+    """Draws of one policy for each prompt, [B, N], and the log of its own probability over the reference's: [B, N]."""
 
     texts: tuple[tuple[str, ...], ...]
     log_ratios: Array

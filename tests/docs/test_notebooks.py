@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SLOW = ("400", "600")
-"""They need the weights of a real model, and minutes."""
+WITH_WEIGHTS = "400"
+"""It needs the weights of a real model."""
 NOTEBOOKS = [
-    pytest.param(path, id=path.stem, marks=[pytest.mark.slow, pytest.mark.weights] if path.name[:3] in SLOW else ())
+    pytest.param(path, id=path.stem, marks=[pytest.mark.weights] if path.name.startswith(WITH_WEIGHTS) else ())
     for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
 ]
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?")

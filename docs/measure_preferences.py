@@ -29,7 +29,7 @@ from tests import tiny
 from tests.preferences import PROMPTS, VALUES, worth
 
 PAGE = "preferences.md"
-SHOWN = ("dpo", "ipo_summed", "slic", "lrml", "dbaql", "aql", "padll", "aqfl", "cell", "pfl")
+SHOWN = ("dpo", "ipo_summed", "slic", "lrml", "dbaql", "aql", "aql_code", "padll", "aqfl", "cell", "pfl")
 FRONTIER = ("dpo", "ipo_summed", "slic", "lrml")
 BETAS = (0.2, 0.5, 1.0, 2.0, 5.0)
 PAIRS, STEPS, DRAWS, TOKENS = 1024, 192, 256, 10

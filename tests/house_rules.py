@@ -52,7 +52,7 @@ LAYERS = {
     "training": _layer(
         "errors mechanism files chat rewards runs discovery",
         "numpy pydantic pydantic_core",
-        "sacrebleu rouge_score",
+        "sacrebleu",
         "training_backends",
     ),
     "engines": _layer("errors", "", "joblib ray"),

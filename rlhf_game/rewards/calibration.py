@@ -7,7 +7,7 @@ of the same candidates (minimum and maximum, mean and deviation) would be a seco
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from rlhf_game.mechanism.arrays import Array
 
 class Calibration(ABC):
     """A declared map from scores to rewards in [0, 1]."""
+
+    is_pointwise: ClassVar[bool] = True
+    """Whether a score's reward does not depend on the other scores."""
 
     @abstractmethod
     def __call__(self, scores: Array, prompts: Sequence[Hashable]) -> Array:
@@ -80,6 +83,8 @@ class Rank(Calibration):
 
     What a group can say is then a ranking, however it scales its scores; every prompt's largest reward is 1.
     """
+
+    is_pointwise: ClassVar[bool] = False
 
     def __call__(self, scores: Array, prompts: Sequence[Hashable]) -> Array:
         """Return the rewards; a prompt's only candidate gets 1."""

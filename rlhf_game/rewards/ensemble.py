@@ -11,7 +11,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.aggregates import Aggregate
 from rlhf_game.rewards.neural import RewardModel, share_backbones
-from rlhf_game.rewards.texts import Text, TextReward, call_reward, name_of, plain
+from rlhf_game.rewards.texts import Text, TextReward, call_reward, is_pointwise, name_of, plain
 
 
 @final
@@ -58,6 +58,11 @@ class Ensemble:
     def is_identified(self) -> bool:
         """Whether every member is."""
         return all(getattr(member, "is_identified", True) for member in self.members)
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether every member is."""
+        return all(is_pointwise(member) for member in self.members)
 
     @property
     def provenance(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, final
 
 from rlhf_game.errors import InputError, MissingExtra
 from rlhf_game.rewards.texts import Text, plain
+from rlhf_game.rewards.words import count_words, is_unspaced
 
 
 @final
@@ -27,14 +28,20 @@ class Sentiment:
 @final
 @dataclass(frozen=True)
 class Readability:
-    """Flesch reading ease (1948): near 0 for dense, 100 for very plain English; cut to -100..121.22; no words: -100."""
+    """Flesch reading ease (1948): near 0 for dense, 100 for very plain English; cut to -100..121.22; no words: -100.
+
+    It counts syllables of words between spaces, so it has nothing to say of Chinese or Thai.
+    """
 
     __name__: ClassVar[str] = "readability"
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float]:
-        """Return one score per completion. Raises MissingExtra without textstat."""
+        """Return one score per completion. Raises MissingExtra, and InputError where there are no spaces."""
         measure = _flesch()
         texts = [plain(text) for text in completions]
+        for text in texts:
+            if is_unspaced(text):
+                raise InputError(f"readability must have texts with spaces between words, got {text[:20]!r}")
         return [
             min(121.22, max(-100.0, float(measure(text)))) if any(map(str.isalnum, text)) else -100.0 for text in texts
         ]
@@ -43,7 +50,10 @@ class Readability:
 @final
 @dataclass(frozen=True)
 class Brevity:
-    """1 for no word, falling in a straight line to 0 at ``words`` words and more."""
+    """1 for no word, falling in a straight line to 0 at ``words`` words and more.
+
+    Each letter of a script that puts no spaces between words (Chinese, Thai) counts as a word.
+    """
 
     words: int = 100
     __name__: ClassVar[str] = "brevity"
@@ -54,7 +64,7 @@ class Brevity:
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float]:
         """Return one score per completion."""
-        return [max(0.0, 1.0 - len(plain(text).split()) / self.words) for text in completions]
+        return [max(0.0, 1.0 - count_words(plain(text)) / self.words) for text in completions]
 
 
 @final

@@ -8,7 +8,7 @@ import numpy as np
 
 from rlhf_game.errors import InputError
 from rlhf_game.rewards.calibration import Calibration
-from rlhf_game.rewards.texts import Text, TextReward, call_reward, plain
+from rlhf_game.rewards.texts import Text, TextReward, call_reward, is_pointwise, plain
 
 
 @final
@@ -24,7 +24,10 @@ class Part:
 @final
 @dataclass(frozen=True)
 class Mix:
-    """The weighted mean of calibrated rewards, in [0, 1]."""
+    """The weighted mean of calibrated rewards, in [0, 1].
+
+    A part that is calibrated by rank is ranked among the completions to the same prompt of one call.
+    """
 
     parts: tuple[Part, ...]
     __name__: ClassVar[str] = "mix"
@@ -39,6 +42,11 @@ class Mix:
         weights = np.array([part.weight for part in self.parts])
         scores = [part.calibration(call_reward(part.reward, asked, texts, given), asked) for part in self.parts]
         return [float(value) for value in weights / weights.sum() @ np.stack(scores)]
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether the score of a completion does not depend on the other completions: no part is ranked."""
+        return all(part.calibration.is_pointwise and is_pointwise(part.reward) for part in self.parts)
 
     @property
     def provenance(self) -> list[Any]:

@@ -1,4 +1,4 @@
-"""How much of a reference text a response has: ROUGE (Lin 2004), as rouge-score computes it."""
+"""How much of a reference text a response has: ROUGE (Lin 2004), as rouge-score computes it of words in any script."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import numpy as np
 from rlhf_game.errors import InputError, MissingExtra
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.texts import Text, plain
+from rlhf_game.rewards.words import words
 
 KINDS = ("rouge1", "rouge2", "rougeL")
 
@@ -17,10 +18,7 @@ KINDS = ("rouge1", "rouge2", "rougeL")
 @final
 @dataclass(frozen=True)
 class RougeL:
-    """The F1 of the longest common subsequence of words with the text in another column, from 0 to 1.
-
-    Words are runs of a-z and 0-9 after lowering, so texts in other scripts have none and get 0.
-    """
+    """The F1 of the longest common subsequence of words with the text in another column, from 0 to 1."""
 
     column: str = "completion"
     __name__: ClassVar[str] = "rouge_l"
@@ -48,4 +46,12 @@ def _scorer() -> Any:
         from rouge_score.rouge_scorer import RougeScorer
     except ModuleNotFoundError as error:
         raise MissingExtra("text", "rouge-score") from error
-    return RougeScorer(list(KINDS))
+    return RougeScorer(list(KINDS), tokenizer=_Words())
+
+
+@final
+class _Words:
+    """What rouge-score asks for words; its own tokenizer has none outside a-z and 0-9."""
+
+    def tokenize(self, text: str) -> list[str]:
+        return words(text)

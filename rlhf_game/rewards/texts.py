@@ -33,16 +33,40 @@ def name_of(reward: Any) -> str:
     return str(getattr(reward, "__name__", type(reward).__name__))
 
 
+def is_pointwise(reward: Any) -> bool:
+    """Return whether a completion's score depends on nothing but the completion and its prompt (not on a rank)."""
+    return bool(getattr(reward, "is_pointwise", True))
+
+
 def call_reward(
-    reward: Any, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]] | None = None
+    reward: Any,
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    columns: Mapping[str, Sequence[Any]] | None = None,
+    places: Sequence[int] | None = None,
 ) -> Array:
     """Return the scores of the completions, [k], checked: one finite number each.
 
-    columns: further columns, one entry per completion. Raises RunError when the reward fails or returns anything else.
+    columns: further columns, one entry per completion. places: which prompt each completion answers, for rewards that
+    rank the completions to a prompt: two prompts may have the same text.
+    Raises RunError when the reward fails or returns anything else.
     """
+    if places is None or is_pointwise(reward):
+        return _call(reward, prompts, completions, columns or {})
+    scores = np.empty(len(completions))
+    for place in dict.fromkeys(places):
+        rows = [k for k, other in enumerate(places) if other == place]
+        of_rows = {name: [values[k] for k in rows] for name, values in (columns or {}).items()}
+        scores[rows] = _call(reward, [prompts[k] for k in rows], [completions[k] for k in rows], of_rows)
+    return scores
+
+
+def _call(
+    reward: Any, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
+) -> Array:
     name = name_of(reward)
     try:
-        returned = reward(prompts=list(prompts), completions=list(completions), **(columns or {}))
+        returned = reward(prompts=list(prompts), completions=list(completions), **columns)
     except RlhfGameError:
         raise
     except Exception as error:

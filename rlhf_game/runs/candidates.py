@@ -108,7 +108,7 @@ class Candidates(PolicySpace[Sheets]):
         def score(outcomes: Sequence[tuple[int, str]]) -> Array:
             rows = [b for b, _ in outcomes]
             columns = {name: [values[b] for b in rows] for name, values in self._columns.items()}
-            return call_reward(reward, [self.prompts[b] for b in rows], [text for _, text in outcomes], columns)
+            return call_reward(reward, [self.prompts[b] for b in rows], [text for _, text in outcomes], columns, rows)
 
         return score
 

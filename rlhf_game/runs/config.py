@@ -14,9 +14,10 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, parse_json, parse_json_lines, parse_yaml, read_text, shown
 from rlhf_game.files.schema import LARGEST_SIZE, Name, Nonnegative, Positive, RegularizerName, Strict, parse_model
 from rlhf_game.files.tables import digest
-from rlhf_game.runs.calibrations import RankSpec, SomeCalibration, tag_of
+from rlhf_game.runs.calibrations import SomeCalibration, tag_of
 from rlhf_game.runs.chats import ModelSpec, SomeModel
 from rlhf_game.runs.finetuned_spec import FinetunedSpec
+from rlhf_game.runs.nested import refuse_rank
 from rlhf_game.runs.prompts import PromptsSpec, read_examples, read_texts
 from rlhf_game.runs.specs import SomeReward
 
@@ -205,12 +206,9 @@ def _check_open(fields: RunConfig, name: str) -> None:
     ):
         if value not in wanted:
             raise InputError(f"{name}: {field}: must be {' or '.join(wanted)} with outcomes {outcomes}, found {value}")
+    why = f" with outcomes {outcomes}: a rank among the responses that were found says nothing about the others"
     for i, group in enumerate(fields.groups):
-        if isinstance(group.calibration, RankSpec):
-            raise InputError(
-                f"{name}: groups[{i}].calibration: must not be rank with outcomes {outcomes}: a rank among the "
-                "responses that were found says nothing about the others, found rank"
-            )
+        refuse_rank(group.reward, f"{name}: groups[{i}].reward", why, group.calibration)
 
 
 def _check_prompts(fields: RunConfig, name: str) -> None:

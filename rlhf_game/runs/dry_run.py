@@ -1,6 +1,5 @@
 """What a run would ask of language models, counted without asking."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +7,10 @@ from rlhf_game.chat import Ledger
 from rlhf_game.errors import InputError
 from rlhf_game.runs.chats import CALLS
 from rlhf_game.runs.config import CandidatesSpec, Configuration, Source
+from rlhf_game.runs.nested import nested
 from rlhf_game.runs.prompts import PromptsSpec
 from rlhf_game.runs.prompts_game import count_prompts
-from rlhf_game.runs.specs import EnsembleSpec, JudgeSpec, MixSpec, RewardSpec
+from rlhf_game.runs.specs import JudgeSpec
 
 
 def count_calls(configuration: Configuration, path: Path) -> dict[str, Any]:
@@ -21,7 +21,8 @@ def count_calls(configuration: Configuration, path: Path) -> dict[str, Any]:
     """
     ledger = Ledger(None)
     source, outcomes, calls = configuration.source, configuration.source.outcomes, path / CALLS
-    judges = [judge for group in configuration.fields.groups for judge in _judges(group.reward)]
+    rewards = [one.reward for group in configuration.fields.groups for one in nested(group.reward)]
+    judges = [reward for reward in rewards if isinstance(reward, JudgeSpec)]
     if isinstance(outcomes, PromptsSpec):
         prompts, texts = count_prompts(source, outcomes, ledger, calls)
     elif isinstance(outcomes, CandidatesSpec):
@@ -31,15 +32,6 @@ def count_calls(configuration: Configuration, path: Path) -> dict[str, Any]:
     for judge in judges:
         judge.build_judge(source.base, calls).count(prompts, texts, ledger)
     return ledger.report()
-
-
-def _judges(reward: RewardSpec) -> Iterator[JudgeSpec]:
-    if isinstance(reward, JudgeSpec):
-        yield reward
-    for inner in reward.members if isinstance(reward, EnsembleSpec) else ():
-        yield from _judges(inner)
-    for part in reward.parts if isinstance(reward, MixSpec) else ():
-        yield from _judges(part.reward)
 
 
 def _pretended(source: Source, outcomes: CandidatesSpec) -> tuple[list[str], list[str]]:

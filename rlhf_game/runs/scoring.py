@@ -68,7 +68,7 @@ def _score_group(i: int, configuration: Configuration, drawn: Drawn, calls: Path
     asked = [source.prompts[b] for b in drawn.prompts]
     columns = {name: [values[b] for b in drawn.prompts] for name, values in source.columns.items()}
     try:
-        scores = call_reward(reward, asked, drawn.texts, columns)
+        scores = call_reward(reward, asked, drawn.texts, columns, drawn.prompts)
     except InputError as error:
         raise InputError(f"groups[{i}].reward: {error}") from error
     try:

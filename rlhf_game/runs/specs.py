@@ -1,7 +1,6 @@
 """What a configuration may say about one group's reward."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, final
 
@@ -12,7 +11,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.documents import parse_json, read_text, shown
 from rlhf_game.files.schema import Name, Positive, Strict
 from rlhf_game.rewards.aggregates import Aggregate, Mean, MeanMinusDeviation, Median, Minimum, UncertaintyWeighted
-from rlhf_game.rewards.calibration import Affine, Calibration, Logistic, Unit
+from rlhf_game.rewards.calibration import Affine, Calibration, Logistic
 from rlhf_game.rewards.ensemble import Ensemble
 from rlhf_game.rewards.functions import PythonFunction, TextTable
 from rlhf_game.rewards.lexical import Brevity, Clean, Readability, Sentiment
@@ -22,30 +21,7 @@ from rlhf_game.rewards.remote import Judge, ScoreEndpoint
 from rlhf_game.rewards.texts import TextReward
 from rlhf_game.runs.calibrations import CalibrationSpec, SomeCalibration, tag_of
 from rlhf_game.runs.chats import KeyName, WebAddress
-
-
-class RewardSpec(Strict, ABC):
-    """A reward, by name."""
-
-    @abstractmethod
-    def build(self, base: Path) -> TextReward:
-        """Return the reward; nothing is loaded yet. base: the folder that relative paths are in."""
-
-    def build_keeping(self, base: Path, calls: Path) -> TextReward:
-        """Return the reward; what it asks of language models is kept and accounted for in the folder ``calls``."""
-        return self.build(base)
-
-    def natural(self) -> Calibration:
-        """Return the map to [0, 1] where the configuration declares none."""
-        return Unit()
-
-    def files(self) -> tuple[str, ...]:
-        """Return the files whose content is part of the configuration."""
-        return ()
-
-    def models(self) -> tuple[str, ...]:
-        """Return the models whose weights are part of the configuration."""
-        return ()
+from rlhf_game.runs.nested import Nested, RewardSpec
 
 
 @final
@@ -59,7 +35,7 @@ class PythonSpec(RewardSpec):
         """Return the reward."""
         return PythonFunction(self.function, base)
 
-    def files(self) -> tuple[str, ...]:
+    def own_files(self) -> tuple[str, ...]:
         """Return the file that defines the function, when it is named."""
         place = self.function.rpartition(":")[0]
         return (place,) if place.endswith(".py") else ()
@@ -85,7 +61,7 @@ class TableSpec(RewardSpec):
         """Return the reward."""
         return TextTable((self.values or {}) if self.file is None else _read_values(base / self.file), self.default)
 
-    def files(self) -> tuple[str, ...]:
+    def own_files(self) -> tuple[str, ...]:
         """Return the file with the numbers."""
         return () if self.file is None else (self.file,)
 
@@ -170,7 +146,7 @@ class SimilaritySpec(RewardSpec):
         """Return the map of the positive range."""
         return Affine(0.0, 1.0)
 
-    def models(self) -> tuple[str, ...]:
+    def own_models(self) -> tuple[str, ...]:
         """Return the embedder."""
         return (self.model,)
 
@@ -191,7 +167,7 @@ class RewardModelSpec(RewardSpec):
         """Return the Bradley-Terry map: a logit's probability of being preferred to a response of logit 0."""
         return Logistic(0.0, 1.0)
 
-    def models(self) -> tuple[str, ...]:
+    def own_models(self) -> tuple[str, ...]:
         """Return the model."""
         return (self.model,)
 
@@ -211,7 +187,7 @@ class WarmSpec(RewardSpec):
         """Return the Bradley-Terry map."""
         return Logistic(0.0, 1.0)
 
-    def models(self) -> tuple[str, ...]:
+    def own_models(self) -> tuple[str, ...]:
         """Return the members."""
         return tuple(self.members)
 
@@ -231,7 +207,7 @@ class ImplicitSpec(RewardSpec):
         """Return the Bradley-Terry map: 0 is what the reference would say."""
         return Logistic(0.0, 1.0)
 
-    def models(self) -> tuple[str, ...]:
+    def own_models(self) -> tuple[str, ...]:
         """Return the policy."""
         return (self.folder,)
 
@@ -282,7 +258,7 @@ class JudgeSpec(RewardSpec):
         """Return the judge. calls: the folder that keeps its answers."""
         return Judge(**self.model_dump(exclude={"kind"}), base=base, calls=calls)
 
-    def models(self) -> tuple[str, ...]:
+    def own_models(self) -> tuple[str, ...]:
         """Return the model, where it is on this machine."""
         return (self.model,) if self.url is None else ()
 
@@ -345,13 +321,9 @@ class EnsembleSpec(RewardSpec):
         """Return the map of the first member: an ensemble puts like and like together."""
         return self.members[0].natural()
 
-    def files(self) -> tuple[str, ...]:
-        """Return the files of the members."""
-        return tuple(file for member in self.members for file in member.files())
-
-    def models(self) -> tuple[str, ...]:
-        """Return the models of the members."""
-        return tuple(model for member in self.members for model in member.models())
+    def inner(self) -> Sequence[Nested]:
+        """Return the members."""
+        return [Nested(f"members[{k}]", member) for k, member in enumerate(self.members)]
 
 
 @final
@@ -384,13 +356,9 @@ class MixSpec(RewardSpec):
             tuple(Part(reward, calibration_of(part.reward, part.calibration), part.weight) for part, reward in parts)
         )
 
-    def files(self) -> tuple[str, ...]:
-        """Return the files of the parts."""
-        return tuple(file for part in self.parts for file in part.reward.files())
-
-    def models(self) -> tuple[str, ...]:
-        """Return the models of the parts."""
-        return tuple(model for part in self.parts for model in part.reward.models())
+    def inner(self) -> Sequence[Nested]:
+        """Return the rewards of the parts, with their maps."""
+        return [Nested(f"parts[{k}].reward", part.reward, part.calibration) for k, part in enumerate(self.parts)]
 
 
 MAIN = {

@@ -51,8 +51,8 @@ class DistillConfig(TrainingFields, JudgingFields):
     answer_tokens: Count = 512
     max_new_tokens: Count = 256
     """Of the student's answers to the test."""
-    tokenizer: Literal["13a", "intl", "zh", "char"] = "13a"
-    """How sacrebleu divides texts into words."""
+    tokenizer: Literal["auto", "13a", "intl", "zh", "char"] = "auto"
+    """How BLEU divides texts into words: as sacrebleu's 13a, and auto also scripts without spaces."""
     lora: LoraSpec = LoraSpec(rank=64, alpha=128)
     epochs: Positive = 1.0
     max_steps: Count | None = None

@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 
 from rlhf_game.errors import MissingExtra
+from rlhf_game.rewards.overlap import rouge
+from rlhf_game.rewards.words import spaced
 from rlhf_game.runs.prompts_judge import Judged
-
-ROUGES = ("rouge1", "rouge2", "rougeL")
 
 
 def score_answers(judged: Sequence[Judged], tokenizer: str) -> dict[str, Any]:
-    """Return the scores of judged answers. tokenizer: sacrebleu's, for BLEU (13a, zh, char, ..)."""
+    """Return the scores of judged answers. tokenizer: for BLEU (see ``bleu``)."""
     answers, references = [one.answer for one in judged], [one.example.answer for one in judged]
     return {
         "bleu": bleu(answers, references, tokenizer),
-        **rouge(answers, references),
+        **{kind: float(found.mean()) for kind, found in rouge(answers, references).items()},
         "judge": float(np.mean([one.judge for one in judged])),
         "length_penalty": float(np.mean([one.penalty for one in judged])),
         "score": float(np.mean([one.score for one in judged])),
@@ -33,17 +33,14 @@ def check_installed() -> None:
             raise MissingExtra("text", package)
 
 
-def bleu(answers: Sequence[str], references: Sequence[str], tokenizer: str = "13a") -> float:
-    """Return sacrebleu's corpus BLEU-4, from 0 to 100."""
+def bleu(answers: Sequence[str], references: Sequence[str], tokenizer: str = "auto") -> float:
+    """Return sacrebleu's corpus BLEU-4, from 0 to 100.
+
+    tokenizer: sacrebleu's (13a, zh, char, ..), or auto: 13a, with each letter of a script without spaces as a word.
+    """
     from sacrebleu import corpus_bleu
 
-    return float(corpus_bleu(list(answers), [list(references)], tokenize=tokenizer).score)
-
-
-def rouge(answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Return the means of rouge-score's F1 of ROUGE-1, ROUGE-2 and ROUGE-L, from 0 to 1."""
-    from rouge_score.rouge_scorer import RougeScorer
-
-    scorer = RougeScorer(list(ROUGES), use_stemmer=False)
-    found = [scorer.score(reference, answer) for answer, reference in zip(answers, references, strict=True)]
-    return {name: float(np.mean([one[name].fmeasure for one in found])) for name in ROUGES}
+    ours, theirs = list(answers), list(references)
+    if tokenizer == "auto":
+        ours, theirs, tokenizer = [spaced(text) for text in ours], [spaced(text) for text in theirs], "13a"
+    return float(corpus_bleu(ours, [theirs], tokenize=tokenizer).score)

@@ -11,6 +11,7 @@ from rlhf_game.files.schema import Name, Nonnegative, Positive
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.overlap import RougeL, rouge
 from rlhf_game.rewards.texts import TextReward, call_reward
+from rlhf_game.runs.nested import BATCHES, refuse_rank
 from rlhf_game.runs.specs import SomeReward
 from rlhf_game.training.data import Count, Seed
 from rlhf_game.training.demonstrations import Demonstrations, DemonstrationSpec, read_demonstrations
@@ -82,6 +83,8 @@ class EsoConfig(TrainingFields):
             raise InputError(
                 f"{name}: lora.dropout: must be 0 (what is sampled is what is trained), found {self.lora.dropout}"
             )
+        if self.reward is not None:
+            refuse_rank(self.reward, f"{name}: reward", BATCHES)
 
     def train(self, task: Task) -> dict[str, Any]:
         """Train, then judge on held-out rows."""

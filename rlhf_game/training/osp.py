@@ -7,6 +7,7 @@ from pydantic import Field
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.schema import Name, Positive, Strict
+from rlhf_game.runs.nested import BATCHES, refuse_rank
 from rlhf_game.runs.specs import SomeReward
 from rlhf_game.training.data import Count, Seed, SomeData
 from rlhf_game.training.fine_tuning import JudgeTraining, lora_of
@@ -91,9 +92,11 @@ class OspConfig(TrainingFields):
         return {"model": self.model, **judge, **gold}
 
     def check(self, name: str) -> None:
-        """Raise InputError when the judge's training is set up but has nothing to learn."""
+        """Raise InputError when fields do not go together."""
         if self.judge.augment is None and self.judge.training != JudgeTraining():
             raise InputError(f"{name}: judge.training: must come with judge.augment, found none")
+        if self.gold is not None:
+            refuse_rank(self.gold, f"{name}: gold", BATCHES)
 
     def train(self, task: Task) -> dict[str, Any]:
         """Do what is left of the rounds, then compare the policy with the reference."""

@@ -14,10 +14,10 @@ from rlhf_game.files.schema import Name, Positive, Strict
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.diagnostics import best_of_n_divergence
 from rlhf_game.rewards.texts import call_reward
-from rlhf_game.runs.calibrations import RankSpec
 from rlhf_game.runs.config import GroupSpec, Prompts, prompts_of
 from rlhf_game.runs.finetuned_spec import PpoSpec
 from rlhf_game.runs.finetuned_training import in_unit
+from rlhf_game.runs.nested import BATCHES, refuse_rank
 from rlhf_game.training.data import Count, Seed
 from rlhf_game.training.intervals import interval
 from rlhf_game.training.kinds import Table, Task, TrainingFields
@@ -95,11 +95,7 @@ class PolicyFields(TrainingFields, ABC):
         for i, group in enumerate(self.groups):
             if group.name in names[:i]:
                 raise InputError(f"{name}: groups[{i}].name: must differ from the others, found {shown(group.name)!r}")
-            if isinstance(group.calibration, RankSpec):
-                raise InputError(
-                    f"{name}: groups[{i}].calibration: must not be rank: a rank among the responses of one batch is "
-                    "another reward in every batch, found rank"
-                )
+            refuse_rank(group.reward, f"{name}: groups[{i}].reward", BATCHES, group.calibration)
         for group_name in self.weights or {}:
             if group_name not in names:
                 raise InputError(f"{name}: weights.{shown(group_name)}: must be the name of a group, found none")

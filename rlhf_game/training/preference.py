@@ -23,7 +23,20 @@ if TYPE_CHECKING:
     from rlhf_game.training_backends.preferences import PreferenceLoss, PreferenceTraining, TrainedOnPreferences
 
 LossName: TypeAlias = Literal[
-    "dpo", "ipo", "ipo_summed", "slic", "kto_pair", "lrml", "dbaql", "aql", "padll", "aqfl", "cell", "pfl", "spce"
+    "dpo",
+    "ipo",
+    "ipo_summed",
+    "slic",
+    "kto_pair",
+    "lrml",
+    "dbaql",
+    "aql",
+    "aql_code",
+    "padll",
+    "aqfl",
+    "cell",
+    "pfl",
+    "spce",
 ]
 
 

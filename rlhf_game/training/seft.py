@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from rlhf_game.files.schema import Name, Positive, Strict
+from rlhf_game.runs.nested import BATCHES, refuse_rank
 from rlhf_game.runs.specs import SomeReward
 from rlhf_game.training.data import Count, PreferenceFields
 from rlhf_game.training.fine_tuning import EvolutionTraining, ReviserTraining
@@ -89,6 +90,11 @@ class SeftConfig(PreferenceFields):
         named = {"model": self.model, "reviser": self.reviser, "generator": self.generator}
         critic = {f"critic ({model})": model for model in self.critic.models()}
         return {**{field: model for field, model in named.items() if model is not None}, **critic}
+
+    def check(self, name: str) -> None:
+        """Raise InputError when the critic's scores of different responses cannot be compared."""
+        super().check(name)
+        refuse_rank(self.critic, f"{name}: critic", BATCHES)
 
     def train(self, task: Task) -> dict[str, Any]:
         """Do what is left of the reviser's training and of the evolutions."""

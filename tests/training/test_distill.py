@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from rlhf_game import InputError
+from rlhf_game.rewards.overlap import rouge
 from rlhf_game.training import read_training, train
 from rlhf_game.training.distill import winning_prompt
 from rlhf_game.training.distill_questions import Question, QuestionsSpec, deduplicate
-from rlhf_game.training.distill_scores import bleu, rouge
+from rlhf_game.training.distill_scores import bleu
 from tests import tiny
 from tests.cli.runner import run as command
 from tests.servers import chatting, serving
@@ -194,10 +195,22 @@ def test_embeddings_see_a_paraphrase_that_words_do_not() -> None:
 
 def test_overlap_scores_are_those_by_hand() -> None:
     found = rouge(["the cat sat", "a b"], ["the cat ran away", "a b"])
-    assert found["rouge1"] == pytest.approx((2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4) + 1) / 2)
-    assert found["rouge2"] == pytest.approx((2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3) + 1) / 2)
-    assert found["rougeL"] == found["rouge1"]
+    assert found["rouge1"].tolist() == pytest.approx([2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4), 1])
+    assert found["rouge2"].tolist() == pytest.approx([2 * (1 / 2) * (1 / 3) / (1 / 2 + 1 / 3), 1])
+    assert found["rougeL"].tolist() == found["rouge1"].tolist()
     precisions = [5 / 6, 3 / 5, 1 / 4, 1 / 6]  # of n-grams; no four agree: sacrebleu counts half of one in 3
     by_hand = 100 * float(np.prod(precisions)) ** 0.25
     assert bleu(["the cat sat on the mat"], ["the cat sat by the mat"]) == pytest.approx(by_hand)
     assert bleu(["a b c d"], ["a b c d"]) == pytest.approx(100)
+
+
+def test_bleu_reads_scripts_without_spaces_and_is_sacrebleus_zh_in_chinese() -> None:
+    chinese = ["今天天气很好,我们去公园散步。", "水在一百度沸腾。"]
+    thai = ["วันนี้อากาศดีมาก"]
+    assert bleu(chinese, chinese) == bleu(thai, thai) == pytest.approx(100)
+    assert bleu(chinese, chinese, "13a") < 1  # what it was: one long word each
+    others = ["今天天气不好,我们不去公园。", "水在九十度不沸腾。"]
+    assert bleu(chinese, others) == pytest.approx(bleu(chinese, others, "zh"))
+    assert 5 < bleu(chinese, others) < 60
+    english = (["The cat sat on the mat, twice."], ["The cat sat by the mat, twice!"])
+    assert bleu(*english) == bleu(*english, "13a")

@@ -29,7 +29,7 @@ from rlhf_game.training_backends.policies.folders import (
     train_from_last,
     unwatched,
 )
-from rlhf_game.training_backends.policies.trainers import Reward
+from rlhf_game.training_backends.policies.trainers import Reward, refuse_ranks
 from rlhf_game.training_backends.policies.watching import Guard, Told, Watch
 from rlhf_game.training_backends.preferences.rows import encode_response
 from rlhf_game.training_backends.reward_training import Lora
@@ -153,6 +153,7 @@ def train_eso(
     training gives the same weights however often it was stopped (on a CPU). Raises InputError when ``out`` is another
     training's or no row fits, RunError when the training diverges or memory runs out; the last whole checkpoint stays.
     """
+    refuse_ranks({"reward": reward})
     training = replace(training, model=place_of_model(training.model, base))
     told = hashlib.sha256(json.dumps([list(row) for row in rows]).encode()).hexdigest()
     document = json.loads(json.dumps({"training": {"trainer": "eso", **training.document()}, "rows_sha256": told}))

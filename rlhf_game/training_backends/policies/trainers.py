@@ -8,7 +8,7 @@ import numpy as np
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.rloo_trainer import RLOOTrainer
 
-from rlhf_game.errors import RunError
+from rlhf_game.errors import InputError, RunError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.training_backends.models import LanguageModel
 from rlhf_game.training_backends.policies.settings import PolicyTraining
@@ -21,6 +21,16 @@ class Reward(Protocol):
     def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Sequence[float]:
         """Return one number per completion."""
         ...
+
+
+def refuse_ranks(rewards: Mapping[str, Reward]) -> None:
+    """Raise InputError when a reward of a text depends on the other texts of its batch (see rewards.is_pointwise)."""
+    for name, reward in rewards.items():
+        if not getattr(reward, "is_pointwise", True):
+            raise InputError(
+                f"rewards[{name!r}] must not be calibrated by rank: a rank among the responses of one batch is another "
+                "reward in every batch, got one that is"
+            )
 
 
 @final

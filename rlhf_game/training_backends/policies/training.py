@@ -27,7 +27,7 @@ from rlhf_game.training_backends.policies.folders import (
     unwatched,
 )
 from rlhf_game.training_backends.policies.settings import FAITHFULNESS, Faithfulness, PolicyTraining
-from rlhf_game.training_backends.policies.trainers import NamedReward, Reward
+from rlhf_game.training_backends.policies.trainers import NamedReward, Reward, refuse_ranks
 from rlhf_game.training_backends.policies.watching import Guard, Told, Watch, steps_of
 from rlhf_game.training_backends.resuming import checkpoints
 from rlhf_game.training_backends.sampling import check_length
@@ -82,6 +82,7 @@ def train_policy(
     columns = columns or {}
     if len(rewards) != len(training.weights):
         raise InputError(f"weights must be {len(rewards)}, one per reward, got {len(training.weights)}")
+    refuse_ranks(rewards)
     training = replace(training, model=place_of_model(training.model, base))
     document = _document(training, prompts, rewards, columns)
     with torch.random.fork_rng(), quiet_transformers(), explained(training, out):

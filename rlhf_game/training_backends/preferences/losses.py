@@ -2,8 +2,8 @@
 
 z = beta ((log pi(y+) - log ref(y+)) - (log pi(y-) - log ref(y-))) is the margin of a pair, [b], in the unit of rewards.
 Every function takes torch tensors, or numpy arrays for numpy arrays back; each returns one number per pair, [b].
-The discovered losses (DiscoPOP, Lu et al. 2024, Table 1 and App. E) are in the form of the authors' code for any beta;
-0.05 is the beta at which they were discovered.
+The discovered losses (DiscoPOP, Lu et al. 2024, Table 1 and App. E) are in their form for any beta; 0.05 is the beta at
+which they were discovered, and there each is the code that was found. AQL has two forms that are not the same loss.
 """
 
 from collections.abc import Callable, Mapping
@@ -92,10 +92,29 @@ def dbaql(z: Tensor) -> Tensor:
 
 @_of_arrays_too
 def aql(z: Tensor) -> Tensor:
-    """g (-log sigma(z)) + (1 - g) max(0, 1 - z), g = sigma(m - z / 0.05), m moved a little by the batch's mean."""
-    scaled = z / DISCOVERY_BETA
-    middle = 0.5 + 0.01 * (torch.sigmoid(scaled.mean()) - 0.5)
-    return -torch.sigmoid(middle - scaled) * logsigmoid(z) + torch.sigmoid(scaled - middle) * relu(1 - z)
+    """q (-log sigma(z)) + (1 - q) max(0, 1 - z), q = sigma(0.05 m - z): the paper's AQL (eqs. 11 and 12).
+
+    m = 0.5 + 0.01 (sigma(mean(z / 0.05)) - 0.5): the median, moved a little by the batch's mean.
+    """
+    return _blended(z, DISCOVERY_BETA * _moved_median(z) - z)
+
+
+@_of_arrays_too
+def aql_code(z: Tensor) -> Tensor:
+    """AQL with q = sigma(m - z / 0.05), twenty times as steep: the authors' later code, which is another loss.
+
+    Its slope at the reference is positive (+0.750) where that of the paper's is negative (-0.670).
+    """
+    return _blended(z, _moved_median(z) - z / DISCOVERY_BETA)
+
+
+def _moved_median(z: Tensor) -> Tensor:
+    return 0.5 + 0.01 * (torch.sigmoid((z / DISCOVERY_BETA).mean()) - 0.5)
+
+
+def _blended(z: Tensor, logit: Tensor) -> Tensor:
+    """Return the logistic loss with the weight sigma(logit), and the hinge with the rest: [b]."""
+    return -torch.sigmoid(logit) * logsigmoid(z) + torch.sigmoid(-logit) * relu(1 - z)
 
 
 @_of_arrays_too
@@ -113,8 +132,7 @@ def aqfl(z: Tensor) -> Tensor:
     scaled = z / DISCOVERY_BETA
     start = scaled.std() * torch.sigmoid(-scaled).mean()
     centre = start + 0.05 * (torch.sigmoid(scaled.mean()) - start)
-    weight = 0.1 * (scaled - centre).abs()
-    return -torch.sigmoid(weight) * logsigmoid(z) + torch.sigmoid(-weight) * relu(1 - z)
+    return _blended(z, 0.1 * (scaled - centre).abs())
 
 
 @_of_arrays_too
@@ -200,6 +218,7 @@ LOSSES: Mapping[str, PreferenceLoss] = _named(
         sees_batch=True, smallest_batch=2,
     ),
     PreferenceLoss("aql", lambda b: aql(b.margin), "g (-log s(z)) + (1 - g) max(0, 1 - z)", sees_batch=True),
+    PreferenceLoss("aql_code", lambda b: aql_code(b.margin), "as aql, g 20 times as steep", sees_batch=True),
     PreferenceLoss("padll", lambda b: padll(b.margin), "0.9 (1 - [z < 0]/2) (-log s(z))"),
     PreferenceLoss(
         "aqfl", lambda b: aqfl(b.margin), "g (-log s(z)) + (1 - g) max(0, 1 - z)", sees_batch=True, smallest_batch=2

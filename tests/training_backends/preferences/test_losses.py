@@ -34,9 +34,9 @@ def spread(zs: list[Any]) -> Any:
     return mp.fsum((x - middle) ** 2 for x in scaled) / (len(scaled) - 1)
 
 
-def _aql(z: Any, zs: list[Any]) -> Any:
+def _aql(z: Any, zs: list[Any], steepness: Any = 1) -> Any:
     m = mp.mpf("0.5") + mp.mpf("0.01") * (sigma(mp.fsum(x / S for x in zs) / len(zs)) - mp.mpf("0.5"))
-    g = sigma(-(z / S - m))
+    g = sigma(steepness * (S * m - z))
     return g * bent(z) + (1 - g) * hinge(z)
 
 
@@ -63,6 +63,7 @@ EXACT: dict[str, Callable[[Any, list[Any]], Any]] = {
     "lrml": _lrml,
     "dbaql": _dbaql,
     "aql": _aql,
+    "aql_code": lambda z, zs: _aql(z, zs, 1 / S),
     "padll": lambda z, zs: mp.mpf("0.9") * (mp.mpf("0.5") if z < 0 else 1) * bent(z),
     "aqfl": _aqfl,
     "cell": lambda z, zs: mp.exp(-z) / 2 + bent(z) / 2,
@@ -146,13 +147,38 @@ def test_the_shape_of_lrml_is_the_published_one() -> None:
 
 def test_slopes_at_the_reference() -> None:
     """Two losses begin by pushing the chosen response down."""
-    known = {"lrml": 0.784, "dbaql": -0.728, "aql": 0.750, "aqfl": -0.598, "cell": -0.750, "dpo": -0.5, "slic": -1.0}
+    known = {
+        "lrml": 0.784, "dbaql": -0.728, "aql": -0.670, "aql_code": 0.750, "aqfl": -0.598, "cell": -0.750, "dpo": -0.5,
+        "slic": -1.0,
+    }  # fmt: skip
     for name, value in known.items():
         size = 1 if LOSSES[name].smallest_batch == 1 else 2
         assert slope(name, [0.0] * size)[0] == pytest.approx(value, abs=6e-4), name
-    assert {name for name, value in known.items() if value > 0} == {"lrml", "aql"}
+    assert {name for name, value in known.items() if value > 0} == {"lrml", "aql_code"}
     assert float(slope("lrml", [0.0])[0]) == pytest.approx(-0.75 + (1 - np.log(2)) / (4 * 0.05))
     assert slope("padll", [1e-12])[0] == pytest.approx(-0.45)
+
+
+def test_at_the_beta_of_their_discovery_losses_are_the_code_that_was_found() -> None:
+    """Lu et al. 2024, App. E: as generated, the code weighs by beta only what it takes the logistic function of."""
+    beta, logits = float(S), torch.tensor([-60.0, -1.0, 0.0, 0.4, 9.0], dtype=torch.float64)
+    log_sigmoid, hinge_of = torch.nn.functional.logsigmoid, lambda x: torch.relu(1 - x)
+    quantile = 0.5 + 0.01 * (torch.sigmoid(logits.mean()) - 0.5)
+    weight = torch.sigmoid(-beta * (logits - quantile))
+    torch.testing.assert_close(
+        losses.aql(beta * logits), -weight * log_sigmoid(beta * logits) + (1 - weight) * hinge_of(beta * logits)
+    )
+    blend = torch.sigmoid(logits.var())
+    torch.testing.assert_close(
+        losses.dbaql(beta * logits),
+        -blend * log_sigmoid(beta * logits / 0.9) + (1 - blend) * torch.exp(-beta * logits * 0.9),
+    )
+    modulation = torch.sigmoid(logits)
+    torch.testing.assert_close(
+        losses.lrml(beta * logits),
+        -(1 - modulation) * log_sigmoid(beta * logits) + modulation * torch.exp(-beta * logits),
+    )
+    assert not torch.isclose(losses.aql(beta * logits), losses.aql_code(beta * logits)).all()
 
 
 def test_spce_is_dpo_of_certain_labels_and_smallest_where_the_strength_is() -> None:
@@ -203,7 +229,9 @@ def test_arrays_give_arrays_and_a_single_pair_has_no_spread() -> None:
     np.testing.assert_array_equal(found, losses.lrml(torch.tensor(Z, dtype=torch.float64), tau=0.1))
     np.testing.assert_array_equal(losses.spce(np.zeros(2), strength=np.array([0.5, 1.0])), [np.log(2)] * 2)
     assert {name for name, loss in LOSSES.items() if loss.smallest_batch == 2} == {"dbaql", "aqfl"}
-    assert {name for name, loss in LOSSES.items() if loss.sees_batch} == {"dbaql", "aql", "aqfl", "kto_pair"}
+    assert {name for name, loss in LOSSES.items() if loss.sees_batch} == {
+        "dbaql", "aql", "aql_code", "aqfl", "kto_pair",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -13,6 +13,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?(?=\))")
 FOLDER = "repository"
+PLAY = "try-to-cheat.html"
+"""The page to cheat on, which play.md leads to."""
 
 
 def is_page(path: str) -> bool:
@@ -38,8 +40,12 @@ def listing(folder: Path) -> str:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the files that pages link to, and those that these link to."""
+    """Add the page to cheat on, the files that pages link to, and those that these link to."""
     from mkdocs.structure.files import File, InclusionLevel
+
+    from rlhf_game.report.play import play_page
+
+    files.append(File.generated(config, PLAY, content=play_page(), inclusion=InclusionLevel.NOT_IN_NAV))
 
     pages = {f"docs/{file.src_uri}": Path(file.abs_src_path).read_text("utf-8") for file in files.documentation_pages()}
     waiting = [target for path, text in pages.items() for target in targets(text, path)]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from rlhf_game import __version__
-from rlhf_game.cli import audit, demo, discover, games, report, run, simulate, train
+from rlhf_game.cli import audit, demo, discover, games, play, report, run, simulate, train
 from rlhf_game.errors import CombinationError, InputError, MissingExtra, RlhfGameError
 
 SUCCESS: Final = 0
@@ -80,6 +80,7 @@ def _app() -> typer.Typer:
     app.command("simulate")(simulate.simulate)
     app.command("report")(report.report)
     app.command("verify")(games.verify)
+    app.command("play")(play.play)
     app.command("demo")(demo.demo)
     return app
 

@@ -13,6 +13,7 @@ from rlhf_game.report.incentives import incentives
 from rlhf_game.report.lies import Audit
 from rlhf_game.report.money import estimate, payments, range_of, settlement, summed
 from rlhf_game.report.page import Note, Page, Section, names_of, provenance_rows
+from rlhf_game.report.play import what_if
 from rlhf_game.report.policies import policies
 from rlhf_game.report.settlements import Change, breakdowns, changes
 
@@ -24,6 +25,10 @@ RULES: Final = {
     "revenue": "each group pays what its report costs the others, and an entry fee that no truthful group regrets",
     "none": "nobody pays",
 }
+WHAT_IF: Final = (
+    "Choose a group and say something else than it did. What it reported counts as its truth here; everything is "
+    "settled again while you move the sliders."
+)
 MEASURES: Final = {
     "kl": "KL divergence",
     "l2": "squared distance",
@@ -74,6 +79,8 @@ def game_page(settled: Settled) -> Page:
     else:
         note = Note("plain", "The game is too large for its report to search for lies; rlhf-game audit does that.")
         sections.append(Section("incentives", "Would lying pay?", "", (note,)))
+    if is_small and (played := what_if(game)) is not None:
+        sections.append(Section("what-if", "Your group: what if?", WHAT_IF, (played,)))
     return Page(
         title=_title(receipt, settled.origin),
         lead=_lead(receipt),

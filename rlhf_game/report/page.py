@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeAlias, final
@@ -18,6 +18,8 @@ SHORT: Final = 420
 """Letters of a text that are shown at once."""
 MOST_ROWS: Final = 200
 """Rows of data that are shown on the page; the CSV holds all of them."""
+PLAYED: Final = ("settle.js", "play.js")
+"""The scripts of a page with a game to play."""
 
 
 @final
@@ -168,7 +170,16 @@ class Note:
     text: str
 
 
-Block: TypeAlias = Figure | TableBlock | Prompts | Note
+@final
+@dataclass(frozen=True)
+class Play:
+    """A game that the reader may cheat in: the numbers that templates/play.js asks for."""
+
+    kind: ClassVar[str] = "play"
+    data: Mapping[str, Any]
+
+
+Block: TypeAlias = Figure | TableBlock | Prompts | Note | Play
 
 
 @final
@@ -197,20 +208,34 @@ class Page:
 
 def html_of(page: Page) -> str:
     """Return a page as one HTML document that asks nothing of any network; raises MissingExtra without jinja2."""
+    is_played = any(isinstance(block, Play) for section in page.sections for block in section.blocks)
+    return render(
+        "page.html",
+        ("style.css", "play.css") if is_played else ("style.css",),
+        ("theme.js", "script.js", *(PLAYED if is_played else ())),
+        {"page": page, "most": MOST_ROWS, "shapes": len(SHAPES)},
+    )
+
+
+def render(template: str, styles: Sequence[str], scripts: Sequence[str], values: Mapping[str, Any]) -> str:
+    """Return a template as one HTML document that may run nothing but the scripts that are in it.
+
+    styles, scripts: names of templates that are put into the document one after the other. Raises MissingExtra without
+    jinja2.
+    """
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError:
         raise MissingExtra("report", "jinja2") from None
     loader = PackageLoader("rlhf_game.report")
     jinja = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    style, script = (loader.get_source(jinja, name)[0] for name in ("style.css", "script.js"))
+    style, script = ("".join(loader.get_source(jinja, name)[0] for name in names) for names in (styles, scripts))
     allowed = (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    document = jinja.get_template("page.html").render(
-        page=page, most=MOST_ROWS, style=style, script=script, allowed=allowed, version=__version__, shapes=len(SHAPES)
-    )
+    own = {"style": style, "script": script, "allowed": allowed, "version": __version__}
+    document = jinja.get_template(template).render({**values, **own})
     return _without_controls(document.lstrip())
 
 

@@ -1,15 +1,6 @@
 "use strict";
 (() => {
-  const root = document.documentElement;
-  const theme = document.getElementById("theme");
   const fold = document.getElementById("fold");
-  const prefersDark = window.matchMedia("(prefers-color-scheme: dark)");
-  const isDark = () => (root.dataset.theme || (prefersDark.matches ? "dark" : "light")) === "dark";
-  const say = () => { theme.textContent = isDark() ? "Light" : "Dark"; theme.setAttribute("aria-label", theme.textContent + " colours"); };
-  theme.addEventListener("click", () => { root.dataset.theme = isDark() ? "light" : "dark"; say(); });
-  prefersDark.addEventListener("change", say);
-  say();
-
   const folded = () => Array.from(document.querySelectorAll("details"));
   fold.addEventListener("click", () => {
     const open = fold.getAttribute("aria-pressed") !== "true";
@@ -44,5 +35,5 @@
     closed.forEach((part) => { part.open = true; });
   });
   window.addEventListener("afterprint", () => { closed.forEach((part) => { part.open = false; }); });
-  theme.hidden = fold.hidden = false;
+  fold.hidden = false;
 })();

@@ -1,0 +1,28 @@
+"""``play``: a page on which a reader tries to cheat."""
+
+import sys
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def play(
+    game: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[GAME]", help="A table game with KL; default: three teams and a kettle.", show_default=False
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the page there and do not open it.")
+    ] = None,
+) -> None:
+    """Write a page on which you are one of the groups and try to cheat, with and without payments; open it."""
+    from rlhf_game.report.play import write_play_page
+
+    path = write_play_page(out or Path("play.html"), game)
+    typer.echo(f"page: {path}")
+    if out is None and sys.stdout.isatty():
+        webbrowser.open(path.resolve().as_uri())

@@ -1,0 +1,109 @@
+"""A page on which a reader tries to cheat in a game: the settlement runs in the page, by the package's formulas."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from rlhf_game.errors import InputError
+from rlhf_game.files.atomic import write_bytes
+from rlhf_game.files.build import build
+from rlhf_game.files.games import Game, read_game
+from rlhf_game.files.schema import TableFields
+from rlhf_game.mechanism.audit import SIZES
+from rlhf_game.mechanism.spaces.table import Table
+from rlhf_game.report.page import PLAYED, Play, names_of, render
+
+MOST_OUTCOMES: Final = 12
+"""Sliders that still fit beside each other; also the most prompts."""
+MOST_GROUPS: Final = 8
+
+
+def play_page(path: Path | None = None) -> str:
+    """Return the page for a game file (None: the game that comes with the package) as one HTML document.
+
+    Raises InputError when the game cannot be played with sliders (see ``playable``), MissingExtra without jinja2.
+    """
+    game = read_game(Path(str(files("rlhf_game.report").joinpath("templates/play.yaml"))) if path is None else path)
+    fault = unplayable(game)
+    if fault is not None:
+        raise InputError(f"{game.name}: {fault}")
+    data = playable(game, is_story=True)
+    return render(
+        "play.html",
+        ("style.css", "play.css"),
+        ("theme.js", *PLAYED),
+        {
+            "data": data,
+            "names": names_of([group["name"] for group in data["truth"]]),
+            "prompt": data["prompts"][0] if len(data["prompts"]) == 1 and data["isNamed"] else "",
+        },
+    )
+
+
+def write_play_page(path: Path, game: Path | None = None) -> Path:
+    """Write the page at ``path``, whole or not at all (see ``play_page``)."""
+    write_bytes(path, play_page(game).encode("utf-8", "replace"))
+    return path
+
+
+def unplayable(game: Game) -> str | None:
+    """Return why a game cannot be played with sliders, as the words after the file's name, or None if it can be."""
+    fields = game.fields
+    if not isinstance(fields, TableFields) or fields.missing is not None:
+        return "space: must be a table whose outcomes are all there, to be played, found another space"
+    if fields.regularizer != "kl":
+        return f"regularizer: must be kl to be played, found {fields.regularizer}"
+    widths = [len(row) for row in _rows(game.reference)]
+    if max(widths) > MOST_OUTCOMES or len(widths) > MOST_OUTCOMES:
+        return (
+            f"reference: must have at most {MOST_OUTCOMES} outcomes for each of at most {MOST_OUTCOMES} prompts to be "
+            f"played, found up to {max(widths)} for each of {len(widths)}"
+        )
+    if not 2 <= len(fields.groups) <= MOST_GROUPS:
+        return f"groups: must be 2 to {MOST_GROUPS} to be played, found {len(fields.groups)}"
+    for i, reward in enumerate(game.rewards):
+        lowest = min(min(map(float, row)) for row in _rows(reward))
+        if lowest < 0:
+            return f"groups[{i}].reward: must be >= 0 to be played, found {lowest}"
+    return None
+
+
+def playable(game: Game, *, is_story: bool) -> dict[str, Any]:
+    """Return a game as templates/play.js reads it: the truth, the rules, and what things are called."""
+    space, _, _ = build(game)
+    assert isinstance(game.fields, TableFields)  # unplayable said so
+    assert isinstance(space, Table)
+    fields = game.fields
+    reference = [list(map(float, row)) for row in _rows(space.layout.join(space.reference))]
+    outcomes = fields.outcomes or [[f"outcome {k + 1}" for k in range(len(row))] for row in reference]
+    named = [text for text in (fields.provenance or {}).get("prompts", []) if isinstance(text, str)]
+    is_named = len(named) == len(reference)
+    return {
+        "story": is_story,
+        "isNamed": is_named,
+        "prompts": named if is_named else [f"prompt {k + 1}" for k in range(len(reference))],
+        "outcomes": outcomes if isinstance(outcomes[0], list) else [outcomes],
+        "game": {
+            "reference": reference,
+            "promptWeights": space.prompt_weights.tolist(),
+            "strength": fields.strength,
+            "weights": [(fields.weights or {}).get(group.name, 1.0) for group in fields.groups],
+            "boosts": None if game.boost is None else [list(map(float, row)) for row in _rows(game.boost)],
+            "normalization": fields.normalization,
+            "sizeLimit": fields.size_limit or SIZES * max(group.size for group in fields.groups),
+        },
+        "truth": [
+            {"name": group.name, "size": group.size, "reward": [list(map(float, row)) for row in _rows(reward)]}
+            for group, reward in zip(fields.groups, game.rewards, strict=True)
+        ],
+    }
+
+
+def what_if(game: Game) -> Play | None:
+    """Return the part of a report in which a group tries other reports, or None where the game cannot be played."""
+    return None if unplayable(game) is not None else Play(playable(game, is_story=False))
+
+
+def _rows(table: Any) -> list[Any]:
+    """Return the prompts of a table: of [m] one, of [B][m] (or [B, m]) B."""
+    return list(table) if hasattr(table[0], "__len__") else [table]

@@ -1,6 +1,5 @@
 """``settle`` and ``verify``: from a game file to its receipt, and back."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -60,36 +59,14 @@ def verify(
 
     Numbers agree within 1e-9 of the larger one (payments however small) or within rounding of the game's own scale.
     """
-    from rlhf_game.files.build import settle as settle_game
-    from rlhf_game.files.games import is_list, read_games
-    from rlhf_game.files.policies import PolicyFile, policy_differences
-    from rlhf_game.files.receipts import read_receipts, receipt_of
-    from rlhf_game.files.sampled import is_sampled, read_sampled_game, sampled_differences
-    from rlhf_game.files.verify import differences
+    from rlhf_game.files.verify import ON_TRUST
+    from rlhf_game.files.verify import verify as verify_receipts
 
-    if is_sampled(game):
-        return _verdict(sampled_differences(receipt, read_sampled_game(game)), 1)
-    games = read_games(game)
-    receipts = read_receipts(receipt, lines=is_list(game))
-    found = []
-    if len(games) != len(receipts):
-        found.append(f"the receipt has {len(receipts)} lines, the game file {len(games)}")
-    for line, (one, said) in enumerate(zip(games, receipts, strict=False), start=1):
-        where = f"line {line}: " if is_list(game) else ""
-        settlement = settle_game(one)
-        again = receipt_of(one, settlement)
-        texts = differences(said, one, again)
-        if isinstance(said.policy, PolicyFile) and again.policy is None:
-            texts += policy_differences(said.policy, receipt.parent, one, settlement.policy)
-        found += [where + text for text in texts]
-    return _verdict(found, len(receipts))
-
-
-def _verdict(found: Sequence[str], receipts: int) -> int:
-    """Print what differs, or that nothing does, and return the exit code."""
+    count, found = verify_receipts(receipt, game)
     for text in found:
         typer.echo(text)
     if found:
         return DIFFERS
-    typer.echo(f"verified: {receipts} receipt{'s' if receipts > 1 else ''} as the game gives it")
+    typer.echo(f"verified: {count} receipt{'s' if count > 1 else ''} as the game gives it")
+    typer.echo(f"taken on trust, as no game gives it: {' and '.join(ON_TRUST)}")
     return 0

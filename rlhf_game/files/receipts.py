@@ -2,10 +2,11 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeAlias, final
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
 from rlhf_game import __version__
 from rlhf_game.files.atomic import write_text
@@ -26,6 +27,12 @@ class Interval(Strict):
     low: float
     high: float
     level: Annotated[float, Field(gt=0, le=1)]
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "Interval":
+        if not self.low <= self.estimate <= self.high:
+            raise PydanticCustomError("order", "must have low <= estimate <= high")
+        return self
 
 
 def _is_interval(value: Any) -> str:
@@ -58,11 +65,14 @@ Policy: TypeAlias = Annotated[
 ]
 
 
+OPEN = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
+
+
 @final
 class GroupReceipt(Strict):
-    """What one group got and owes; in units of reward."""
+    """What one group got and owes, in units of reward; some games give more keys than these."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
+    model_config = OPEN
 
     name: str
     size: int
@@ -73,9 +83,9 @@ class GroupReceipt(Strict):
 
 @final
 class Receipt(Strict):
-    """A settlement on paper; keys beyond these may be in the file and are not read."""
+    """A settlement on paper; some games give more keys than these, and a run says where it comes from."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
+    model_config = OPEN
 
     version: str
     game_sha256: str
@@ -94,11 +104,29 @@ class Receipt(Strict):
         return json.dumps(self.model_dump(), separators=(",", ":"), allow_nan=False)
 
     def text(self) -> str:
-        """Return the receipt as JSON for people: one key a line, one group a line."""
-        content = self.model_dump()
-        groups = ",\n  ".join(json.dumps(group, allow_nan=False) for group in content.pop("groups"))
-        keys = [f'"{key}": {json.dumps(value, allow_nan=False)}' for key, value in content.items()]
-        return "{" + ",\n ".join(keys) + f',\n "groups": [\n  {groups}\n ]\n}}\n'
+        """Return the receipt as JSON for people (see lay_out)."""
+        return lay_out(self.model_dump())
+
+    def with_provenance(self, provenance: Mapping[str, Any]) -> "Receipt":
+        """Return the receipt that says where it comes from."""
+        return Receipt.model_validate({**self.model_dump(), "provenance": provenance})
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where it comes from, as far as it says; nothing in it is computed from the game."""
+        said = (self.model_extra or {}).get("provenance")
+        return said if isinstance(said, dict) else {}
+
+
+def lay_out(document: Mapping[str, Any]) -> str:
+    """Return a receipt or a game as JSON for people: one key a line, one group a line."""
+    lines = []
+    for key, value in document.items():
+        text = json.dumps(value, allow_nan=False)
+        if key == "groups":
+            text = "[\n  " + ",\n  ".join(json.dumps(group, allow_nan=False) for group in value) + "\n ]"
+        lines.append(f"{json.dumps(key)}: {text}")
+    return "{" + ",\n ".join(lines) + "\n}\n"
 
 
 def receipt_of(game: Game, settlement: Settlement) -> Receipt:

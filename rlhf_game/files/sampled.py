@@ -19,6 +19,7 @@ from rlhf_game import __version__
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import parse_json, read_text, shown
 from rlhf_game.files.policies import PolicyFolder, folder_digest
+from rlhf_game.files.receipts import Receipt
 from rlhf_game.files.schema import LARGEST_SIZE, Name, Positive, Strict, parse_model
 from rlhf_game.files.tables import digest
 from rlhf_game.mechanism.arrays import Array
@@ -50,7 +51,6 @@ LABELS: Mapping[str, str] = {
 }
 """What each source of the leave-one-out term is, for the receipt."""
 REFERENCE, FINAL = "reference", "final"
-RELATIVE = 1e-9
 
 
 @final
@@ -232,7 +232,7 @@ def without(group: str, groups: int) -> str:
     return f"without {group}" if groups > 1 else REFERENCE
 
 
-def receipt_document(game: SampledGameFile) -> dict[str, Any]:
+def sampled_receipt(game: SampledGameFile) -> Receipt:
     """Return the receipt: the keys of every receipt, then where payments come from, the certificate and the cost."""
     fields = game.fields
     settled, chosen = settle_sampled(game)
@@ -257,7 +257,7 @@ def receipt_document(game: SampledGameFile) -> dict[str, Any]:
         "gap": gap,
         "tightness": settled.certificate.tightness,
     }
-    return {
+    document = {
         "version": __version__,
         "game_sha256": game.sha256,
         "regularizer": fields.regularizer,
@@ -275,27 +275,11 @@ def receipt_document(game: SampledGameFile) -> dict[str, Any]:
         "trainer": fields.trainer.model_dump(),
         "cost": fields.cost.model_dump(),
     }
+    return parse_model(Receipt, document, game.name)
 
 
-def receipt_lines(document: Mapping[str, Any]) -> str:
-    """Return a receipt's document as JSON for people: one key a line, one group a line."""
-    keys = []
-    for key, value in document.items():
-        if key == "groups":
-            rows = ",\n  ".join(json.dumps(group, allow_nan=False) for group in value)
-            keys.append(f'"groups": [\n  {rows}\n ]')
-        else:
-            keys.append(f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}")
-    return "{" + ",\n ".join(keys) + "\n}\n"
-
-
-def sampled_differences(receipt: str | os.PathLike[str], game: SampledGameFile) -> list[str]:
-    """Return a line for each thing in which a receipt, or a file that the game names, differs from the game's draws.
-
-    Everything is computed again from the draws: payments, intervals, certificate. That the draws are the policy's own
-    is not checked (it needs the language model); that they and the weights are the ones that the run wrote is.
-    """
-    said = parse_json(read_text(receipt), shown(os.fspath(receipt), 200))
+def changed_files(game: SampledGameFile) -> list[str]:
+    """Return a line for each file that the game names and that is not as the game says it was written."""
     found = []
     for field, of in (("samples", game.fields.samples), ("scores", game.fields.scores)):
         if digest(game.folder / of.file) != of.sha256:
@@ -304,26 +288,7 @@ def sampled_differences(receipt: str | os.PathLike[str], game: SampledGameFile) 
         place = game.folder / game.fields.policy.folder
         if folder_digest(place) != game.fields.policy.sha256:
             found.append(f"policy.sha256: the game says {game.fields.policy.sha256!r}, {str(place)!a} has another")
-    for key, value in receipt_document(game).items():
-        found += _apart(key, said.get(key) if isinstance(said, dict) else None, value)
     return found
-
-
-def _apart(at: str, mine: Any, theirs: Any) -> list[str]:
-    """Return a line for each leaf that differs."""
-    if isinstance(theirs, dict) and isinstance(mine, dict):
-        return [line for key in theirs for line in _apart(f"{at}.{key}", mine.get(key), theirs[key])]
-    if isinstance(theirs, list) and isinstance(mine, list) and len(theirs) == len(mine):
-        pairs = enumerate(zip(mine, theirs, strict=True))
-        return [line for i, (a, b) in pairs for line in _apart(f"{at}[{i}]", a, b)]
-    is_close = (
-        isinstance(mine, float)
-        and isinstance(theirs, float)
-        and abs(mine - theirs) <= RELATIVE * max(1.0, abs(mine), abs(theirs))
-    )
-    if mine == theirs or is_close:
-        return []
-    return [f"{at}: the receipt says {shown(str(mine), 80)}, the draws give {shown(str(theirs), 80)}"]
 
 
 def _number(estimate: Estimate) -> Any:

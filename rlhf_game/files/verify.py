@@ -1,94 +1,160 @@
 """Verifying: a receipt against the settlement of the same game made again."""
 
+import os
 import re
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from sys import float_info
+from typing import Any, Final, final
 
 from rlhf_game import __version__
-from rlhf_game.files.documents import shown
-from rlhf_game.files.games import Game
-from rlhf_game.files.policies import PolicyFile, row_difference
-from rlhf_game.files.receipts import Interval, Number, Receipt
+from rlhf_game.files.build import settle
+from rlhf_game.files.documents import kind, shown
+from rlhf_game.files.games import Game, is_list, read_games
+from rlhf_game.files.policies import PolicyFile, policy_differences, row_difference
+from rlhf_game.files.receipts import Receipt, read_receipts, receipt_of
+from rlhf_game.files.sampled import SampledGameFile, changed_files, is_sampled, read_sampled_game, sampled_receipt
+from rlhf_game.files.schema import field_path
 from rlhf_game.files.tables import largest
+from rlhf_game.mechanism.mechanism import Settlement
 
-RELATIVE = 1e-9
+RELATIVE: Final = 1e-9
 """Two numbers that differ by this share of the larger one agree."""
-ABSOLUTE = 1e-12
+ABSOLUTE: Final = 1e-12
 """Numbers that differ by this share of the game's own scale agree."""
-ABSOLUTE_PAYMENT = 1e-28
-"""The same for payments, which are exact however small they are."""
+ABSOLUTE_PAYMENT: Final = 1e-28
+"""The same for payments of games whose outcomes are all known, which are exact however small they are."""
+ON_TRUST: Final = ("version", "provenance")
+"""What a receipt says that no game gives again: which release wrote it, and of which models and files."""
+NOTHING: Final = object()
 
 
-def differences(receipt: Receipt, game: Game, again: Receipt) -> list[str]:
-    """Return one line for each field of a receipt that disagrees with the same game settled again.
+@final
+@dataclass(frozen=True)
+class Scale:
+    """What the numbers of a game are compared on, in units of reward."""
 
-    Texts and sizes must be equal. Numbers agree within RELATIVE of the larger, or within ABSOLUTE (payments:
-    ABSOLUTE_PAYMENT) of the game's scale: max|r_i| for a value, size_i max|r_i| for a utility, 1 for a probability or
-    divergence, sum_i size_i max|r_i| + strength * divergence + max|boost| for the rest. An interval agrees with an
-    exact number inside it. The version must not be newer than the one that verifies. A policy in a file of its own is
-    compared by policy_differences.
+    tops: tuple[float, ...]
+    """max|r_i| of each group."""
+    total: float
+    """sum_i size_i max|r_i| + strength * divergence + max|boost|."""
+    payment: float
+    """The difference that two payments may have."""
+
+    @classmethod
+    def of(cls, again: Receipt, tops: Sequence[float], boost: float, payment: float) -> "Scale":
+        """Return the scale of a receipt. payment: the share of the total that two payments may differ by."""
+        divergence = again.divergence if isinstance(again.divergence, float) else again.divergence.estimate
+        total = sum(group.size * top for group, top in zip(again.groups, tops, strict=True))
+        total += again.strength * divergence + boost
+        return cls(tuple(tops), total, payment * total)
+
+    def slack(self, place: tuple[str | int, ...], sizes: Sequence[int]) -> float:
+        """Return the difference that the number at a place of the receipt may have, beside RELATIVE of the larger."""
+        of_group = place[0] == "groups" and len(place) > 2
+        match place[2] if of_group else place[-1] if place[-1] in ("level", "tightness") else place[0]:
+            case "level" | "strength":
+                return 0.0
+            case "divergence" | "tightness":
+                return ABSOLUTE
+            case "value":
+                return ABSOLUTE * self.tops[int(place[1])]
+            case "payment":
+                return self.payment
+            case "utility":
+                return ABSOLUTE * sizes[int(place[1])] * self.tops[int(place[1])]
+        return ABSOLUTE * self.total
+
+
+def verify(receipt: str | os.PathLike[str], game: str | os.PathLike[str]) -> tuple[int, list[str]]:
+    """Return how many receipts a file holds, and a line for each thing that they say otherwise than their game.
+
+    Raises InputError when one of the files cannot be read.
+    """
+    receipts = read_receipts(receipt, lines=is_list(game))
+    if is_sampled(game):
+        return len(receipts), sampled_differences(receipts[0], read_sampled_game(game))
+    games, found = read_games(game), []
+    if len(games) != len(receipts):
+        found.append(f"the receipt has {len(receipts)} lines, the game file {len(games)}")
+    for line, (one, said) in enumerate(zip(games, receipts, strict=False), start=1):
+        where = f"line {line}: " if is_list(game) else ""
+        found += [where + text for text in game_differences(said, one, settle(one), Path(receipt).parent)]
+    return len(receipts), found
+
+
+def game_differences(said: Receipt, game: Game, settlement: Settlement, folder: Path) -> list[str]:
+    """Return in what a receipt in ``folder`` disagrees with the settlement of its game made again: a line each."""
+    again = receipt_of(game, settlement)
+    boost = 0.0 if game.boost is None else largest(game.boost)
+    scale = Scale.of(again, [largest(reward) for reward in game.rewards], boost, ABSOLUTE_PAYMENT)
+    if not isinstance(said.policy, PolicyFile) or again.policy is not None:
+        return differences(said, again, scale)
+    found = differences(said.model_copy(update={"policy": None}), again, scale)
+    return found + policy_differences(said.policy, folder, game, settlement.policy)
+
+
+def sampled_differences(said: Receipt, game: SampledGameFile) -> list[str]:
+    """Return in what a receipt, or a file that the game names, disagrees with the game's draws: a line each.
+
+    Everything is computed again from the draws: payments, intervals, certificate. That the draws are the policy's own
+    is not checked (it needs the language model); that they and the weights are the ones that the run wrote is.
+    """
+    again = sampled_receipt(game)
+    draws = game.draws.values()
+    tops = [max(abs(of.rewards[i]).max() for of in draws) for i in range(len(again.groups))]
+    return changed_files(game) + differences(said, again, Scale.of(again, tops, 0.0, ABSOLUTE))
+
+
+def differences(receipt: Receipt, again: Receipt, scale: Scale) -> list[str]:
+    """Return one line for each place at which two receipts of one game disagree, or that only one of them has.
+
+    Texts and integers must be equal. A number agrees with a number within RELATIVE of the larger, or within the slack
+    of the scale (ABSOLUTE of the game's own numbers; payments ABSOLUTE_PAYMENT); an interval with an interval whose
+    numbers all agree. The version must not be newer than the one that verifies; ON_TRUST is not compared otherwise.
     """
     found = []
     if not () < _release(receipt.version) <= _release(__version__):
         found.append(f"version: the receipt says {receipt.version!a}, this is {__version__}")
-    for field in ("game_sha256", "regularizer", "payment"):
-        found += _unequal(field, getattr(receipt, field), getattr(again, field))
-    tops = [largest(reward) for reward in game.rewards]
-    total = sum(group.size * top for group, top in zip(again.groups, tops, strict=True))
-    total += again.strength * _value(again.divergence) + (0.0 if game.boost is None else largest(game.boost))
-    found += _apart("strength", receipt.strength, again.strength, 0.0)
-    found += _policy_apart(receipt.policy, again.policy)
-    found += _apart("divergence", receipt.divergence, again.divergence, ABSOLUTE)
-    found += _apart("social_welfare", receipt.social_welfare, again.social_welfare, ABSOLUTE * total)
-    welfare = (receipt.affine_social_welfare, again.affine_social_welfare)
-    found += _apart("affine_social_welfare", *welfare, ABSOLUTE * total)
-    found += _unequal("groups", len(receipt.groups), len(again.groups), " groups")
-    for i, (mine, theirs, top) in enumerate(zip(receipt.groups, again.groups, tops, strict=False)):
-        at = f"groups[{i}]"
-        found += _unequal(f"{at}.name", mine.name, theirs.name)
-        found += _unequal(f"{at}.size", mine.size, theirs.size)
-        found += _apart(f"{at}.value", mine.value, theirs.value, ABSOLUTE * top)
-        found += _apart(f"{at}.payment", mine.payment, theirs.payment, ABSOLUTE_PAYMENT * total)
-        found += _apart(f"{at}.utility", mine.utility, theirs.utility, ABSOLUTE * theirs.size * top)
-    return found
+    mine, theirs = receipt.model_dump(exclude=set(ON_TRUST)), again.model_dump(exclude=set(ON_TRUST))
+    found += _policy_apart(mine.pop("policy"), theirs.pop("policy"))
+    return found + _apart((), mine, theirs, scale, [group.size for group in again.groups])
 
 
-def _value(number: Number) -> float:
-    return number.estimate if isinstance(number, Interval) else number
-
-
-def _unequal(field: str, mine: Any, theirs: Any, unit: str = "") -> list[str]:
-    if mine == theirs:
+def _apart(place: tuple[str | int, ...], mine: Any, theirs: Any, scale: Scale, sizes: Sequence[int]) -> list[str]:
+    if isinstance(theirs, dict) and isinstance(mine, dict):
+        keys = [*theirs, *(key for key in mine if key not in theirs)]
+        pairs: list[Any] = [(key, mine.get(key, NOTHING), theirs.get(key, NOTHING)) for key in keys]
+        return [line for key, a, b in pairs for line in _apart((*place, key), a, b, scale, sizes)]
+    if isinstance(theirs, list) and isinstance(mine, list) and len(mine) == len(theirs):
+        pairs = [(i, a, b) for i, (a, b) in enumerate(zip(mine, theirs, strict=True))]
+        return [line for i, a, b in pairs for line in _apart((*place, i), a, b, scale, sizes)]
+    if isinstance(theirs, float) and type(mine) in (int, float) and abs(mine) <= float_info.max:
+        if abs(mine - theirs) <= max(scale.slack(place, sizes), RELATIVE * max(abs(mine), abs(theirs))):
+            return []
+    elif type(mine) is type(theirs) and mine == theirs:
         return []
-    return [f"{field}: the receipt says {_said(mine)}{unit}, the game gives {_said(theirs)}{unit}"]
+    return [f"{field_path(place)}: the receipt says {_said(mine)}, the game gives {_said(theirs)}"]
 
 
 def _said(value: Any) -> str:
-    return repr(shown(value, 80)) if isinstance(value, str) else str(value)
-
-
-def _apart(field: str, mine: Number, theirs: Number, absolute: float) -> list[str]:
-    if isinstance(mine, float) and isinstance(theirs, float):
-        if abs(mine - theirs) <= max(absolute, RELATIVE * max(abs(mine), abs(theirs))):
-            return []
-    elif isinstance(mine, Interval) and isinstance(theirs, Interval):
-        pairs = [(f"{field}.{end}", getattr(mine, end), getattr(theirs, end)) for end in Interval.model_fields]
-        return [line for name, a, b in pairs for line in _apart(name, a, b, absolute)]
-    elif isinstance(mine, Interval) and isinstance(theirs, float) and mine.low <= theirs <= mine.high:
-        return []
-    return [f"{field}: the receipt says {_number(mine)}, the game gives {_number(theirs)}"]
-
-
-def _number(value: Number) -> str:
-    return f"{value.low!r} to {value.high!r}" if isinstance(value, Interval) else repr(value)
+    if isinstance(value, dict) and {"low", "high"} <= value.keys():
+        return f"{value['low']!r} to {value['high']!r}"
+    if isinstance(value, list) and all(isinstance(one, dict) and "name" in one for one in value):
+        return f"{len(value)} groups"
+    if isinstance(value, str):
+        return repr(shown(value, 80))
+    return "nothing" if value is NOTHING else repr(value) if isinstance(value, float) else kind(value)
 
 
 def _policy_apart(mine: Any, theirs: Any, at: str = "policy") -> list[str]:
     """Return the first probability that disagrees, or how the shapes do."""
-    if theirs is None and (mine is None or isinstance(mine, PolicyFile)):
-        return []
-    if not (isinstance(mine, list) and isinstance(theirs, list)) or len(mine) != len(theirs):
+    if not (isinstance(mine, list) and isinstance(theirs, list)):
+        return [] if mine == theirs else [f"{at}: the receipt has another shape than the policy of the game"]
+    if len(mine) != len(theirs) or isinstance(mine[0], list) != isinstance(theirs[0], list):
         return [f"{at}: the receipt has another shape than the policy of the game"]
-    if not (isinstance(mine[0], list) or isinstance(theirs[0], list)):
+    if not isinstance(mine[0], list):
         return row_difference(mine, theirs, at)
     parts = (_policy_apart(a, b, f"{at}[{i}]") for i, (a, b) in enumerate(zip(mine, theirs, strict=True)))
     return next((part for part in parts if part), [])

@@ -65,7 +65,12 @@ class Estimate:
         return Estimate(by * self.value, np.minimum(*ends), np.maximum(*ends), self.level)
 
     def document(self) -> Any:
-        """Return the receipt's form: {estimate, low, high, level}, or nested lists of it for an array."""
+        """Return the receipt's form: {estimate, low, high, level}, or nested lists of it for an array.
+
+        Where the value is outside its interval, the interval is widened to hold it: it then covers no less.
+        """
         if self.value.ndim:
             return [self[i].document() for i in range(len(self.value))]
-        return {"estimate": float(self.value), "low": float(self.low), "high": float(self.high), "level": self.level}
+        value = float(self.value)
+        low, high = min(float(self.low), value), max(float(self.high), value)
+        return {"estimate": value, "low": low, "high": high, "level": self.level}

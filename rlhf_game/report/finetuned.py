@@ -7,10 +7,11 @@ from typing import Any, Final, final
 from pydantic import ConfigDict
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.documents import parse_json, read_text, shown
-from rlhf_game.files.receipts import Interval, Receipt
-from rlhf_game.files.sampled import SampledGameFile, read_sampled_game, sampled_differences
+from rlhf_game.files.documents import shown
+from rlhf_game.files.receipts import Interval, Receipt, read_receipts
+from rlhf_game.files.sampled import SampledGameFile, read_sampled_game
 from rlhf_game.files.schema import Strict, parse_model
+from rlhf_game.files.verify import sampled_differences
 from rlhf_game.report.charts import Range, brackets
 from rlhf_game.report.data import Cell, Data, number
 from rlhf_game.report.money import estimate, range_of, settlement, summed
@@ -83,18 +84,14 @@ def finetuned_page(folder: Path) -> Page:
     """Return the report. Raises InputError when a file is missing, wrong, or of another game."""
     path = folder / "receipt.json"
     name, game = shown(str(path), 200), read_sampled_game(folder / "game.json")
-    document = parse_json(read_text(path), name)
-    if not isinstance(document, dict):
-        raise InputError(f"{name}: must be a receipt, found no mapping")
-    receipt = parse_model(Receipt, {**document, "policy": None}, name)
-    trained = parse_model(Trained, document, name)
+    (receipt,) = read_receipts(path)
+    trained = parse_model(Trained, receipt.model_dump(), name)
     if receipt.game_sha256 != game.sha256:
         raise InputError(f"{name}: game_sha256: must be that of the game beside it, found another")
-    found = sampled_differences(path, game)
+    found = sampled_differences(receipt, game)
     checked = Note("good", "Checked: every number was computed again from the draws for this page, and agrees.")
     if found:
         checked = Note("bad", f"The draws give other numbers than the receipt says: {'; '.join(found[:3])}")
-    origin = document.get("provenance")
     sections = (settlement(receipt, None, checked), _certificate(receipt, trained), _draws(game, trained.delivered))
     names = names_of([group.name for group in receipt.groups])
     return Page(
@@ -103,9 +100,7 @@ def finetuned_page(folder: Path) -> Page:
         f"{receipt.strength:g}. What is not known exactly is said with its interval.",
         facts=_facts(receipt, trained),
         sections=sections,
-        provenance=provenance_rows(
-            ("game SHA-256", receipt.game_sha256), *(origin.items() if isinstance(origin, dict) else ())
-        ),
+        provenance=provenance_rows(("game SHA-256", receipt.game_sha256), *receipt.provenance.items()),
         commands=("rlhf-game verify receipt.json game.json   # computes everything again from the draws",),
     )
 

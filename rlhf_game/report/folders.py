@@ -1,14 +1,12 @@
 """Which report a folder gets, and what is read for it."""
 
 from pathlib import Path
-from typing import Any
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.documents import parse_json, read_text, shown
+from rlhf_game.files.documents import shown
 from rlhf_game.files.games import read_game
-from rlhf_game.files.receipts import Receipt
+from rlhf_game.files.receipts import Receipt, read_receipts
 from rlhf_game.files.sampled import is_sampled
-from rlhf_game.files.schema import parse_model
 from rlhf_game.report.discoveries import discovery_page
 from rlhf_game.report.finetuned import finetuned_page
 from rlhf_game.report.games import Settled, game_page
@@ -44,14 +42,11 @@ def settled_page(game: Path, receipt: Path | None = None, audit: Path | None = N
     Raises InputError when one of them is wrong, or of another game.
     """
     one = read_game(game)
-    document: dict[str, Any] = {}
     said: Receipt | None = None
     if receipt is not None:
         name = shown(str(receipt), 200)
-        document = parse_json(read_text(receipt), name)
-        said = parse_model(Receipt, document, name)
+        (said,) = read_receipts(receipt)
         if said.game_sha256 != one.sha256:
             raise InputError(f"{name}: game_sha256: must be that of {shown(str(game), 200)}, found another")
-    origin = document.get("provenance")
     found = None if audit is None else read_audit(audit, one)
-    return game_page(Settled(one, said, origin if isinstance(origin, dict) else None, found))
+    return game_page(Settled(one, (game if receipt is None else receipt).parent, said, found))

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, final
 
 from rlhf_game.files.build import settle
 from rlhf_game.files.games import Game
 from rlhf_game.files.receipts import Receipt, receipt_of
-from rlhf_game.files.verify import differences
+from rlhf_game.files.verify import game_differences
+from rlhf_game.mechanism.mechanism import Settlement
 from rlhf_game.report.data import number
 from rlhf_game.report.incentives import incentives
 from rlhf_game.report.lies import Audit
@@ -45,10 +47,10 @@ class Settled:
     """A game and what is known of it before the report is made."""
 
     game: Game
+    folder: Path
+    """Where its receipt is, which may name a file beside it."""
     receipt: Receipt | None = None
     """None: it is settled for the report."""
-    origin: dict[str, Any] | None = None
-    """What the receipt says of where it comes from."""
     audit: Audit | None = None
     """None: the report makes its own, where the game is small."""
 
@@ -63,13 +65,11 @@ def game_page(settled: Settled) -> Page:
     """Return the report of a settled game; raises InputError when the game cannot be settled."""
     game = settled.game
     is_small = sum(_entries(reward) for reward in game.rewards) <= MOST_CELLS
-    again = settle(game) if is_small or settled.receipt is None else None
-    fresh = None if again is None else receipt_of(game, again)
-    receipt = settled.receipt or fresh
-    assert receipt is not None  # one of the two
+    again = settle(game)
+    receipt = settled.receipt or receipt_of(game, again)
     parts = breakdowns(game) if is_small else None
-    moves = changes(game, again, settled.prompts) if is_small and again is not None else []
-    sections = [settlement(receipt, parts, _checked(settled, fresh))]
+    moves = changes(game, again, settled.prompts) if is_small else []
+    sections = [settlement(receipt, parts, _checked(settled, again))]
     if moves:
         sections.append(policies(moves, [group.name for group in receipt.groups]))
     if parts:
@@ -82,14 +82,14 @@ def game_page(settled: Settled) -> Page:
     if is_small and (played := what_if(game)) is not None:
         sections.append(Section("what-if", "Your group: what if?", WHAT_IF, (played,)))
     return Page(
-        title=_title(receipt, settled.origin),
+        title=_title(receipt),
         lead=_lead(receipt),
         facts=_facts(receipt, moves),
         sections=tuple(sections),
         provenance=provenance_rows(
             ("game SHA-256", receipt.game_sha256),
             ("receipt written by", f"rlhf-game {receipt.version}"),
-            *(settled.origin or {}).items(),
+            *receipt.provenance.items(),
         ),
         commands=(
             "rlhf-game verify receipt.json game.json   # settles the game again and compares",
@@ -98,12 +98,10 @@ def game_page(settled: Settled) -> Page:
     )
 
 
-def _checked(settled: Settled, fresh: Receipt | None) -> Note:
+def _checked(settled: Settled, again: Settlement) -> Note:
     if settled.receipt is None:
         return Note("plain", "The game was settled for this page.")
-    if fresh is None:
-        return Note("plain", "The game is too large to be settled again for its report; rlhf-game verify does that.")
-    found = differences(settled.receipt, settled.game, fresh)
+    found = game_differences(settled.receipt, settled.game, again, settled.folder)
     if found:
         return Note("bad", f"The receipt is not what the game gives when it is settled again: {'; '.join(found[:3])}")
     return Note("good", "Checked: the game was settled again for this page, and every number of the receipt agrees.")
@@ -113,10 +111,10 @@ def _entries(table: Any) -> int:
     return sum(map(len, table)) if isinstance(table, list) else int(table.size)
 
 
-def _title(receipt: Receipt, origin: dict[str, Any] | None) -> str:
+def _title(receipt: Receipt) -> str:
     count = len(receipt.groups)
     who = WORDS[count] if count < len(WORDS) else str(count)
-    model = (origin or {}).get("model")
+    model = receipt.provenance.get("model")
     name = model.get("model") if isinstance(model, dict) else None
     what = name if isinstance(name, str) and name else "one policy"
     return f"{who} group{'' if count == 1 else 's'} share{'s' if count == 1 else ''} {what}"

@@ -15,14 +15,14 @@ import numpy as np
 from rlhf_game.engines import Engine
 from rlhf_game.errors import InputError
 from rlhf_game.files.policies import folder_digest
+from rlhf_game.files.receipts import lay_out
 from rlhf_game.files.sampled import (
     REFERENCE,
     SampledFields,
     SampledGameFile,
     read_draws,
     read_sampled_game,
-    receipt_document,
-    receipt_lines,
+    sampled_receipt,
     settle_sampled,
 )
 from rlhf_game.files.schema import parse_model
@@ -140,7 +140,7 @@ def _write_game(
     else:
         document["policy"] = {"folder": MODEL.as_posix(), "sha256": origin["policy_sha256"]}
     document["provenance"] = {"prompts": configuration.source.prompts, "samples": origin}
-    folder.write(folder.game, receipt_lines(document).encode())
+    folder.write(folder.game, lay_out(document).encode())
 
 
 def _deliver_soup(configuration: Configuration, document: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
@@ -171,5 +171,4 @@ def _write_receipt(
         "seed": configuration.source.seed,
         "versions": versions(),
     }
-    content = receipt_lines({**receipt_document(game), "provenance": provenance})
-    folder.write(folder.receipt, content.encode())
+    folder.write(folder.receipt, sampled_receipt(game).with_provenance(provenance).text().encode())

@@ -1,6 +1,5 @@
 """``rlhf-game run``: draw candidates, score them, settle; each stage is done once and an interrupted one goes on."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
@@ -8,7 +7,7 @@ from typing import Any, final
 from rlhf_game.engines import Engine
 from rlhf_game.files.build import settle
 from rlhf_game.files.games import Game, read_game
-from rlhf_game.files.receipts import Receipt, read_receipts, receipt_of
+from rlhf_game.files.receipts import Receipt, lay_out, read_receipts, receipt_of
 from rlhf_game.files.tables import digest
 from rlhf_game.runs.config import Configuration
 from rlhf_game.runs.directory import Progress, RunFolder, open_folder, unwatched, versions
@@ -98,8 +97,7 @@ def _write_game(configuration: Configuration, drawn: Drawn, origin: dict[str, An
         document |= {"missing": origin["missing"], "bounds": UNIT}
     if fields.weights is not None:
         document["weights"] = fields.weights
-    keys = [f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in document.items()]
-    folder.write(folder.game, ("{" + ",\n ".join(keys) + "}\n").encode())
+    folder.write(folder.game, lay_out(document).encode())
 
 
 def _write_receipt(game: Game, configuration: Configuration, origin: dict[str, Any], folder: RunFolder) -> None:
@@ -116,6 +114,4 @@ def _write_receipt(game: Game, configuration: Configuration, origin: dict[str, A
     receipt = receipt_of(game, settle(game))
     if found := settled_prompts(origin, receipt):
         provenance["system_prompts"] = [asdict(one) for one in found]
-    content = receipt.text().rstrip().removesuffix("}").rstrip()
-    text = f'{content},\n "provenance": {json.dumps(provenance, allow_nan=False)}\n}}\n'
-    folder.write(folder.receipt, text.encode())
+    folder.write(folder.receipt, receipt.with_provenance(provenance).text().encode())

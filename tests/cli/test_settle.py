@@ -127,15 +127,17 @@ def test_verify_sees_tiny_payments_beside_large_utilities(tmp_path: Path) -> Non
     assert run("verify", write(tmp_path / "r.json", receipt), game).code == 3
 
 
-def test_an_interval_agrees_with_an_exact_number_inside_it(tmp_path: Path) -> None:
+def test_an_exact_number_is_met_by_a_number_only(tmp_path: Path) -> None:
     game = write(tmp_path / "g.json", HAND)
     receipt = json.loads(run("settle", game, "--json").out)
-    for low, high, code in ((0.12, 0.13, 0), (0.13, 0.14, 3)):
-        interval = {"estimate": 0.125, "low": low, "high": high, "level": 0.95}
-        receipt["groups"][0]["payment"] = interval
+    for low, high in ((0.12, 0.13), (0.13, 0.14), (-1e308, 1e308)):
+        receipt["groups"][0]["payment"] = {"estimate": (low + high) / 2, "low": low, "high": high, "level": 1.0}
         result = run("verify", write(tmp_path / "r.json", receipt), game)
-        assert result.code == code
-    assert result.out.startswith("groups[0].payment: the receipt says 0.13 to 0.14, the game gives 0.12")
+        assert result.code == 3
+        assert result.out.startswith(f"groups[0].payment: the receipt says {low} to {high}, the game gives 0.12")
+    receipt["groups"][0]["payment"] = {"estimate": 1, "low": 2, "high": 3, "level": 1.0}
+    result = run("verify", write(tmp_path / "r.json", receipt), game)
+    assert (result.code, "must have low <= estimate <= high" in result.err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.build import settle
 from rlhf_game.files.games import read_game
 from rlhf_game.files.receipts import Interval, Receipt, read_receipts, receipt_of, write_receipt
-from rlhf_game.files.verify import differences
+from rlhf_game.files.verify import game_differences
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -55,9 +55,10 @@ def test_a_receipt_with_intervals_is_verified_and_a_forged_end_is_found(tmp_path
     game = read_game(tmp_path / "game.json")
     write_receipt(tmp_path / "receipt.json", [receipt])
     (read,) = read_receipts(tmp_path / "receipt.json")
-    assert differences(read, game, receipt_of(game, settle(game))) == []
+    assert game_differences(read, game, settle(game), tmp_path) == []
     forged = settled(tmp_path, document(missing=[0.01, 0.04]))
-    assert any("groups[0].payment.high" in line for line in differences(forged, game, receipt))
+    found = game_differences(forged, game, settle(game), tmp_path)
+    assert any("groups[0].payment.high" in line for line in found)
 
 
 def test_nothing_missing_gives_points(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.sampled import read_sampled_game, receipt_document
+from rlhf_game.files.sampled import read_sampled_game, sampled_receipt
 from rlhf_game.files.tables import digest
 from rlhf_game.report import write_report
 from tests.report.pages import data_of, page_of
@@ -49,7 +49,7 @@ def folder_of(path: Path, *, is_faithful: bool = True) -> Path:
         "provenance": {"prompts": [HOSTILE[4], HOSTILE[5]]},
     }  # fmt: skip
     (path / "game.json").write_text(json.dumps(game))
-    (path / "receipt.json").write_text(json.dumps(receipt_document(read_sampled_game(path / "game.json"))))
+    (path / "receipt.json").write_text(json.dumps(sampled_receipt(read_sampled_game(path / "game.json")).model_dump()))
     return path
 
 

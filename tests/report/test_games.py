@@ -244,14 +244,14 @@ def test_every_kind_of_game_has_a_report(game: Path, tmp_path: Path) -> None:
     assert len(data_of(page, "settlement-table")) == len(read_game(game).fields.groups)
 
 
-def test_a_large_game_is_neither_settled_again_nor_searched(tmp_path: Path) -> None:
+def test_a_large_game_is_checked_but_not_searched(tmp_path: Path) -> None:
     game = {
         "reference": [1 / 30_000] * 30_000,
         "strength": 1.0,
         "groups": [{"name": name, "size": 1, "reward": [0.5] * 30_000} for name in ("a", "b")],
     }
     page = report_of(tmp_path / "run", game)
-    assert "too large to be settled again" in page.one(id="settlement").text
+    assert "Checked: the game was settled again" in page.one(id="settlement").text
     assert "rlhf-game audit" in page.one(id="incentives").text
     assert not page.all(id="policy")
 

@@ -11,7 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from rlhf_game import InputError
-from rlhf_game.files.sampled import read_sampled_game, receipt_document
+from rlhf_game.files.sampled import read_sampled_game, sampled_receipt
 from rlhf_game.mechanism.sampled_settlement import ByFormula, SampledGame, least_cap, settle_samples
 from rlhf_game.mechanism.spaces.menu import Menu
 from rlhf_game.runs import finetuned_training, read_config, run
@@ -132,7 +132,7 @@ def test_the_same_samples_settle_by_formula_and_by_reference(good: FinetunedRun,
     best = truth.payments(truth.optimum(SIZES))
     for rule in ("samples", "reference"):
         fields = good.game.fields.model_copy(update={"payments_from": rule})
-        groups = receipt_document(replace(good.game, fields=fields))["groups"]
+        groups = sampled_receipt(replace(good.game, fields=fields)).model_dump()["groups"]
         assert [group["payment"]["estimate"] for group in groups] == pytest.approx(best, abs=0.08)
         assert all(holds(group["payment"], paid) for group, paid in zip(groups, best, strict=True))
 

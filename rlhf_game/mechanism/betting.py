@@ -1,0 +1,77 @@
+"""Intervals for means of bounded numbers by betting: valid for every N, and shorter than Hoeffding's or Bernstein's.
+
+The hedged capital of Waudby-Smith and Ramdas (2023, JRSS B 86(1), section 4.4, theorem 3). Whoever bets that the mean
+is m, with bets fixed before each number is seen, has a capital that is a non-negative martingale if m is the mean, so
+it ever exceeds 2 / (1 - level) with a probability of at most (1 - level) / 2 (Ville). One bettor bets on more than m,
+one on less; m is in the interval while neither has won so much. Both capitals are monotone in m, so the ends are found
+by bisection, with no grid.
+
+The numbers must have one common conditional mean in the order in which they were drawn: independent draws of the same
+thing. Draws of several prompts one prompt after the other have not; their weighted sums, one draw of each prompt, have.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rlhf_game.errors import InputError
+from rlhf_game.mechanism.arrays import Array, finite
+from rlhf_game.mechanism.estimates import Estimate
+
+SLACK = 1e-9
+"""How far, relative to their length, a number may be outside its bounds (rounding)."""
+LARGEST_BET = 0.75
+"""Share of the capital that a bet may lose at most."""
+HALVINGS = 52
+
+
+def betting_interval(samples: ArrayLike, bounds: tuple[float, float], level: float = 0.95) -> Estimate:
+    """Return the mean of each row and an interval for its expectation: [...] of [..., N], in the order drawn.
+
+    bounds: what every number is known to keep to. The interval lies within them; of one number it is the bounds.
+    Raises InputError when there is no number, or one is out of bounds, or the level is not between 0 and 1.
+    """
+    array = finite(samples, "samples")
+    low, high = bounds
+    length = high - low
+    if array.ndim == 0 or array.shape[-1] < 1:
+        raise InputError("samples must be at least one number")
+    if not length >= 0 or not np.isfinite(length):
+        raise InputError(f"bounds must be two finite numbers, the lower first, got {bounds}")
+    if not 0 < level < 1:
+        raise InputError(f"level must be between 0 and 1, got {level!r}")
+    if array.min() < low - SLACK * length or array.max() > high + SLACK * length:
+        raise InputError(f"samples must be within {bounds}, got {array.min():.6g} to {array.max():.6g}")
+    if length == 0:
+        ends = np.full(array.shape[:-1], low)
+        return Estimate(ends, ends, ends, level)
+    unit = np.clip((array - low) / length, 0.0, 1.0)
+    target = np.log(2 / (1 - level))
+    bets = _bets(unit, target)
+    both = _lower_end(unit, bets, target), 1.0 - _lower_end(1.0 - unit, bets, target)
+    # Both bettors win of every m where the numbers have no common mean, and rarely otherwise: what is between is kept.
+    return Estimate(array.mean(axis=-1), low + length * np.minimum(*both), low + length * np.maximum(*both), level)
+
+
+def _bets(unit: Array, target: float) -> Array:
+    """Return what is bet on each number, from those before it: [..., N]; the same for both bettors."""
+    count = unit.shape[-1]
+    seen = np.arange(1, count + 1)
+    means = (0.5 + unit.cumsum(axis=-1)) / (seen + 1)
+    variances = (0.25 + ((unit - means) ** 2).cumsum(axis=-1)) / (seen + 1)
+    before = np.concatenate([np.full((*unit.shape[:-1], 1), 0.25), variances[..., :-1]], axis=-1)
+    bets: Array = np.sqrt(2 * target / (count * before))
+    return bets
+
+
+def _lower_end(unit: Array, bets: Array, target: float) -> Array:
+    """Return the least m that a bettor on more than m has not refuted: [...]."""
+    bottom, top = np.zeros(unit.shape[:-1]), np.ones(unit.shape[:-1])
+    if unit.shape[-1] == 1:
+        return bottom
+    for _ in range(HALVINGS):
+        middle = (bottom + top) / 2
+        m = middle[..., None]
+        capital = np.log1p(np.minimum(bets, LARGEST_BET / m) * (unit - m)).cumsum(axis=-1)
+        is_refuted = capital.max(axis=-1) >= target
+        bottom, top = np.where(is_refuted, middle, bottom), np.where(is_refuted, top, middle)
+    return bottom

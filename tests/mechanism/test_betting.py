@@ -1,0 +1,70 @@
+"""Betting intervals hold the mean as often as they say, are as short as published, and need one common mean."""
+
+import numpy as np
+import pytest
+
+from rlhf_game import InputError
+from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.betting import betting_interval
+from rlhf_game.mechanism.certificates import mean_interval
+
+REPETITIONS = 2000
+MISSES = 130
+"""Of 2000 at a level of 95 %: 100 are expected, and more than 130 have a probability of 0.1 %."""
+KINDS = {"half": 0.5, "rare": 0.02, "beta": 2 / 7}
+
+
+def numbers(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    if kind == "beta":
+        return rng.beta(2, 5, shape)
+    return (rng.random(shape) < KINDS[kind]).astype(float)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("count", [2, 16, 64])
+def test_the_mean_is_inside_as_often_as_stated(kind: str, count: int) -> None:
+    samples = 3 * numbers(kind, (REPETITIONS, count), np.random.default_rng(count)) - 1
+    found = betting_interval(samples, (-1.0, 2.0))
+    truth = 3 * KINDS[kind] - 1
+    assert ((found.low > truth) | (found.high < truth)).sum() <= MISSES
+    assert (found.low >= -1).all()
+    assert (found.high <= 2).all()
+    normal = 1.96 * samples.std(axis=1, ddof=1) / np.sqrt(count)
+    if kind == "rare":  # the negative control: what everybody uses misses rare events
+        assert (np.abs(samples.mean(axis=1) - truth) > normal).sum() > MISSES
+
+
+@pytest.mark.parametrize(("kind", "width"), [("half", 0.294), ("rare", 0.099), ("beta", 0.111)])
+def test_widths_are_the_published_ones(kind: str, width: float) -> None:
+    """Widths at N = 64 and 95 % of an independent program; Hoeffding and Bernstein are wider."""
+    samples = numbers(kind, (REPETITIONS, 64), np.random.default_rng(5))
+    found = betting_interval(samples, (0.0, 1.0)).width.mean()
+    assert found == pytest.approx(width, abs=0.006)
+    assert found < mean_interval(samples, (0.0, 1.0), 0.95).width.mean()
+
+
+def test_different_means_in_a_row_break_it_and_their_sums_do_not() -> None:
+    rng = np.random.default_rng(2)
+    means = np.array([0.05, 0.5, 0.95, 0.2])
+    draws = (rng.random((500, 4, 60)) < means[:, None]).astype(float)
+    pooled = betting_interval(draws.reshape(500, -1), (0.0, 1.0))
+    together = betting_interval(draws.mean(axis=1), (0.0, 1.0))
+    truth = means.mean()
+    assert ((pooled.low <= truth) & (truth <= pooled.high)).mean() < 0.8
+    assert ((together.low <= truth) & (truth <= together.high)).mean() >= 0.95
+
+
+def test_one_number_says_nothing_and_no_room_says_all() -> None:
+    one = betting_interval([[0.3]], (0.0, 1.0))
+    assert (one.low[0], one.high[0], one.value[0]) == (0.0, 1.0, 0.3)
+    same = betting_interval([2.0, 2.0], (2.0, 2.0))
+    assert (float(same.low), float(same.high)) == (2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("samples", "bounds", "level"),
+    [([], (0, 1), 0.9), ([0.5, 2.0], (0, 1), 0.9), ([0.5], (1, 0), 0.9), ([0.5], (0, 1), 1.0), ([np.nan], (0, 1), 0.9)],
+)
+def test_bad_input_is_refused(samples: list[float], bounds: tuple[float, float], level: float) -> None:
+    with pytest.raises(InputError, match="must be"):
+        betting_interval(samples, bounds, level)

@@ -137,14 +137,14 @@ class Batch:
         if "revenue" in payments:
             charges["revenue"] = charges["affine"] + self._least(weights, heard)
         charges["none"] = np.zeros_like(weights)
-        present = _by_owner(reports.sizes, reports.owners, len(self.rewards)) > 0
+        present = by_owner(reports.sizes, reports.owners, len(self.rewards)) > 0
         worth = present * self.sizes * optimum.values(list(self.rewards))
         welfare = worth.sum(axis=0)
         affine_welfare = welfare - self.strength * optimum.divergence
         loss = self._loss(present, optimum)
         out = {}
         for rule in payments:
-            paid = _by_owner(charges[rule], reports.owners, len(self.rewards))
+            paid = by_owner(charges[rule], reports.owners, len(self.rewards))
             out[rule] = Settled(worth, paid, optimum.divergence, affine_welfare, loss, welfare, paid.sum(axis=0))
         return out
 
@@ -181,7 +181,7 @@ def batch_of(
     )
 
 
-def _by_owner(amounts: Array, owners: NDArray[np.intp], groups: int) -> Array:
+def by_owner(amounts: Array, owners: NDArray[np.intp], groups: int) -> Array:
     """Return the sums of what belongs to each group: [n, B] of [c, B]."""
     if len(owners) == groups and (owners == np.arange(groups)).all():
         return amounts

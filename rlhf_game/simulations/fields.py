@@ -1,15 +1,17 @@
 """What every study says, whatever is played: the population, the rules, the seed."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal, TypeAlias, final
 
+import numpy as np
 from pydantic import Discriminator, Field
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.schema import Nonnegative, Positive, RegularizerName, Strict
+from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.reports import Normalization
-from rlhf_game.simulations.batches import Rules, batch_of
+from rlhf_game.simulations.batches import Rules, Settled, batch_of
 from rlhf_game.simulations.populations import (
     CorrelatedScenario,
     DuplicatesScenario,
@@ -55,18 +57,21 @@ class StudyFields(Strict, ABC):
     payments: Annotated[list[Literal["affine", "none", "revenue"]], Field(min_length=1)] = ["affine", "none"]
     noise: Nonnegative = 0.0
     """The mechanism hears every reward with an error that is uniform on [-noise, noise] (theory section 5)."""
+    keep: Literal["rewards"] | None = None
+    """``rewards``: every row of the table also holds the true rewards and the reference of its game."""
     chunk: int
-
-    SCALARS: ClassVar[tuple[str, ...]]
-    """The columns that hold one number."""
 
     @abstractmethod
     def choices(self) -> Sequence[Strategy]:
         """Return the strategies that there are, the truth first."""
 
     @abstractmethod
-    def layout(self) -> Layout:
-        """Return what the rows of every game are."""
+    def layout(self, groups: int, width: int) -> Layout:
+        """Return what the rows of every game of so many groups are. width: the most groups of any point."""
+
+    @abstractmethod
+    def who(self, strategy: Strategy) -> str | float:
+        """Return who uses a strategy while all others say the truth, in a word or as each group's probability."""
 
     @abstractmethod
     def measure(self, games: Games) -> Measured:
@@ -88,26 +93,68 @@ class StudyFields(Strict, ABC):
         if twice:
             raise InputError(f"strategies: must differ in kind, fields or name, found {twice[0]} twice")
 
-    def play(self, source: Source, point: int, games: range, values: dict[str, Any]) -> Any:
+    @final
+    def playable(self, groups: int) -> list[Strategy]:
+        """Return the strategies that so many groups can play."""
+        return [strategy for strategy in self.choices() if strategy.least_groups() <= groups]
+
+    @final
+    def laid_out(
+        self,
+        keys: Mapping[str, Sequence[Any]],
+        scalars: Sequence[str],
+        by_group: Sequence[str],
+        groups: int,
+        width: int,
+    ) -> Layout:
+        """Return a layout of these columns, and of the game itself where it is kept."""
+        kept = ("reference", "reward_i") if self.keep else ()
+        return Layout(keys, (*scalars, *kept[:1]), (*by_group, *kept[1:]), groups, width)
+
+    @final
+    def truth(self, games: Games, rows: int) -> Measured:
+        """Return the columns of the game itself, where it is kept: [B, K, m] and [B, K, n, m]."""
+        if not self.keep:
+            return {}
+        batch = games.batch
+        rewards = np.moveaxis(batch.rewards, 0, 1)[:, None]
+        return {
+            "reference": np.repeat(batch.reference[:, None], rows, axis=1),
+            "reward_i": np.repeat(rewards, rows, axis=1),
+        }
+
+    @final
+    def games_of(self, source: Source, trials: Sequence[Trial]) -> tuple[list[Games], dict[Trial, str]]:
+        """Return games as they are before anybody says anything, together where they are of one shape.
+
+        Those whose population cannot be drawn are left out, with what they die of.
+        """
+        drawn, errors = draw(trials, lambda trial: self._population(source, trial))
+        return [self._games(drawn, group) for group in by_shape(drawn)], errors
+
+    @final
+    def play(self, source: Source, layout: Layout, trials: Sequence[Trial], values: Mapping[str, Any]) -> Any:
         """Return the rows of some games as a pyarrow table: a pure function of its arguments and this specification."""
-        layout = self.layout()
-        trials = [Trial(self.seed, point, game) for game in games]
-        least = max(strategy.least_groups() for strategy in self.choices())
-        drawn, errors = draw(trials, lambda trial: self._population(source, trial, least))
-
-        def games_of(group: Sequence[Trial]) -> Games:
-            populations = [drawn[trial] for trial in group]
-            noise = None
-            if self.noise > 0:
-                size = populations[0].rewards.shape
-                noise = [trial.stream(NOISE_STREAM).uniform(-self.noise, self.noise, size) for trial in group]
-            return Games(tuple(group), batch_of(self.rules, populations, self.strength, noise))
-
-        done, failed = measure_all(by_shape(drawn), games_of, self.measure)
+        games, errors = self.games_of(source, trials)
+        done, failed = measure_all(games, self.measure)
         return table(layout, trials, done, errors | failed, values)
 
-    def _population(self, source: Source, trial: Trial, least: int) -> Population:
+    def _games(self, drawn: Mapping[Trial, Population], trials: Sequence[Trial]) -> Games:
+        populations = [drawn[trial] for trial in trials]
+        noise = None
+        if self.noise > 0:
+            size = populations[0].rewards.shape
+            noise = [trial.stream(NOISE_STREAM).uniform(-self.noise, self.noise, size) for trial in trials]
+        return Games(tuple(trials), batch_of(self.rules, populations, self.strength, noise))
+
+    def _population(self, source: Source, trial: Trial) -> Population:
         population = source.draw(trial.stream(POPULATION_STREAM), Normalization(self.normalization))
-        if len(population.sizes) < least:
-            raise InputError(f"a strategy needs {least} groups, found {len(population.sizes)}")
+        if len(population.sizes) != source.count:
+            raise InputError(f"scenario: must have {source.count} groups in every game, found {len(population.sizes)}")
         return population
+
+
+def efficiency(settled: Settled) -> Array:
+    """Return affine welfare as a share of the best there is for the groups that take part; NaN where that is <= 0."""
+    best = settled.affine_welfare + settled.loss
+    return np.where(best > 0, settled.affine_welfare / np.where(best > 0, best, 1.0), np.nan)

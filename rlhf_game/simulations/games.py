@@ -1,22 +1,27 @@
 """Studies of games that are played once: what each strategy gains over the truth, under each payment rule."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
-from typing import Annotated, ClassVar, Final, Literal, final
+from typing import Annotated, Any, Final, Literal, final
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.audit import TOLERANCE
-from rlhf_game.simulations.batches import Settled
-from rlhf_game.simulations.fields import STRATEGY_STREAMS, StudyFields
+from rlhf_game.simulations.batches import Settled, by_owner
+from rlhf_game.simulations.fields import STRATEGY_STREAMS, StudyFields, efficiency
 from rlhf_game.simulations.populations import Share
 from rlhf_game.simulations.strategies import Liars, Occasion, SomeStrategy, Strategy, TruthfulStrategy
 from rlhf_game.simulations.trials import Games, Layout, Measured
 
-SCALARS: Final = ("welfare", "affine_welfare", "loss", "revenue", "divergence", "regret")
-LISTS: Final = ("payments", "utilities", "gains")
+SCALARS: Final = (
+    "welfare", "affine_welfare", "loss", "efficiency", "revenue", "divergence", "gain", "regret", "liars",
+    "victims_loss",
+)  # fmt: skip
+BY_GROUP: Final = ("value_i", "payment_i", "utility_i", "gain_i", "size_i", "claim_i", "lies_i")
 
 
 @final
@@ -24,45 +29,51 @@ class GamesStudy(StudyFields):
     """Every game on its own. A row: one game, one strategy, one payment rule; the truth is a strategy too.
 
     liars: who uses the strategy while all others say the truth. ``each``: every group in turn, alone (a row then holds
-    of every group what it gets by its own lie, and the means of the rest over these lies); ``first``: only the first
-    group; ``all``: all at once; a number: every group with that probability.
+    of every group what it gets by its own lie, and means over these lies of what is no group's own); ``first``: only
+    the first group; ``all``: all at once; a number: every group with that probability.
     """
 
     kind: Literal["games"] = "games"
     strategies: Annotated[list[SomeStrategy], Field(min_length=1)]
     liars: Literal["each", "first", "all"] | Share = "each"
-    chunk: Annotated[int, Field(ge=1, le=1_000_000)] = 2_000
+    chunk: Annotated[int, Field(ge=1, le=1_000_000)] = 200
     """How many games are worked on together; last digits may depend on it."""
-
-    SCALARS: ClassVar[tuple[str, ...]] = SCALARS
 
     def choices(self) -> Sequence[Strategy]:
         """Return the strategies, the truth first."""
         lies = [strategy for strategy in self.strategies if not isinstance(strategy, TruthfulStrategy)]
         return [TruthfulStrategy(), *lies]
 
-    def layout(self) -> Layout:
-        """Return the rows of a game: every strategy under every payment rule."""
-        cells = list(product([strategy.label for strategy in self.choices()], self.payments))
+    def layout(self, groups: int, width: int) -> Layout:
+        """Return the rows of a game: every strategy that so many groups can play, under every payment rule."""
+        cells = list(product([strategy.label for strategy in self.playable(groups)], self.payments))
         keys: dict[str, Sequence[str]] = {
             "strategy": [label for label, _ in cells],
             "payment": [payment for _, payment in cells],
         }
-        return Layout(keys, SCALARS, LISTS)
+        return self.laid_out(keys, SCALARS, BY_GROUP, groups, width)
+
+    def who(self, strategy: Strategy) -> str | float:
+        """Return who lies by a strategy: nobody, the members of a coalition, or what ``liars`` says."""
+        if isinstance(strategy, TruthfulStrategy):
+            return "nobody"
+        return "members" if strategy.is_joint else self.liars
 
     def measure(self, games: Games) -> Measured:
         """Play every strategy."""
         found: list[dict[str, Array]] = []
-        truthful: dict[str, Settled] = {}
+        truthful: dict[str, _Played] = {}
         for number, strategy in enumerate(self.choices()):
-            liars = self._liars(games, strategy)
-            settled = self._settled(games, strategy, number, liars)
-            truthful = truthful or settled
+            if strategy.least_groups() > len(games.batch.sizes):
+                continue
+            played = self._played(games, strategy, number)
+            truthful = truthful or played
             found += [
-                _measured(settled[payment], truthful[payment], liars, is_joint=strategy.is_joint)
+                _measured(played[payment], truthful[payment].settled, is_joint=strategy.is_joint)
                 for payment in self.payments
             ]
-        return {name: np.stack([one[name] for one in found], axis=1) for name in (*SCALARS, *LISTS)}
+        out = {name: np.stack([one[name] for one in found], axis=1) for name in found[0]}
+        return {**out, **self.truth(games, len(found))}
 
     def _liars(self, games: Games, strategy: Strategy) -> Liars:
         """Return who lies in each game: [n, B]; with ``each`` everybody, in turn."""
@@ -77,7 +88,7 @@ class GamesStudy(StudyFields):
             liars = np.stack(drawn, axis=1) < self.liars
         return strategy.liars(liars)
 
-    def _settled(self, games: Games, strategy: Strategy, number: int, liars: Liars) -> dict[str, Settled]:
+    def _played(self, games: Games, strategy: Strategy, number: int) -> dict[str, "_Played"]:
         streams: dict[int, np.random.Generator] = {}
 
         def stream(game: int) -> np.random.Generator:
@@ -85,56 +96,88 @@ class GamesStudy(StudyFields):
                 streams[game] = games.trials[game].stream(STRATEGY_STREAMS + 1 + number)
             return streams[game]
 
-        is_each = self.liars == "each" and not isinstance(strategy, TruthfulStrategy) and not strategy.is_joint
+        batch, liars = games.batch, self._liars(games, strategy)
         groups, count = liars.shape
-        batch, who, game_of = games.batch, liars, np.arange(count)
-        if is_each:
-            game_of = np.tile(game_of, groups)
-            batch, who = batch.rows(game_of), np.repeat(np.eye(groups, dtype=bool), count, axis=1)
-        out: dict[str, Settled] = {}
+        turns, game_of = 1, np.arange(count)
+        if self.who(strategy) == "each":
+            turns, game_of = groups, np.tile(game_of, groups)
+            batch, liars = batch.rows(game_of), np.repeat(np.eye(groups, dtype=bool), count, axis=1)
+        out: dict[str, _Played] = {}
         ways = [[payment] for payment in self.payments] if strategy.looks_at_payments else [list(self.payments)]
         for payments in ways:
-            occasion = Occasion(batch, who, payments != ["none"], lambda row: stream(int(game_of[row])))
-            out |= batch.settle(strategy.reports(occasion), payments)
-        return {payment: _in_turn(settled) for payment, settled in out.items()} if is_each else out
+            occasion = Occasion(batch, liars, payments != ["none"], lambda row: stream(int(game_of[row])))
+            reports = strategy.reports(occasion)
+            claims = by_owner(reports.sizes, reports.owners, groups)
+            for payment, settled in batch.settle(reports, payments).items():
+                out[payment] = _Played(settled, batch.sizes, claims, liars, turns)
+        return out
 
 
-def _in_turn(settled: Settled) -> Settled:
-    """Return of every group what it got by its own lie, and means over the lies of the rest, from [n, n * B]."""
-    groups = len(settled.worth)
+@final
+@dataclass(frozen=True, eq=False)
+class _Played:
+    """T turns of B games: sizes, claims and liars are [n, T * B], one turn after the other."""
 
-    def own(amounts: Array) -> Array:
-        return np.asarray(np.einsum("iib->ib", amounts.reshape(groups, groups, -1)))
-
-    def mean(amounts: Array) -> Array:
-        return np.asarray(amounts.reshape(groups, -1).mean(axis=0))
-
-    return Settled(
-        own(settled.worth),
-        own(settled.payments),
-        mean(settled.divergence),
-        mean(settled.affine_welfare),
-        mean(settled.loss),
-        mean(settled.welfare),
-        mean(settled.revenue),
-    )
+    settled: Settled
+    sizes: Array
+    claims: Array
+    liars: Liars
+    turns: int
 
 
-def _measured(settled: Settled, truthful: Settled, liars: Liars, *, is_joint: bool) -> dict[str, Array]:
-    """Return the columns of one strategy and payment rule: [B], and [B, n] of the groups."""
-    gains = settled.utilities - truthful.utilities
-    own = np.where(liars, gains, 0.0)
-    money = np.where(liars, sum(np.abs(one.worth) + np.abs(one.payments) for one in (settled, truthful)), 0.0)
+def _measured(played: _Played, truthful: Settled, *, is_joint: bool) -> dict[str, Array]:
+    """Return the columns of one strategy and payment rule: [B], and [B, n] of the groups.
+
+    What a group gains is the change of its utility, and 0 where that is rounding. ``gain`` is what the liars gain, the
+    mean over them, or the sum over a coalition, which shares it.
+    """
+    settled, liars, turns = played.settled, played.liars, played.turns
+    before = np.tile(truthful.utilities, turns)
+    money = np.abs(settled.worth) + np.abs(settled.payments)
+    money = money + np.tile(np.abs(truthful.worth) + np.abs(truthful.payments), turns)
+    gains = _without_rounding(settled.utilities - before, money)
+    count = liars.sum(axis=0)
     if is_joint:
-        own, money = own.sum(axis=0, keepdims=True), money.sum(axis=0, keepdims=True)
-    return {
+        own = _without_rounding(((settled.utilities - before) * liars).sum(axis=0), (money * liars).sum(axis=0))
+        gain, best = own, own
+    else:
+        gain = np.where(count > 0, (gains * liars).sum(axis=0) / np.maximum(count, 1), np.nan)
+        best = np.where(liars, gains, 0.0).max(axis=0)
+    if settled is truthful:
+        gain = np.zeros_like(best)
+
+    def turn(amounts: Array) -> Array:
+        return amounts.reshape(turns, -1)
+
+    def own_turn(amounts: NDArray[Any]) -> NDArray[Any]:
+        of_turns = amounts.reshape(len(liars), turns, -1)
+        return (of_turns[:, 0] if turns == 1 else np.einsum("iib->ib", of_turns)).T
+
+    means = {
         "welfare": settled.welfare,
         "affine_welfare": settled.affine_welfare,
         "loss": settled.loss,
+        "efficiency": efficiency(settled),
         "revenue": settled.revenue,
         "divergence": settled.divergence,
-        "regret": np.where(own > TOLERANCE * money, own, 0.0).max(axis=0),
-        "payments": settled.payments.T,
-        "utilities": settled.utilities.T,
-        "gains": gains.T,
+        "gain": gain,
+        "liars": count.astype(np.float64),
+        "victims_loss": -np.where(liars, 0.0, gains).sum(axis=0) + 0.0,
     }
+    each: dict[str, NDArray[Any]] = {
+        "value_i": settled.worth / played.sizes,
+        "payment_i": settled.payments,
+        "utility_i": settled.utilities,
+        "gain_i": gains,
+        "size_i": played.sizes,
+        "claim_i": played.claims,
+        "lies_i": liars,
+    }
+    out = {name: turn(amounts).mean(axis=0) for name, amounts in means.items()}
+    out["regret"] = turn(np.maximum(best, 0.0)).max(axis=0)
+    return {**out, **{name: own_turn(amounts) for name, amounts in each.items()}}
+
+
+def _without_rounding(gains: Array, money: Array) -> Array:
+    """Return gains, 0 for those that are only rounding of the money that they are the difference of."""
+    return np.where(np.abs(gains) > TOLERANCE * money, gains, 0.0)

@@ -74,6 +74,10 @@ class Learner(ABC):
         """Return each group's probability of saying the truth in this round: [n, B]."""
 
     @abstractmethod
+    def mixture(self) -> Array | None:
+        """Return each group's probabilities over the menu in this round: [n, B, K]; None where it says other things."""
+
+    @abstractmethod
     def hear(self, round_: int, batch: Batch, said: Reports, utilities: Array, present: Mask) -> None:
         """Learn from a round. utilities and present: [n, B]; groups that are away learn nothing."""
 
@@ -82,6 +86,11 @@ class Learning(Strict, ABC):
     """How groups learn."""
 
     kind: str
+
+    @property
+    def has_mixtures(self) -> bool:
+        """Whether groups choose from the menu, and nothing else."""
+        return True
 
     @abstractmethod
     def begin(self, game: Repeated, chances: Array) -> Learner:
@@ -135,12 +144,17 @@ class BestResponses(Learning):
     starts: Annotated[int, Field(ge=2, le=1000)] = 4
     steps: Annotated[int, Field(ge=1, le=10_000)] = 30
 
+    @property
+    def has_mixtures(self) -> bool:
+        """Only over the menu."""
+        return self.over == "menu"
+
     def begin(self, game: Repeated, chances: Array) -> Learner:
         """Return the first reports."""
         items = np.zeros(chances.shape, dtype=np.intp)
         if self.start == "random":
             items = np.minimum((chances * len(game.items)).astype(np.intp), len(game.items) - 1)
-        return _Responding(game, self, picked(game.items, items))
+        return _Responding(game, self, items)
 
 
 SomeLearning: TypeAlias = Annotated[MultiplicativeWeights | Bandit | BestResponses, Discriminator("kind")]
@@ -180,6 +194,9 @@ class _Weighted(Learner):
     def truthful(self) -> Array:
         return self._probabilities()[..., 0]
 
+    def mixture(self) -> Array:
+        return self._probabilities()
+
     def hear(self, round_: int, batch: Batch, said: Reports, utilities: Array, present: Mask) -> None:
         if not self._is_bandit:
             payoffs = self._game.payoffs(batch, said, range(len(said.sizes)))
@@ -197,10 +214,11 @@ class _Weighted(Learner):
 class _Responding(Learner):
     """Reports that are replaced by best responses, one group a round."""
 
-    def __init__(self, game: Repeated, how: BestResponses, first: Reports) -> None:
+    def __init__(self, game: Repeated, how: BestResponses, items: NDArray[np.intp]) -> None:
         self._game = game
         self._how = how
-        self._said = first
+        self._items = items
+        self._said = picked(game.items, items)
 
     def say(self, round_: int, chances: Array) -> Reports:
         return Reports(self._said.rewards.copy(), self._said.sizes.copy(), self._said.owners)
@@ -211,17 +229,20 @@ class _Responding(Learner):
         is_same = (far <= SAME * np.abs(truth.rewards).max(axis=2)) & (self._said.sizes == truth.sizes)
         return np.asarray(is_same.astype(np.float64))
 
+    def mixture(self) -> Array | None:
+        return np.eye(len(self._game.items))[self._items] if self._how.has_mixtures else None
+
     def hear(self, round_: int, batch: Batch, said: Reports, utilities: Array, present: Mask) -> None:
         mover = round_ % len(said.sizes)
-        if self._how.over == "menu":
-            payoffs = self._game.payoffs(batch, said, [mover])[0]
-            best = picked(self._game.items, np.broadcast_to(payoffs.argmax(axis=1), said.sizes.shape))
-            rewards, sizes = best.rewards[mover], best.sizes[mover]
-        else:
-            others = leave_one_out_sums(said.sizes[..., None] * said.rewards)[mover]
-            rewards, sizes = best_responses(
-                batch, mover, is_paid=self._game.is_paid, starts=self._how.starts, steps=self._how.steps, others=others
-            )
         moved = present[mover]
+        if self._how.over == "menu":
+            choice = self._game.payoffs(batch, said, [mover])[0].argmax(axis=1)
+            best = picked(self._game.items, np.broadcast_to(choice, said.sizes.shape))
+            rewards, sizes = best.rewards[mover], best.sizes[mover]
+            self._items[mover, moved] = choice[moved]
+        else:
+            rewards, sizes = best_responses(
+                batch, mover, is_paid=self._game.is_paid, starts=self._how.starts, steps=self._how.steps, said=said
+            )
         self._said.rewards[mover, moved] = rewards[moved]
         self._said.sizes[mover, moved] = sizes[moved]

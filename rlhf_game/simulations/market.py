@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Final, Literal, final
+from typing import Annotated, Any, Final, Literal, final
 
 import numpy as np
 from pydantic import Field
@@ -11,7 +11,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.schema import Nonnegative, Positive, Strict
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.simulations.batches import Batch, Reports, Settled
-from rlhf_game.simulations.fields import STRATEGY_STREAMS, StudyFields
+from rlhf_game.simulations.fields import STRATEGY_STREAMS, StudyFields, efficiency
 from rlhf_game.simulations.learners import Learner, Mask, Repeated, SomeLearning
 from rlhf_game.simulations.populations import Count, Share
 from rlhf_game.simulations.strategies import Occasion, PlainStrategy, Strategy, TruthfulStrategy
@@ -21,7 +21,7 @@ SCALARS: Final = (
     "welfare", "affine_welfare", "loss", "efficiency", "revenue", "divergence", "truthful", "claimed", "present",
     "broke", "chosen_strength",
 )  # fmt: skip
-LISTS: Final = ("payments", "utilities")
+BY_GROUP: Final = ("value_i", "payment_i", "utility_i", "size_i", "claim_i")
 ROUNDING: Final = 1e-12
 
 
@@ -69,8 +69,6 @@ class MarketStudy(StudyFields):
     chunk: Annotated[int, Field(ge=1, le=1_000_000)] = 50
     """How many markets are worked on together; last digits may depend on it."""
 
-    SCALARS: ClassVar[tuple[str, ...]] = SCALARS
-
     def choices(self) -> Sequence[Strategy]:
         """Return the menu, the truth first."""
         lies = [strategy for strategy in self.menu if not isinstance(strategy, TruthfulStrategy)]
@@ -86,10 +84,16 @@ class MarketStudy(StudyFields):
                     f"entry.first: must be at most the number of groups ({groups}), found {self.entry.first}"
                 )
 
-    def layout(self) -> Layout:
+    def layout(self, groups: int, width: int) -> Layout:
         """Return the rows of a market: every round under every payment rule."""
         payments = [payment for payment in self.payments for _ in range(self.rounds)]
-        return Layout({"payment": payments, "round": list(range(self.rounds)) * len(self.payments)}, SCALARS, LISTS)
+        keys: dict[str, Sequence[Any]] = {"payment": payments, "round": [*range(self.rounds)] * len(self.payments)}
+        mixture = ("mixture_i",) if self.learning.has_mixtures else ()
+        return self.laid_out(keys, SCALARS, (*BY_GROUP, *mixture), groups, width)
+
+    def who(self, strategy: Strategy) -> str | float:
+        """Everybody chooses from the menu."""
+        return "all"
 
     def measure(self, games: Games) -> Measured:
         """Play the rounds under every payment rule."""
@@ -100,7 +104,8 @@ class MarketStudy(StudyFields):
             game = Repeated(games.batch, items, self.rounds, is_paid=payment != "none")
             learner = self.learning.begin(game, chances[-1, 0])
             histories += _Market(self, payment, game, learner).play(chances)
-        return {name: np.stack([row[name] for row in histories], axis=1) for name in (*SCALARS, *LISTS)}
+        out = {name: np.stack([row[name] for row in histories], axis=1) for name in histories[0]}
+        return {**out, **self.truth(games, len(histories))}
 
     def _chances(self, trial: Trial, groups: int) -> Array:
         """Return a market's random numbers: [rounds + 1, 2, n], of which the last are for the beginning."""
@@ -148,10 +153,11 @@ class _Market:
         for round_ in range(self._study.rounds):
             if said is not None:
                 self._batch = self._adapted(round_, said)
-            truthful = self._learner.truthful()
+            truthful, mixture = self._learner.truthful(), self._learner.mixture()
             meant = self._learner.say(round_, chances[round_, 0])
             said, settled = self._settled(meant)
-            history.append(self._row(settled, said, truthful))
+            row = self._row(settled, said, truthful)
+            history.append(row if mixture is None else {**row, "mixture_i": np.moveaxis(mixture, 0, 1)})
             present = self._ledger.present
             self._learner.hear(round_, self._batch, said, settled.utilities, present)
             self._ledger = self._after(settled, chances[round_, 1])
@@ -203,13 +209,11 @@ class _Market:
     def _row(self, settled: Settled, said: Reports, truthful: Array) -> dict[str, Array]:
         present = self._ledger.present
         count = np.maximum(present.sum(axis=0), 1)
-        best = settled.affine_welfare + settled.loss
-        is_good = best > 0
         return {
             "welfare": settled.welfare,
             "affine_welfare": settled.affine_welfare,
             "loss": settled.loss,
-            "efficiency": np.where(is_good, settled.affine_welfare / np.where(is_good, best, 1.0), 1.0),
+            "efficiency": efficiency(settled),
             "revenue": settled.revenue,
             "divergence": settled.divergence,
             "truthful": (truthful * present).sum(axis=0) / count,
@@ -217,6 +221,9 @@ class _Market:
             "present": present.sum(axis=0).astype(np.float64),
             "broke": self._ledger.broke.sum(axis=0).astype(np.float64),
             "chosen_strength": self._batch.strength,
-            "payments": settled.payments.T,
-            "utilities": settled.utilities.T,
+            "value_i": (settled.worth / self._batch.sizes).T,
+            "payment_i": settled.payments.T,
+            "utility_i": settled.utilities.T,
+            "size_i": self._batch.sizes.T,
+            "claim_i": said.sizes.T,
         }

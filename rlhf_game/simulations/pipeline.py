@@ -85,7 +85,7 @@ def _summed(study: Study, table: Path) -> dict[str, Any]:
 
 def _errors(rows: Any, study: Study) -> Iterator[dict[str, Any]]:
     """Yield the errors of a part, one of each game that failed."""
-    each = study.points[rows.column("point")[0].as_py()].fields.layout().rows
+    each = study.points[rows.column("point")[0].as_py()].layout.rows
     said = rows.column("error").to_pylist()[::each]
     games = rows.column("game").to_pylist()[::each]
     for game, error in zip(games, said, strict=True):

@@ -34,6 +34,11 @@ class Population:
 class Source(ABC):
     """Where populations come from."""
 
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """How many groups every population has."""
+
     @abstractmethod
     def draw(self, rng: np.random.Generator, normalization: Normalization) -> Population:
         """Return a population whose rewards are in the declared domain."""
@@ -74,6 +79,11 @@ class DrawnScenario(Scenario, Source, ABC):
         """Return the sizes: [n]."""
         low, high = self.sizes
         return rng.integers(low, high, size=self.groups, endpoint=True).astype(np.float64)
+
+    @property
+    def count(self) -> int:
+        """The groups."""
+        return self.groups
 
     def fault(self) -> str | None:
         """Return what does not go together (``field: must be ...``), or None."""
@@ -221,21 +231,40 @@ class NicheScenario(DrawnScenario):
 
 @final
 class CorrelatedScenario(DrawnScenario):
-    """Groups whose rewards share a common part: c * common + (1 - c) * own, both Dirichlet(1, ..., 1).
+    """Groups whose rewards for an outcome have this ``correlation`` over games, every two of them.
 
-    Rewards of two groups for one outcome then correlate with c^2 / (c^2 + (1 - c)^2) = ``correlation`` over games
-    (derived: the two parts are independent and of one variance; test_correlated_tastes_correlate_as_they_should).
+    With D_i independent and Dirichlet(1, ..., 1), of one variance, r_i is in proportion to a C + (1 - a) D_i for a
+    common C where the correlation c is >= 0, a^2 / (a^2 + (1 - a)^2) = c; and to b (n - 1) + D_i - b sum of the other
+    D_j where it is below 0, ((n - 2) b^2 - 2 b) / (1 + (n - 1) b^2) = c, which has a solution b in [0, 1 / (n - 1)]
+    down to c = -1 / (n - 1), the least that n groups can have. No entry is below 0, and all rows have one sum.
+    (Derived; test_correlated_tastes_correlate_as_they_should.)
     """
 
     kind: Literal["correlated"]
-    correlation: Share = 0.5
+    correlation: Annotated[float, Field(ge=-1, le=1)] = 0.5
+
+    def fault(self) -> str | None:
+        """More than two groups cannot all be opposed to each other."""
+        least = -1 / max(1, self.groups - 1)
+        if self.correlation < least - 1e-12:
+            return f"correlation: must be at least {least:.6g} for {self.groups} groups, found {self.correlation}"
+        return super().fault()
 
     def tastes(self, rng: np.random.Generator) -> Array:
-        """Return rows of sum 1."""
+        """Return rows of one sum."""
+        if self.correlation < 0:
+            return self._opposed(_dirichlet(rng, 1.0, self.groups, self.outcomes))
         shared, own = np.sqrt(self.correlation), np.sqrt(1 - self.correlation)
         common = rng.dirichlet(np.ones(self.outcomes))
         rows = _dirichlet(rng, 1.0, self.groups, self.outcomes)
         return np.asarray((shared * common + own * rows) / (shared + own))
+
+    def _opposed(self, rows: Array) -> Array:
+        n, c = self.groups, self.correlation
+        curve = n - 2 - c * (n - 1)
+        away = (1 - np.sqrt(max(0.0, 1 + c * curve))) / curve
+        others = rows.sum(axis=0) - rows
+        return np.asarray(np.maximum(away * (n - 1) + rows - away * others, 0.0))
 
 
 def _dirichlet(rng: np.random.Generator, concentration: float, groups: int, outcomes: int) -> Array:

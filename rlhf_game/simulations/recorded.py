@@ -31,6 +31,11 @@ class Recorded(Source):
     sizes: Array
     sizes_range: tuple[int, int] | None
 
+    @property
+    def count(self) -> int:
+        """The groups of the game."""
+        return len(self.sizes)
+
     def draw(self, rng: np.random.Generator, normalization: Normalization) -> Population:
         """Return the groups on a random prompt."""
         at = int(rng.choice(len(self.rewards), p=self.prompt_weights))

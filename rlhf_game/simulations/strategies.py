@@ -227,7 +227,7 @@ class CoalitionStrategy(Strategy):
 
     kind: Literal["coalition"]
     members: Annotated[int, Field(ge=2, le=100)] = 2
-    starts: Annotated[int, Field(ge=2, le=1000)] = 6
+    starts: Annotated[int, Field(ge=2, le=1000)] = 9
     steps: Annotated[int, Field(ge=1, le=10_000)] = 40
 
     @property
@@ -262,9 +262,10 @@ class CoalitionStrategy(Strategy):
 
 @final
 class FalseNamesStrategy(Strategy):
-    """Appear under several names, each with the true reward and an equal part of ``factor`` times the true size.
+    """Appear under several names, each with the true reward and a part of ``factor`` times the true size.
 
-    The parts are rounded and at least 1. Affine payments charge each name for its own move only (theory section 8).
+    The parts are integers, as equal as can be, that sum to that size, rounded: three members are two and one. A name
+    that would have none is not used. Affine payments charge each name for its own move only (theory section 8).
     """
 
     kind: Literal["false_names"]
@@ -274,14 +275,13 @@ class FalseNamesStrategy(Strategy):
     def reports(self, occasion: Occasion) -> Reports:
         """Return the reports of all names: the true ones first, then the further names of every group."""
         batch, liars = occasion.batch, occasion.liars
-        part = np.clip(np.round(self.factor * batch.sizes / self.names), 1.0, batch.limit)
-        first = np.where(liars, part, batch.sizes)
-        further = np.where(liars, part, 0.0)
-        n = len(batch.rewards)
+        total = np.clip(np.round(np.minimum(self.factor * batch.sizes, self.names * batch.limit)), 1.0, None)
+        each, more = np.divmod(total, self.names)
+        parts = [np.where(liars, each + (name < more), batch.sizes * (name == 0)) for name in range(self.names)]
         return Reports(
             np.concatenate([batch.rewards] * self.names),
-            np.concatenate([first] + [further] * (self.names - 1)),
-            np.tile(np.arange(n), self.names),
+            np.concatenate(parts),
+            np.tile(np.arange(len(batch.rewards)), self.names),
         )
 
 

@@ -20,6 +20,7 @@ from rlhf_game.simulations.fields import StudyFields
 from rlhf_game.simulations.games import GamesStudy
 from rlhf_game.simulations.market import MarketStudy
 from rlhf_game.simulations.populations import Source
+from rlhf_game.simulations.trials import Layout, Trial
 
 KINDS: Final[Mapping[str, type[StudyFields]]] = {"games": GamesStudy, "market": MarketStudy}
 FIXED: Final = ("kind", "seed", "games", "payments", "chunk", "sweep")
@@ -41,6 +42,11 @@ class Point:
     """The same in the type of the field's column."""
     fields: StudyFields
     source: Source
+    layout: Layout
+
+    def trials(self, games: range) -> list[Trial]:
+        """Return the places of some games."""
+        return [Trial(self.fields.seed, self.index, game) for game in games]
 
 
 @final
@@ -98,7 +104,7 @@ class Study:
 def play(chunk: Chunk) -> tuple[int, bytes]:
     """Return the number of a chunk and its rows as a parquet file: a pure function of the chunk."""
     point = chunk.point
-    rows = point.fields.play(point.source, point.index, chunk.games, dict(point.columns))
+    rows = point.fields.play(point.source, point.layout, point.trials(chunk.games), point.columns)
     columns = dict(zip(rows.column_names, rows.columns, strict=True))
     return chunk.number, parquet_bytes(columns, {"seal": chunk.seal, "chunk": chunk.number})
 
@@ -119,10 +125,10 @@ def parse_study(document: Mapping[str, Any], name: str, base: Path) -> Study:
     if not isinstance(wanted, str) or wanted not in KINDS:
         raise InputError(f"{name}: kind: must be {' or '.join(KINDS)}, found {kind(wanted)}")
     sweep = _sweep(document.get("sweep"), name)
-    points: list[Point] = []
+    points: list[tuple[dict[str, Any], dict[str, Any], StudyFields, Source]] = []
     files: set[str] = set()
     typed = {field: _typed(values) for field, values in sweep.items()}
-    for index, places in enumerate(product(*(range(len(values)) for values in sweep.values()))):
+    for places in product(*(range(len(values)) for values in sweep.values())):
         chosen = {field: values[at] for (field, values), at in zip(sweep.items(), places, strict=True)}
         where = ", ".join(f"{field} = {shown(json.dumps(value))}" for field, value in chosen.items())
         label = f"{name}: with {where}" if where else name
@@ -134,8 +140,27 @@ def parse_study(document: Mapping[str, Any], name: str, base: Path) -> Study:
             raise InputError(f"{label}: {error}") from None
         files.update(fields.scenario.files())
         columns = {field: typed[field][at] for field, at in zip(sweep, places, strict=True)}
-        points.append(Point(index, chosen, columns, fields, source))
-    return Study(tuple(points), sweep, {file: hash_of(file, base) for file in sorted(files)})
+        points.append((chosen, columns, fields, source))
+    width = max(source.count for *_, source in points)
+    made = tuple(
+        Point(index, chosen, columns, fields, source, fields.layout(source.count, width))
+        for index, (chosen, columns, fields, source) in enumerate(points)
+    )
+    _check_playable(made, name)
+    return Study(made, sweep, {file: hash_of(file, base) for file in sorted(files)})
+
+
+def _check_playable(points: Sequence[Point], name: str) -> None:
+    """Refuse a strategy that the groups of no point can play; one that some can is left out at the others."""
+    most = max(point.source.count for point in points)
+    can = {one.label for point in points for one in point.fields.playable(point.source.count)}
+    for point in points:
+        for one in point.fields.choices():
+            if one.label not in can:
+                raise InputError(
+                    f"{name}: strategies: must be such as the groups of the scenario can play, found {one.label}, "
+                    f"which needs {one.least_groups()} groups where there are {most}"
+                )
 
 
 def _sweep(given: Any, name: str) -> dict[str, list[Any]]:

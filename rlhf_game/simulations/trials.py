@@ -6,17 +6,23 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlhf_game.errors import RlhfGameError, RunError
-from rlhf_game.mechanism.arrays import Array
 from rlhf_game.simulations.batches import Batch
 from rlhf_game.simulations.populations import Population
 
+OPTIONAL: Final = ("gain", "efficiency")
+"""What has no value in some games (NaN, an empty cell of the table): nobody lies, or there is no welfare to share."""
+LISTS: Final = ("reference", "reward_i", "mixture_i")
+"""Columns of which a cell is a list of numbers."""
+FLAGS: Final = ("lies_i",)
+"""Columns of truth values."""
 FAILURES: Final = (RlhfGameError, ArithmeticError, ValueError)
 """What a game may die of without stopping the others: numbers that do not fit. Anything else is a bug and stops all."""
 
-Measured: TypeAlias = Mapping[str, Array]
-"""For B games with K rows each: scalars [B, K], and amounts of each group [B, K, n]."""
+Measured: TypeAlias = Mapping[str, NDArray[Any]]
+"""For B games with K rows each: numbers [B, K], numbers of each group [B, K, n]; lists have one axis more."""
 Measure: TypeAlias = Callable[["Games"], Measured]
 
 
@@ -42,18 +48,26 @@ class Games:
     trials: tuple[Trial, ...]
     batch: Batch
 
+    def one(self, at: int) -> "Games":
+        """Return one of the games alone."""
+        return Games((self.trials[at],), self.batch.rows(np.array([at])))
+
 
 @final
 @dataclass(frozen=True, eq=False)
 class Layout:
     """What the rows of every game are. keys: columns with the same K entries in every game.
 
-    scalars and lists: the columns that are measured, one number, and one number for each group.
+    scalars: columns of the game; by_group: ``NAME_i``, one column for each group.
     """
 
     keys: Mapping[str, Sequence[Any]]
     scalars: tuple[str, ...]
-    lists: tuple[str, ...]
+    by_group: tuple[str, ...]
+    groups: int
+    """n, in every game."""
+    width: int
+    """How many columns each of by_group has: the most groups of any point of the study."""
 
     @property
     def rows(self) -> int:
@@ -84,7 +98,7 @@ def by_shape(drawn: Mapping[Trial, Population]) -> list[list[Trial]]:
 
 
 def measure_all(
-    groups: Sequence[Sequence[Trial]], games_of: Callable[[Sequence[Trial]], Games], measure: Measure
+    groups: Sequence[Games], measure: Measure
 ) -> tuple[list[tuple[Sequence[Trial], Measured]], dict[Trial, str]]:
     """Return what is measured of each group of games, and what the games that fail say.
 
@@ -92,15 +106,15 @@ def measure_all(
     """
     done: list[tuple[Sequence[Trial], Measured]] = []
     errors: dict[Trial, str] = {}
-    for group in groups:
+    for games in groups:
         try:
             with np.errstate(all="ignore"):  # what comes out of an overflow is not finite, and refused
-                done.append((group, _finite(measure(games_of(group)))))
+                done.append((games.trials, _finite(measure(games))))
         except FAILURES as error:
-            if len(group) == 1:
-                errors[group[0]] = _said(error)
+            if len(games.trials) == 1:
+                errors[games.trials[0]] = _said(error)
                 continue
-            alone, failed = measure_all([[trial] for trial in group], games_of, measure)
+            alone, failed = measure_all([games.one(at) for at in range(len(games.trials))], measure)
             done += alone
             errors |= failed
     return done, errors
@@ -133,7 +147,10 @@ def table(
 
 
 def _finite(measured: Measured) -> Measured:
-    with_holes = [name for name, array in measured.items() if not np.isfinite(array).all()]
+    def is_whole(name: str, array: NDArray[Any]) -> bool:
+        return not (np.isinf(array) if name in OPTIONAL else ~np.isfinite(array)).any()
+
+    with_holes = [name for name, array in measured.items() if not is_whole(name, array)]
     if with_holes:
         raise RunError(f"{with_holes[0]} has values that float64 cannot hold")
     return measured
@@ -147,24 +164,52 @@ def _block(layout: Layout, trials: Sequence[Trial], measured: Measured) -> Any:
     import pyarrow
 
     columns = _keys(layout, trials)
+    count = len(trials) * layout.rows
     for name in layout.scalars:
-        columns[name] = pyarrow.array(np.ascontiguousarray(measured[name], dtype=np.float64).ravel())
-    for name in layout.lists:
-        array = np.ascontiguousarray(measured[name], dtype=np.float64)
-        offsets = np.arange(0, array.size + 1, array.shape[-1], dtype=np.int32)
-        columns[name] = pyarrow.ListArray.from_arrays(offsets, array.ravel())
-    columns["error"] = pyarrow.nulls(len(trials) * layout.rows, pyarrow.string())
+        columns[name] = _column(name, measured[name])
+    for name in layout.by_group:
+        for i in range(layout.width):
+            there = i < layout.groups
+            columns[column_of(name, i)] = (
+                _column(name, measured[name][:, :, i]) if there else pyarrow.nulls(count, _type(name))
+            )
+    columns["error"] = pyarrow.nulls(count, pyarrow.string())
     return pyarrow.table(columns)
+
+
+def _column(name: str, array: NDArray[Any]) -> Any:
+    """Return [B, K] numbers, or [B, K, L] lists, as a column."""
+    import pyarrow
+
+    flat = np.ascontiguousarray(array).ravel()
+    if name not in LISTS:
+        return pyarrow.array(flat, _type(name), from_pandas=name in OPTIONAL)
+    offsets = np.arange(0, flat.size + 1, array.shape[-1], dtype=np.int32)
+    return pyarrow.ListArray.from_arrays(offsets, flat)
 
 
 def _failed(layout: Layout, trial: Trial, error: str) -> Any:
     import pyarrow
 
     columns = _keys(layout, [trial])
-    columns |= {name: pyarrow.nulls(layout.rows, pyarrow.float64()) for name in layout.scalars}
-    columns |= {name: pyarrow.nulls(layout.rows, pyarrow.list_(pyarrow.float64())) for name in layout.lists}
+    names = {name: name for name in layout.scalars}
+    names |= {column_of(name, i): name for name in layout.by_group for i in range(layout.width)}
+    columns |= {column: pyarrow.nulls(layout.rows, _type(name)) for column, name in names.items()}
     columns["error"] = pyarrow.array([error] * layout.rows)
     return pyarrow.table(columns)
+
+
+def column_of(name: str, group: int) -> str:
+    """Return the column of a group: of ``gain_i`` that of group 2 is ``gain_2``."""
+    return f"{name[:-1]}{group}"
+
+
+def _type(name: str) -> Any:
+    import pyarrow
+
+    if name in FLAGS:
+        return pyarrow.bool_()
+    return pyarrow.list_(pyarrow.float64()) if name in LISTS else pyarrow.float64()
 
 
 def _keys(layout: Layout, trials: Sequence[Trial]) -> dict[str, Any]:

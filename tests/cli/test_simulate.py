@@ -64,10 +64,12 @@ def test_wrong_input_is_one_line_and_code_2(
 
 
 def test_games_that_fail_are_counted(tmp_path: Path) -> None:
-    text = STUDY.replace("{kind: polarize}", "{kind: coalition, members: 3}")
+    text = STUDY.replace("0.5", "1.0e-140").replace("groups: 2, outcomes: 4", "sizes: [1, 2147483648]")
+    text = text.replace("{kind: polarize}", "{kind: polarize}, {kind: resize}")
+    text += "seed: 5\nregularizer: js\npayments: [revenue]\n"
     result = run("simulate", written(tmp_path, text), "-o", tmp_path / "out", "--engine", "serial")
     assert result.code == 0
-    assert "24 of 24 rows failed; the first: InputError: a strategy needs 3 groups, found 2" in result.out
+    assert "of 18 rows failed; the first: RunError: revenue has values that float64 cannot hold" in result.out
 
 
 def test_the_sweep_example_shows_that_truth_is_best_with_payments_only(tmp_path: Path) -> None:

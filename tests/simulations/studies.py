@@ -7,6 +7,7 @@ import numpy as np
 
 from rlhf_game.simulations.pipeline import simulate
 from rlhf_game.simulations.study import Study, parse_study
+from rlhf_game.simulations.trials import column_of
 
 GAMES: dict[str, Any] = {
     "seed": 5,
@@ -37,11 +38,14 @@ def played(tmp_path: Path, changes: dict[str, Any] | None = None, of: dict[str, 
     return simulate(study(changes, of), tmp_path / "out").summary
 
 
-def rows(made: Study) -> dict[str, np.ndarray]:
-    """The columns of the first point of a study, without a folder; lists of equal length become [rows, n]."""
-    point = made.points[0]
-    table = point.fields.play(point.source, 0, range(point.fields.games), {})
-    return {name: np.array(table.column(name).to_pylist()) for name in table.column_names}
+def rows(made: Study, at: int = 0) -> dict[str, np.ndarray]:
+    """The columns of a point of a study, without a folder; those of the groups, ``gain_i``, as arrays [rows, n]."""
+    point = made.points[at]
+    table = point.fields.play(point.source, point.layout, point.trials(range(point.fields.games)), {})
+    found = {name: np.array(table.column(name).to_pylist()) for name in table.column_names}
+    for name in point.layout.by_group:
+        found[name] = np.stack([found[column_of(name, i)] for i in range(point.layout.groups)], axis=1)
+    return found
 
 
 def means(summary: dict[str, Any], measure: str, part: str = "measures") -> dict[tuple[str, str], float]:

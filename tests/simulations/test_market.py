@@ -115,7 +115,7 @@ def test_a_race_from_the_truth_leaves_it_only_without_payments() -> None:
 
 def test_nobody_pays_more_than_the_budget_and_who_is_broke_stays_out() -> None:
     found = market(budget=1.0, rounds=30, games=10)
-    paid = shaped(found, "payments", "affine").sum(axis=1)
+    paid = shaped(found, "payment_i", "affine").sum(axis=1)
     assert (paid <= 1.0 + 1e-9).all()
     broke = shaped(found, "broke", "affine")
     assert (np.diff(broke, axis=1) >= 0).all()

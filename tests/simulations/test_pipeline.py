@@ -187,6 +187,7 @@ def test_where_all_games_fail_nothing_is_summed_up(tmp_path: Path, monkeypatch: 
     for of in (GAMES, MARKET):
         summary = simulate(study({"games": 3}, of), tmp_path / str(of.get("kind"))).summary
         assert summary["failed"] == summary["rows"] > 0
+        assert summary["summaries"][0]["measures"]
         assert set(summary["summaries"][0]["measures"].values()) == {None}
 
 

@@ -84,11 +84,14 @@ def test_a_niche_is_wanted_by_its_minority_alone() -> None:
     assert found.sizes[3:].tolist() == [2.0, 2.0]
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.3, 0.8, 1.0])
-def test_correlated_tastes_correlate_as_they_should(correlation: float) -> None:
+@pytest.mark.parametrize(
+    ("groups", "correlation"), [(2, 0.0), (2, 0.3), (2, 0.8), (2, 1.0), (2, -0.5), (2, -1.0), (4, -0.3), (4, -1 / 3)]
+)
+def test_correlated_tastes_correlate_as_they_should(groups: int, correlation: float) -> None:
     pairs = np.stack(
-        [drawn("correlated", seed, groups=2, correlation=correlation).rewards[:, 0] for seed in range(4000)]
+        [drawn("correlated", seed, groups=groups, correlation=correlation).rewards[:2, 0] for seed in range(4000)]
     )
+    assert (pairs >= 0).all()
     found = np.corrcoef(pairs.T)[0, 1]
     error = (1 - correlation**2) / np.sqrt(len(pairs))  # of a normal pair; a Dirichlet entry has heavier tails
     assert abs(found - correlation) <= 5 * error + 1e-12
@@ -107,6 +110,7 @@ def test_concentration_says_how_picky_groups_are() -> None:
         ("polarised", {"camps": 4, "outcomes": 3}, "scenario.camps: must be at most .* found 4"),
         ("duplicates", {"distinct": 4, "outcomes": 3}, "scenario.distinct: must be at most .* found 4"),
         ("niche", {"niches": 3, "groups": 3}, "scenario.niches: must be at most 2"),
+        ("correlated", {"groups": 3, "correlation": -0.6}, "scenario.correlation: must be .* -0.5 for 3 groups"),
     ],
 )
 def test_what_does_not_go_together_is_refused(kind: str, fields: dict[str, Any], message: str) -> None:

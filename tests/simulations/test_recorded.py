@@ -57,7 +57,7 @@ def test_games_of_different_widths_are_one_study(tmp_path: Path) -> None:
     found = rows(made)
     assert [error for error in found["error"] if error] == []
     assert found["game"].tolist() == sorted(found["game"].tolist())
-    one = next(iter(found["utilities"][found["strategy"] == "truthful"]))
+    one = next(iter(found["utility_i"][found["strategy"] == "truthful"]))
     assert one.shape == (2,)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from rlhf_game.errors import InputError
 from rlhf_game.simulations.study import read_study
-from tests.simulations.studies import GAMES, MARKET, study
+from tests.simulations.studies import GAMES, MARKET, rows, study
 
 
 def test_a_sweep_is_the_product_of_its_fields_in_order() -> None:
@@ -85,8 +85,5 @@ def test_chunks_cover_every_game_once_in_the_order_of_the_rows() -> None:
 
 def test_points_of_a_sweep_draw_games_of_their_own() -> None:
     made = study({"sweep": {"strength": [0.5, 0.5]}, "payments": ["none"]})
-    first, second = (
-        point.fields.play(point.source, point.index, range(40), {}).column("welfare").to_numpy()
-        for point in made.points
-    )
+    first, second = (rows(made, at)["welfare"] for at in (0, 1))
     assert not set(first) & set(second)

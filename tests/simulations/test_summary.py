@@ -18,12 +18,26 @@ def test_running_means_are_means_with_student_s_intervals() -> None:
     running = Running()
     for part in np.split(samples, [1, 1, 20, 41]):
         running.take(part)
-    found = running.estimate()
-    assert found is not None
-    np.testing.assert_allclose(found.value, samples.mean(axis=0), rtol=1e-13)
+    value, below, above = running.ends()
+    np.testing.assert_allclose(value, samples.mean(axis=0), rtol=1e-13)
     low, high = stats.t.interval(0.95, 56, samples.mean(axis=0), stats.sem(samples, axis=0))
-    np.testing.assert_allclose(found.high - found.value, high - samples.mean(axis=0), rtol=1e-9)
-    np.testing.assert_allclose(found.value - found.low, samples.mean(axis=0) - low, rtol=1e-9)
+    np.testing.assert_allclose(above - value, high - samples.mean(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(value - below, samples.mean(axis=0) - low, rtol=1e-9)
+
+
+def test_what_has_no_value_in_a_game_does_not_count_there() -> None:
+    samples = np.random.default_rng(2).standard_normal((30, 2))
+    samples[::3, 0] = np.nan
+    samples[:, 1] = np.nan
+    running = Running()
+    for part in np.split(samples, [1, 11]):
+        running.take(part)
+    known = samples[~np.isnan(samples[:, 0]), 0]
+    found = running.document(0)
+    assert found["estimate"] == pytest.approx(known.mean())
+    assert found["high"] == pytest.approx(known.mean() + stats.t.ppf(0.975, 19) * stats.sem(known))
+    assert running.document(1) is None
+    assert running.document(slice(0, 2))["estimate"] == [pytest.approx(known.mean()), None]
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
@@ -32,19 +46,16 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     for _ in range(1000):
         running = Running()
         running.take(rng.standard_normal((8, 1)))
-        found = running.estimate()
-        assert found is not None
-        inside += found.contains([0.0])
+        _, low, high = running.ends()
+        inside += bool(low[0] <= 0 <= high[0])
     assert abs(inside / 1000 - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 1000)
 
 
 def test_of_nothing_there_is_no_estimate_and_of_one_sample_no_width() -> None:
-    assert Running().estimate() is None
+    assert Running().document(0) is None
     running = Running()
     running.take(np.array([[2.0]]))
-    found = running.estimate()
-    assert found is not None
-    assert (found.low, found.value, found.high) == (2.0, 2.0, 2.0)
+    assert running.document(0) == {"estimate": 2.0, "low": 2.0, "high": 2.0, "level": 0.95}
 
 
 def test_the_summaries_of_games_are_means_of_their_rows(tmp_path: Path) -> None:
@@ -56,14 +67,16 @@ def test_the_summaries_of_games_are_means_of_their_rows(tmp_path: Path) -> None:
             (table.point == one["point"]) & (table.strategy == one["strategy"]) & (table.payment == one["payment"])
         ]
         measures = one["measures"]
-        for name in ("welfare", "affine_welfare", "loss", "revenue", "divergence", "regret"):
+        for name in ("welfare", "affine_welfare", "loss", "efficiency", "revenue", "divergence", "regret", "liars"):
             assert measures[name]["estimate"] == pytest.approx(rows[name].mean(), rel=1e-12, abs=1e-15)
             half = stats.t.ppf(0.975, 39) * rows[name].sem()
             assert measures[name]["high"] - measures[name]["low"] == pytest.approx(2 * half, rel=1e-6, abs=1e-12)
         assert measures["gaining"]["estimate"] == pytest.approx((rows.regret > 0).mean())
-        for name, column in (("utility", "utilities"), ("payment", "payments"), ("gain", "gains")):
-            by_group = np.stack(rows[column].to_list())
-            assert measures[name]["estimate"] == pytest.approx(by_group.mean(), rel=1e-12, abs=1e-15)
+        assert one["largest_regret"] == rows.regret.max()
+        for name in ("value", "utility", "payment", "gain"):
+            by_group = rows[[f"{name}_{i}" for i in range(3)]].to_numpy()
+            whole = rows.gain.mean() if name == "gain" else by_group.mean()
+            assert measures[name]["estimate"] == pytest.approx(whole, rel=1e-12, abs=1e-15)
             assert [group[name]["estimate"] for group in one["groups"]] == pytest.approx(
                 by_group.mean(axis=0).tolist(), rel=1e-12, abs=1e-15
             )
@@ -83,7 +96,10 @@ def test_the_summaries_of_a_market_are_series_and_their_ends(tmp_path: Path) -> 
         assert one["last"]["truthful"]["high"] - ends.mean() == pytest.approx(half, rel=1e-6)
 
 
-def test_groups_are_left_out_where_their_number_differs(tmp_path: Path) -> None:
+def test_every_point_has_its_own_groups(tmp_path: Path) -> None:
     swept: dict[str, Any] = {"sweep": {"scenario.groups": [2, 3]}}
-    summary = simulate(study(swept), tmp_path / "out").summary
+    finished = simulate(study(swept), tmp_path / "out")
+    summary, table = finished.summary, parquet.read_table(finished.table).to_pandas()
+    assert table[table.point == 0].value_2.isna().all()
+    assert table[table.point == 1].value_2.notna().all()
     assert [len(one["groups"]) for one in summary["summaries"]] == [2] * 6 + [3] * 6

@@ -41,7 +41,7 @@ LAYERS = {
     "mechanism": _layer("errors", "numpy", "scipy cvxpy"),
     "agents": _layer("errors mechanism", "numpy", "scipy"),
     "files": _layer("errors mechanism", "numpy pydantic pydantic_core yaml", "pyarrow"),
-    "chat": _layer("errors files", "", "openai", "training_backends"),
+    "chat": _layer("errors files", "", "httpx2", "training_backends"),
     "rewards": _layer(
         "errors mechanism chat", "numpy", "vaderSentiment textstat better_profanity rouge_score", "training_backends"
     ),

@@ -4,12 +4,13 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Answer = Callable[[dict[str, Any], int], tuple[int, Any]]
-"""Of a request's document and its number: the status and the document that answers."""
+Answer = Callable[[dict[str, Any], int], tuple[int, Any] | tuple[int, Any, dict[str, str]]]
+"""Of a request's document and its number: the status, what answers (a document, bytes, or bytes in pieces, which then
+are all that is sent), and further headers."""
 
 
 @contextmanager
@@ -21,19 +22,31 @@ def serving(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         def do_POST(self) -> None:
             document = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             seen.append({"at": time.monotonic(), "token": self.headers.get("Authorization"), **document})
-            status, body = answer(document, len(seen))
+            status, body, *more = answer(document, len(seen))
+            if isinstance(body, Iterator):
+                self.send_pieces(body)
+                return
             content = body if isinstance(body, bytes) else json.dumps(body).encode()
             self.send_response(status)
+            for name, value in more[0].items() if more else ():
+                self.send_header(name, value)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            with suppress(OSError):  # nobody listens any more
+                self.end_headers()
+                self.wfile.write(content)
+
+        def send_pieces(self, pieces: Iterator[bytes]) -> None:
+            with suppress(OSError):  # nobody listens any more
+                for piece in pieces:
+                    self.wfile.write(piece)
+                    self.wfile.flush()
 
         def log_message(self, *arguments: Any) -> None:
             return
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
             yield f"http://127.0.0.1:{server.server_port}", seen

@@ -1,8 +1,6 @@
 """The one way in which this package asks a language model anything."""
 
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias, final
@@ -10,6 +8,7 @@ from typing import TypeAlias, final
 from rlhf_game.chat.cache import Cache
 from rlhf_game.chat.ledger import Ledger, Prices
 from rlhf_game.chat.requests import ChatModel, Reply, Request, estimated
+from rlhf_game.chat.transport import in_parallel
 
 REPLIES = "replies"
 """Of a folder of calls, the folder with the answers."""
@@ -84,28 +83,16 @@ class Chat:
         groups = [[requests[i] for i in places] for places in self.model.groups(requests)]
         missing = [group for group in groups if any(_question(request) not in known for request in group)]
         done = len(groups) - len(missing)
-        failed = threading.Event()
-        with ThreadPoolExecutor(self.model.workers) as pool:
-            asked = {pool.submit(self._answer, group, purpose, failed): group for group in missing}
-            try:
-                for future in as_completed(asked):
-                    for request, reply in zip(asked[future], future.result(), strict=False):
-                        known.setdefault(_question(request), reply)
-                    done += 1
-                    if watch is not None:
-                        watch(f"ask the {purpose}", done, len(groups))
-            finally:  # also when the user interrupts
-                failed.set()
+        for k, replies in in_parallel(lambda group: self._answer(group, purpose), missing, self.model.workers):
+            for request, reply in zip(missing[k], replies, strict=True):
+                known.setdefault(_question(request), reply)
+            done += 1
+            if watch is not None:
+                watch(f"ask the {purpose}", done, len(groups))
 
-    def _answer(self, group: Sequence[Request], purpose: str, failed: threading.Event) -> list[Reply]:
+    def _answer(self, group: Sequence[Request], purpose: str) -> list[Reply]:
         """Answer a group and keep the answers: here, in the worker, so that they are kept whatever the others do."""
-        if failed.is_set():
-            return []
-        try:
-            replies = self.model.answer(group, purpose)
-        except BaseException:
-            failed.set()
-            raise
+        replies = self.model.answer(group, purpose)
         for request, reply in zip(group, replies, strict=True):
             if self.cache is None or self.cache.read(self.model.identity, request) is None:
                 self._account(request, reply, purpose, {})

@@ -8,7 +8,8 @@ import base64
 import json
 import os
 import re
-from urllib.parse import quote
+from typing import Any
+from urllib.parse import quote, urlsplit
 
 from rlhf_game.errors import InputError
 
@@ -17,20 +18,53 @@ HIDDEN = "[key]"
 
 def check_url(url: str) -> None:
     """Raise InputError unless ``url`` is an http address without a user or a password: it is shown and kept."""
-    if re.match(r"https?://[^/]*@", url):
+    if re.match(r"\w+://[^/]*@", url):
         raise InputError(
             "url must hold no user and no password: a key belongs in an environment variable that key_env names"
         )
-    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", url):
+    if not is_address(url):
         raise InputError(f"url must be an address that starts with http:// or https://, got {url!r}")
 
 
+def is_address(url: str) -> bool:
+    """Return whether ``url`` is an http address, with a host and without a user or a password.
+
+    >>> is_address("http://127.0.0.1:8000/v1"), is_address("http://127.0.0.1:99999/v1"), is_address("ftp://here")
+    (True, False, False)
+    """
+    try:
+        parts = urlsplit(url)
+        is_port = parts.port is None or parts.port > 0
+    except ValueError:  # a port above 65535, half an IPv6 address
+        return False
+    return bool(re.fullmatch(r"https?://[^\s/@]+(/[^\s]*)?", url) and url.isprintable() and parts.hostname and is_port)
+
+
 def read_key(variable: str) -> str:
-    """Return the key that an environment variable holds; raise InputError when it is not set."""
+    """Return the key that an environment variable holds, without white space around it.
+
+    Raises InputError, which does not show it, when there is none or it cannot be sent: a header holds visible ASCII.
+    """
     key = os.environ.get(variable, "").strip()
     if not key:
         raise InputError(f"key_env: the environment variable {variable} must hold the key, it is not set")
+    if not re.fullmatch(r"[!-~]+", key):
+        raise InputError(
+            f"key_env: the environment variable {variable} must hold a key of visible ASCII characters, found a space, "
+            "a line break or another character in it"
+        )
     return key
+
+
+def hidden(value: Any, key: str | None) -> Any:
+    """Return a JSON document without the key, wherever in its texts it is."""
+    if isinstance(value, str):
+        return without_key(value, key)
+    if isinstance(value, list):
+        return [hidden(inner, key) for inner in value]
+    if isinstance(value, dict):
+        return {without_key(name, key): hidden(inner, key) for name, inner in value.items()}
+    return value
 
 
 def without_key(text: str, key: str | None) -> str:

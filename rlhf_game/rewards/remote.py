@@ -1,17 +1,12 @@
 """Rewards that another machine computes: a scoring endpoint over HTTP, and a language model as the judge.
 
-Both wait at most ``timeout`` seconds for an answer, try again with growing pauses when the other side is busy or away,
-and say which endpoint failed. Nothing is sent before a reward is called, and no key is ever shown.
+Both reach it through ``chat.transport`` and say which endpoint failed. Nothing is sent before a reward is called.
 """
 
-import json
-import time
-import urllib.error
-import urllib.request
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -28,12 +23,10 @@ from rlhf_game.chat import (
     grade_rule,
     read_grade,
 )
-from rlhf_game.chat.keys import check_url, read_key, without_key
+from rlhf_game.chat.keys import check_url
+from rlhf_game.chat.transport import Address, in_parallel
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.rewards.texts import Text, plain
-
-BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""Answers after which trying again may help."""
 
 
 @final
@@ -41,8 +34,8 @@ BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 class ScoreEndpoint:
     """POST {"prompts": [..], "completions": [..]} to ``url``; the answer is {"scores": [..]}, one number each.
 
-    timeout: seconds for one answer. retries: further attempts; the k-th waits pause * 2^(k-1) seconds. key_env: the
-    environment variable with a bearer token. is_identified: say so when its scores of different prompts compare.
+    timeout, retries, pause, key_env: see ``chat.transport.Address``. workers: batches asked at the same time.
+    is_identified: say so when its scores of different prompts compare.
     """
 
     url: str
@@ -50,64 +43,46 @@ class ScoreEndpoint:
     retries: int = 4
     pause: float = 0.5
     batch_size: int = 64
+    workers: int = 4
     key_env: str | None = None
     is_identified: bool = False
     __name__: ClassVar[str] = "endpoint"
 
     def __post_init__(self) -> None:
-        check_url(self.url)
+        assert self._address  # refuses what is no address
+
+    @property
+    def _address(self) -> Address:
+        return Address(self.url, self.key_env, self.timeout, self.retries, self.pause)
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float]:
-        """Return one score per completion. Raises RunError that names the endpoint."""
+        """Return one score per completion. Raises RunError that names the endpoint; no batch is begun after it."""
         asked, texts = [plain(p) for p in prompts], [plain(t) for t in completions]
-        scores: list[float] = []
-        for start in range(0, len(texts), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            scores += self._post({"prompts": asked[part], "completions": texts[part]}, len(texts[part]))
-        return scores
+        parts = [slice(start, start + self.batch_size) for start in range(0, len(texts), self.batch_size)]
+        batches = [{"prompts": asked[part], "completions": texts[part]} for part in parts]
+        scores: dict[int, list[float]] = dict(in_parallel(self._scores, batches, self.workers))
+        return [score for k in range(len(batches)) for score in scores[k]]
 
-    def _post(self, document: dict[str, list[str]], count: int) -> list[float]:
-        headers = {"Content-Type": "application/json"}
-        key = None if self.key_env is None else read_key(self.key_env)
-        if key is not None:
-            headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(self.url, json.dumps(document).encode(), headers)
-        reason = ""
-        for attempt in range(self.retries + 1):
-            if attempt:
-                time.sleep(self.pause * 2.0 ** (attempt - 1))
-            try:
-                with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                    return self._read(without_key(answer.read().decode(errors="replace"), key), count)
-            except urllib.error.HTTPError as error:
-                reason = without_key(f"it answers {error.code} {error.reason}", key)
-                error.close()
-                if error.code not in BUSY:
-                    raise RunError(f"the endpoint {self.url} failed: {reason}") from None
-            except urllib.error.URLError as error:
-                reason = str(error.reason)
-            except TimeoutError:
-                reason = f"no answer within {self.timeout:g} seconds"
-            except (OSError, HTTPException) as error:
-                reason = without_key(f"{type(error).__name__}: {error}", key)
-        raise RunError(f"the endpoint {self.url} failed {self.retries + 1} times, the last time: {reason}")
-
-    def _read(self, body: str, count: int) -> list[float]:
-        try:
-            scores = json.loads(body)["scores"]
-            found = [float(score) for score in scores if not isinstance(score, bool)]
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(
-                f'the endpoint {self.url} must answer {{"scores": [..]}}, got {body[:80].encode()!r}'
-            ) from error
-        if len(found) != count:
-            raise RunError(f"the endpoint {self.url} must answer {count} scores, got {len(found)}")
-        return found
+    def _scores(self, batch: dict[str, list[str]]) -> list[float]:
+        """Return the scores of one batch."""
+        who = f"the endpoint {self.url}"
+        document, _ = self._address.post(batch, who)
+        scores = document.get("scores") if isinstance(document, dict) else None
+        if not isinstance(scores, list) or not all(_is_number(score) for score in scores):
+            raise RunError(f'{who} must answer {{"scores": [..]}} with numbers, got {str(document)[:80]!r}')
+        if len(scores) != len(batch["completions"]):
+            raise RunError(f"{who} must answer {len(batch['completions'])} scores, got {len(scores)}")
+        return [float(score) for score in scores]
 
     @property
     def provenance(self) -> dict[str, Any]:
         """Where the scores come from."""
         return {"endpoint": self.url}
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value of a JSON document is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 @final

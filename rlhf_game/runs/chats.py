@@ -8,12 +8,12 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from rlhf_game.chat import REPLIES, Chat, ChatModel, Endpoint, Ledger, LocalModel, Prices
+from rlhf_game.chat.keys import is_address
 from rlhf_game.files.schema import Name, Nonnegative, Positive, Strict
 
 CALLS = "calls"
 """The folder of a run in which answers of language models and their account are kept."""
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
-_ADDRESS = re.compile(r"https?://[^\s/@]+(/\S*)?")
 
 
 def _hide_what_is_no_variable(value: Any) -> Any:
@@ -34,7 +34,7 @@ def _hide_passwords(value: Any) -> Any:
 
 
 def _check_address(url: str) -> str:
-    if not _ADDRESS.fullmatch(url):
+    if not is_address(url):
         raise PydanticCustomError("address", "must start with http:// or https:// and hold no user and no password")
     return url
 

@@ -221,6 +221,7 @@ class EndpointSpec(RewardSpec):
     timeout: Positive = 30.0
     retries: Annotated[int, Field(ge=0, le=100)] = 4
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 64
+    workers: Annotated[int, Field(ge=1, le=1000)] = 4
     key_env: KeyName | None = None
     is_identified: bool = False
 

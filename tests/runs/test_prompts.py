@@ -189,7 +189,7 @@ def test_writer_and_judge_may_be_other_models(write: Write, tmp_path: Path) -> N
         run(read_config(write(url, outcomes=elsewhere)), tmp_path / "out")
         assert {one["model"] for one in seen} == {"m"}
         assert {one["model"] for one in asked} == {"writer", "judge"}
-        assert {one["token"] for one in asked} == {"Bearer none"}  # a key goes to its own endpoint only
+        assert {one["token"] for one in asked} == {None}  # a key goes to its own endpoint only
         assert {one["token"] for one in seen} == {f"Bearer {KEY}"}
     report = json.loads((tmp_path / "out/calls/report.json").read_text())
     assert {(row["purpose"], row["model"]) for row in report["by"]} == {
@@ -375,5 +375,5 @@ def test_a_key_that_is_not_set_is_an_input_error(write: Write, tmp_path: Path, m
 
 def test_an_endpoint_that_is_away_is_named(write: Write, tmp_path: Path) -> None:
     model = {"name": "m", "endpoint": {"url": "http://127.0.0.1:9/v1", "retries": 0}}
-    with pytest.raises(RunError, match=r"the responder m at http://127.0.0.1:9/v1 failed: Connection error"):
+    with pytest.raises(RunError, match=r"the responder m at http://127.0.0.1:9/v1 failed: connection error"):
         run(read_config(write("", model=model)), tmp_path / "out")

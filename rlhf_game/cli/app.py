@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from rlhf_game import __version__
-from rlhf_game.cli import audit, demo, discover, games, play, report, run, simulate, train
+from rlhf_game.cli import audit, demo, discover, doctor, games, init, play, report, run, simulate, train
 from rlhf_game.errors import CombinationError, InputError, MissingExtra, RlhfGameError
 
 SUCCESS: Final = 0
@@ -81,6 +81,8 @@ def _app() -> typer.Typer:
     app.command("report")(report.report)
     app.command("verify")(games.verify)
     app.command("play")(play.play)
+    app.command("init")(init.init)
+    app.command("doctor")(doctor.doctor)
     app.command("demo")(demo.demo)
     return app
 

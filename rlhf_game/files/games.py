@@ -16,6 +16,7 @@ import numpy as np
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import parse_json, parse_json_lines, parse_yaml, read_text, shown
+from rlhf_game.files.names import check_names
 from rlhf_game.files.schema import AutomatonFields, Fields, MenuFields, TableFields, TableFile, parse_fields
 from rlhf_game.files.tables import Shape, Table, describe, digest, from_lists, locate, read_table, shape_of
 from rlhf_game.mechanism.reports import NORMALIZATION_TOLERANCE
@@ -139,14 +140,7 @@ def _reference(fields: Fields, folder: Path, rewards: Sequence[Table]) -> Table:
 
 
 def _check_names(fields: Fields) -> None:
-    names: set[str] = set()
-    for i, group in enumerate(fields.groups):
-        if group.name in names:
-            raise InputError(f"groups[{i}].name: must differ from the other names, found {shown(group.name)!r} twice")
-        names.add(group.name)
-    for name in fields.weights or ():
-        if name not in names:
-            raise InputError(f"weights.{shown(name)}: must be the name of a group, found none of that name")
+    check_names([group.name for group in fields.groups], fields.weights or ())
     largest = max(group.size for group in fields.groups)
     if fields.size_limit is not None and fields.size_limit < largest:
         raise InputError(f"size_limit: must be at least the largest size ({largest}), found {fields.size_limit}")

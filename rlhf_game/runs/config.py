@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, parse_json, parse_json_lines, parse_yaml, read_text, shown
+from rlhf_game.files.names import check_names
 from rlhf_game.files.schema import LARGEST_SIZE, Name, Nonnegative, Positive, RegularizerName, Strict, parse_model
 from rlhf_game.files.tables import digest
 from rlhf_game.runs.calibrations import SomeCalibration, tag_of
@@ -178,15 +179,10 @@ def parse_config(document: dict[str, Any], name: str, base: Path) -> Configurati
 
 
 def _check(fields: RunConfig, name: str) -> None:
-    names = [group.name for group in fields.groups]
-    for i, group in enumerate(names):
-        if group in names[:i]:
-            raise InputError(
-                f"{name}: groups[{i}].name: must differ from the other names, found {shown(group)!r} twice"
-            )
-    for group in fields.weights or ():
-        if group not in names:
-            raise InputError(f"{name}: weights.{shown(group)}: must be the name of a group, found none of that name")
+    try:
+        check_names([group.name for group in fields.groups], fields.weights or ())
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
     if fields.payment == "revenue" and fields.normalization == "none":
         raise InputError(f"{name}: payment: revenue must come with normalization sum or max, found none")
     if isinstance(fields.outcomes, TrieSpec | FinetunedSpec):

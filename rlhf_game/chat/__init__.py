@@ -10,9 +10,9 @@ from rlhf_game.chat.endpoint import Endpoint
 from rlhf_game.chat.grades import grade_digits, grade_rule, read_grade
 from rlhf_game.chat.ledger import Ledger, Prices
 from rlhf_game.chat.local import LocalModel
-from rlhf_game.chat.requests import ChatModel, Message, Reply, Request, ask_once
+from rlhf_game.chat.requests import ChatModel, Reply, Request, ask_once
 
 __all__ = [
-    "REPLIES", "Cache", "Chat", "ChatModel", "Endpoint", "Ledger", "LocalModel", "Message", "Prices", "Reply",
-    "Request", "ask_once", "grade_digits", "grade_rule", "read_grade",
+    "REPLIES", "Cache", "Chat", "ChatModel", "Endpoint", "Ledger", "LocalModel", "Prices", "Reply", "Request",
+    "ask_once", "grade_digits", "grade_rule", "read_grade",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from rlhf_game.chat.requests import ChatModel, Reply, Request
 from rlhf_game.errors import InputError
+from rlhf_game.files.conversations import Conversation
 
 if TYPE_CHECKING:
     from rlhf_game.training_backends.models import LanguageModel
@@ -24,7 +25,8 @@ DEFAULT_TOKENS = 256
 class LocalModel(ChatModel):
     """A causal language model: an installed wheel, a folder, a .gguf file or a name on the hub; loaded when asked.
 
-    A folder may also be that of a policy that was trained here.
+    A folder may also be that of a policy that was trained here. A model whose chat template takes no system turn is
+    told its instructions at the beginning of the user's.
 
     The random numbers of an answer are fixed by its request and ``seed``, not by its place among others.
     """
@@ -64,9 +66,9 @@ class LocalModel(ChatModel):
         from rlhf_game.training_backends.policies import load_policy
 
         if self._policy is not None:
-            return load_policy(self._policy, device=self.device)
+            return load_policy(self._policy, device=self.device, folds_system=True)
         return load_language_model(
-            self.name, revision=self.revision, device=self.device, dtype=self.dtype, base=self.base
+            self.name, revision=self.revision, device=self.device, dtype=self.dtype, base=self.base, folds_system=True
         )
 
     def groups(self, requests: Sequence[Request]) -> list[list[int]]:
@@ -85,7 +87,7 @@ class LocalModel(ChatModel):
         from rlhf_game.training_backends.sampling import sample_batch
 
         model = self.language_model
-        encoded = [model.encode_turns(request.document()["messages"]) for request in requests]
+        encoded = [model.encode_prompt(Conversation(request.messages)) for request in requests]
         if requests[0].digits:
             return self._grade(encoded, requests[0].digits)
         drawn = sample_batch(

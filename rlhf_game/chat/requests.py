@@ -3,19 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, final
+
+from rlhf_game.files.conversations import Message
 
 LETTERS_PER_TOKEN = 4
 """Where nobody counts tokens: the rule of thumb for English."""
-
-
-@final
-@dataclass(frozen=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
 
 
 @final
@@ -40,7 +33,7 @@ class Request:
     def document(self) -> dict[str, Any]:
         """Return all that the answer depends on."""
         asked: dict[str, Any] = {
-            "messages": [{"role": turn.role, "content": turn.content} for turn in self.messages],
+            "messages": [turn.document() for turn in self.messages],
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
             "draw": self.draw,

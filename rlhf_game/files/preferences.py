@@ -1,7 +1,8 @@
 """Pairs of responses of which one was preferred: read, checked row by row, held out by prompt.
 
-A row is ``{prompt, chosen, rejected}``, texts or conversations (lists of messages with ``content``); ``history``
-(earlier [user, assistant] turns) goes before the prompt, and ``split`` (train or test) says what is held out.
+A row is ``{prompt, chosen, rejected}``: texts, or lists of messages, in any of TRL's layouts (see ``layouts``).
+``history`` (earlier [user, assistant] turns, or messages) goes before the prompt, ``tools`` are those that the model
+may call, and ``split`` (train or test) says what is held out; it stands in every row or in none.
 """
 
 import gzip
@@ -11,17 +12,16 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, final
 
 import numpy as np
 
 from rlhf_game.errors import InputError
+from rlhf_game.files.conversations import Text
 from rlhf_game.files.documents import kind, parse_json_lines, shown
+from rlhf_game.files.layouts import Split, check_splits, divided, pair_of, split_of
 
 FORMS = ".jsonl, .jsonl.gz or .parquet"
-SPLITS = ("train", "test")
-
-Split: TypeAlias = Literal["train", "test"]
 
 
 @final
@@ -29,9 +29,9 @@ Split: TypeAlias = Literal["train", "test"]
 class Preference:
     """One comparison: of two responses to a prompt, the one that was preferred and the other."""
 
-    prompt: str
-    chosen: str
-    rejected: str
+    prompt: Text
+    chosen: Text
+    rejected: Text
     split: Split | None = None
 
     def flipped(self) -> "Preference":
@@ -51,23 +51,12 @@ class Preferences:
     def held_out(self, share: float, rng: np.random.Generator) -> tuple[tuple[Preference, ...], tuple[Preference, ...]]:
         """Return the rows to train on and those to test on; no prompt is in both.
 
-        Rows that name their split keep it; else about ``share`` of the rows are held out, whole prompts at random.
+        Rows that name their split keep it; else about ``share`` of the prompts, at least one, are held out at random.
         Raises InputError when nothing is left to train on, or nothing to test on.
         """
-        if any(row.split is not None for row in self.rows):
-            train = tuple(row for row in self.rows if row.split == "train")
-            test = tuple(row for row in self.rows if row.split == "test")
-        else:
-            prompts = list(dict.fromkeys(row.prompt for row in self.rows))
-            held = {prompts[k] for k in rng.permutation(len(prompts))[: round(share * len(prompts))]}
-            train = tuple(row for row in self.rows if row.prompt not in held)
-            test = tuple(row for row in self.rows if row.prompt in held)
-        for rows, what in ((train, "to train on"), (test, "to test on")):
-            if not rows:
-                raise InputError(
-                    f"{self.name}: must hold rows {what} as well, found {len(self.rows)} rows and none of them {what}"
-                )
-        return train, test
+        is_held = divided([(row.prompt, row.split) for row in self.rows], share, rng, self.name)
+        train = tuple(row for row, held in zip(self.rows, is_held, strict=True) if not held)
+        return train, tuple(row for row, held in zip(self.rows, is_held, strict=True) if held)
 
 
 def flip(rows: tuple[Preference, ...], share: float, rng: np.random.Generator) -> tuple[Preference, ...]:
@@ -103,11 +92,13 @@ def preferences_of(
 ) -> Preferences:
     """Return checked preferences of rows from anywhere; each row comes with its name for messages.
 
-    Raises InputError that names the first row with a missing field, an empty text or two identical responses, or says
-    that all rows are alike.
+    Raises InputError that names the first row with a missing field, an empty text, two identical responses or no split
+    among rows with one, or says that all rows are alike.
     """
     names = {field: (columns or {}).get(field, field) for field in ("prompt", "chosen", "rejected")}
-    found = tuple(_row(where, row, names) for where, row in rows)
+    named = [(where, _row(where, row, names)) for where, row in rows]
+    check_splits([(where, row.split) for where, row in named])
+    found = tuple(row for _, row in named)
     if not found:
         raise InputError(f"{name}: must hold preferences, found no rows")
     if len(found) > 1 and len({(row.prompt, row.chosen, row.rejected) for row in found}) == 1:
@@ -158,26 +149,7 @@ def _parquet_rows(path: Path, name: str) -> Iterator[tuple[str, Any]]:
 def _row(where: str, row: Any, names: Mapping[str, str]) -> Preference:
     if not isinstance(row, Mapping):
         raise InputError(f"{where}: must be a mapping with prompt, chosen and rejected, found {kind(row)}")
-    texts = {}
-    for field, name in names.items():
-        if name not in row:
-            keys = shown(", ".join(map(str, row)), 80) or "none"
-            raise InputError(f"{where}: {name}: must be given, found only the fields {keys}")
-        texts[field] = _words(row[name], f"{where}: {name}")
-    if texts["chosen"] == texts["rejected"]:
+    prompt, chosen, rejected = pair_of(row, where, names)
+    if chosen == rejected:
         raise InputError(f"{where}: {names['chosen']} and {names['rejected']} must differ, found the same text twice")
-    split = row.get("split")
-    if split not in (None, *SPLITS):
-        raise InputError(f"{where}: split: must be train or test, found {kind(split)}")
-    earlier = [_words(turn, f"{where}: history") for pair in row.get("history") or () for turn in pair]
-    return Preference("\n\n".join([*earlier, texts["prompt"]]), texts["chosen"], texts["rejected"], split)
-
-
-def _words(value: Any, where: str) -> str:
-    if isinstance(value, list) and value and all(isinstance(m, Mapping) and "content" in m for m in value):
-        value = "\n\n".join(str(message["content"]) for message in value)
-    if not isinstance(value, str):
-        raise InputError(f"{where}: must be text, found {kind(value)}")
-    if not value.strip():
-        raise InputError(f"{where}: must be text with something in it, found an empty one")
-    return value
+    return Preference(prompt, chosen, rejected, split_of(row, where))

@@ -11,7 +11,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.aggregates import Aggregate
 from rlhf_game.rewards.neural import RewardModel, share_backbones
-from rlhf_game.rewards.texts import Text, TextReward, call_reward, is_pointwise, name_of, plain
+from rlhf_game.rewards.texts import Text, TextReward, call_reward, is_pointwise, name_of
 
 
 @final
@@ -51,8 +51,7 @@ class Ensemble:
 
     def scores(self, prompts: Sequence[Text], completions: Sequence[Text], columns: Mapping[str, Any]) -> Array:
         """Return every member's scores, [M, k]. Raises InputError on members that the aggregate cannot compare."""
-        asked, texts = [plain(p) for p in prompts], [plain(t) for t in completions]
-        return np.stack([call_reward(member, asked, texts, columns) for member in self._ready])
+        return np.stack([call_reward(member, prompts, completions, columns) for member in self._ready])
 
     @property
     def is_identified(self) -> bool:

@@ -38,9 +38,9 @@ class Mix:
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float]:
         """Return one number in [0, 1] per completion."""
-        asked, texts, given = [plain(p) for p in prompts], [plain(t) for t in completions], dict(columns)
+        asked, given = [plain(prompt) for prompt in prompts], dict(columns)
         weights = np.array([part.weight for part in self.parts])
-        scores = [part.calibration(call_reward(part.reward, asked, texts, given), asked) for part in self.parts]
+        scores = [part.calibration(call_reward(part.reward, prompts, completions, given), asked) for part in self.parts]
         return [float(value) for value in weights / weights.sum() @ np.stack(scores)]
 
     @property

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-from rlhf_game.rewards.texts import Text, TextReward, plain
+from rlhf_game.rewards.texts import Text, TextReward, pairs_of, plain
 
 EMBEDDER = "all-minilm-l6-v2"
 
@@ -75,7 +75,7 @@ class RewardModel:
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float]:
         """Return one score per completion; the model is loaded on the first call. Raises InputError if it cannot be."""
-        pairs = [(plain(prompt), plain(text)) for prompt, text in zip(prompts, completions, strict=True)]
+        pairs = pairs_of(prompts, completions)
         return [float(value) for value in self._scorer.score(pairs, batch_size=self.batch_size)]
 
     @property
@@ -109,7 +109,7 @@ class WeightAverage:
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float]:
         """Return one score per completion; averaged on the first call. Raises InputError if they have no average."""
-        pairs = [(plain(prompt), plain(text)) for prompt, text in zip(prompts, completions, strict=True)]
+        pairs = pairs_of(prompts, completions)
         return [float(value) for value in self._scorer.score(pairs)]
 
     @property
@@ -142,7 +142,7 @@ class ImplicitReward:
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float]:
         """Return one score per completion; the models are loaded on the first call. Raises InputError."""
-        pairs = [(plain(prompt), plain(text)) for prompt, text in zip(prompts, completions, strict=True)]
+        pairs = pairs_of(prompts, completions)
         return [float(value) for value in self._scorer.score(pairs, batch_size=self.batch_size)]
 
     @property

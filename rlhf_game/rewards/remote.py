@@ -26,6 +26,7 @@ from rlhf_game.chat import (
 from rlhf_game.chat.keys import check_url
 from rlhf_game.chat.transport import Address, in_parallel
 from rlhf_game.errors import InputError, RunError
+from rlhf_game.files.conversations import as_called
 from rlhf_game.rewards.texts import Text, plain
 
 
@@ -57,13 +58,13 @@ class ScoreEndpoint:
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float]:
         """Return one score per completion. Raises RunError that names the endpoint; no batch is begun after it."""
-        asked, texts = [plain(p) for p in prompts], [plain(t) for t in completions]
+        asked, texts = as_called(prompts, completions)
         parts = [slice(start, start + self.batch_size) for start in range(0, len(texts), self.batch_size)]
         batches = [{"prompts": asked[part], "completions": texts[part]} for part in parts]
         scores: dict[int, list[float]] = dict(in_parallel(self._scores, batches, self.workers))
         return [score for k in range(len(batches)) for score in scores[k]]
 
-    def _scores(self, batch: dict[str, list[str]]) -> list[float]:
+    def _scores(self, batch: dict[str, list[Any]]) -> list[float]:
         """Return the scores of one batch."""
         who = f"the endpoint {self.url}"
         document, _ = self._address.post(batch, who)

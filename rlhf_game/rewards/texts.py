@@ -6,11 +6,12 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from rlhf_game.errors import RlhfGameError, RunError
+from rlhf_game.files import conversations
+from rlhf_game.files.conversations import as_called, response_of, text_of
 from rlhf_game.mechanism.arrays import Array
 
-Message: TypeAlias = Mapping[str, Any]
-Text: TypeAlias = str | Sequence[Message]
-"""A plain text, or a conversation as TRL passes it: messages with ``role`` and ``content``."""
+Text: TypeAlias = conversations.Text | Sequence[Mapping[str, Any]]
+"""A text or a conversation, or one as TRL passes it: messages with ``role`` and ``content``."""
 
 
 class TextReward(Protocol):
@@ -22,10 +23,18 @@ class TextReward(Protocol):
 
 
 def plain(text: Text) -> str:
-    """Return a text, or of a conversation the contents of its messages, one paragraph each."""
-    if isinstance(text, str):
-        return text
-    return "\n\n".join(str(message["content"]) for message in text)
+    """Return the words of a text; of several turns a transcript."""
+    return str(text_of(text, "messages"))
+
+
+def pairs_of(
+    prompts: Sequence[Text], completions: Sequence[Text]
+) -> list[tuple[conversations.Text, conversations.Text]]:
+    """Return prompts and completions as they were said, for what has a chat template of its own."""
+    return [
+        (text_of(prompt, f"prompts[{k}]"), response_of(completion, f"completions[{k}]"))
+        for k, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
+    ]
 
 
 def name_of(reward: Any) -> str:
@@ -40,13 +49,14 @@ def is_pointwise(reward: Any) -> bool:
 
 def call_reward(
     reward: Any,
-    prompts: Sequence[str],
-    completions: Sequence[str],
+    prompts: Sequence[Text],
+    completions: Sequence[Text],
     columns: Mapping[str, Sequence[Any]] | None = None,
     places: Sequence[int] | None = None,
 ) -> Array:
     """Return the scores of the completions, [k], checked: one finite number each.
 
+    The reward gets texts; where a prompt is a conversation, messages for it and for its completion, as TRL calls it.
     columns: further columns, one entry per completion. places: which prompt each completion answers, for rewards that
     rank the completions to a prompt: two prompts may have the same text.
     Raises RunError when the reward fails or returns anything else.
@@ -62,11 +72,12 @@ def call_reward(
 
 
 def _call(
-    reward: Any, prompts: Sequence[str], completions: Sequence[str], columns: Mapping[str, Sequence[Any]]
+    reward: Any, prompts: Sequence[Text], completions: Sequence[Text], columns: Mapping[str, Sequence[Any]]
 ) -> Array:
     name = name_of(reward)
+    asked, said = as_called(prompts, completions)
     try:
-        returned = reward(prompts=list(prompts), completions=list(completions), **columns)
+        returned = reward(prompts=asked, completions=said, **columns)
     except RlhfGameError:
         raise
     except Exception as error:

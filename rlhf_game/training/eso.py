@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 from pydantic import BeforeValidator, Field
 
 from rlhf_game.errors import InputError
+from rlhf_game.files.conversations import Text, as_called
 from rlhf_game.files.schema import Name, Nonnegative, Positive
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.overlap import RougeL, rouge
@@ -177,7 +178,7 @@ class EsoConfig(TrainingFields):
         return metrics
 
     def _judge(
-        self, model: "LanguageModel", test: tuple[tuple[str, str], ...], task: Task, label: str
+        self, model: "LanguageModel", test: tuple[tuple[Text, Text], ...], task: Task, label: str
     ) -> dict[str, Array]:
         """Return what a policy is worth on each row, [n] each."""
         from rlhf_game.training_backends.policies import judge_on_demonstrations
@@ -187,10 +188,12 @@ class EsoConfig(TrainingFields):
         drawn, greedy, costs = judge_on_demonstrations(
             model, test, max_new_tokens=self.max_new_tokens, seed=self.seed, system=self.system
         )
-        rewards = call_reward(self._reward(task.base), prompts, drawn, {"completion": completions})
+        _, wanted = as_called(prompts, completions)
+        rewards = call_reward(self._reward(task.base), prompts, drawn, {"completion": wanted})
+        words = [str(completion) for completion in completions]
         return {
-            **rouge(drawn, completions),
-            "greedy_rougeL": rouge(greedy, completions)["rougeL"],
+            **rouge(drawn, words),
+            "greedy_rougeL": rouge(greedy, words)["rougeL"],
             "reward": rewards,
             "nats_per_token": costs,
         }

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rlhf_game import __version__
 from rlhf_game.files.atomic import write_json, write_text
+from rlhf_game.files.conversations import Text
 from rlhf_game.files.documents import parse_json, read_text
 from rlhf_game.rewards.bradley_terry import Likelihood, LinearHead, fit_head
 from rlhf_game.runs.directory import Progress, versions
@@ -101,7 +102,7 @@ def place_of(name: str, base: Path) -> str:
     return str(path.resolve()) if path.exists() else name
 
 
-def _pairs(rows: Rows) -> list[tuple[str, str, str]]:
+def _pairs(rows: Rows) -> list[tuple[Text, Text, Text]]:
     return [(row.prompt, row.chosen, row.rejected) for row in rows]
 
 

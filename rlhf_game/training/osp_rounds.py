@@ -138,7 +138,7 @@ def _make_judge(fields: OspConfig, task: Task) -> tuple["PairJudge", dict[str, A
 def _worth(judge: "PairJudge", rows: Rows) -> dict[str, Any]:
     """Return what a judge is worth on human preferences."""
     verdicts = judge.compare([(row.prompt, row.chosen, row.rejected) for row in rows])
-    lengths = np.array([len(row.chosen) - len(row.rejected) for row in rows], dtype=np.float64)
+    lengths = np.array([len(str(row.chosen)) - len(str(row.rejected)) for row in rows], dtype=np.float64)
     strengths = verdicts.strengths
     return {
         "pairs": len(rows),

@@ -12,6 +12,7 @@ from rlhf_game import __version__
 from rlhf_game.discovery import loss_of, parse
 from rlhf_game.errors import InputError
 from rlhf_game.files.atomic import write_text
+from rlhf_game.files.conversations import Text
 from rlhf_game.files.schema import Name, Positive, Strict
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.training.data import Count, PreferenceFields, Seed
@@ -221,7 +222,7 @@ class PreferenceConfig(PreferenceFields):
         }
 
 
-def _prompts(rows: Rows, count: int) -> list[str]:
+def _prompts(rows: Rows, count: int) -> list[Text]:
     return list(dict.fromkeys(row.prompt for row in rows))[:count]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, final
 import numpy as np
 
 from rlhf_game.errors import InputError, RunError
+from rlhf_game.files.conversations import Text
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.texts import TextReward, call_reward
 from rlhf_game.runs.config import prompts_of
@@ -20,7 +21,7 @@ from rlhf_game.training.subsets import Rows, Subsets, read_subsets
 if TYPE_CHECKING:
     from rlhf_game.training_backends import LanguageModel
 
-Texts: TypeAlias = Sequence[tuple[str, str]]
+Texts: TypeAlias = Sequence[tuple[Text, Text]]
 """Prompts and responses."""
 LABELS = ("major", "minor", "none")
 PRELIMINARY, ADAPTIVE = 0, 1
@@ -73,7 +74,7 @@ class Workplace:
         found = in_parts(self.task.path / f"{name}.json", len(texts), make, told)
         return [(label, text) for label, text in found]
 
-    def draw(self, model: Path | str, prompts: Sequence[str], name: str, *, stage: int) -> list[str]:
+    def draw(self, model: Path | str, prompts: Sequence[Text], name: str, *, stage: int) -> list[str]:
         """Return one response to each prompt, [n]. stage: of the seed."""
         from rlhf_game.training_backends import sample
 
@@ -132,7 +133,7 @@ def _divided(rows: Rows, fields: SeftConfig) -> tuple[Rows, Rows]:
     return tuple(rows[k] for k in order[:count]), tuple(rows[k] for k in order[count:])
 
 
-def _prompts(fields: SeftConfig, subsets: Subsets, task: Task) -> list[str]:
+def _prompts(fields: SeftConfig, subsets: Subsets, task: Task) -> list[Text]:
     if fields.prompts is None:
         return list(dict.fromkeys(row.prompt for row in subsets.training))
     return list(dict.fromkeys(prompts_of(fields.prompts, task.base)[0]))
@@ -229,7 +230,7 @@ def _shares(labels: Sequence[str]) -> dict[str, float]:
 
 
 def _evolve(
-    prompts: list[str], reviser: Path, place: Workplace
+    prompts: list[Text], reviser: Path, place: Workplace
 ) -> tuple[dict[str, Path | str], dict[str, dict[str, Any]]]:
     """Return the policy before and after each evolution, and what each evolution was made of (SEFT, eqs. 3 and 4)."""
     from rlhf_game.training_backends.self_training import Example, train_supervised
@@ -281,5 +282,5 @@ def _examined_policies(policies: Mapping[str, Path | str], rows: Rows, place: Wo
     return found
 
 
-def _columns(texts: Texts) -> tuple[list[str], list[str]]:
+def _columns(texts: Texts) -> tuple[list[Text], list[Text]]:
     return [prompt for prompt, _ in texts], [text for _, text in texts]

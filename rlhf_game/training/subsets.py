@@ -72,7 +72,8 @@ def judge(rewards: Rewards, rows: Rows) -> dict[str, float | int]:
     """
     chosen, rejected = rewards
     margins = chosen - rejected
-    lengths = np.array([len(row.chosen) for row in rows] + [len(row.rejected) for row in rows], dtype=np.float64)
+    texts = [row.chosen for row in rows] + [row.rejected for row in rows]
+    lengths = np.array([len(str(text)) for text in texts], dtype=np.float64)
     correlation = spearman(np.concatenate(rewards), lengths)
     return {
         "pairs": len(rows),

@@ -11,6 +11,7 @@ from torch import FloatTensor, LongTensor, Tensor
 from transformers import DynamicCache, LogitsProcessor
 
 from rlhf_game.errors import InputError
+from rlhf_game.files.conversations import Text
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.spaces.expansion import Expansion, Prefix, expand
 from rlhf_game.training_backends.models import LanguageModel
@@ -58,7 +59,7 @@ class NextTokens:
 
 def expand_prompt(
     language_model: LanguageModel,
-    prompt: str,
+    prompt: Text,
     *,
     max_tokens: int,
     mass: float = 0.99,

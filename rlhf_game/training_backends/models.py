@@ -2,9 +2,10 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
@@ -13,7 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from rlhf_game.errors import InputError
+from rlhf_game.files.conversations import Conversation, Text, answered, dialogue
 from rlhf_game.training_backends.checkpoints import Checkpoint, find_checkpoint
+from rlhf_game.training_backends.templates import encode, render, turn_end
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -27,47 +30,72 @@ class LanguageModel:
     tokenizer: PreTrainedTokenizerBase
     provenance: Mapping[str, str | None]
     """The model's name, its revision or the sha256 of its weights."""
+    folds_system: bool = False
+    """Whether a system turn that the chat template refuses goes to the beginning of the first user turn."""
 
     @property
     def end_ids(self) -> tuple[int, ...]:
-        """The tokens that end a sequence: the tokenizer's, and those of the model's generation settings."""
+        """The tokens that end a sequence: of the tokenizer, of the generation settings, of a turn of the template."""
+        return tuple(sorted(self._known_ends if self._turn_end is None else {*self._known_ends, self._turn_end}))
+
+    @property
+    def end_id(self) -> int | None:
+        """The token that ends a response: the one with which the chat template ends a turn, else the tokenizer's."""
+        own = self.tokenizer.eos_token_id if self._turn_end is None else self._turn_end
+        return own if own is not None else next(iter(self.end_ids), None)
+
+    @cached_property
+    def _turn_end(self) -> int | None:
+        return turn_end(self.tokenizer, self._known_ends)
+
+    @property
+    def _known_ends(self) -> set[int]:
         named = self.model.generation_config.eos_token_id if self.model.generation_config is not None else None
         listed = named if isinstance(named, list) else [named]
-        return tuple(sorted({int(i) for i in [*listed, self.tokenizer.eos_token_id] if i is not None}))
+        return {int(i) for i in [*listed, self.tokenizer.eos_token_id] if i is not None}
 
-    def render(self, prompt: str, system: str | None = None) -> str:
+    @property
+    def pad_id(self) -> int:
+        """What fills a batch: the padding token, else one that ends a sequence.
+
+        Raises InputError when there is neither.
+        """
+        pad = self.tokenizer.pad_token_id
+        if pad is not None:
+            return int(pad)
+        if not self.end_ids:
+            name = self.provenance.get("model")
+            raise InputError(f"model: {name} must have a token that ends a text or one for padding, found neither")
+        return self.end_ids[0]
+
+    def render(self, prompt: Text, system: str | None = None) -> str:
         """Return the text that the model continues: through its chat template when it has one."""
-        return self._render_turns(_turns(prompt, system))
+        return render(self.tokenizer, dialogue(prompt, system), is_open=True, folds_system=self.folds_system)
 
-    def encode_prompt(self, prompt: str, system: str | None = None) -> list[int]:
-        """Return the token ids of the rendered prompt (special tokens are the chat template's business, if any)."""
-        return self.encode_turns(_turns(prompt, system))
+    def encode_prompt(self, prompt: Text, system: str | None = None) -> list[int]:
+        """Return the token ids of the rendered prompt. Raises InputError when the template refuses it."""
+        return encode(self.tokenizer, self.render(prompt, system))
 
-    def encode_turns(self, turns: Sequence[Mapping[str, str]]) -> list[int]:
-        """Return the token ids of a conversation, rendered. turns: messages with ``role`` and ``content``."""
-        is_plain = self.tokenizer.chat_template is None
-        ids = list(self.tokenizer(self._render_turns(turns), add_special_tokens=is_plain).input_ids)
-        if ids:
-            return ids
-        start = self.tokenizer.bos_token_id
-        if start is None:
-            raise InputError("prompts must not be empty for a model without a start token")
-        return [int(start)]
+    def encode_exchange(self, prompt: Text, response: Text, system: str | None = None) -> tuple[list[int], list[int]]:
+        """Return the token ids of a prompt and of a response to it, as sampling reads the one and draws the other.
 
-    def _render_turns(self, turns: Sequence[Mapping[str, str]]) -> str:
-        if self.tokenizer.chat_template is None:
-            return "\n\n".join(turn["content"] for turn in turns)
-        given = [dict(turn) for turn in turns]
-        return str(self.tokenizer.apply_chat_template(given, tokenize=False, add_generation_prompt=True))
+        The response ends by itself, with ``end_id``. Raises InputError when it is more than one turn.
+        """
+        asked = self.render(prompt, system)
+        if isinstance(response, Conversation):
+            if len(response.messages) > 1:
+                raise InputError(f"a response must be one turn of the assistant, found {len(response.messages)} turns")
+            whole = answered(prompt, response, system)
+            text = render(self.tokenizer, whole, is_open=False, folds_system=self.folds_system)
+            response = text[len(os.path.commonprefix([asked, text])) :]
+        ids = list(self.tokenizer(response, add_special_tokens=False).input_ids)
+        ended = next((k for k, token in enumerate(ids) if token in self.end_ids), len(ids))
+        end = [] if self.end_id is None else [self.end_id]
+        return encode(self.tokenizer, asked), ids[:ended] + (ids[ended : ended + 1] or end)
 
     def decode(self, token_ids: list[int]) -> str:
         """Return the text of a response without its special tokens."""
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
-
-
-def _turns(prompt: str, system: str | None) -> list[dict[str, str]]:
-    first = [] if system is None else [{"role": "system", "content": system}]
-    return [*first, {"role": "user", "content": prompt}]
 
 
 def load_language_model(
@@ -77,16 +105,21 @@ def load_language_model(
     device: str = "auto",
     dtype: str = "float32",
     base: Path | None = None,
+    folds_system: bool = False,
 ) -> LanguageModel:
     """Load a causal language model from safetensors, never from a pickle and never running code from the checkpoint.
 
     name: see ``find_checkpoint``; revision: a commit, tag or branch on the hub; device: ``auto`` takes a GPU when
-    there is one; HF_HUB_OFFLINE is respected. Raises InputError when there is no such model.
+    there is one; HF_HUB_OFFLINE is respected; folds_system: see ``LanguageModel``. Raises InputError when there is no
+    such model.
     """
     checkpoint = find_checkpoint(name, revision=revision, base=base)
     model = load_pretrained(AutoModelForCausalLM, checkpoint, dtype=dtype).to(pick_device(device)).eval()
     tokenizer = load_pretrained(AutoTokenizer, checkpoint)
-    return LanguageModel(model, tokenizer, loaded_provenance(checkpoint, model))
+    loaded = LanguageModel(model, tokenizer, loaded_provenance(checkpoint, model), folds_system)
+    if model.generation_config is not None:  # what TRL and transformers draw with ends where a turn does
+        model.generation_config.eos_token_id = list(loaded.end_ids) or None
+    return loaded
 
 
 def load_pretrained(

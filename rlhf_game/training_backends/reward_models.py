@@ -16,6 +16,7 @@ from peft import PeftModel
 from safetensors.numpy import load_file, save_file
 
 from rlhf_game.errors import InputError
+from rlhf_game.files.conversations import Text
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.training_backends.checkpoints import find_checkpoint, model_folder
 from rlhf_game.training_backends.models import quiet_transformers
@@ -41,7 +42,7 @@ class Scorer(Protocol):
         """Which weights these are."""
         ...
 
-    def score(self, pairs: Sequence[tuple[str, str]], *, batch_size: int = 16) -> Array:
+    def score(self, pairs: Sequence[tuple[Text, Text]], *, batch_size: int = 16) -> Array:
         """Return the reward of each (prompt, completion): [k]."""
         ...
 
@@ -66,12 +67,12 @@ class EmbeddingReward:
     bias: float
     provenance: Mapping[str, Any]
 
-    def score(self, pairs: Sequence[tuple[str, str]], *, batch_size: int = 16) -> Array:
+    def score(self, pairs: Sequence[tuple[Text, Text]], *, batch_size: int = 16) -> Array:
         """Return the reward of each (prompt, completion): [k]."""
         return embedding_features(self.embedder, pairs, batch_size=batch_size) @ self.weights + self.bias
 
 
-def embedding_features(embedder: Embedder, pairs: Sequence[tuple[str, str]], *, batch_size: int = 32) -> Array:
+def embedding_features(embedder: Embedder, pairs: Sequence[tuple[Text, Text]], *, batch_size: int = 32) -> Array:
     """Return the embeddings of (prompt, completion) pairs, [k, d]; of a long text the end is read, not the start."""
     embedder.tokenizer.truncation_side = "left"
     return embedder.embed([f"{prompt}\n\n{completion}" for prompt, completion in pairs], batch_size=batch_size)

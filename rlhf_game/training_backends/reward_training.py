@@ -19,13 +19,14 @@ from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
 from rlhf_game.errors import InputError, RunError
+from rlhf_game.files.conversations import Text
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.training_backends.models import quiet_transformers
 from rlhf_game.training_backends.resuming import SafeCheckpoints, last_checkpoint
 from rlhf_game.training_backends.reward_models import embedding_features, set_head
 from rlhf_game.training_backends.scorers import Classifier, load_backbone, load_embedder
 
-Pair: TypeAlias = tuple[str, str, str]
+Pair: TypeAlias = tuple[Text, Text, Text]
 """Prompt, chosen response, rejected response."""
 Watch: TypeAlias = Callable[[str, int, int], None]
 

@@ -17,6 +17,7 @@ from torch import LongTensor, Tensor
 from transformers import DynamicCache
 
 from rlhf_game.errors import InputError
+from rlhf_game.files.conversations import Text
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.training_backends.models import LanguageModel
 
@@ -77,7 +78,7 @@ def plan_batches(lengths: Sequence[int], per_prompt: int, batch_size: int) -> li
 
 def sample(
     language_model: LanguageModel,
-    prompts: Sequence[str],
+    prompts: Sequence[Text],
     per_prompt: int,
     *,
     seed: int,

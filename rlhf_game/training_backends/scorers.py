@@ -16,9 +16,11 @@ from transformers import (
 )
 
 from rlhf_game.errors import InputError
+from rlhf_game.files.conversations import Text, answered
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.training_backends.checkpoints import find_checkpoint
 from rlhf_game.training_backends.models import load_pretrained, loaded_provenance, pick_device
+from rlhf_game.training_backends.templates import render
 
 LONGEST = 256
 """Tokens of a text that an embedder reads (what MiniLM was trained with)."""
@@ -69,19 +71,18 @@ class Classifier:
     adapter: str | None = None
     """Which of the adapters on a shared backbone this is."""
 
-    def encode(self, prompt: str, completion: str) -> list[int]:
+    def encode(self, prompt: Text, completion: Text) -> list[int]:
         """Return the ids of a pair: through the chat template, else as two texts with a separator, else joined."""
         tokenizer: Any = self.tokenizer
         if tokenizer.chat_template is not None:
-            turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
-            text = tokenizer.apply_chat_template(turns, tokenize=False)
+            text = render(tokenizer, answered(prompt, completion), is_open=False)
             return list(tokenizer(text, add_special_tokens=False).input_ids)
         if tokenizer.sep_token is not None:
-            return list(tokenizer(prompt, completion).input_ids)
-        return list(tokenizer(prompt + completion).input_ids)
+            return list(tokenizer(str(prompt), str(completion)).input_ids)
+        return list(tokenizer(f"{prompt}{completion}").input_ids)
 
     @torch.inference_mode()
-    def score(self, pairs: Sequence[tuple[str, str]], *, batch_size: int = 16) -> Array:
+    def score(self, pairs: Sequence[tuple[Text, Text]], *, batch_size: int = 16) -> Array:
         """Return the logit of each (prompt, completion): [k]."""
         if self.adapter is not None:
             shared: Any = self.model  # a PeftModel, which transformers' types do not know
@@ -92,7 +93,7 @@ class Classifier:
         return scores
 
     @torch.inference_mode()
-    def features(self, pairs: Sequence[tuple[str, str]], *, batch_size: int = 16) -> Array:
+    def features(self, pairs: Sequence[tuple[Text, Text]], *, batch_size: int = 16) -> Array:
         """Return what the head sees of each (prompt, completion): [k, d]; the logit is a linear function of it.
 
         Raises InputError when the model's head is not one linear layer.
@@ -116,7 +117,7 @@ class Classifier:
         return np.stack(table)
 
     def _padded(
-        self, pairs: Sequence[tuple[str, str]], batch_size: int
+        self, pairs: Sequence[tuple[Text, Text]], batch_size: int
     ) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
         """Yield batches of pairs of like length: their places, ids and mask."""
         encoded = [self.encode(prompt, completion) for prompt, completion in pairs]

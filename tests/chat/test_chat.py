@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from rlhf_game import InputError, RunError
-from rlhf_game.chat import Chat, Endpoint, Ledger, LocalModel, Message, Prices, Request, ask_once
+from rlhf_game.chat import Chat, Endpoint, Ledger, LocalModel, Prices, Request, ask_once
 from rlhf_game.chat.cache import content_key
+from rlhf_game.files.conversations import Message
 from tests import tiny
 from tests.servers import chatting, serving
 

@@ -11,6 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from rlhf_game import InputError
+from rlhf_game.files.conversations import Conversation, Message
 from rlhf_game.files.preferences import Preference, flip, preferences_of, read_preferences
 
 ROWS = [{"prompt": f"question {k}", "chosen": "yes", "rejected": "no"} for k in range(10)]
@@ -45,7 +46,8 @@ def test_conversations_earlier_turns_and_other_names_of_fields(tmp_path: Path) -
     }
     path = write(tmp_path, [row])
     (found,) = read_preferences(path, {"chosen": "concise", "rejected": "verbose"}).rows
-    assert found == Preference("hello\n\nhi\n\nand then?", "b", "a b c", "test")
+    turns = (Message("user", "hello"), Message("assistant", "hi"), Message("user", "and then?"))
+    assert found == Preference(Conversation(turns), "b", "a b c", "test")
 
 
 @pytest.mark.parametrize(
@@ -55,8 +57,8 @@ def test_conversations_earlier_turns_and_other_names_of_fields(tmp_path: Path) -
         ({"prompt": "p", "chosen": "", "rejected": "b"}, "line 2: chosen: must be text with something in it"),
         ({"prompt": "  ", "chosen": "a", "rejected": "b"}, "line 2: prompt: must be text with something in it"),
         ({"prompt": "p", "chosen": "a", "rejected": "a"}, "line 2: chosen and rejected must differ"),
-        ({"prompt": "p", "chosen": 3, "rejected": "a"}, "line 2: chosen: must be text, found 3"),
-        ({"prompt": "p", "chosen": None, "rejected": "a"}, "line 2: chosen: must be text, found nothing"),
+        ({"prompt": "p", "chosen": 3, "rejected": "a"}, "line 2: chosen: must be text or messages, found 3"),
+        ({"prompt": "p", "chosen": None, "rejected": "a"}, "line 2: chosen: must be text or messages, found nothing"),
         ({"prompt": "p", "chosen": "a", "rejected": "b", "split": "dev"}, "line 2: split: must be train or test"),
         (["p", "a", "b"], "line 2: must be a mapping"),
     ],

@@ -16,6 +16,7 @@ from transformers import PrinterCallback
 from trl.trainer.sft_config import SFTConfig
 
 from rlhf_game.errors import InputError
+from rlhf_game.files.conversations import Text, document_of
 from rlhf_game.training_backends.models import LanguageModel, load_language_model, quiet_transformers
 from rlhf_game.training_backends.policies.building import lora_config
 from rlhf_game.training_backends.policies.eso import IGNORED, EsoTrainer
@@ -31,10 +32,9 @@ from rlhf_game.training_backends.policies.folders import (
 )
 from rlhf_game.training_backends.policies.trainers import Reward, refuse_ranks
 from rlhf_game.training_backends.policies.watching import Guard, Told, Watch
-from rlhf_game.training_backends.preferences.rows import encode_response
 from rlhf_game.training_backends.reward_training import Lora
 
-Demonstration: TypeAlias = tuple[str, str]
+Demonstration: TypeAlias = tuple[Text, Text]
 """A prompt and a completion."""
 
 
@@ -155,7 +155,7 @@ def train_eso(
     """
     refuse_ranks({"reward": reward})
     training = replace(training, model=place_of_model(training.model, base))
-    told = hashlib.sha256(json.dumps([list(row) for row in rows]).encode()).hexdigest()
+    told = hashlib.sha256(json.dumps([list(row) for row in rows], default=document_of).encode()).hexdigest()
     document = json.loads(json.dumps({"training": {"trainer": "eso", **training.document()}, "rows_sha256": told}))
     with torch.random.fork_rng(), quiet_transformers(), explained(training, out):
         torch.manual_seed(training.seed)  # a LoRA's first weights
@@ -236,8 +236,7 @@ def encode_rows(
     room = getattr(model.model.config, "max_position_embeddings", None) or training.max_length
     found = []
     for prompt, completion in rows:
-        before = model.encode_prompt(prompt, training.system)
-        after = list(encode_response(model, completion))
+        before, after = model.encode_exchange(prompt, completion, training.system)
         is_short = len(before) + len(after) <= training.max_length
         if is_short and len(before) + max(len(after), training.max_new_tokens) <= room:
             found.append({"input_ids": [*before, *after], "labels": [IGNORED] * len(before) + after})

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rlhf_game.files.conversations import Text
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.training_backends.models import LanguageModel
-from rlhf_game.training_backends.preferences.rows import encode_response
 from rlhf_game.training_backends.sampling import Sampling, log_probabilities, sample
 
 
 def judge_on_demonstrations(
     model: LanguageModel,
-    rows: Sequence[tuple[str, str]],
+    rows: Sequence[tuple[Text, Text]],
     *,
     max_new_tokens: int,
     seed: int,
@@ -27,8 +27,8 @@ def judge_on_demonstrations(
         [one[0].text for one in sample(model, prompts, 1, seed=seed, sampling=how, system=system)]
         for how in (Sampling(max_new_tokens), Sampling(max_new_tokens, top_k=1))
     )
-    asked = [model.encode_prompt(prompt, system) for prompt in prompts]
-    answers = [encode_response(model, completion) for _, completion in rows]
+    encoded = [model.encode_exchange(prompt, completion, system) for prompt, completion in rows]
+    asked, answers = [prompt for prompt, _ in encoded], [answer for _, answer in encoded]
     nats = -log_probabilities(model, asked, answers) / np.array([len(answer) for answer in answers])
     return drawn, greedy, nats
 

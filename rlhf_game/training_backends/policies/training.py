@@ -162,7 +162,9 @@ def read_policy(out: Path) -> TrainedPolicy:
     )
 
 
-def load_policy(folder: Path, *, device: str = "auto", dtype: str = "float32") -> LanguageModel:
+def load_policy(
+    folder: Path, *, device: str = "auto", dtype: str = "float32", folds_system: bool = False
+) -> LanguageModel:
     """Load a trained policy: the folder of train_policy, its model/, or one of its checkpoints.
 
     An adapter is put on the backbone that it was trained on and merged. Its distribution is the policy's at the
@@ -172,7 +174,7 @@ def load_policy(folder: Path, *, device: str = "auto", dtype: str = "float32") -
     place = folder / "model" if (folder / "model").is_dir() else folder
     described = place / "adapter_config.json"
     if not described.exists():
-        return load_language_model(str(place), device=device, dtype=dtype)
+        return load_language_model(str(place), device=device, dtype=dtype, folds_system=folds_system)
     known = json.loads(described.read_text(encoding="utf-8"))
     name, revision, card = known["base_model_name_or_path"], known.get("revision"), place.parent / CARD
     if card.exists():  # it has the name that was trained on, which may be that of a wheel, not of its copy
@@ -183,7 +185,7 @@ def load_policy(folder: Path, *, device: str = "auto", dtype: str = "float32") -
     with quiet_transformers():
         merged: Any = PeftModel.from_pretrained(backbone.model, str(place)).merge_and_unload()
     provenance = {**backbone.provenance, "adapter": str(place), "adapter_sha256": find_checkpoint(str(place)).sha256}
-    return LanguageModel(merged.eval(), backbone.tokenizer, provenance)
+    return LanguageModel(merged.eval(), backbone.tokenizer, provenance, folds_system)
 
 
 def _check_backbone(place: Path, backbone: LanguageModel) -> None:

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from rlhf_game.errors import InputError
+from rlhf_game.files.conversations import Text
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.training_backends.models import LanguageModel, load_language_model
 from rlhf_game.training_backends.policies.folders import CARD
 from rlhf_game.training_backends.policies.training import load_policy
 from rlhf_game.training_backends.preferences.losses import PairBatch, PreferenceLoss
-from rlhf_game.training_backends.preferences.rows import encode_pairs, encode_response
+from rlhf_game.training_backends.preferences.rows import encode_pairs
 from rlhf_game.training_backends.reward_training import Pair
 from rlhf_game.training_backends.sampling import Sampling, log_probabilities, sample
 
@@ -69,7 +70,7 @@ def judge_pairs(
 def sequence_kl(
     policy: LanguageModel,
     reference: LanguageModel,
-    prompts: Sequence[str],
+    prompts: Sequence[Text],
     *,
     per_prompt: int,
     max_new_tokens: int,
@@ -100,10 +101,10 @@ class ImplicitScorer:
         self._policy, self._reference = policy, reference
         self._beta, self._system = beta, system
 
-    def score(self, pairs: Sequence[tuple[str, str]], *, batch_size: int = 16) -> Array:
+    def score(self, pairs: Sequence[tuple[Text, Text]], *, batch_size: int = 16) -> Array:
         """Return the reward of each (prompt, response), [k], in the unit of beta."""
-        prompts = [self._reference.encode_prompt(prompt, self._system) for prompt, _ in pairs]
-        responses = [encode_response(self._reference, text) for _, text in pairs]
+        encoded = [self._reference.encode_exchange(prompt, text, self._system) for prompt, text in pairs]
+        prompts, responses = [asked for asked, _ in encoded], [answer for _, answer in encoded]
         mine = log_probabilities(self._policy, prompts, responses, batch_size=batch_size)
         return self._beta * (mine - log_probabilities(self._reference, prompts, responses, batch_size=batch_size))
 

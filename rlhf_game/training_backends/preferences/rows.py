@@ -32,24 +32,20 @@ class TokenPair:
 
 
 def encode_pairs(model: LanguageModel, pairs: Sequence[Pair], system: str | None) -> list[TokenPair]:
-    """Return the pairs as sampling would read the prompt and draw the responses: each response ends by itself."""
-    return [
-        TokenPair(
-            tuple(model.encode_prompt(prompt, system)),
-            encode_response(model, chosen),
-            encode_response(model, rejected),
-        )
-        for prompt, chosen, rejected in pairs
-    ]
+    """Return the pairs as sampling would read the prompt and draw the responses: each response ends by itself.
+
+    Raises InputError that names the pair whose turns the model's chat template refuses.
+    """
+    return [_encoded(model, k, pair, system) for k, pair in enumerate(pairs)]
 
 
-def encode_response(model: LanguageModel, response: str) -> tuple[int, ...]:
-    """Return the token ids of a response, with the token that ends it."""
-    tokenizer = model.tokenizer
-    ids = tuple(tokenizer(response, add_special_tokens=False).input_ids)
-    if not model.end_ids:
-        return ids
-    return (*ids, int(model.end_ids[0] if tokenizer.eos_token_id is None else tokenizer.eos_token_id))
+def _encoded(model: LanguageModel, k: int, pair: Pair, system: str | None) -> TokenPair:
+    prompt, chosen, rejected = pair
+    try:
+        asked, first = model.encode_exchange(prompt, chosen, system)
+        return TokenPair(tuple(asked), tuple(first), tuple(model.encode_exchange(prompt, rejected, system)[1]))
+    except InputError as error:
+        raise InputError(f"pairs[{k}]: {error}") from error
 
 
 def fitting(pairs: Sequence[TokenPair], longest: int) -> list[tuple[int, TokenPair]]:

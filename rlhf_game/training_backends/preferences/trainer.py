@@ -141,12 +141,11 @@ def make_trainer(
     callbacks: Sequence[TrainerCallback],
 ) -> PairTrainer:
     """Return the trainer. rows: prompt_ids, chosen_ids, rejected_ids, REFERENCE and the columns, in order."""
-    pad = language_model.tokenizer.pad_token_id
     try:
         trainer = PairTrainer(
             model=language_model.model,
             args=settings,
-            data_collator=Collator(language_model.end_ids[0] if pad is None else int(pad), columns),
+            data_collator=Collator(language_model.pad_id, columns),
             train_dataset=rows,
             processing_class=language_model.tokenizer,
             peft_config=_lora(training),

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.atomic import write_json
+from rlhf_game.files.conversations import document_of
 from rlhf_game.training_backends.models import LanguageModel, load_language_model, quiet_transformers
 from rlhf_game.training_backends.policies.folders import (
     CARD,
@@ -72,10 +73,11 @@ def train_preferences(
 ) -> TrainedOnPreferences:
     """Train a policy on pairs into the folder ``out``, going on from its last whole checkpoint; a finished one is read.
 
-    pairs: (prompt, chosen, rejected) texts, [n]. columns: further numbers of the pairs by name, [n] each, for losses
-    that want them. base: the folder that the model's path starts from. The reference is ``training.model`` as it is
-    stored, whatever ``training.start`` is: its log-probabilities are computed once, before the first step. The same
-    training gives the same weights however often it was stopped (on a CPU). With hard labels ``strength`` = 1:
+    pairs: (prompt, chosen, rejected), texts or conversations, [n]. columns: further numbers of the pairs by name, [n]
+    each, for losses that want them. base: the folder that the model's path starts from. The reference is
+    ``training.model`` as it is stored, whatever ``training.start`` is: its log-probabilities are computed once, before
+    the first step. The same training gives the same weights however often it was stopped (on a CPU). With hard labels
+    ``strength`` = 1:
 
         train_preferences(
             PreferenceTraining(model, loss="spce", beta=0.1, lora=Lora(8), max_steps=20),
@@ -94,7 +96,7 @@ def train_preferences(
         model=place_of_model(training.model, base),
         start=training.start and place_of_model(training.start, base),
     )
-    asked = json.dumps([list(map(list, pairs)), columns], sort_keys=True)
+    asked = json.dumps([list(map(list, pairs)), columns], sort_keys=True, default=document_of)
     document = {"training": training.document(), "pairs_sha256": hashlib.sha256(asked.encode()).hexdigest()}
     document = json.loads(json.dumps(document))
     with torch.random.fork_rng(), quiet_transformers(), explained(training, out, "max_length"):

@@ -8,6 +8,7 @@ from typing import final
 import numpy as np
 
 from rlhf_game.errors import InputError
+from rlhf_game.files.conversations import Text
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.training_backends.models import LanguageModel
 from rlhf_game.training_backends.reward_training import Pair
@@ -46,9 +47,9 @@ class JudgePrompt:
             if field not in self.instruction:
                 raise InputError(f"judge.instruction must hold {field}, it does not")
 
-    def filled(self, prompt: str, first: str, second: str) -> str:
+    def filled(self, prompt: Text, first: Text, second: Text) -> str:
         """Return the question."""
-        values = {"prompt": prompt, "first": first, "second": second}
+        values = {"prompt": str(prompt), "first": str(first), "second": str(second)}
         return re.sub(r"\{(prompt|first|second)\}", lambda found: values[found[1]], self.instruction)
 
 

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias, final
 import numpy as np
 
 from rlhf_game.errors import InputError
+from rlhf_game.files.conversations import Text
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.training_backends.models import LanguageModel
 from rlhf_game.training_backends.reward_training import Pair
@@ -35,7 +36,7 @@ class Revision:
     text: str
 
 
-def revision_prompt(prompt: str, response: str) -> str:
+def revision_prompt(prompt: Text, response: Text) -> str:
     """Return what a reviser is asked."""
     return (
         "Below are a message and a response to it. Write a better response where you can.\n\n"
@@ -43,7 +44,9 @@ def revision_prompt(prompt: str, response: str) -> str:
     )
 
 
-def examples_of_revisions(rows: Sequence[tuple[str, str, str]], labels: Sequence[Label] | None = None) -> list[Example]:
+def examples_of_revisions(
+    rows: Sequence[tuple[Text, Text, Text]], labels: Sequence[Label] | None = None
+) -> list[Example]:
     """Return what a reviser learns of (prompt, response, what it should become), [n], with labels or without."""
     leads = [""] * len(rows) if labels is None else [LEADS[label] for label in labels]
     return [
@@ -54,7 +57,7 @@ def examples_of_revisions(rows: Sequence[tuple[str, str, str]], labels: Sequence
 
 def revise(
     model: LanguageModel,
-    rows: Sequence[tuple[str, str]],
+    rows: Sequence[tuple[Text, Text]],
     *,
     seed: int,
     sampling: Sampling,
@@ -72,7 +75,7 @@ def revise(
     places = [k for k, label in enumerate(chosen) if label != "none"]
     asked = [[*ids, *leads[label]] for ids, label in zip(encoded, chosen, strict=True)]
     texts = _draw(model, asked, places, seed, sampling, batch_size)
-    return [Revision(label, texts.get(k, rows[k][1])) for k, label in enumerate(chosen)]
+    return [Revision(label, texts.get(k, str(rows[k][1]))) for k, label in enumerate(chosen)]
 
 
 def label_log_probabilities(model: LanguageModel, encoded: Sequence[Sequence[int]], batch_size: int = 16) -> Array:
@@ -121,7 +124,7 @@ def adaptive_rows(
     major: float,
     kept: float,
     rng: np.random.Generator,
-) -> tuple[list[tuple[str, str, str]], list[Label]]:
+) -> tuple[list[tuple[Text, Text, Text]], list[Label]]:
     """Return what the adaptive reviser is trained on: (prompt, rejected, target) and the label, [n].
 
     The target is the chosen response, but the original itself where nothing is to be revised. A label other than major

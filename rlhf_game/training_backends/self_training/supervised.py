@@ -17,6 +17,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.utils import disable_dropout_in_model
 
 from rlhf_game.errors import InputError
+from rlhf_game.files.conversations import Text
 from rlhf_game.training_backends.models import LanguageModel, load_language_model, quiet_transformers
 from rlhf_game.training_backends.policies.best_of_n import IGNORED, Distiller
 from rlhf_game.training_backends.policies.building import lora_config
@@ -31,7 +32,7 @@ from rlhf_game.training_backends.policies.folders import (
     unwatched,
 )
 from rlhf_game.training_backends.policies.watching import Guard, Told, Watch
-from rlhf_game.training_backends.preferences.rows import encode_response, ordered
+from rlhf_game.training_backends.preferences.rows import ordered
 from rlhf_game.training_backends.reward_training import Lora
 
 Schedule: TypeAlias = Literal["linear", "cosine", "constant"]
@@ -42,8 +43,8 @@ Schedule: TypeAlias = Literal["linear", "cosine", "constant"]
 class Example:
     """What is to be written to a prompt; ``lead`` is its beginning, which is read as tokens of its own."""
 
-    prompt: str
-    response: str
+    prompt: Text
+    response: Text
     lead: str = ""
 
 
@@ -174,8 +175,8 @@ def _check_start(training: SupervisedTraining, folder: Path) -> None:
 def _rows(model: LanguageModel, examples: Sequence[Example], training: SupervisedTraining) -> list[dict[str, Any]]:
     found = []
     for example in examples:
-        prompt = model.encode_prompt(example.prompt, training.system)
-        target = [*encode_lead(model, example.lead), *encode_response(model, example.response)]
+        prompt, response = model.encode_exchange(example.prompt, example.response, training.system)
+        target = [*encode_lead(model, example.lead), *response]
         if len(prompt) + len(target) <= training.max_length:
             found.append({"input_ids": [*prompt, *target], "labels": [IGNORED] * len(prompt) + target})
     if not found:

@@ -11,7 +11,6 @@ from rlhf_game import InputError
 from rlhf_game.training_backends import Lora, load_language_model, log_probabilities
 from rlhf_game.training_backends.models import LanguageModel
 from rlhf_game.training_backends.policies import load_policy
-from rlhf_game.training_backends.preferences.rows import encode_response
 from rlhf_game.training_backends.self_training import Example, SupervisedTraining, train_supervised
 from tests.preferences import preferences
 
@@ -21,8 +20,8 @@ EXAMPLES = [Example(row.prompt, row.chosen) for row in ROWS]
 
 def nats(model: LanguageModel, examples: list[Example] = EXAMPLES) -> np.ndarray:
     """The negative log-probability of each response, end token included."""
-    prompts = [model.encode_prompt(one.prompt) for one in examples]
-    return -log_probabilities(model, prompts, [encode_response(model, one.lead + one.response) for one in examples])
+    encoded = [model.encode_exchange(one.prompt, f"{one.lead}{one.response}") for one in examples]
+    return -log_probabilities(model, [prompt for prompt, _ in encoded], [response for _, response in encoded])
 
 
 def test_the_loss_is_the_mean_over_tokens_of_responses(folder: Path, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "rlhf_game.mechanism.mechanism": ("Mechanism", "Settlement"),
-    "rlhf_game.mechanism.training": ("SocialWelfare", "AffineWelfare"),
-    "rlhf_game.mechanism.payments": ("NoPayments", "AffinePayments", "RevenueOptimal"),
+    "rlhf_game.mechanism.training": ("AffineRule", "AffineWelfare", "SocialWelfare"),
+    "rlhf_game.mechanism.payments": ("AffinePayments", "NoPayments", "PaymentRule", "RevenueOptimal"),
     "rlhf_game.mechanism.reports": ("Group", "Report", "Normalization"),
     "rlhf_game.mechanism.regularizers.kl": ("KL",),
     "rlhf_game.mechanism.regularizers.l2": ("SquaredL2",),
@@ -24,6 +24,7 @@ _NAMES = {
     "rlhf_game.agents.audit": ("audit",),
     "rlhf_game.agents.best_response": ("BestResponse",),
     "rlhf_game.agents.misreports": ("Polarize", "Resize"),
+    "rlhf_game.registry": ("register",),
     "rlhf_game.errors": ("RlhfGameError", "InputError", "CombinationError", "MissingExtra", "RunError"),
 }  # fmt: skip
 _LOCATIONS = {name: module for module, names in _NAMES.items() for name in names}
@@ -35,7 +36,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which then also know a name 
     from rlhf_game.errors import CombinationError, InputError, MissingExtra, RlhfGameError, RunError
     from rlhf_game.mechanism.audit import Regret, World
     from rlhf_game.mechanism.mechanism import Mechanism, Settlement
-    from rlhf_game.mechanism.payments import AffinePayments, NoPayments, RevenueOptimal
+    from rlhf_game.mechanism.payments import AffinePayments, NoPayments, PaymentRule, RevenueOptimal
     from rlhf_game.mechanism.regularizers.f_divergences import Alpha, Hellinger, JensenShannon, PearsonChi2, ReverseKL
     from rlhf_game.mechanism.regularizers.kl import KL
     from rlhf_game.mechanism.regularizers.l2 import SquaredL2
@@ -44,7 +45,8 @@ if TYPE_CHECKING:  # for editors and type checkers, which then also know a name 
     from rlhf_game.mechanism.spaces.menu import Menu
     from rlhf_game.mechanism.spaces.table import Table
     from rlhf_game.mechanism.spaces.trie import Trie
-    from rlhf_game.mechanism.training import AffineWelfare, SocialWelfare
+    from rlhf_game.mechanism.training import AffineRule, AffineWelfare, SocialWelfare
+    from rlhf_game.registry import register
 else:
 
     def __getattr__(name: str) -> object:
@@ -57,8 +59,9 @@ else:
 
 
 __all__ = [
-    "AffinePayments", "AffineWelfare", "Alpha", "BestResponse", "Chain", "CombinationError", "Group", "Hellinger",
-    "InputError", "JensenShannon", "KL", "Mechanism", "Menu", "MissingExtra", "NoPayments", "Normalization",
-    "PearsonChi2", "Polarize", "Regret", "Report", "Resize", "RevenueOptimal", "ReverseKL", "RlhfGameError", "RunError",
-    "Settlement", "SocialWelfare", "SquaredL2", "Table", "Trie", "World", "audit",
+    "AffinePayments", "AffineRule", "AffineWelfare", "Alpha", "BestResponse", "Chain", "CombinationError", "Group",
+    "Hellinger", "InputError", "JensenShannon", "KL", "Mechanism", "Menu", "MissingExtra", "NoPayments",
+    "Normalization", "PaymentRule", "PearsonChi2", "Polarize", "Regret", "Report", "Resize", "RevenueOptimal",
+    "ReverseKL", "RlhfGameError", "RunError", "Settlement", "SocialWelfare", "SquaredL2", "Table", "Trie", "World",
+    "audit", "register",
 ]  # fmt: skip

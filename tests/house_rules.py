@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LONGEST_FUNCTION = 60
 LONGEST_FILE = 400
-LONGEST_INIT = 60
+LONGEST_INIT = 80
 
 TRAINING = frozenset(
     {"accelerate", "datasets", "gguf", "peft", "safetensors", "tokenizers", "torch", "transformers", "trl"}
@@ -38,9 +38,10 @@ def _layer(below: str, always: str, inside: str = "", below_inside: str = "") ->
 
 LAYERS = {
     "errors": _layer("", ""),
+    "registry": _layer("errors", ""),
     "mechanism": _layer("errors", "numpy", "scipy cvxpy"),
     "agents": _layer("errors mechanism", "numpy", "scipy"),
-    "files": _layer("errors mechanism", "numpy pydantic pydantic_core yaml", "pyarrow"),
+    "files": _layer("errors registry mechanism", "numpy pydantic pydantic_core yaml", "pyarrow"),
     "chat": _layer("errors files", "", "httpx2", "training_backends"),
     "rewards": _layer(
         "errors mechanism files chat",
@@ -49,23 +50,26 @@ LAYERS = {
         "training_backends",
     ),
     "runs": _layer(
-        "errors mechanism engines files chat rewards", "numpy pydantic pydantic_core", "pyarrow", "training_backends"
+        "errors registry mechanism engines files chat rewards",
+        "numpy pydantic pydantic_core",
+        "pyarrow",
+        "training_backends",
     ),
     "discovery": _layer("errors files chat runs", "numpy pydantic", "matplotlib", "training_backends"),
     "training": _layer(
-        "errors mechanism files chat rewards runs discovery",
+        "errors registry mechanism files chat rewards runs discovery",
         "numpy pydantic pydantic_core",
         "sacrebleu",
         "training_backends",
     ),
     "engines": _layer("errors", "", "joblib ray"),
-    "simulations": _layer("errors mechanism agents engines files runs", "numpy pydantic", "scipy pyarrow"),
+    "simulations": _layer("errors registry mechanism agents engines files runs", "numpy pydantic", "scipy pyarrow"),
     "training_backends": Layer(
         frozenset({"errors", "mechanism", "files"}), TRAINING | {"numpy"}, frozenset({"jinja2"})
     ),
-    "report": _layer("errors mechanism agents files", "numpy pydantic", "jinja2 pyarrow", "training"),
+    "report": _layer("errors registry mechanism agents files", "numpy pydantic", "jinja2 pyarrow", "training"),
     "cli": _layer(
-        "errors mechanism agents files",
+        "errors registry mechanism agents files",
         "click typer rich numpy",
         "",
         "discovery engines report runs training simulations training_backends",

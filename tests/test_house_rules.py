@@ -74,7 +74,7 @@ OF_EVERYTHING: dict[Rule, list[tuple[str, str]]] = {
     house_rules.lengths: [
         ("rlhf_game/mechanism/new.py", "def f():\n" + "    x = 1\n" * 61),
         ("rlhf_game/mechanism/new.py", "x = 1\n" * 401),
-        ("rlhf_game/mechanism/__init__.py", "x = 1\n" * 61),
+        ("rlhf_game/mechanism/__init__.py", "x = 1\n" * 81),
     ],
     house_rules.star_imports: [
         ("rlhf_game/mechanism/new.py", "from numpy import *"),

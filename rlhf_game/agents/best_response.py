@@ -8,7 +8,7 @@ import numpy as np
 
 from rlhf_game.agents.domains import Coordinates, MenuCoordinates, coordinates
 from rlhf_game.agents.search import Scene, all_starts, refine, scene, search, size_grid
-from rlhf_game.errors import InputError
+from rlhf_game.errors import InputError, RunError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.audit import World
 from rlhf_game.mechanism.mechanism import Mechanism
@@ -126,15 +126,15 @@ def _stage(group: Group, world: World, is_paid: bool | None = None) -> Scene:
 
 def _best(group: Group, world: World, reports: Sequence[Report]) -> Report:
     """Return the first report with the largest utility, each of them settled; reports that are refused gain nothing."""
+    return reports[int(np.argmax([_utility(group, world, report) for report in reports]))]
 
-    def utility(report: Report) -> float:
-        try:
-            reached = world.utility(group, report)
-        except InputError:
-            return -np.inf
-        return reached if np.isfinite(reached) else -np.inf
 
-    return reports[int(np.argmax([utility(report) for report in reports]))]
+def _utility(group: Group, world: World, report: Report) -> float:
+    try:
+        reached = world.utility(group, report)
+    except (InputError, RunError):
+        return -np.inf
+    return reached if np.isfinite(reached) else -np.inf
 
 
 def _pushes(group: Group, world: World, system: MenuCoordinates) -> list[Report]:
@@ -163,7 +163,7 @@ def _polished(group: Group, world: World, stage: Scene, best: Report, rng: np.ra
         said = stage.coordinates.sheets(best.reward)
         moved = [sheet + length * np.ptp(sheet) * rng.standard_normal(sheet.shape) for sheet in said]
         report = _projected(stage, moved, best.size)
-        value = world.utility(group, report)
+        value = _utility(group, world, report)
         if value > reached:
             best, reached, length = report, value, length * 1.5
         else:

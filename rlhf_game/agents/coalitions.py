@@ -14,7 +14,7 @@ import numpy as np
 from rlhf_game.agents.best_response import affordable, has_gradient
 from rlhf_game.agents.domains import MenuCoordinates, coordinates
 from rlhf_game.agents.search import Scene, Sizes, scene, search
-from rlhf_game.errors import InputError
+from rlhf_game.errors import InputError, RunError
 from rlhf_game.mechanism.audit import TOLERANCE
 from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.reports import Group, Report
@@ -154,7 +154,7 @@ def best_of(
     for reports in tried:
         try:
             payoff, scale = earns(reports)
-        except InputError:  # numbers that the regulariser refuses
+        except (InputError, RunError):  # numbers that the regulariser refuses
             continue
         if payoff - base > gain:
             best, gain, tolerance = reports, payoff - base, TOLERANCE * (size + scale)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from rlhf_game.cli.games import TrustCode
+
 if TYPE_CHECKING:
     from rlhf_game.agents.coalitions import Deviation
     from rlhf_game.files.games import Game
@@ -32,6 +34,7 @@ def audit(
     false_names: Annotated[
         bool, typer.Option("--false-names", help="Also search for lies of each group under two names.")
     ] = False,
+    trusted: TrustCode = False,
 ) -> int:
     """Search for profitable lies of every group, and print the bracket [found, proved] of its regret.
 
@@ -47,10 +50,11 @@ def audit(
     from rlhf_game.cli.display import show_audit, write_out
     from rlhf_game.files.build import build, settle
     from rlhf_game.files.games import read_game
+    from rlhf_game.files.parts import label
     from rlhf_game.mechanism.audit import SIZES
     from rlhf_game.mechanism.spaces.trie import Trie
 
-    one = read_game(_file(game))
+    one = read_game(_file(game), trusted=trusted)
     settle(one)  # an error names the file and the field
     space, mechanism, groups = build(one)
     is_partial = isinstance(space, Trie)
@@ -79,7 +83,7 @@ def audit(
         outcomes = "found" if is_partial else "all"
         write_out(_document(one, regrets, joint, limit, starts, seed, outcomes))
     else:
-        show_audit(one.fields.payment, regrets, joint)
+        show_audit(label("payment", one.fields.payment), regrets, joint)
         if is_partial:
             write_out("audited: the mechanism that runs, which is the one over the responses that were found.\n")
     return _verdict(regrets) if check else 0
@@ -125,10 +129,11 @@ def _document(
     seed: int,
     outcomes: str,
 ) -> str:
+    from rlhf_game.files.parts import label
     from rlhf_game.mechanism.audit import TOLERANCE
 
     content: dict[str, Any] = {
-        "payment": game.fields.payment,
+        "payment": label("payment", game.fields.payment),
         "outcomes": outcomes,
         "groups": [_group(regret) for regret in regrets],
         **{name: [_joint(deviation) for deviation in deviations] for name, deviations in joint.items()},

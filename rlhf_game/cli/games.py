@@ -8,12 +8,14 @@ import typer
 DIFFERS: Final = 3
 
 GameFile = Annotated[Path, typer.Argument(metavar="GAME", help="A game: .yaml, .yml, .json, or .jsonl (one a line).")]
+TrustCode = Annotated[bool, typer.Option("--trust-code", help="Run code that the game names (its own .py files, say).")]
 
 
 def settle(
     game: GameFile,
     as_json: Annotated[bool, typer.Option("--json", help="Print the receipt as JSON (.jsonl: one a line).")] = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the receipt there.")] = None,
+    trusted: TrustCode = False,
 ) -> None:
     """Settle a game: train the policy exactly, and charge every group.
 
@@ -29,7 +31,7 @@ def settle(
     from rlhf_game.files.receipts import receipt_of, receipt_text, write_receipt
 
     lines = is_list(game)
-    games = read_games(game)
+    games = read_games(game, trusted=trusted)
     if out is not None and out.exists() and out.samefile(game):
         raise InputError(f"{out}: the output must be another file than the game, found the game itself")
     receipts, long = [], {}
@@ -54,6 +56,7 @@ def settle(
 def verify(
     receipt: Annotated[Path, typer.Argument(metavar="RECEIPT", help="What settle wrote.")],
     game: GameFile,
+    trusted: TrustCode = False,
 ) -> int:
     """Settle a game again and compare with its receipt: exit code 3, and what differs, if they disagree.
 
@@ -62,7 +65,7 @@ def verify(
     from rlhf_game.files.verify import ON_TRUST
     from rlhf_game.files.verify import verify as verify_receipts
 
-    count, found = verify_receipts(receipt, game)
+    count, found = verify_receipts(receipt, game, trusted=trusted)
     for text in found:
         typer.echo(text)
     if found:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from rlhf_game.cli.games import TrustCode
+
 SOURCES = ("game.json", "receipt.json", "audit.json", "study.json", "metrics.json", "result.json")
 """The files of a folder that its report is made of."""
 
@@ -29,6 +31,7 @@ def report(
         Path | None,
         typer.Option("-o", "--out", metavar="FILE", help="Default: FOLDER/report.html, or GAME.report.html beside it."),
     ] = None,
+    trusted: TrustCode = False,
 ) -> None:
     """Write one HTML page that holds all it shows: figures with their data, for screens, paper and screen readers."""
     from rlhf_game.errors import InputError
@@ -43,6 +46,7 @@ def report(
             inside,
             receipt or _beside(inside, source, "receipt.json"),
             audit or _beside(inside, source, "audit.json"),
+            trusted=trusted,
         )
     elif audit is not None or receipt is not None:
         raise InputError(f"{source}: must be a game, or a folder with a game.json, to go with an audit or a receipt")

@@ -1,48 +1,35 @@
 """From a game file to a settlement: the policy space, the mechanism and the groups that a game names."""
 
+import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 from numpy.typing import ArrayLike
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.files.games import Game
-from rlhf_game.files.schema import LARGEST, AutomatonFields, Fields, MenuFields, TableFields, alpha_order
+from rlhf_game.files.parts import split
+from rlhf_game.files.schema import LARGEST, AutomatonFields, Fields, MenuFields, explain
 from rlhf_game.files.tables import largest
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.certified import CertifiedSettlement, certify
 from rlhf_game.mechanism.mechanism import Mechanism, Settlement
-from rlhf_game.mechanism.payments import AffinePayments, NoPayments, PaymentRule, RevenueOptimal
 from rlhf_game.mechanism.regularizers.base import Regularizer
-from rlhf_game.mechanism.regularizers.f_divergences import Alpha, Hellinger, JensenShannon, PearsonChi2, ReverseKL
-from rlhf_game.mechanism.regularizers.kl import KL
-from rlhf_game.mechanism.regularizers.l2 import SquaredL2
 from rlhf_game.mechanism.reports import Group, Profile
 from rlhf_game.mechanism.spaces.base import PolicySpace
 from rlhf_game.mechanism.spaces.chain import Chain
 from rlhf_game.mechanism.spaces.menu import Menu
 from rlhf_game.mechanism.spaces.table import Table
 from rlhf_game.mechanism.spaces.trie import Trie, TriePolicy
-from rlhf_game.mechanism.training import AffineWelfare, SocialWelfare, TrainingRule
+from rlhf_game.mechanism.training import TrainingRule
+from rlhf_game.registry import find
 
 T = TypeVar("T")
-
-PAYMENTS: dict[str, Callable[[], PaymentRule]] = {
-    "affine": AffinePayments,
-    "none": NoPayments,
-    "revenue": RevenueOptimal,
-}
-REGULARIZERS: dict[str, Callable[[float], Regularizer]] = {
-    "kl": KL,
-    "l2": SquaredL2,
-    "reverse_kl": ReverseKL,
-    "chi2": PearsonChi2,
-    "js": JensenShannon,
-    "hellinger": Hellinger,
-}
 
 
 def build(game: Game) -> tuple[PolicySpace[Any], Mechanism, list[Group]]:
@@ -51,8 +38,11 @@ def build(game: Game) -> tuple[PolicySpace[Any], Mechanism, list[Group]]:
     Raises InputError that names the file when the numbers do not make a space (a reference that does not sum to 1) or
     the payment rule does not fit.
     """
-    space = _at(game.name, "", partial(_space, game))
-    mechanism = _at(game.name, "", lambda: Mechanism(_training(game), PAYMENTS[game.fields.payment]()))
+    regularizer = _regularizer(game)
+    space = _at(game.name, "", partial(_space, game, regularizer))
+    training = _training(game)
+    payment = make("payment", game.fields.payment, game.folder, game.name)
+    mechanism = _at(game.name, "", lambda: Mechanism(training.fitted(space), payment))
     groups = [
         Group(group.name, reward, group.size) for group, reward in zip(game.fields.groups, game.rewards, strict=True)
     ]
@@ -133,13 +123,13 @@ def _settle(game: Game, mechanism: Mechanism, profile: Profile[Any], space: Poli
     return settlement
 
 
-def _space(game: Game) -> PolicySpace[Any]:
+def _space(game: Game, regularizer: Regularizer) -> PolicySpace[Any]:
     fields = game.fields
     if isinstance(fields, AutomatonFields):
         return Chain(
             fields.next_state,
             np.asarray(game.reference),
-            KL(fields.strength),
+            regularizer,
             horizon=fields.horizon,
             initial=fields.initial,
             normalization=fields.normalization,
@@ -150,28 +140,81 @@ def _space(game: Game) -> PolicySpace[Any]:
         return Trie(
             game.reference,
             fields.missing,
-            KL(fields.strength),
+            regularizer,
             bounds=fields.bounds,
             outcomes=fields.outcomes,
             prompt_weights=fields.prompt_weights,
         )
     return Table(
         game.reference,
-        _regularizer(fields),
+        regularizer,
         outcomes=fields.outcomes,
         prompt_weights=fields.prompt_weights,
         normalization=fields.normalization,
     )
 
 
-def _regularizer(fields: TableFields) -> Regularizer:
-    order = alpha_order(fields.regularizer)
-    return REGULARIZERS[fields.regularizer](fields.strength) if order is None else Alpha(fields.strength, order)
+def _regularizer(game: Game) -> Regularizer:
+    return regularizer_of(game.fields.regularizer or "kl", game.fields.strength, game.folder, game.name)
 
 
 def _training(game: Game) -> TrainingRule:
-    weights = _weights(game.fields)
-    return SocialWelfare() if weights is None and game.boost is None else AffineWelfare(weights, game.boost)
+    """Return the training rule; weights and boosts of the game go to the rule's own fields of these names."""
+    given = {"weights": _weights(game.fields), "boost": game.boost}
+    is_plain = all(value is None for value in given.values())
+    said = game.fields.training or ("social_welfare" if is_plain else "affine")
+    return make("training", said, game.folder, game.name, given)  # type: ignore[no-any-return]
+
+
+def regularizer_of(said: Any, strength: float, base: Path, name: str) -> Regularizer:
+    """Return the regulariser that a file names, at a strength. Raises InputError that starts with ``name``."""
+    return make("regularizer", said, base, name, {"strength": strength})  # type: ignore[no-any-return]
+
+
+def make(role: str, said: Any, base: Path, name: str, given: Mapping[str, Any] | None = None) -> Any:
+    """Return the part that a file names, made from its own fields.
+
+    said: its name or mapping (``SomePayment`` and the like). base: the folder that paths start from. given: values for
+    fields of these names that the file says elsewhere; None is left out. Raises InputError that starts with ``name``
+    and the field, also when the part has no such field.
+    """
+    called, own = split(role, said)
+    part = _at(f"{name}: {role}", "", lambda: find(role, called, base))
+    model = _fields_of(part, frozenset(given or {}))
+    own = _checked_fields(model, own, name, role)
+    known = inspect.signature(part).parameters
+    for key, value in (given or {}).items():
+        if value is not None and key not in known:
+            raise InputError(f"{name}: {key}: must be left out with {role} {called}, which has no such field")
+        if value is not None:
+            own[key] = value
+    try:
+        return _at(f"{name}: {role}", "", lambda: part(**own))
+    except TypeError as error:  # an abstract method that is missing
+        raise InputError(f"{name}: {role}: {error}") from error
+
+
+def _checked_fields(model: type[BaseModel], own: Mapping[str, Any], name: str, role: str) -> dict[str, Any]:
+    try:
+        checked = model.model_validate(dict(own))
+    except ValidationError as error:
+        explain(error, name, model, (role,))
+    return {key: getattr(checked, key) for key in checked.model_fields_set}
+
+
+def _fields_of(part: type, given: frozenset[str]) -> type[BaseModel]:
+    """Return a strict model of the fields that a part is made of, without those that are given elsewhere."""
+    try:
+        hints = get_type_hints(inspect.getattr_static(part, "__init__"), include_extras=True)
+    except NameError:  # an annotation that only type checkers know
+        hints = {}
+    fields: dict[str, Any] = {}
+    for key, parameter in inspect.signature(part).parameters.items():
+        if key not in given and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            default = ... if parameter.default is parameter.empty else parameter.default
+            fields[key] = (hints.get(key, Any), default)
+    rules = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+    return create_model(part.__name__, __config__=rules, **fields)
 
 
 def _weights(fields: Fields) -> list[float] | None:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -17,6 +17,7 @@ import numpy as np
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import parse_json, parse_json_lines, parse_yaml, read_text, shown
 from rlhf_game.files.names import check_names
+from rlhf_game.files.parts import sources
 from rlhf_game.files.schema import AutomatonFields, Fields, MenuFields, TableFields, TableFile, parse_fields
 from rlhf_game.files.tables import Shape, Table, describe, digest, from_lists, locate, read_table, shape_of
 from rlhf_game.mechanism.reports import NORMALIZATION_TOLERANCE
@@ -31,6 +32,8 @@ class Game:
 
     name: str
     """Where it was read, for messages: ``game.yaml`` or ``games.jsonl: line 3``."""
+    folder: Path
+    """What relative paths start from."""
     fields: Fields
     reference: Table
     """q as given (menu: the divergence of each entry): [m], [B, m], or a list of B arrays."""
@@ -41,17 +44,20 @@ class Game:
     """Of the canonical content (see canonical)."""
 
 
-def read_games(path: str | os.PathLike[str]) -> list[Game]:
-    """Return the games of a file, in order: one, or one a line of a .jsonl file. Raises InputError."""
+def read_games(path: str | os.PathLike[str], *, trusted: bool = False) -> list[Game]:
+    """Return the games of a file, in order: one, or one a line of a .jsonl file. Raises InputError.
+
+    trusted: whether the games may name code of their own, which runs when they are settled.
+    """
     folder = Path(path).parent
-    return [_read(document, name, folder) for name, document in _documents(path)]
+    return [_read(document, name, folder, trusted) for name, document in _documents(path)]
 
 
-def read_game(path: str | os.PathLike[str]) -> Game:
+def read_game(path: str | os.PathLike[str], *, trusted: bool = False) -> Game:
     """Return the one game of a file. Raises InputError, also when the file is a list of games."""
     if is_list(path):
         raise InputError(f"{_name(path)}: must hold one game (.yaml, .yml or .json), found a list of games (.jsonl)")
-    return read_games(path)[0]
+    return read_games(path, trusted=trusted)[0]
 
 
 def is_list(path: str | os.PathLike[str]) -> bool:
@@ -59,13 +65,15 @@ def is_list(path: str | os.PathLike[str]) -> bool:
     return Path(path).suffix.lower() == ".jsonl"
 
 
-def canonical(fields: Fields, folder: Path) -> str:
+def canonical(fields: Fields, folder: Path, code: Mapping[str, Mapping[str, str]]) -> str:
     """Return the content of a game as one text that no formatting changes; its SHA-256 is ``game_sha256``.
 
     JSON with sorted keys, no spaces and ASCII only; keys that say the default are left out; reals are written as
     Python writes a float, sizes as integers; a table in a file is ``{"file_sha256": of its bytes, "key": or null}``.
+    code: the SHA-256 of every file of the code that the game names, by field.
     """
-    content = fields.model_dump(exclude_defaults=True, exclude={"provenance"})
+    content: dict[str, Any] = fields.model_dump(exclude_defaults=True, exclude={"provenance"})
+    content |= {"code": code} if code else {}
     for name, value in _file_fields(fields):
         path, key = locate(value.file, folder)
         place: Any = content
@@ -93,10 +101,12 @@ def _name(path: str | os.PathLike[str]) -> str:
     return shown(os.fspath(path), 200)
 
 
-def _read(document: Any, name: str, folder: Path) -> Game:
+def _read(document: Any, name: str, folder: Path, trusted: bool) -> Game:
     fields = parse_fields(document, name)
     try:
         _check_names(fields)
+        said = {"regularizer": fields.regularizer, "training": fields.training, "payment": fields.payment}
+        code = sources(said, folder, trusted=trusted)
         rewards = tuple(_table(group.reward, folder, f"groups[{i}].reward") for i, group in enumerate(fields.groups))
         reference = _reference(fields, folder, rewards)
         _check_space(fields, reference)
@@ -104,10 +114,10 @@ def _read(document: Any, name: str, folder: Path) -> Game:
         named = [(f"groups[{i}].reward", reward) for i, reward in enumerate(rewards)]
         for field, table in named if boost is None else [*named, ("boosts", boost)]:
             _check_shape(field, shape_of(table), shape_of(reference), "menu" if fields.space == "menu" else "reference")
-        sha256 = hashlib.sha256(canonical(fields, folder).encode()).hexdigest()
+        sha256 = hashlib.sha256(canonical(fields, folder, code).encode()).hexdigest()
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-    return Game(name, fields, reference, rewards, boost, sha256)
+    return Game(name, folder, fields, reference, rewards, boost, sha256)
 
 
 def _file_fields(fields: Fields) -> Iterator[tuple[tuple[str | int, ...], TableFile]]:

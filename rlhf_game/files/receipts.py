@@ -13,6 +13,7 @@ from rlhf_game.files.atomic import write_text
 from rlhf_game.files.build import certified
 from rlhf_game.files.documents import parse_json, parse_json_lines, read_text, shown
 from rlhf_game.files.games import Game
+from rlhf_game.files.parts import label
 from rlhf_game.files.policies import PolicyFile, PolicyFolder, is_long
 from rlhf_game.files.schema import Strict, parse_model
 from rlhf_game.mechanism.estimates import Estimate
@@ -149,9 +150,9 @@ def receipt_of(game: Game, settlement: Settlement) -> Receipt:
     return Receipt(
         version=__version__,
         game_sha256=game.sha256,
-        regularizer=game.fields.regularizer,
+        regularizer=None if game.fields.regularizer is None else label("regularizer", game.fields.regularizer),
         strength=game.fields.strength,
-        payment=game.fields.payment,
+        payment=label("payment", game.fields.payment),
         policy=None if is_long(game) else _lists(policy.probabilities),
         social_welfare=social_welfare,
         divergence=divergence,

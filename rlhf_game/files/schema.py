@@ -1,7 +1,6 @@
 """What a game file may say: one strict model for each kind of space. Checks that need arrays are in ``games``."""
 
 from abc import ABC
-from math import isfinite
 from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar, final
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
@@ -9,6 +8,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, shown
+from rlhf_game.files.parts import SomePayment, SomeRegularizer, SomeTraining
 from rlhf_game.files.tables import FORMS
 
 LARGEST_SIZE = 2**53
@@ -40,25 +40,6 @@ def _form(value: Any) -> str | None:
     return "<matrix>" if value and isinstance(value[0], list) else "<vector>"
 
 
-def _regularizer(name: str) -> str:
-    if name in ("kl", "l2", "reverse_kl", "chi2", "js", "hellinger"):
-        return name
-    order = alpha_order(name)
-    if order is None or not isfinite(order) or order in (0.0, 1.0):
-        names = "kl, l2, reverse_kl, chi2, js, hellinger or alpha:A with a number A other than 0 and 1"
-        raise PydanticCustomError("regularizer", "must be {names}", {"names": names})
-    return name
-
-
-def alpha_order(name: str) -> float | None:
-    """Return A of ``alpha:A``, or None if the name is not of that form."""
-    prefix, _, order = name.partition(":")
-    try:
-        return float(order) if prefix == "alpha" else None
-    except ValueError:
-        return None
-
-
 def _moderate(number: float) -> float:
     if number > LARGEST or 0 < number < 1 / LARGEST:
         raise PydanticCustomError("moderate", "must be between {low} and {high}", {"low": 1 / LARGEST, "high": LARGEST})
@@ -83,7 +64,6 @@ Labels: TypeAlias = Annotated[
         custom_error_message="must be a list of texts, or a list of such lists",
     ),
 ]
-RegularizerName: TypeAlias = Annotated[str, AfterValidator(_regularizer)]
 Model = TypeVar("Model", bound=BaseModel)
 Name: TypeAlias = Annotated[str, Field(min_length=1)]
 Positive: TypeAlias = Annotated[float, Field(gt=0), AfterValidator(_moderate)]
@@ -105,7 +85,9 @@ class CommonFields(Strict, ABC):
     normalization: Literal["none", "sum", "max"] = "none"
     weights: dict[Name, Positive] | None = None
     boosts: Tensor | None = None
-    payment: Literal["affine", "none", "revenue"] = "affine"
+    training: SomeTraining = None
+    """The training rule; default social welfare, with weights or boosts the affine maximiser."""
+    payment: SomePayment = "affine"
     size_limit: Annotated[int, Field(ge=1, le=LARGEST_SIZE)] | None = None
     groups: Annotated[list[GroupFields], Field(min_length=1)]
     provenance: dict[str, Any] | None = None
@@ -124,7 +106,7 @@ class TableFields(CommonFields):
     """Of each prompt, the mass of the outcomes that are not in the table: the receipt then holds intervals."""
     bounds: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     """What rewards keep to on every outcome, in the table or not; needed with ``missing``, and only there."""
-    regularizer: RegularizerName = "kl"
+    regularizer: SomeRegularizer = "kl"
     strength: Positive
 
 
@@ -135,7 +117,7 @@ class MenuFields(CommonFields):
     space: Literal["menu"]
     divergence: Annotated[list[Nonnegative], Field(min_length=1)] | None = None
     outcomes: Annotated[list[str], Field(min_length=1)] | None = None
-    regularizer: RegularizerName | None = None
+    regularizer: SomeRegularizer | None = None
     strength: Positive = 1.0
 
 
@@ -182,14 +164,15 @@ def parse_model(model: type[Model], document: Any, name: str) -> Model:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        _explain(error, name, model)
+        explain(error, name, model)
 
 
-def _explain(error: ValidationError, name: str, model: type[BaseModel]) -> NoReturn:
+def explain(error: ValidationError, name: str, model: type[BaseModel], under: tuple[str, ...] = ()) -> NoReturn:
+    """Raise what pydantic found as InputError that starts with ``name``. under: the fields that the model stands in."""
     faults = error.errors(include_url=False, include_context=True)
     fault = min(faults, key=lambda one: one["type"] == "missing")  # a misspelt key says more than a missing one
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    path = field_path(fault["loc"])
+    path = field_path((*under, *fault["loc"]))
     raise InputError(f"{name}: {path + ': ' if path else ''}{_sentence(fault, model)}{more}")
 
 

@@ -67,15 +67,17 @@ class Scale:
         return ABSOLUTE * self.total
 
 
-def verify(receipt: str | os.PathLike[str], game: str | os.PathLike[str]) -> tuple[int, list[str]]:
+def verify(
+    receipt: str | os.PathLike[str], game: str | os.PathLike[str], *, trusted: bool = False
+) -> tuple[int, list[str]]:
     """Return how many receipts a file holds, and a line for each thing that they say otherwise than their game.
 
-    Raises InputError when one of the files cannot be read.
+    trusted: whether the game may run code that it names. Raises InputError when one of the files cannot be read.
     """
     receipts = read_receipts(receipt, lines=is_list(game))
     if is_sampled(game):
         return len(receipts), sampled_differences(receipts[0], read_sampled_game(game))
-    games, found = read_games(game), []
+    games, found = read_games(game, trusted=trusted), []
     if len(games) != len(receipts):
         found.append(f"the receipt has {len(receipts)} lines, the game file {len(games)}")
     for line, (one, said) in enumerate(zip(games, receipts, strict=False), start=1):

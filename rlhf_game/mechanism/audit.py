@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol, final
 
 import numpy as np
 
-from rlhf_game.errors import InputError
+from rlhf_game.errors import InputError, RunError
 from rlhf_game.mechanism.mechanism import Mechanism, Settlement, read_profile
 from rlhf_game.mechanism.payments import AffinePayments, NoPayments, RevenueOptimal
 from rlhf_game.mechanism.reports import Group, Profile, Report, check_size
@@ -167,7 +167,8 @@ def measure(
 ) -> Regret:
     """Return the bracket that the named reports leave; each is settled.
 
-    A report that the space refuses, or whose numbers float64 cannot hold, is no way to gain and is left out.
+    A report that the space refuses, that the rule cannot be trained on, or whose numbers float64 cannot hold, is no way
+    to gain and is left out.
     exhaustive: the reports are all that the group may say, so the largest gain is the regret, and also its bound.
     least_value: min over all policies of <p, r> at the group's reward, where that is known: it bounds utilities.
     """
@@ -178,7 +179,7 @@ def measure(
     def tried(strategy: str, report: Report) -> Trial | None:
         try:
             value, payment = world.money(group, world.settle(report))
-        except InputError:
+        except (InputError, RunError):
             return None
         gain = value - payment - truthful
         slack = tolerance + TOLERANCE * (abs(value) + abs(payment))

@@ -17,16 +17,18 @@ always ask for that. The strength is the provider's own choice.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import numpy as np
 
 from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.arrays import Array, finite, frozen
 from rlhf_game.mechanism.regularizers.kl import KL
+from rlhf_game.mechanism.reports import Profile, V
+from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 from rlhf_game.mechanism.spaces.menu import Menu
 from rlhf_game.mechanism.spaces.table import Table
-from rlhf_game.mechanism.training import AffineWelfare
+from rlhf_game.mechanism.training import AffineWelfare, TrainingRule
 
 WIDEST_WEIGHT = 20.0
 """Weights are searched between 1 / WIDEST_WEIGHT and WIDEST_WEIGHT."""
@@ -139,6 +141,30 @@ def learn(
         found = minimize(loss, found, jac=True, method="L-BFGS-B", bounds=bounds).x
     boost = found[groups:]
     return AffineWelfare(_weights(found[:groups]), boost - boost.min())
+
+
+@final
+@dataclass(frozen=True)
+class LearnedWelfare(TrainingRule):
+    """The affine maximiser that ``learn`` finds on a space for a prior, before any report is heard.
+
+    profiles: rewards of the prior's profiles, [S][n][m]; sizes: [S][n], default ones. welfare_share: see ``learn``.
+    """
+
+    profiles: list[list[list[float]]]
+    sizes: list[list[float]] | None = None
+    welfare_share: float = 0.0
+
+    def fitted(self, space: PolicySpace[Any]) -> AffineWelfare:
+        """Return the affine maximiser; raise CombinationError for a space on which nothing is learned."""
+        if not isinstance(space, Table | Menu):
+            raise CombinationError(f"LearnedWelfare needs a Table or a Menu, not {type(space).__name__}")
+        sizes = None if self.sizes is None else finite(self.sizes, "sizes")
+        return learn(space, Prior(finite(self.profiles, "profiles"), sizes), welfare_share=self.welfare_share)
+
+    def train(self, profile: Profile[V], space: PolicySpace[V]) -> Policy[V]:
+        """Return the policy of the affine maximiser, which is learned anew: ``fitted`` learns it once."""
+        return self.fitted(space).train(profile, space)
 
 
 @final

@@ -11,7 +11,7 @@ from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.payments import PaymentRule
 from rlhf_game.mechanism.reports import Profile, Report, V
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
-from rlhf_game.mechanism.training import TrainingRule
+from rlhf_game.mechanism.training import Trained, TrainingRule
 
 
 @final
@@ -54,7 +54,7 @@ class Mechanism:
     """The pair (psi, payments); raises CombinationError when the payment rule does not pay for the training rule."""
 
     training: TrainingRule
-    payment: PaymentRule
+    payment: PaymentRule[Any]
 
     def __post_init__(self) -> None:
         if not isinstance(self.training, TrainingRule):
@@ -77,8 +77,14 @@ class Mechanism:
     def settle_profile(self, profile: Profile[V], space: PolicySpace[V]) -> Settlement:
         """Train and charge for reports that the space has read already."""
         policy = self.training.train(profile, space)
-        payments = self.payment.charge(self.training, profile, policy, space)
-        return Settlement(policy, profile.sizes, policy.values(profile.rewards), payments)
+        trained = Trained(self.training, profile, space, policy)
+        values, payments = trained.values(), np.asarray(self.payment.charge(trained), dtype=np.float64)
+        if payments.shape != values.shape:
+            raise CombinationError(
+                f"{type(self.payment).__name__}.charge must return one number per group, {list(values.shape)}, "
+                f"got {list(payments.shape)}"
+            )
+        return Settlement(policy, trained.sizes, values, payments)
 
 
 def read_profile(reports: Sequence[Report], space: PolicySpace[V]) -> Profile[V]:

@@ -1,94 +1,85 @@
 """Payment rules: what each group owes for the policy that was trained."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, final, runtime_checkable
+from types import UnionType
+from typing import Any, ClassVar, Generic, TypeVar, Union, final, get_args, get_origin
 
 import numpy as np
 
 from rlhf_game.errors import CombinationError
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.reports import Profile, V
-from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
-from rlhf_game.mechanism.training import AffineRule, TrainingRule
+from rlhf_game.mechanism.training import AffineRule, Rule, Trained, TrainingRule
 
 
-class PaymentRule(ABC):
-    """Payments for the training rules that it names."""
+class PaymentRule(ABC, Generic[Rule]):
+    """Payments for the training rules of its type argument: ``class Mine(PaymentRule[AffineRule])``.
 
-    pays_for: ClassVar[tuple[type[TrainingRule], ...]]
-    """The training rules that it can charge for."""
-
-    @abstractmethod
-    def charge(self, training: TrainingRule, profile: Profile[V], policy: Policy[V], space: PolicySpace[V]) -> Array:
-        """Return what each group owes, in units of reward: [n]."""
-
-
-@final
-@dataclass(frozen=True)
-class NoPayments(PaymentRule):
-    """Nobody pays; truth is then dominated under most training rules (Thm 3.3)."""
+    ``PaymentRule[NashWelfare | EqualSay]`` pays for both; without an argument it pays for every training rule.
+    """
 
     pays_for: ClassVar[tuple[type[TrainingRule], ...]] = (TrainingRule,)
+    """The training rules that it can charge for, as its type argument says."""
 
-    def charge(self, training: TrainingRule, profile: Profile[V], policy: Policy[V], space: PolicySpace[V]) -> Array:
-        """Return zeros."""
-        return np.zeros(len(profile.rewards))
+    def __init_subclass__(cls) -> None:
+        """Read the training rules off the type argument."""
+        super().__init_subclass__()
+        for base in vars(cls).get("__orig_bases__", ()):
+            origin = get_origin(base)
+            if isinstance(origin, type) and issubclass(origin, PaymentRule):
+                cls.pays_for = _rules(get_args(base)[0], cls)
+
+    @abstractmethod
+    def charge(self, optimum: Trained[Rule]) -> Array:
+        """Return what each group owes, in units of reward: [n]; of B games at once [B, n]."""
+
+
+def _rules(argument: Any, of: type) -> tuple[type[TrainingRule], ...]:
+    """Return the training rules that a type argument names."""
+    if isinstance(argument, TypeVar):
+        argument = argument.__bound__ or TrainingRule
+    named = get_args(argument) if get_origin(argument) in (Union, UnionType) else (argument,)
+    for one in named:
+        if not (isinstance(one, type) and issubclass(one, TrainingRule)):
+            raise CombinationError(f"{of.__name__} must name training rules: PaymentRule[AffineRule], found {one!r}")
+    return named
 
 
 @final
 @dataclass(frozen=True)
-class AffinePayments(PaymentRule):
+class NoPayments(PaymentRule[TrainingRule]):
+    """Nobody pays; truth is then dominated under most training rules (Thm 3.3)."""
+
+    def charge(self, optimum: Trained[TrainingRule]) -> Array:
+        """Return zeros."""
+        return np.zeros(optimum.sizes.shape)
+
+
+@final
+@dataclass(frozen=True)
+class AffinePayments(PaymentRule[AffineRule]):
     """Weighted VCG payments: each group pays what it costs the others and the provider (Thm 4.2).
 
     pay_i = (1 / mu_i) [max ASW_-i - ASW_-i(p*)] >= 0; truth is a dominant strategy and utility at truth is >= 0 when
     all rewards are non-negative.
     """
 
-    pays_for: ClassVar[tuple[type[TrainingRule], ...]] = (AffineRule,)
-
-    def charge(self, training: TrainingRule, profile: Profile[V], policy: Policy[V], space: PolicySpace[V]) -> Array:
+    def charge(self, optimum: Trained[AffineRule]) -> Array:
         """Return the externalities of the groups, in each group's own unit of money."""
-        assert isinstance(training, AffineRule)  # Mechanism checked it
-        multipliers = training.multipliers(len(profile.rewards))
-        return policy.externalities(multipliers * profile.sizes, profile.rewards) / multipliers
-
-
-@runtime_checkable
-class DomainSpace(Protocol):
-    """A space that knows its declared domain: what RevenueOptimal needs."""
-
-    def least_gain(self, weights: Array, rewards: Sequence[Any], multiplier: float) -> float:
-        """Return the infimum over rewards r of the domain of max ASW(s + multiplier r) - max ASW(s)."""
-        ...
+        return optimum.externalities() / optimum.weights
 
 
 @final
 @dataclass(frozen=True)
-class RevenueOptimal(PaymentRule):
+class RevenueOptimal(PaymentRule[AffineRule]):
     """The largest payments that keep truth dominant and utilities >= 0 (Cor. 4.6, corrected in theory section 4).
 
     pay_i = affine payment + inf over types (r', w') of the domain of the truthful utility. The infimum is at w' = 1.
     """
 
-    pays_for: ClassVar[tuple[type[TrainingRule], ...]] = (AffineRule,)
-
-    def charge(self, training: TrainingRule, profile: Profile[V], policy: Policy[V], space: PolicySpace[V]) -> Array:
+    def charge(self, optimum: Trained[AffineRule]) -> Array:
         """Return affine payments plus the utility of the least favoured type.
 
         Raises CombinationError when the space has no declared domain.
         """
-        assert isinstance(training, AffineRule)  # Mechanism checked it
-        if not isinstance(space, DomainSpace):
-            raise CombinationError(f"RevenueOptimal needs a space with a declared domain, not {type(space).__name__}")
-        affine = AffinePayments().charge(training, profile, policy, space)
-        multipliers = training.multipliers(len(profile.rewards))
-        boosts = [space.read_boost(boost) for boost in training.boosts()]
-        least = np.empty(len(multipliers))
-        for i, multiplier in enumerate(multipliers):
-            shares = multipliers * profile.sizes
-            shares[i] = 0.0
-            weights = np.append(shares, np.ones(len(boosts)))
-            least[i] = space.least_gain(weights, [*profile.rewards, *boosts], float(multiplier)) / multiplier
-        return affine + least
+        return (optimum.externalities() + optimum.least_gains()) / optimum.weights

@@ -12,7 +12,7 @@ H2, a leave-one-out training of few steps (does not depend on the group's report
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import final
 
 import numpy as np
 
@@ -20,11 +20,9 @@ from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.payments import PaymentRule
 from rlhf_game.mechanism.regularizers.base import Optimum, Regularizer
-from rlhf_game.mechanism.reports import Profile, V
-from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 from rlhf_game.mechanism.spaces.table import Sheets, Table
-from rlhf_game.mechanism.training import TrainingRule
-from rlhf_game.mechanism.welfare_rules import TableRule
+from rlhf_game.mechanism.training import Trained
+from rlhf_game.mechanism.welfare_rules import TableRule, table_of
 
 
 @final
@@ -83,45 +81,37 @@ def alone_welfare(
 
 @final
 @dataclass(frozen=True)
-class CheckpointPayments(PaymentRule):
+class CheckpointPayments(PaymentRule[StoppedTraining]):
     """H1: the best of ASW_-i over the checkpoints of the main run, the start included, minus ASW_-i at the last one."""
 
-    pays_for: ClassVar[tuple[type[TrainingRule], ...]] = (StoppedTraining,)
-
-    def charge(self, training: TrainingRule, profile: Profile[V], policy: Policy[V], space: PolicySpace[V]) -> Array:
+    def charge(self, optimum: Trained[StoppedTraining]) -> Array:
         """Return payments >= 0: [n]."""
-        assert isinstance(training, StoppedTraining)  # Mechanism checked it
-        path = [_mean_others(training, profile, space, t) for t in range(training.steps + 1)]
+        path = [_mean_others(optimum, t) for t in range(optimum.rule.steps + 1)]
         return np.asarray(np.max(path, axis=0) - path[-1])
 
 
 @final
 @dataclass(frozen=True)
-class StoppedPayments(PaymentRule):
+class StoppedPayments(PaymentRule[StoppedTraining]):
     """H2: ASW_-i of a training without group i of so many steps, minus ASW_-i at the last step of the main run."""
 
     steps: int
-    pays_for: ClassVar[tuple[type[TrainingRule], ...]] = (StoppedTraining,)
 
-    def charge(self, training: TrainingRule, profile: Profile[V], policy: Policy[V], space: PolicySpace[V]) -> Array:
+    def charge(self, optimum: Trained[StoppedTraining]) -> Array:
         """Return payments of either sign: [n]."""
-        assert isinstance(training, StoppedTraining)  # Mechanism checked it
-        assert isinstance(space, Table)  # so did the training
-        rewards: Any = profile.rewards
+        table, progress = table_of(optimum.space, type(self)), optimum.rule.progress(self.steps)
         alone = [
-            alone_welfare(space.regularizer, q, profile.sizes, [r[k] for r in rewards], training.progress(self.steps))
-            for k, q in enumerate(space.reference)
+            alone_welfare(table.regularizer, q, optimum.profile.sizes, [r[k] for r in optimum.rewards], progress)
+            for k, q in enumerate(table.reference)
         ]
-        return space.mean(alone) - _mean_others(training, profile, space, training.steps)
+        return table.mean(alone).T - _mean_others(optimum, optimum.rule.steps)
 
 
-def _mean_others(training: StoppedTraining, profile: Profile[Any], space: PolicySpace[Any], steps: int) -> Array:
+def _mean_others(optimum: Trained[StoppedTraining], steps: int) -> Array:
     """Return ASW_-i of a checkpoint of the main run, the mean over prompts: [n]."""
-    assert isinstance(space, Table)  # the training checked it
-    progress = training.progress(steps)
-    return space.mean(
-        [
-            others_welfare(space.regularizer, q, profile.sizes, [r[k] for r in profile.rewards], progress)
-            for k, q in enumerate(space.reference)
-        ]
-    )
+    table, progress = table_of(optimum.space, type(optimum.rule)), optimum.rule.progress(steps)
+    rows = [
+        others_welfare(table.regularizer, q, optimum.profile.sizes, [r[k] for r in optimum.rewards], progress)
+        for k, q in enumerate(table.reference)
+    ]
+    return table.mean(rows).T

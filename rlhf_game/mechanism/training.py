@@ -1,9 +1,10 @@
-"""Training rules psi: what the provider trains when it has heard the reports."""
+"""Training rules psi: what the provider trains when it has heard the reports, and what came of it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from functools import cached_property
+from typing import Any, Generic, TypeVar, final
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,6 +22,14 @@ class TrainingRule(ABC):
     def train(self, profile: Profile[V], space: PolicySpace[V]) -> Policy[V]:
         """Return the policy that this rule trains on the profile."""
 
+    def fitted(self, space: PolicySpace[Any]) -> "TrainingRule":
+        """Return the rule with what it finds out about a space before any report is heard: itself, unless it learns."""
+        return self
+
+
+Rule = TypeVar("Rule", bound=TrainingRule, covariant=True)
+"""The training rules that something is for."""
+
 
 class AffineRule(TrainingRule):
     """argmax_p sum_i mu_i w_i <p, r_i> + <b, p> - strength * D(p || q): an affine maximiser (Roberts 1979)."""
@@ -36,9 +45,14 @@ class AffineRule(TrainingRule):
     @final
     def train(self, profile: Profile[V], space: PolicySpace[V]) -> Policy[V]:
         """Return the maximiser over the space."""
-        shares = self.multipliers(len(profile.rewards)) * profile.sizes
         boosts = [space.read_boost(boost) for boost in self.boosts()]
-        return space.maximize(np.append(shares, np.ones(len(boosts))), [*profile.rewards, *boosts])
+        return space.maximize(self.score(profile.sizes, len(boosts)), [*profile.rewards, *boosts])
+
+    @final
+    def score(self, sizes: Array, boosts: int) -> Array:
+        """Return what each reward counts in the score: mu_i w_i of each group, then 1 for each boost."""
+        shares = (self.multipliers(len(sizes)) * sizes.T).T
+        return np.concatenate([shares, np.ones((boosts, *sizes.shape[1:]))])
 
 
 @final
@@ -87,3 +101,59 @@ class AffineWelfare(AffineRule):
     def boosts(self) -> Sequence[Any]:
         """Return the boost, if there is one."""
         return () if self.boost is None else (self.boost,)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Trained(Generic[Rule]):
+    """The policy that a rule trained, with the reports and the space: all that a payment rule may look at.
+
+    Arrays are per group, [n]; of B games that are settled together they are [B, n]. Under an affine maximiser the
+    policy is the optimum for the score sum_i shares_i r_i + b.
+    """
+
+    rule: Rule
+    profile: Profile[Any]
+    space: PolicySpace[Any]
+    policy: Policy[Any]
+
+    @property
+    def rewards(self) -> tuple[Any, ...]:
+        """The reported rewards, as the space reads them: n."""
+        return self.profile.rewards
+
+    @property
+    def sizes(self) -> Array:
+        """w_i, as reported: [n]."""
+        return self.profile.sizes.T
+
+    @cached_property
+    def weights(self: "Trained[AffineRule]") -> Array:
+        """mu_i: [n]."""
+        return self.rule.multipliers(len(self.rewards))
+
+    @property
+    def shares(self: "Trained[AffineRule]") -> Array:
+        """mu_i w_i, what each group's reward counts in the score: [n]."""
+        return np.asarray(self.weights * self.sizes)
+
+    def values(self) -> Array:
+        """Return v_i(p) of one member, at the reported reward: [n]."""
+        return self.policy.values(self.rewards).T
+
+    def externalities(self: "Trained[AffineRule]") -> Array:
+        """Return max ASW_-i - ASW_-i(p) >= 0 of each group, in units of reward, not yet divided by weights: [n]."""
+        return self.policy.externalities(self.shares.T, self.rewards).T
+
+    def least_gains(self: "Trained[AffineRule]") -> Array:
+        """Return the infimum over rewards r of the domain of max ASW(s_-i + mu_i r) - max ASW(s_-i): [n].
+
+        Raises CombinationError when the space has no declared domain.
+        """
+        boosts = [self.space.read_boost(boost) for boost in self.rule.boosts()]
+        gains = []
+        for i, weight in enumerate(self.weights):
+            score = self.rule.score(self.profile.sizes, len(boosts))
+            score[i] = 0.0
+            gains.append(self.space.least_gain(score, [*self.rewards, *boosts], float(weight)))
+        return np.stack(gains, axis=-1)

@@ -34,6 +34,15 @@ LARGEST_STEP = 40.0
 """Bound on how far a weight moves from its start, about on a logarithmic scale."""
 
 
+def table_of(space: PolicySpace[Any], of: type) -> Table:
+    """Return a space whose outcomes are enumerated; raise CombinationError that names what asks for one."""
+    if isinstance(space, Table):
+        return space
+    raise CombinationError(
+        f"{of.__name__} needs a Table, not {type(space).__name__}; SocialWelfare trains on any space"
+    )
+
+
 class TableRule(TrainingRule):
     """A rule that needs enumerated outcomes, and whose policy is judged like any given policy."""
 
@@ -44,12 +53,8 @@ class TableRule(TrainingRule):
         Raises CombinationError for spaces other than Table, InputError when the rewards do not suit the rule, and
         RunError when the solver does not converge.
         """
-        if not isinstance(space, Table):
-            raise CombinationError(
-                f"{type(self).__name__} needs a Table, not {type(space).__name__}; SocialWelfare trains on any space"
-            )
-        rewards: Any = profile.rewards
-        policy: Any = GivenPolicy(space, self.sheets(profile.sizes, rewards, space), profile.sizes, rewards)
+        table, rewards = table_of(space, type(self)), list[Any](profile.rewards)
+        policy: Any = GivenPolicy(table, self.sheets(profile.sizes, rewards, table), profile.sizes, rewards)
         return policy  # type: ignore[no-any-return]
 
     @abstractmethod
@@ -112,30 +117,30 @@ class NashWelfare(FairRule):
 @final
 @dataclass(frozen=True)
 class AlphaFair(FairRule):
-    """argmax_p sum_i w_i v_i(p)^(1 - aversion) / (1 - aversion) - strength * D(p || q): CES, or alpha-fair, welfare.
+    """argmax_p sum_i w_i v_i(p)^(1 - alpha) / (1 - alpha) - strength * D(p || q): CES, or alpha-fair, welfare.
 
-    aversion: to inequality, > 0. Towards 0 it is social welfare, towards infinity the egalitarian rule; 1 is
-    NashWelfare. Rewards must be >= 0, with one > 0 that the policy can reach. Optimality: mu_i = w_i v_i^-aversion.
+    alpha: the aversion to inequality, > 0. Towards 0 it is social welfare, towards infinity the egalitarian rule; 1 is
+    NashWelfare. Rewards must be >= 0, with one > 0 that the policy can reach. Optimality: mu_i = w_i v_i^-alpha.
     """
 
-    aversion: float
+    alpha: float
 
     def __post_init__(self) -> None:
-        if not np.isfinite(self.aversion) or self.aversion <= 0 or self.aversion == 1:
-            raise InputError(f"aversion must be a number > 0 other than 1 (that is NashWelfare), got {self.aversion!r}")
+        if not np.isfinite(self.alpha) or self.alpha <= 0 or self.alpha == 1:
+            raise InputError(f"alpha must be a number > 0 other than 1 (that is NashWelfare), got {self.alpha!r}")
 
     def welfare(self, values: Array, sizes: Array) -> float:
-        """Return sum_i w_i v_i^(1 - aversion) / (1 - aversion)."""
-        return _power_welfare(values, sizes, self.aversion)
+        """Return sum_i w_i v_i^(1 - alpha) / (1 - alpha)."""
+        return _power_welfare(values, sizes, self.alpha)
 
     def conjugate(self, weights: Array, sizes: Array) -> float:
-        """Return sum_i aversion / (1 - aversion) w_i^(1 / aversion) mu_i^(1 - 1 / aversion)."""
-        a = self.aversion
+        """Return sum_i alpha / (1 - alpha) w_i^(1 / alpha) mu_i^(1 - 1 / alpha)."""
+        a = self.alpha
         return float((a / (1 - a)) * (weights * (sizes / weights) ** (1 / a)).sum())
 
     def solve(self, sizes: Array, rewards: Sequence[Sheets], space: Table) -> Array:
-        """Return mu with mu_i v_i^aversion = w_i."""
-        return _power_weights(self.aversion, sizes, rewards, space)
+        """Return mu with mu_i v_i^alpha = w_i."""
+        return _power_weights(self.alpha, sizes, rewards, space)
 
 
 @final

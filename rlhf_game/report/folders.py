@@ -17,13 +17,16 @@ from rlhf_game.report.study_pages import study_page
 from rlhf_game.report.trainings import training_page
 
 
-def folder_page(folder: Path) -> Page:
-    """Return the report of a folder. Raises InputError when it is none of a run, a study, a training or a discovery."""
+def folder_page(folder: Path, *, trusted: bool = False) -> Page:
+    """Return the report of a folder. Raises InputError when it is none of a run, a study, a training or a discovery.
+
+    trusted: whether its game may run code that it names.
+    """
     if (folder / "game.json").exists() and is_sampled(folder / "game.json"):
         return finetuned_page(folder)
     if (folder / "game.json").exists():
         beside = [folder / name if (folder / name).exists() else None for name in ("receipt.json", "audit.json")]
-        return settled_page(folder / "game.json", *beside)
+        return settled_page(folder / "game.json", *beside, trusted=trusted)
     if (folder / "study.json").exists():
         return study_page(read_study(folder / "study.json"))
     if (folder / "metrics.json").exists():
@@ -36,12 +39,12 @@ def folder_page(folder: Path) -> Page:
     )
 
 
-def settled_page(game: Path, receipt: Path | None = None, audit: Path | None = None) -> Page:
+def settled_page(game: Path, receipt: Path | None = None, audit: Path | None = None, *, trusted: bool = False) -> Page:
     """Return the report of a game file, with the receipt and the audit where there are such files.
 
     Raises InputError when one of them is wrong, or of another game.
     """
-    one = read_game(game)
+    one = read_game(game, trusted=trusted)
     said: Receipt | None = None
     if receipt is not None:
         name = shown(str(receipt), 200)

@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 
 from rlhf_game.files.games import Game
+from rlhf_game.files.parts import label
 from rlhf_game.files.schema import GroupFields, TableFields
 from rlhf_game.report.charts import Plot, Point, Range, Series, brackets, plot
 from rlhf_game.report.data import Cell, Data, number
@@ -210,7 +211,7 @@ def _joint(joint: Sequence[tuple[Joint, str]]) -> TableBlock:
 def _sharpness(swept: Sequence[Sharpness], game: Game) -> Figure:
     panels, rows = [], list[tuple[Cell, ...]]()
     truth = SHARPNESS.index(1.0)
-    paid = "affine" if game.fields.payment == "none" else game.fields.payment
+    paid = "affine" if game.fields.payment == "none" else label("payment", game.fields.payment)
     labels = (f"with {paid} payments", "if nobody paid")
     for i, (group, one) in enumerate(zip(game.fields.groups, swept, strict=True)):
         curves = (one.with_payments, one.without)

@@ -10,6 +10,7 @@ from rlhf_game.agents.audit import audit, standard_strategies
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import parse_json, read_text, shown
 from rlhf_game.files.games import Game
+from rlhf_game.files.parts import label
 from rlhf_game.files.schema import Strict, parse_model
 from rlhf_game.mechanism.audit import Regret
 from rlhf_game.mechanism.mechanism import Mechanism
@@ -97,7 +98,7 @@ def make_audit(game: Game, *, is_free: bool = False) -> Audit:
     with np.errstate(all="ignore"):
         rng = np.random.default_rng(SEED)
         regrets = audit(mechanism, groups, space, strategies, rng=rng, size_limit=limit)
-    payment = "none" if is_free else game.fields.payment
+    payment = "none" if is_free else label("payment", game.fields.payment)
     brackets = [_bracket(regret) for regret in regrets]
     return Audit(payment=payment, groups=brackets, starts=STARTS, seed=SEED, size_limit=limit, game_sha256=game.sha256)
 

@@ -8,6 +8,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.atomic import write_bytes
 from rlhf_game.files.build import build
 from rlhf_game.files.games import Game, read_game
+from rlhf_game.files.parts import label
 from rlhf_game.files.schema import TableFields
 from rlhf_game.mechanism.audit import SIZES
 from rlhf_game.mechanism.spaces.table import Table
@@ -53,6 +54,10 @@ def unplayable(game: Game) -> str | None:
         return "space: must be a table whose outcomes are all there, to be played, found another space"
     if fields.regularizer != "kl":
         return f"regularizer: must be kl to be played, found {fields.regularizer}"
+    if fields.training not in (None, "social_welfare", "affine"):
+        return f"training: must be social_welfare or affine to be played, found {label('training', fields.training)}"
+    if fields.payment not in ("affine", "none", "revenue"):
+        return f"payment: must be affine, none or revenue to be played, found {label('payment', fields.payment)}"
     widths = [len(row) for row in _rows(game.reference)]
     if max(widths) > MOST_OUTCOMES or len(widths) > MOST_OUTCOMES:
         return (

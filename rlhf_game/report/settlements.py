@@ -20,7 +20,7 @@ from rlhf_game.mechanism.reports import Group, Profile, Report
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 from rlhf_game.mechanism.spaces.table import Table
 from rlhf_game.mechanism.spaces.trie import Trie
-from rlhf_game.mechanism.training import AffineRule
+from rlhf_game.mechanism.training import AffineRule, Trained
 
 SHARPNESS: Final = tuple(2.0 ** (k / 2) for k in range(-6, 7))
 """Powers that a report is raised to; 1 is the truth."""
@@ -106,11 +106,12 @@ def largest_size(game: Game) -> int:
     return game.fields.size_limit or SIZES * max(group.size for group in game.fields.groups)
 
 
-def breakdowns(game: Game) -> list[Breakdown]:
-    """Return the payment of each group taken apart; one more training per group."""
+def breakdowns(game: Game) -> list[Breakdown] | None:
+    """Return the payment of each group taken apart, one more training per group; None where no welfare is maximised."""
     space, mechanism, groups = running(game)
     training = mechanism.training
-    assert isinstance(training, AffineRule)  # no game file names another
+    if not isinstance(training, AffineRule):
+        return None
     profile = read_profile([Report(group.reward, group.size) for group in groups], space)
     boosts = [space.read_boost(boost) for boost in training.boosts()]
     mu, strength = training.multipliers(len(groups)), game.fields.strength
@@ -122,7 +123,7 @@ def breakdowns(game: Game) -> list[Breakdown]:
     found = []
     with np.errstate(all="ignore"):
         settlement = mechanism.settle_profile(profile, space)
-        affine = AffinePayments().charge(training, profile, settlement.policy, space)
+        affine = AffinePayments().charge(Trained(training, profile, space, settlement.policy))
         values, boost, cost = amounts(settlement.policy)
         for i in range(len(groups)):
             others = np.where(np.arange(len(groups)) == i, 0.0, profile.sizes)
@@ -174,7 +175,7 @@ def changes(game: Game, settlement: Settlement, prompts: Sequence[str]) -> list[
 
 
 def sharpness(game: Game) -> list[Sharpness] | None:
-    """Return each group's utility over SHARPNESS; None where rewards are no tables.
+    """Return each group's utility over SHARPNESS; None where rewards are no tables or no welfare is maximised.
 
     With payments: by the rule of the game, or affine payments where it has none.
     """
@@ -182,6 +183,8 @@ def sharpness(game: Game) -> list[Sharpness] | None:
     try:
         coordinates(space)
     except CombinationError:
+        return None
+    if not isinstance(mechanism.training, AffineRule):
         return None
     paid = mechanism
     if isinstance(mechanism.payment, NoPayments):

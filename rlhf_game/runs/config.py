@@ -13,7 +13,8 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, parse_json, parse_json_lines, parse_yaml, read_text, shown
 from rlhf_game.files.names import check_names
-from rlhf_game.files.schema import LARGEST_SIZE, Name, Nonnegative, Positive, RegularizerName, Strict, parse_model
+from rlhf_game.files.parts import SomePayment, SomeRegularizer, SomeTraining, sources
+from rlhf_game.files.schema import LARGEST_SIZE, Name, Nonnegative, Positive, Strict, parse_model
 from rlhf_game.files.tables import digest
 from rlhf_game.runs.calibrations import SomeCalibration, tag_of
 from rlhf_game.runs.chats import ModelSpec, SomeModel
@@ -91,10 +92,11 @@ class RunConfig(Strict):
     prompts: Prompts
     system: Name | None = None
     outcomes: OutcomesSpec
-    regularizer: RegularizerName = "kl"
+    regularizer: SomeRegularizer = "kl"
     strength: Nonnegative
     """0 only with outcomes prompts: the game is then a menu of them."""
-    payment: Literal["affine", "none", "revenue"] = "affine"
+    training: SomeTraining = None
+    payment: SomePayment = "affine"
     normalization: Literal["none", "sum", "max"] = "none"
     weights: dict[Name, Positive] | None = None
     groups: Annotated[list[GroupSpec], Field(min_length=1)]
@@ -171,6 +173,9 @@ def parse_config(document: dict[str, Any], name: str, base: Path) -> Configurati
             read_texts(fields.outcomes.seeds, base)
             read_examples(fields.outcomes.examples, base)
         files = {file: hash_of(file, base) for file in _files(fields)}
+        named = {"regularizer": fields.regularizer, "training": fields.training, "payment": fields.payment}
+        for role, digests in sources(named, base, trusted=True).items():
+            files |= {f"{role}: {file}": sha256 for file, sha256 in digests.items()}
         files |= hashes_of_models([model for group in fields.groups for model in group.reward.models()], base)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None

@@ -95,7 +95,7 @@ def _polarised(truth: list[Any]) -> Iterator[list[Any]]:
         yield [(np.argsort(np.argsort(-row, kind="stable")) < favourites).astype(float) for row in truth]
 
 
-def _outcomes(game: Game, group: int, rewards: list[Any], payment: PaymentRule) -> list[Outcome]:
+def _outcomes(game: Game, group: int, rewards: list[Any], payment: PaymentRule[Any]) -> list[Outcome]:
     """Return the group's outcome for each thing that it could say, the others being as the game has them."""
     space, _, groups = build(game)
     size, truth = groups[group].size, space.read(rewards[0])

@@ -7,6 +7,7 @@ from typing import Any, final
 from rlhf_game.engines import Engine
 from rlhf_game.files.build import settle
 from rlhf_game.files.games import Game, read_game
+from rlhf_game.files.parts import moved
 from rlhf_game.files.receipts import Receipt, lay_out, read_receipts, receipt_of
 from rlhf_game.files.tables import digest
 from rlhf_game.runs.config import Configuration
@@ -63,7 +64,7 @@ def run_over_texts(
         score(configuration, drawn, folder, watch, engine)
         watch("settle", 0, 1)
         _write_game(configuration, drawn, origin, folder)
-        game = read_game(folder.game)
+        game = read_game(folder.game, trusted=True)
         _write_receipt(game, configuration, origin, folder)
         watch("settle", 1, 1)
         (receipt,) = read_receipts(folder.receipt)
@@ -85,11 +86,17 @@ def _write_game(configuration: Configuration, drawn: Drawn, origin: dict[str, An
     else:
         reference, outcomes = drawn.by_prompt(drawn.weights), drawn.by_prompt(drawn.texts)
         values = {name: drawn.by_prompt(reward) for name, reward in rewards.items()}
-    space = {"space": "table", "reference": reference, "outcomes": outcomes, "regularizer": fields.regularizer}
+
+    def part(role: str, said: Any) -> Any:
+        return moved(role, said, configuration.source.base, folder.path)
+
+    regularizer = part("regularizer", fields.regularizer)
+    space = {"space": "table", "reference": reference, "outcomes": outcomes, "regularizer": regularizer}
     document: dict[str, Any] = {
         **({**space, "strength": fields.strength} if fields.strength > 0 else {"space": "menu", "outcomes": outcomes}),
         "normalization": fields.normalization,
-        "payment": fields.payment,
+        "payment": part("payment", fields.payment),
+        **({} if fields.training is None else {"training": part("training", fields.training)}),
         "groups": [{"name": group.name, "size": group.size, "reward": values[group.name]} for group in fields.groups],
         "provenance": provenance,
     }

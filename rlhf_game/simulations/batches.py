@@ -9,18 +9,17 @@ there (derived, by dividing the objective; test_a_batch_settles_like_the_mechani
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_game.agents.domains import Domain, declared
-from rlhf_game.files.build import REGULARIZERS
-from rlhf_game.files.schema import alpha_order
+from rlhf_game.files.build import regularizer_of
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.audit import SIZES
 from rlhf_game.mechanism.regularizers.base import Optimum, Regularizer
-from rlhf_game.mechanism.regularizers.f_divergences import Alpha
 from rlhf_game.mechanism.reports import Normalization
 from rlhf_game.simulations.populations import Population
 
@@ -32,13 +31,15 @@ PAYMENTS: Final = ("affine", "none", "revenue")
 class Rules:
     """What the provider declares: the divergence by name, the domain of rewards."""
 
-    regularizer: str
+    regularizer: Any
+    """As a file names it."""
     normalization: Normalization
+    base: Path = Path()
+    """The folder that paths start from."""
 
     def at(self, strength: float) -> Regularizer:
         """Return the regulariser of that strength."""
-        order = alpha_order(self.regularizer)
-        return REGULARIZERS[self.regularizer](strength) if order is None else Alpha(strength, order)
+        return regularizer_of(self.regularizer, strength, self.base, "regularizer")
 
 
 @final

@@ -8,7 +8,8 @@ import numpy as np
 from pydantic import Discriminator, Field
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.schema import Nonnegative, Positive, RegularizerName, Strict
+from rlhf_game.files.parts import SomeRegularizer
+from rlhf_game.files.schema import Nonnegative, Positive, Strict
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.reports import Normalization
 from rlhf_game.simulations.batches import Rules, Settled, batch_of
@@ -51,7 +52,7 @@ class StudyFields(Strict, ABC):
     games: Annotated[int, Field(ge=1, le=1_000_000_000)]
     """Replications: how many games."""
     scenario: SomeScenario
-    regularizer: RegularizerName = "kl"
+    regularizer: SomeRegularizer = "kl"
     strength: Positive
     normalization: Literal["none", "sum", "max"] = "sum"
     payments: Annotated[list[Literal["affine", "none", "revenue"]], Field(min_length=1)] = ["affine", "none"]

@@ -8,14 +8,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias, final
+from typing import Any, Literal, TypeAlias, final
 
 import numpy as np
 
 from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.payments import PaymentRule
-from rlhf_game.mechanism.reports import Profile, V
 from rlhf_game.mechanism.sampled_settlement import (
     ByFormula,
     ByReference,
@@ -29,7 +28,7 @@ from rlhf_game.mechanism.sampled_settlement import (
     settle_samples,
 )
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
-from rlhf_game.mechanism.training import AffineRule, TrainingRule
+from rlhf_game.mechanism.training import AffineRule, Trained
 from rlhf_game.training_backends.models import LanguageModel, load_language_model
 from rlhf_game.training_backends.policies import PolicyTraining, load_policy, train_policy
 from rlhf_game.training_backends.sampling import Sample, log_probabilities, sample
@@ -161,27 +160,24 @@ class FinetunedPolicy(Policy[TextReward]):
 
 @final
 @dataclass(frozen=True)
-class FinetunedPayments(PaymentRule):
+class FinetunedPayments(PaymentRule[AffineRule]):
     """(1 / mu) [h - ASW_-i(p^)], with h by ``source`` (see ``rlhf_game.mechanism.sampled_settlement``)."""
 
     source: Literal["samples", "reference", "leave_one_out"] = "samples"
-    pays_for: ClassVar[tuple[type[TrainingRule], ...]] = (AffineRule,)
 
-    def charge(self, training: TrainingRule, profile: Profile[V], policy: Policy[V], space: PolicySpace[V]) -> Array:
+    def charge(self, optimum: Trained[AffineRule]) -> Array:
         """Return the best numbers of the payments: [n]. ``settle`` has their intervals and the certificate."""
-        return self.settle(training, profile, policy, space).payments.value
+        return self.settle(optimum).payments.value
 
-    def settle(
-        self, training: TrainingRule, profile: Profile[V], policy: Policy[V], space: PolicySpace[V]
-    ) -> SampledSettlement:
+    def settle(self, optimum: Trained[AffineRule]) -> SampledSettlement:
         """Return the settlement of a policy as intervals, with its certificate. Raises CombinationError elsewhere."""
+        space, policy = optimum.space, optimum.policy
         if not (isinstance(space, Finetuned) and isinstance(policy, FinetunedPolicy)):
             raise CombinationError(f"FinetunedPayments needs a Finetuned space, not {type(space).__name__}")
-        assert isinstance(training, AffineRule)  # Mechanism checked it
-        if training.boosts():
+        if optimum.rule.boosts():
             raise CombinationError("FinetunedPayments needs a training rule without a boost")
-        game = space.game(profile.sizes, training.multipliers(len(profile.sizes)))
-        reference, rewards = space.score(profile.rewards, space.reference), list(profile.rewards)
+        game = space.game(optimum.sizes, optimum.weights)
+        reference, rewards = space.score(optimum.rewards, space.reference), list(optimum.rewards)
         others: OthersWelfare
         if self.source == "leave_one_out":
             alone = [space.maximize(shares, rewards).draws for shares in game.without()]

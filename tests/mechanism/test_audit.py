@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import numpy as np
 import pytest
@@ -12,10 +12,8 @@ from rlhf_game.agents.audit import standard_strategies
 from rlhf_game.agents.misreports import Truthful
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.audit import measure
-from rlhf_game.mechanism.payments import PaymentRule
-from rlhf_game.mechanism.reports import Profile
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
-from rlhf_game.mechanism.training import AffineRule, TrainingRule
+from rlhf_game.mechanism.training import Trained
 from tests.mechanism.wrong import WithoutTheRegularizer
 from tests.strategies import regularizer
 
@@ -173,14 +171,13 @@ def test_payments_without_the_regularizer_term_are_caught(name: str, seed: int) 
 
 @final
 @dataclass(frozen=True)
-class Flat(PaymentRule):
+class Flat(rg.PaymentRule[rg.AffineRule]):
     """Everybody owes the same, whatever it says."""
 
     amount: float
-    pays_for: ClassVar[tuple[type[TrainingRule], ...]] = (AffineRule,)
 
-    def charge(self, training: TrainingRule, profile: Profile[Any], policy: Policy[Any], space: Any) -> Array:
-        return np.full(len(profile.rewards), self.amount)
+    def charge(self, optimum: Trained[rg.AffineRule]) -> Array:
+        return np.full(len(optimum.rewards), self.amount)
 
 
 def test_payments_that_take_more_than_a_group_has_are_caught() -> None:

@@ -35,7 +35,7 @@ def _conic(
     if isinstance(rule, NashWelfare):
         welfare = sum(w * cp.log(v) for w, v in zip(sizes, values, strict=True))
     elif isinstance(rule, AlphaFair):
-        a = rule.aversion
+        a = rule.alpha
         welfare = sum(w * cp.power(v, 1 - a) for w, v in zip(sizes, values, strict=True)) / (1 - a)
     else:
         welfare = cp.minimum(*values)
@@ -213,7 +213,7 @@ def test_what_a_rule_cannot_do_is_said() -> None:
         nash.settle([rg.Report([1, -1, 0])], table)
     with pytest.raises(rg.CombinationError, match="NashWelfare needs a Table, not Menu"):
         nash.settle([rg.Report([1, 0])], rg.Menu([0, 0]))
-    with pytest.raises(rg.InputError, match="aversion must be a number > 0 other than 1"):
+    with pytest.raises(rg.InputError, match="alpha must be a number > 0 other than 1"):
         AlphaFair(1.0)
 
 

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Generic
 
+from rlhf_game.errors import CombinationError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.reports import V
 
@@ -49,3 +50,10 @@ class PolicySpace(ABC, Generic[V]):
     @abstractmethod
     def maximize(self, weights: Array, rewards: Sequence[V]) -> Policy[V]:
         """Return argmax_p <p, sum_i weights_i r_i> - strength * D(p || q)."""
+
+    def least_gain(self, weights: Array, rewards: Sequence[V], multiplier: float) -> Any:
+        """Return the infimum over rewards r of the domain of max ASW(s + multiplier r) - max ASW(s), >= 0.
+
+        Raises CombinationError where no domain is declared.
+        """
+        raise CombinationError(f"a least gain needs a space with a declared domain, not {type(self).__name__}")

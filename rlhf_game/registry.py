@@ -1,0 +1,313 @@
+"""One registry of every part that may vary, and the way from a name to the class that it stands for.
+
+A name is one that is registered, ``path/to/file.py:Name`` (relative to whoever names it), ``package.module:Name``, or
+an entry point of an installed package (group ``rlhf_game.parts``, called ``NAME`` or ``ROLE.NAME``). The parts that
+come with this package are listed as places, so that nothing is imported before it is used.
+"""
+
+import ast
+import hashlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.metadata import entry_points
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any, Final, TypeVar, final
+
+from rlhf_game.errors import InputError, RunError
+
+Class = TypeVar("Class", bound=type)
+
+GROUP: Final = "rlhf_game.parts"
+"""The group of entry points by which an installed package brings parts."""
+_MECHANISM: Final = "rlhf_game.mechanism"
+_BASES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "regularizer": f"{_MECHANISM}.regularizers.base:Regularizer",
+        "payment": f"{_MECHANISM}.payments:PaymentRule",
+        "training": f"{_MECHANISM}.training:TrainingRule",
+        "space": f"{_MECHANISM}.spaces.base:PolicySpace",
+    }
+)
+"""Of each role, where the abstract class is that its parts are subclasses of."""
+_PLACES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
+    {
+        "regularizer": {
+            "kl": f"{_MECHANISM}.regularizers.kl:KL",
+            "l2": f"{_MECHANISM}.regularizers.l2:SquaredL2",
+            "reverse_kl": f"{_MECHANISM}.regularizers.f_divergences:ReverseKL",
+            "chi2": f"{_MECHANISM}.regularizers.f_divergences:PearsonChi2",
+            "js": f"{_MECHANISM}.regularizers.f_divergences:JensenShannon",
+            "hellinger": f"{_MECHANISM}.regularizers.f_divergences:Hellinger",
+            "alpha": f"{_MECHANISM}.regularizers.f_divergences:Alpha",
+        },
+        "payment": {
+            "affine": f"{_MECHANISM}.payments:AffinePayments",
+            "none": f"{_MECHANISM}.payments:NoPayments",
+            "revenue": f"{_MECHANISM}.payments:RevenueOptimal",
+            "checkpoints": f"{_MECHANISM}.stopped_training:CheckpointPayments",
+            "stopped": f"{_MECHANISM}.stopped_training:StoppedPayments",
+        },
+        "training": {
+            "social_welfare": f"{_MECHANISM}.training:SocialWelfare",
+            "affine": f"{_MECHANISM}.training:AffineWelfare",
+            "nash": f"{_MECHANISM}.welfare_rules:NashWelfare",
+            "egalitarian": f"{_MECHANISM}.welfare_rules:Egalitarian",
+            "alpha_fair": f"{_MECHANISM}.welfare_rules:AlphaFair",
+            "equal_say": f"{_MECHANISM}.welfare_rules:EqualSay",
+            "median": f"{_MECHANISM}.welfare_rules:PolicyMedian",
+            "learned": f"{_MECHANISM}.learned:LearnedWelfare",
+            "stopped": f"{_MECHANISM}.stopped_training:StoppedTraining",
+        },
+        "space": {},
+    }
+)
+_registered: dict[tuple[str, str], type] = {}
+
+
+def register(role: str, name: str) -> Callable[[Class], Class]:
+    """Return a decorator that makes a class known by a name in this process: ``@register("payment", "half")``.
+
+    role: regularizer, payment, training or space. Raises InputError when there is no such role, the name is taken or
+    the class is no subclass of the role's.
+    """
+    if not name.isidentifier():
+        raise InputError(f"name must be letters, digits and underscores, got {name!r}")
+    if name in names(role):
+        raise InputError(f"name must be a new one, got {name!r}, which is a {role} already")
+
+    def keep(part: Class) -> Class:
+        _registered[role, name] = _checked(part, role, name)
+        return part
+
+    return keep
+
+
+def names(role: str) -> list[str]:
+    """Return the names that are known of a role, those of installed packages included; raise InputError without it."""
+    if role not in _PLACES:
+        raise InputError(f"role must be one of {', '.join(_PLACES)}, got {role!r}")
+    here = [name for of, name in _registered if of == role]
+    return [*_PLACES[role], *here, *(name for of, name in _entry_points() if of in ("", role))]
+
+
+def is_code(role: str, name: str) -> bool:
+    """Return whether a name is a place in someone's code, rather than one that is registered or installed."""
+    return ":" in name and name not in names(role)
+
+
+def find(role: str, name: str, base: Path | None = None) -> type:
+    """Return the class that a name stands for. base: the folder that paths start from, default the current one.
+
+    Raises InputError when there is none, or it is no subclass of the role's class, and RunError when its code fails.
+    """
+    if (role, name) in _registered:
+        return _registered[role, name]
+    known = _PLACES.get(role, {}).get(name)
+    if known is not None:
+        return _checked(_named(_module(known), known), role, name)
+    for (of, called), value in _entry_points().items():
+        if called == name and of in ("", role):
+            return _checked(_named(_module(value), value), role, name)
+    if ":" not in name:
+        raise InputError(
+            f"must be {', '.join(names(role))}, path/to/file.py:Name or package.module:Name, found {name!r}"
+        )
+    return _checked(load(name, base), role, name)
+
+
+def load(target: str, base: Path | None = None) -> Any:
+    """Return what ``package.module:name`` or ``path/to/file.py:name`` is called; modules beside ``base`` come first.
+
+    A file can import the modules of its own folder. Raises InputError when there is no such module, file or name, and
+    RunError when the code fails.
+    """
+    place, colon, name = target.rpartition(":")
+    if not colon or not place or not name:
+        raise InputError(f"must be package.module:Name or path/to/file.py:Name, found {target!r}")
+    file = source_file(target, base)
+    if file is None or (not place.endswith(".py") and _origin(place) == file.resolve()):
+        return _named(_module(target), target)
+    return _named(_run(file.resolve()), target)
+
+
+def source_file(target: str, base: Path | None = None) -> Path | None:
+    """Return the file that a target is in, None where its module is found by Python's own path; raise InputError."""
+    place = target.rpartition(":")[0]
+    path = (base or Path()) / (place if place.endswith(".py") else place.replace(".", "/") + ".py")
+    if path.is_file():
+        return path
+    if place.endswith(".py"):
+        raise InputError(f"must name a file that exists, found none at {path}")
+    return None
+
+
+def source_of(target: str, base: Path | None = None) -> "Source":
+    """Return the files that decide what ``target`` does, without running them; raise InputError when there are none."""
+    file = source_file(target, base)
+    if file is None:
+        place = target.rpartition(":")[0]
+        file = _origin(place)
+        if file is None:
+            raise InputError(f"must name a module with a source, found none called {place}")
+    return Source(target, _digests(file.resolve()))
+
+
+@final
+@dataclass(frozen=True)
+class Source:
+    """Where a part comes from: what it is called, and the SHA-256 of its file and of the modules it imports there."""
+
+    target: str
+    files: Mapping[str, str]
+    """By path from the folder of the first one, which is the part's own."""
+
+    def document(self) -> dict[str, str]:
+        """Return the digests by path, in order: what belongs into an identity."""
+        return dict(sorted(self.files.items()))
+
+
+def _checked(part: Any, role: str, name: str) -> type:
+    base = _named(_module(_BASES[role]), _BASES[role])
+    if not (isinstance(part, type) and issubclass(part, base)):
+        raise InputError(f"must be a subclass of {base.__name__}, found {name!r}, which is {part!r}")
+    return part
+
+
+@cache
+def _entry_points() -> Mapping[tuple[str, str], str]:
+    """Return the places of the parts of installed packages, by role ("" for any) and name."""
+    found = {}
+    for point in entry_points(group=GROUP):
+        role, dot, name = point.name.rpartition(".")
+        found[role if dot else "", name] = point.value
+    return found
+
+
+def _origin(place: str) -> Path | None:
+    """Return the source of a module that Python's own path leads to."""
+    try:
+        found = find_spec(place)
+    except (ImportError, ValueError, AttributeError):
+        return None
+    if found is None or found.origin is None or not Path(found.origin).is_file():
+        return None
+    return Path(found.origin).resolve()
+
+
+def _named(module: ModuleType, target: str) -> Any:
+    place, _, name = target.rpartition(":")
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        raise InputError(f"must name something there is, found none called {name!r} in {place}") from None
+
+
+def _module(target: str) -> ModuleType:
+    """Return the module of a target, found by Python's own path."""
+    place = target.rpartition(":")[0]
+    try:
+        return import_module(place)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (place == error.name or place.startswith(error.name + ".")):
+            raise InputError(f"must name a module, found no {place} installed and no file of that name") from error
+        raise RunError(f"{place} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise RunError(f"{place} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+@cache
+def _run_once(path: Path, digests: tuple[tuple[str, str], ...]) -> ModuleType:
+    """Return the module of a file; digests: of it and of what it imports, so that it is run anew when they change."""
+    key = hashlib.sha256(repr((str(path), digests)).encode()).hexdigest()[:16]
+    spec = spec_from_file_location(f"rlhf_game_part_{key}_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"must name a Python file, found {path}")
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up there
+    try:
+        with _siblings(path.parent):
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[spec.name]
+        raise RunError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _run(path: Path) -> ModuleType:
+    return _run_once(path, tuple(sorted(_digests(path).items())))
+
+
+@final
+class _Folder:
+    """Finds the modules of one folder, before all others."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Return the module of that name beside the part, None where there is none."""
+        return PathFinder.find_spec(name, [str(self._folder)]) if path is None and "." not in name else None
+
+
+@contextmanager
+def _siblings(folder: Path) -> Iterator[None]:
+    """Let imports find the modules of a folder first; other modules of these names are put back afterwards."""
+    own = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
+    own -= sys.stdlib_module_names
+    aside = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in own}
+    for name in aside:
+        del sys.modules[name]
+    finder: Any = _Folder(folder)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name in [name for name in sys.modules if name.partition(".")[0] in own]:
+            del sys.modules[name]
+        sys.modules.update(aside)
+
+
+def _digests(file: Path) -> dict[str, str]:
+    """Return the SHA-256 of a file and of every module in its folder that it imports, also indirectly, by path."""
+    folder, found, waiting = file.parent, dict[str, str](), [file]
+    while waiting:
+        path = waiting.pop()
+        name = path.relative_to(folder).as_posix()
+        if name in found:
+            continue
+        content = path.read_bytes()
+        found[name] = hashlib.sha256(content).hexdigest()
+        waiting += _imported(content, path, folder)
+    return found
+
+
+def _imported(content: bytes, path: Path, folder: Path) -> list[Path]:
+    """Return the files below ``folder`` that a module imports; none where it cannot be parsed (running it says why)."""
+    try:
+        tree = ast.parse(content)
+    except (SyntaxError, ValueError):
+        return []
+    wanted: list[tuple[Path, str]] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            wanted += [(folder, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = folder if node.level == 0 else path.parents[node.level - 1]
+            module = node.module or ""
+            wanted += [(start, module), *((start, f"{module}.{alias.name}".strip(".")) for alias in node.names)]
+    found = []
+    for start, module in wanted:
+        parts = module.split(".") if module else []
+        for depth in range(len(parts) + 1):
+            place = start.joinpath(*parts[:depth])
+            beside = [place.with_suffix(".py")] if depth else []
+            found += [one for one in (*beside, place / "__init__.py") if one.is_file() and one.is_relative_to(folder)]
+    return found

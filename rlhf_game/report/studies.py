@@ -22,9 +22,10 @@ class Rounds(Strict):
 
     model_config = READ
 
-    estimate: list[float]
-    low: list[float]
-    high: list[float]
+    estimate: list[float | None]
+    """None: of this round nothing is known."""
+    low: list[float | None]
+    high: list[float | None]
 
 
 @final
@@ -55,6 +56,11 @@ class Summary(Strict):
     point: Annotated[int, Field(ge=0)]
     payment: str
     strategy: str = ""
+    kind: str = ""
+    who: str | float = ""
+    """Who uses the strategy: nobody, each, first, all, members, or each group's probability."""
+    largest_regret: float = 0.0
+    """The largest gain of any liar in any game, in units of reward; of a market nothing is known."""
     games: int
     failed: int
     rounds: list[int] = []
@@ -80,6 +86,8 @@ class StudyFile(Strict):
     rounds: int = 0
     rows: int
     failed: int
+    played: int | None = None
+    """Of an unfinished study: how many games of all points were played so far."""
     errors: list[Failure] = []
     summaries: list[Summary]
 
@@ -145,19 +153,17 @@ def written(value: Any) -> str:
 
 
 def families(study: StudyFile) -> dict[str, str]:
-    """Return for each strategy the name that it goes by: its label; without its numbers where these were swept."""
-    by_point: dict[int, list[str]] = {}
+    """Return for each strategy the name that it goes by: its label; its kind where only its numbers were swept."""
+    kinds = {one.strategy: one.kind for one in study.summaries}
+    by_point: dict[int, set[str]] = {}
     for one in study.summaries:
-        labels = by_point.setdefault(one.point, [])
-        if one.strategy not in labels:
-            labels.append(one.strategy)
+        by_point.setdefault(one.point, set()).add(one.strategy)
     same: dict[str, set[str]] = {}
-    for label in study.strategies:
-        same.setdefault(label.partition("(")[0], set()).add(label)
-    most = {kind: max(len(labels & set(here)) for here in by_point.values()) for kind, labels in same.items()}
-    return {
-        label: kind if len(labels) > most[kind] == 1 else label for kind, labels in same.items() for label in labels
-    }
+    for label, kind in kinds.items():
+        same.setdefault(kind, set()).add(label)
+    alone = {kind for kind, labels in same.items() if max(len(labels & here) for here in by_point.values()) == 1}
+    swept = {kind for kind in alone if len(same[kind]) > 1 and kind not in kinds}
+    return {label: kind if kind in swept else label for label, kind in kinds.items()}
 
 
 def select(

@@ -11,9 +11,10 @@ from rlhf_game.report.page import Figure, Key, Note, Panel, TableBlock
 from rlhf_game.report.studies import StudyFile, Summary, Sweep, select, written
 
 MEASURES: Final = {
-    "gain": "gain over the truth, mean of groups",
-    "regret": "largest gain of a group",
-    "gaining": "share of games in which somebody gains",
+    "gain": "gain of the liars over the truth",
+    "regret": "largest gain of a liar",
+    "gaining": "share of games in which a liar gains",
+    "victims_loss": "what the others lose",
     "welfare": "social welfare",
     "affine_welfare": "affine social welfare",
     "loss": "affine social welfare lost",
@@ -107,8 +108,7 @@ def over(
             else:
                 drawing = plot(*named, text, Plot(sweep.field, unit, None, True), series)
             drawn.append(Panel(drawing, heading, "", at if len(sweep.slices) > 1 else None))
-    left = len(study.points) - sum(len(points) for _, points in sweep.slices)
-    more = f" {left} more settings are in the table of all means." if left else ""
+    more = left_out(study, sum(len(points) for _, points in sweep.slices))
     fields = tuple(axis.field for axis in study.axes)
     strategy = () if study.kind == "market" else ("strategy",)
     header = (*fields, "payments", *strategy, "measure", "mean", "low", "high")
@@ -128,6 +128,12 @@ def _series(sweep: Sweep, curve: Curve, found: Sequence[tuple[Summary, Interval]
 def _row(study: StudyFile, one: Summary, measure: str, value: Interval) -> tuple[Cell, ...]:
     strategy = () if study.kind == "market" else (one.strategy,)
     return (*setting(study, one), one.payment, *strategy, measure, value.estimate, value.low, value.high)
+
+
+def left_out(study: StudyFile, shown: int) -> str:
+    """Return a sentence on the settings that a figure does not show, if there are any."""
+    left = len(study.points) - shown
+    return f" {left} more settings are in the table of all means." if left else ""
 
 
 def by_strategy(study: StudyFile, key: str, title: str, caption: str, strategies: Sequence[str]) -> Figure:
@@ -201,8 +207,9 @@ def pareto(sweep: Sweep, strategy: str = "") -> Figure | None:
         "pareto",
         "The Pareto front of welfare and revenue",
         tuple(panels),
-        "Each mark is one setting. Those with a ring make the front: no setting has more of one without less of "
-        "the other. Where there is one ring only, one setting is best on both counts.",
+        "Each mark is one setting under one payment rule. Those with a ring make the front: none has more of one "
+        "without less of the other, by their means. Where there is one ring only, one setting is best on both counts."
+        + left_out(study, sum(len(points) for _, points in sweep.slices)),
         Data((*fields, "payments", *(f"{name}{end}" for name in ("welfare", "revenue") for end in ENDS)), tuple(rows)),
         legend(study),
         slices_of(sweep),

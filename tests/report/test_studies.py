@@ -16,12 +16,18 @@ LIES = ["truthful", "polarize(temperature=4.0)", "false_names(names=2, factor=1.
 POINTS = [{"strength": s, "scenario.groups": n} for s in (0.2, 1.0, 5.0) for n in (2, 4)]
 
 
+GAINS = {
+    "affine": {"truthful": 0.0, LIES[1]: -0.3, LIES[2]: 0.05},
+    "none": {"truthful": 0.0, LIES[1]: 0.2, LIES[2]: 0.2},
+}
+
+
 def mean(value: float) -> dict[str, float]:
     return {"estimate": value, "low": value - 0.01, "high": value + 0.01, "level": 0.95}
 
 
 def measures(point: dict[str, Any], lie: str, payment: str) -> dict[str, Any]:
-    gain = {"truthful": 0.0, LIES[1]: -0.3, LIES[2]: 0.05}[lie] if payment == "affine" else 0.2 * (lie != "truthful")
+    gain = GAINS[payment][lie]
     welfare = 3.0 / point["strength"] ** 0.25 * point["scenario.groups"]
     revenue = (0.1 + point["strength"]) * (payment == "affine")
     numbers = {"welfare": welfare, "affine_welfare": welfare - 0.1, "revenue": revenue, "divergence": 1.0, "gain": gain}
@@ -34,7 +40,8 @@ GAMES: dict[str, Any] = {
     "axes": [{"field": "strength", "values": [0.2, 1.0, 5.0]}, {"field": "scenario.groups", "values": [2, 4]}],
     "points": POINTS, "strategies": LIES, "payments": ["affine", "none"],
     "summaries": [
-        {"point": p, "strategy": lie, "payment": payment, "games": 400, "failed": 0,
+        {"point": p, "strategy": lie, "payment": payment, "games": 400, "failed": 0, "kind": lie.partition("(")[0],
+         "who": "nobody" if lie == "truthful" else "each", "largest_regret": max(0.0, GAINS[payment][lie]) * 2,
          "measures": measures(point, lie, payment)}
         for p, point in enumerate(POINTS) for lie in LIES for payment in ("affine", "none")
     ],
@@ -80,12 +87,41 @@ def test_the_gains_on_the_page_are_those_of_the_study(tmp_path: Path) -> None:
 
 def test_the_page_says_which_lies_gain(tmp_path: Path) -> None:
     page = page_of(write_report(folder_of(tmp_path / "study", GAMES)))
-    affine, free = (note.text for note in page.one(id="lies").all("p", class_="callout"))
-    assert f"With affine payments these lies gain, on average over groups and settings: {LIES[2]}" in affine
-    assert LIES[1] not in affine
-    assert "one group that appears as several is another matter" in affine
-    assert LIES[1] in free
-    assert LIES[2] in free
+    affine, free = page.one(id="lies").all("p", class_="callout")
+    assert f"{LIES[1]} gains in no game at 6 of 6 settings; {LIES[2]} gains on average at 6 of 6" in affine.text
+    assert "All of these gains are those of one group under several names" in affine.text
+    assert affine.has("class_", "plain")
+    assert f"{LIES[1]} gains on average at 6 of 6 settings; {LIES[2]} gains on average at 6 of 6" in free.text
+    assert free.has("class_", "bad")
+    rows = data_of(page, "verdicts")
+    assert len(rows) == 6 * 2 * 2
+    assert {(row["payments"], row["lie"], row["verdict"]) for row in rows} == {
+        ("with affine payments", LIES[1], "gains in no game"), ("with affine payments", LIES[2], "gains on average"),
+        ("without payments", LIES[1], "gains on average"), ("without payments", LIES[2], "gains on average"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("gain", "largest", "verdict"),
+    [
+        ((-0.3, -0.31, -0.29), 0.0, "gains in no game"),
+        ((-0.3, -0.31, -0.29), 1e-6, "loses on average, though it gains in some games"),
+        ((0.0, -0.01, 0.01), 0.2, "gains in some games, with a mean that is not told from 0"),
+        ((0.02, 0.01, 0.03), 0.2, "gains on average"),
+    ],
+)
+def test_a_verdict_is_that_of_one_point(
+    tmp_path: Path, gain: tuple[float, float, float], largest: float, verdict: str
+) -> None:
+    """Of one setting among six; the others stay as they are."""
+    study = copy.deepcopy(GAMES)
+    (one,) = (s for s in study["summaries"] if (s["point"], s["strategy"], s["payment"]) == (3, LIES[1], "affine"))
+    one["measures"]["gain"] |= dict(zip(("estimate", "low", "high"), gain, strict=True))
+    one["largest_regret"] = largest
+    page = page_of(write_report(folder_of(tmp_path / "study", study)))
+    said = [row["verdict"] for row in data_of(page, "verdicts") if row["lie"] == LIES[1] and "with " in row["payments"]]
+    others = ["gains in no game"] * 5
+    assert said == [*others[:3], verdict, *others[:2]]
 
 
 def test_the_front_holds_the_settings_that_no_other_one_beats(tmp_path: Path) -> None:
@@ -119,10 +155,19 @@ def test_the_rounds_of_a_market_are_curves(tmp_path: Path) -> None:
     good, bad = (note.text for note in page.one(id="course").all("p", class_="callout"))
     assert "With affine payments, groups end up telling the truth with probability 0.90" in good
     assert "Without payments, groups end up telling the truth with probability 0.10" in bad
+    assert "95.0% of the best there is, over 2 settings" in good
     assert len(data_of(page, "pareto")) == 4
     headings = [heading.text for heading in page.one(id="ends").all("h4")]
     assert headings.index("Affine social welfare, as a share of the best") < headings.index("Social welfare")
-    assert "Plain social welfare may be higher without payments" in page.text
+    assert "Plain social welfare" not in page.text  # it is not
+    more = copy.deepcopy(MARKET)
+    more["summaries"][1]["last"]["welfare"] = mean(2.5)
+    for k, one in enumerate(more["summaries"]):
+        one["last"]["affine_welfare"] = mean(1.0 - 0.1 * k)
+    page = page_of(write_report(folder_of(tmp_path / "more", more)))
+    assert (
+        "higher without payments than with affine payments at 1 of 2 settings, affine social welfare at 0" in page.text
+    )
     paid = copy.deepcopy(MARKET) | {"payments": ["affine"]}
     paid["summaries"] = [one for one in paid["summaries"] if one["payment"] == "affine"]
     assert "Plain social welfare" not in page_of(write_report(folder_of(tmp_path / "paid", paid))).text

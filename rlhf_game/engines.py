@@ -13,8 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from multiprocessing import get_context
+from threading import Thread
+from time import sleep
 from typing import Any, Final, TypeVar, final
 
 from rlhf_game.errors import InputError, MissingExtra, RunError
@@ -71,7 +74,7 @@ class Local(Engine):
             raise MissingExtra("parallel", error.name or "joblib") from error
         with parallel_config(backend="loky", inner_max_num_threads=1):
             pool = Parallel(n_jobs=self.workers, return_as="generator", pre_dispatch=f"{AHEAD} * n_jobs")
-            results = pool(delayed(function)(task) for task in tasks)
+            results = pool(delayed(_watched)(function, os.getpid(), task) for task in tasks)
             try:
                 while True:
                     with _without_regrets():
@@ -99,20 +102,41 @@ class Devices(Engine):
         free = context.Queue()
         for device in self.devices:
             free.put(device)
-        with ProcessPoolExecutor(len(self.devices), context, initializer=_take, initargs=(free,)) as pool:
+        initial = (free, os.getpid())
+        with ProcessPoolExecutor(len(self.devices), context, initializer=_take, initargs=initial) as pool:
             yield from pool.map(function, tasks)
 
 
-def _take(free: Any) -> None:
+def _take(free: Any, parent: int) -> None:
     """Let this process see one device, before torch is imported in it."""
+    _end_with(parent)
     os.environ["CUDA_VISIBLE_DEVICES"] = free.get()
+
+
+def _watched(function: Callable[[T], R], parent: int, task: T) -> R:
+    _end_with(parent)
+    return function(task)
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """Let this process end within seconds of the process that began it, however that ends."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            sleep(1)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
 def _without_regrets() -> Iterator[None]:
     """Let joblib not warn of tasks that it gives up because nobody wants their results."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "[0-9]+ tasks which were still being processed")
+        warnings.filterwarnings(
+            "ignore", "[0-9]+ tasks (which were still being processed|have been successfully executed)"
+        )
         yield
 
 

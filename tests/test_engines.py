@@ -1,7 +1,9 @@
 """One ordered map, whichever processes do it."""
 
 import os
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,44 @@ def test_one_local_worker_is_this_process() -> None:
 def test_local_workers_map_in_order() -> None:
     pytest.importorskip("joblib", reason="needs joblib, of the extra 'parallel'")
     check(Local(2), 2)
+
+
+def linger(path: str) -> None:
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(120)
+
+
+def is_alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("engine_of", ["Local(2)", "Devices(('0', '1'))"])
+def test_workers_end_with_whoever_began_them(tmp_path: Path, engine_of: str) -> None:
+    pytest.importorskip("joblib", reason="needs joblib, of the extra 'parallel'")
+    files = [str(tmp_path / name) for name in ("a", "b")]
+    script = f"""
+from rlhf_game.engines import Devices, Local
+from tests.test_engines import linger
+if __name__ == "__main__":
+    list({engine_of}.map(linger, {files!r}))
+"""
+    (tmp_path / "begin.py").write_text(script)
+    root = Path(__file__).parents[1]
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "begin.py"], cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
+    )
+    limit = time.monotonic() + 60
+    while not all(Path(file).exists() and Path(file).read_text() for file in files) and time.monotonic() < limit:
+        time.sleep(0.05)
+    workers = [int(Path(file).read_text()) for file in files]
+    assert all(map(is_alive, workers))
+    process.kill()
+    process.wait()
+    while any(map(is_alive, workers)) and time.monotonic() < limit:
+        time.sleep(0.05)
+    assert not any(map(is_alive, workers))
 
 
 def die(number: int) -> None:

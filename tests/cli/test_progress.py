@@ -1,0 +1,38 @@
+"""Progress where there is no terminal: few lines, each with the time that is left."""
+
+import pytest
+
+from rlhf_game.cli.progress import _lines, progress_on_stderr
+
+
+def test_lines_come_seldom_and_say_what_is_left() -> None:
+    now, said = [0.0], list[str]()
+    watch = _lines(said.append, lambda: now[0])
+    for done in range(1, 1201):
+        watch("play", done, 1200)
+        now[0] += 0.5
+    assert said[:3] == [
+        "play: 11 of 1200, about 9 min 54 s left",
+        "play: 31 of 1200, about 9 min 44 s left",
+        "play: 71 of 1200, about 9 min 24 s left",
+    ]
+    assert len(said) < 15
+    now[0] += 7200
+    watch("join", 0, 1)
+    assert said[-1] == "join: 0 of 1"
+
+
+def test_what_was_done_before_does_not_count_as_fast() -> None:
+    now, said = [0.0], list[str]()
+    watch = _lines(said.append, lambda: now[0])
+    watch("play", 9000, 10000)
+    now[0] = 100.0
+    watch("play", 9010, 10000)
+    assert said == ["play: 9010 of 10000, about 2 h 45 min left"]
+
+
+def test_short_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_on_stderr() as watch:
+        watch("play", 1, 2)
+        watch("play", 2, 2)
+    assert capsys.readouterr().err == ""

@@ -189,22 +189,12 @@ def split_of(row: Mapping[str, Any], where: str) -> Split | None:
     return cast(Split | None, split)
 
 
-def check_splits(rows: Sequence[tuple[str, Split | None]]) -> None:
-    """Raise InputError when some rows name their split and others do not: those would be on neither side."""
-    missing = [where for where, split in rows if split is None]
-    if missing and len(missing) < len(rows):
-        raise InputError(
-            f"{missing[0]}: split: must be train or test, as {len(rows) - len(missing)} other rows have one, found "
-            f"nothing in {len(missing)} of {len(rows)} rows"
-        )
-
-
 def divided(
     rows: Sequence[tuple[Hashable, Split | None]], share: float, rng: np.random.Generator, name: str
 ) -> list[bool]:
     """Return whether each row, by its prompt and split, is held out; no prompt is on both sides but by its split.
 
-    Without splits, a share of the prompts is drawn, at least one. Raises InputError that begins with ``name`` when
+    Where any row names its split, those that name none are trained on. Without splits, a share of the prompts is drawn, at least one. Raises InputError that begins with ``name`` when
     nothing is left on a side.
     """
     if any(split is not None for _, split in rows):

@@ -2,7 +2,8 @@
 
 A row is ``{prompt, chosen, rejected}``: texts, or lists of messages, in any of TRL's layouts (see ``layouts``).
 ``history`` (earlier [user, assistant] turns, or messages) goes before the prompt, ``tools`` are those that the model
-may call, and ``split`` (train or test) says what is held out; it stands in every row or in none.
+may call, and ``split`` (train or test) says what is held out: a row without one, among rows with one, is
+trained on.
 """
 
 import gzip
@@ -19,7 +20,7 @@ import numpy as np
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Text
 from rlhf_game.files.documents import kind, parse_json_lines, shown
-from rlhf_game.files.layouts import Split, check_splits, divided, pair_of, split_of
+from rlhf_game.files.layouts import Split, divided, pair_of, split_of
 
 FORMS = ".jsonl, .jsonl.gz or .parquet"
 
@@ -51,7 +52,7 @@ class Preferences:
     def held_out(self, share: float, rng: np.random.Generator) -> tuple[tuple[Preference, ...], tuple[Preference, ...]]:
         """Return the rows to train on and those to test on; no prompt is in both.
 
-        Rows that name their split keep it; else about ``share`` of the prompts, at least one, are held out at random.
+        Rows that name their split keep it, and those beside them that name none are trained on; else about ``share`` of the prompts, at least one, are held out at random.
         Raises InputError when nothing is left to train on, or nothing to test on.
         """
         is_held = divided([(row.prompt, row.split) for row in self.rows], share, rng, self.name)
@@ -92,13 +93,11 @@ def preferences_of(
 ) -> Preferences:
     """Return checked preferences of rows from anywhere; each row comes with its name for messages.
 
-    Raises InputError that names the first row with a missing field, an empty text, two identical responses or no split
-    among rows with one, or says that all rows are alike.
+    Raises InputError that names the first row with a missing field, an empty text or two identical responses, or says
+    that all rows are alike.
     """
     names = {field: (columns or {}).get(field, field) for field in ("prompt", "chosen", "rejected")}
-    named = [(where, _row(where, row, names)) for where, row in rows]
-    check_splits([(where, row.split) for where, row in named])
-    found = tuple(row for _, row in named)
+    found = tuple(_row(where, row, names) for where, row in rows)
     if not found:
         raise InputError(f"{name}: must hold preferences, found no rows")
     if len(found) > 1 and len({(row.prompt, row.chosen, row.rejected) for row in found}) == 1:

@@ -10,7 +10,7 @@ from pydantic import Field
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Text
 from rlhf_game.files.documents import kind, parse_json_lines, read_text, shown
-from rlhf_game.files.layouts import Split, check_splits, divided, exchange_of, split_of
+from rlhf_game.files.layouts import Split, divided, exchange_of, split_of
 from rlhf_game.files.schema import Name, Strict
 
 
@@ -34,21 +34,20 @@ class Demonstrations:
 
 
 def read_demonstrations(spec: DemonstrationSpec, base: Path, seed: int) -> Demonstrations:
-    """Return the rows of a file; a row may name its ``split``, train or test, where all rows do.
+    """Return the rows of a file; a row may name its ``split``, train or test.
 
     Raises InputError that names file and row.
     """
     name = shown(str(base / spec.file), 200)
     names = {"prompt": spec.prompt, "completion": spec.completion}
     rows: list[tuple[Text, Text]] = []
-    splits: list[tuple[str, Split | None]] = []
+    splits: list[Split | None] = []
     for where, row in parse_json_lines(read_text(base / spec.file), name):
         if not isinstance(row, dict):
             raise InputError(f"{where}: must be a mapping with prompt and completion, found {kind(row)}")
         rows.append(exchange_of(row, where, names))
-        splits.append((where, split_of(row, where)))
-    check_splits(splits)
-    by_prompt = [(prompt, split) for (prompt, _), (_, split) in zip(rows, splits, strict=True)]
+        splits.append(split_of(row, where))
+    by_prompt = [(prompt, split) for (prompt, _), split in zip(rows, splits, strict=True)]
     is_held = divided(by_prompt, spec.test_share, np.random.default_rng(seed), name)
     return Demonstrations(
         tuple(row for row, held in zip(rows, is_held, strict=True) if not held),

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rlhf_game import InputError
@@ -226,17 +227,17 @@ def test_demonstrations_come_in_trls_layouts_too(row: dict[str, Any], prompt: Te
     assert exchange_of(row, "row 1", {"prompt": "prompt", "completion": "completion"}) == (prompt, GOOD)
 
 
-def test_a_row_without_a_split_among_rows_with_one_is_refused_and_not_dropped(tmp_path: Path) -> None:
+def test_rows_without_a_split_among_rows_with_one_are_trained_on_and_not_dropped(tmp_path: Path) -> None:
     """Of 24 rows one was trained on."""
     pairs: list[dict[str, Any]] = [{"prompt": f"{k}?", "chosen": "a", "rejected": "b"} for k in range(24)]
     pairs[0]["split"], pairs[1]["split"] = "train", "test"
-    said = "row 2: split: must be train or test, as 2 other rows have one, found nothing in 22 of 24 rows"
-    with pytest.raises(InputError, match=said):
-        preferences_of(((f"row {k}", row) for k, row in enumerate(pairs)), "here", "")
+    found = preferences_of(((f"row {k}", row) for k, row in enumerate(pairs)), "here", "")
+    train, test = found.held_out(0.5, np.random.default_rng(0))
+    assert (len(train), len(test)) == (23, 1)
     rows = [{"prompt": row["prompt"], "completion": "a", "split": row.get("split")} for row in pairs]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    with pytest.raises(InputError, match="line 3: split: must be train or test, as 2 other rows have one"):
-        read_demonstrations(DemonstrationSpec(file="d.jsonl"), tmp_path, 0)
+    read = read_demonstrations(DemonstrationSpec(file="d.jsonl"), tmp_path, 0)
+    assert (len(read.training), len(read.test)) == (23, 1)
 
 
 @pytest.mark.skipif("RLHF_GAME_DATA" not in os.environ, reason="needs RLHF_GAME_DATA, the folder of real data")

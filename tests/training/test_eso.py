@@ -88,7 +88,10 @@ def test_a_finished_training_is_only_read_and_half_a_one_goes_on(write: Write, t
         ({"weight": -1}, "config.json: weight: must"),
         ({"lora": {"dropout": 0.5}}, "config.json: lora.dropout: must be 0"),
         ({"data": "none.jsonl"}, "config.json: data: must name a file that exists"),
-        ({"data": {"file": "d.jsonl", "completion": "answer"}}, "line 1: answer: must be text with something in it"),
+        (
+            {"data": {"file": "d.jsonl", "completion": "answer"}},
+            "line 1: answer: must be given, found only the fields prompt, completion",
+        ),
         ({"model": "./nowhere"}, "nowhere"),
     ],
 )

@@ -73,6 +73,34 @@ def show_trained(document: "Mapping[str, Any]") -> None:
         write_out(f"trainer {document['trainer']['name']} is not the mechanism's: {document['trainer']['reason']}\n")
 
 
+def show_drawn(receipt: "Receipt") -> None:
+    """Print the settlement of draws: who pays, with what error, and what was drawn."""
+    document = receipt.model_dump()
+    groups = _table("group", "size", "value", "payment", "standard error", "utility", "no lie gains more than")
+    noisy = []
+    for group, found in zip(receipt.groups, document["groups"], strict=True):
+        error = found["payment"]["standard_error"] if isinstance(found["payment"], dict) else 0.0
+        bound = "unknown" if found["regret_bound"] is None else number(found["regret_bound"])
+        said = "unknown" if error is None else number(error)
+        _row(groups, group.name, str(group.size), number(group.value), number(group.payment), said,
+             number(group.utility), bound)  # fmt: skip
+        if found.get("draws_needed") is not None:
+            noisy.append(f"{group.name}'s payment is noise so far; {found['draws_needed']} draws a prompt would do\n")
+    _print(groups)
+    totals = _table("", "", header=False)
+    _row(totals, "social welfare", number(receipt.social_welfare))
+    _row(totals, "moved from the reference (kl)", number(receipt.divergence))
+    _row(totals, "affine social welfare", number(receipt.affine_social_welfare))
+    _print(totals)
+    draws = document["draws"]
+    proposals = ", ".join(str(one["proposals"]) for one in draws["prompts"])
+    write_out(
+        f"[lowest, highest]: each with probability {document['certificate']['level']:.6g}, over all responses\n"
+        f"bills by {draws['estimator']}, right in expectation; proposals to each prompt: {proposals}\n"
+        f"settlement seed {document['settlement_seed']}, from {document['seed_from']}\n" + "".join(noisy)
+    )
+
+
 def show_receipts(receipts: "Sequence[Receipt]") -> None:
     """Print many settlements: a row per game."""
     table = _table("game", "groups", "social welfare", "revenue", "divergence")

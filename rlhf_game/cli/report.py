@@ -35,13 +35,13 @@ def report(
 ) -> None:
     """Write one HTML page that holds all it shows: figures with their data, for screens, paper and screen readers."""
     from rlhf_game.errors import InputError
-    from rlhf_game.files.sampled import is_sampled
+    from rlhf_game.files.sampled import space_of
     from rlhf_game.report import REPORT
-    from rlhf_game.report.folders import folder_page, settled_page
+    from rlhf_game.report.folders import LANGUAGE_MODELS, folder_page, settled_page
     from rlhf_game.report.page import write_page
 
     inside = source / "game.json" if source.is_dir() else source
-    if inside.is_file() and not is_sampled(inside):
+    if inside.is_file() and space_of(inside) not in LANGUAGE_MODELS:
         page = settled_page(
             inside,
             receipt or _beside(inside, source, "receipt.json"),

@@ -26,12 +26,13 @@ def run(
     address: Address = None,
 ) -> None:
     """Draw responses of a language model, score them by each group's reward, settle; an interrupted run goes on."""
-    from rlhf_game.cli.display import show_calls, show_receipt, show_table, show_trained, write_out
+    from rlhf_game.cli.display import show_calls, show_drawn, show_receipt, show_table, show_trained, write_out
     from rlhf_game.cli.progress import progress_on_stderr
     from rlhf_game.cli.report import leave_report, say_where
     from rlhf_game.engines import engine as engine_of
     from rlhf_game.files.build import settle_without
     from rlhf_game.runs.config import read_config
+    from rlhf_game.runs.draws.pipeline import DrawsRun
     from rlhf_game.runs.dry_run import count_calls
     from rlhf_game.runs.finetuned import FinetunedRun
     from rlhf_game.runs.pipeline import run as run_pipeline
@@ -51,6 +52,10 @@ def run(
         return
     if isinstance(finished, FinetunedRun):
         show_trained(finished.receipt)
+        say_where("run", folder, page)
+        return
+    if isinstance(finished, DrawsRun):
+        show_drawn(finished.receipt)
         say_where("run", folder, page)
         return
     _, values_without = settle_without(finished.game)

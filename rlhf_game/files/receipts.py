@@ -19,10 +19,17 @@ from rlhf_game.files.schema import Strict, parse_model
 from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.mechanism import Settlement
 
+OPEN = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
+
 
 @final
 class Interval(Strict):
-    """A number that is only known to lie in an interval, with probability ``level`` (1: certain)."""
+    """A number that is only known to lie in an interval, with probability ``level`` (1: certain).
+
+    Some games give more keys than these: a payment that is an estimate has its standard error.
+    """
+
+    model_config = OPEN
 
     estimate: float
     low: float
@@ -64,9 +71,6 @@ Policy: TypeAlias = Annotated[
     | Annotated[PolicyFolder, Tag("<folder>")],
     Discriminator(_axes),
 ]
-
-
-OPEN = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
 
 
 @final

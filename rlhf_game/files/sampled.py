@@ -127,12 +127,13 @@ class SampledGameFile:
     sha256: str
 
 
-def is_sampled(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file is a game that is known through samples."""
+def space_of(path: str | os.PathLike[str]) -> str | None:
+    """Return what the .json file of a game says of its space; None where it is no such file or says nothing."""
     if Path(path).suffix.lower() != ".json":
-        return False
+        return None
     document = parse_json(read_text(path), shown(os.fspath(path), 200))
-    return isinstance(document, dict) and document.get("space") == "samples"
+    space = document.get("space") if isinstance(document, dict) else None
+    return space if isinstance(space, str) else None
 
 
 def read_sampled_game(path: str | os.PathLike[str]) -> SampledGameFile:

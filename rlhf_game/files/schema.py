@@ -143,16 +143,19 @@ SPACES: dict[str, type[Fields]] = {
     "automaton": AutomatonFields,
 }
 
+TEXTS = {"samples": "draws of a trained policy", "draws": "a tape of proposals"}
+"""Games that are known through texts of a language model; each has a reader of its own."""
+
 
 def parse_fields(document: Any, name: str) -> Fields:
     """Return the checked fields of a game; raise InputError that starts with ``name`` and then names the field."""
     if not isinstance(document, dict):
         raise InputError(f"{name}: must be a mapping with the keys of a game, found {kind(document)}")
     space = document.get("space", "table")
-    if space == "samples":
+    if space in TEXTS:
         raise InputError(
-            f"{name}: space: must be {' or '.join(SPACES)} here, found samples: draws of a trained policy, which "
-            "verify reads; what is proved about its lies is the certificate in the receipt"
+            f"{name}: space: must be {' or '.join(SPACES)} here, found {space}: {TEXTS[space]}, which verify reads; "
+            "what is proved about its lies is the certificate in the receipt"
         )
     if not isinstance(space, str) or space not in SPACES:
         raise InputError(f"{name}: space: must be {' or '.join(SPACES)}, found {kind(space)}")

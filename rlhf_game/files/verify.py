@@ -11,10 +11,11 @@ from typing import Any, Final, final
 from rlhf_game import __version__
 from rlhf_game.files.build import settle
 from rlhf_game.files.documents import kind, shown
+from rlhf_game.files.drawn import DrawnGame, changed_tape, drawn_receipt, read_drawn_game
 from rlhf_game.files.games import Game, is_list, read_games
 from rlhf_game.files.policies import PolicyFile, policy_differences, row_difference
 from rlhf_game.files.receipts import Receipt, read_receipts, receipt_of
-from rlhf_game.files.sampled import SampledGameFile, changed_files, is_sampled, read_sampled_game, sampled_receipt
+from rlhf_game.files.sampled import SampledGameFile, changed_files, read_sampled_game, sampled_receipt, space_of
 from rlhf_game.files.schema import field_path
 from rlhf_game.files.tables import largest
 from rlhf_game.mechanism.mechanism import Settlement
@@ -75,8 +76,11 @@ def verify(
     trusted: whether the game may run code that it names. Raises InputError when one of the files cannot be read.
     """
     receipts = read_receipts(receipt, lines=is_list(game))
-    if is_sampled(game):
+    space = space_of(game)
+    if space == "samples":
         return len(receipts), sampled_differences(receipts[0], read_sampled_game(game))
+    if space == "draws":
+        return len(receipts), drawn_differences(receipts[0], read_drawn_game(game))
     games, found = read_games(game, trusted=trusted), []
     if len(games) != len(receipts):
         found.append(f"the receipt has {len(receipts)} lines, the game file {len(games)}")
@@ -107,6 +111,17 @@ def sampled_differences(said: Receipt, game: SampledGameFile) -> list[str]:
     draws = game.draws.values()
     tops = [max(abs(of.rewards[i]).max() for of in draws) for i in range(len(again.groups))]
     return changed_files(game) + differences(said, again, Scale.of(again, tops, 0.0, ABSOLUTE))
+
+
+def drawn_differences(said: Receipt, game: DrawnGame) -> list[str]:
+    """Return in what a receipt or the tape disagrees with the tape's own numbers and its seed: a line each.
+
+    That the proposals are the language model's own is not checked (it needs the model); that they are those that the
+    run wrote, and that what decides on them is the settlement seed's, is.
+    """
+    again = drawn_receipt(game)
+    tops = [group.ceiling for group in game.fields.groups]
+    return changed_tape(game) + differences(said, again, Scale.of(again, tops, 0.0, ABSOLUTE))
 
 
 def differences(receipt: Receipt, again: Receipt, scale: Scale) -> list[str]:

@@ -1,13 +1,16 @@
 """Which report a folder gets, and what is read for it."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import shown
 from rlhf_game.files.games import read_game
 from rlhf_game.files.receipts import Receipt, read_receipts
-from rlhf_game.files.sampled import is_sampled
+from rlhf_game.files.sampled import space_of
 from rlhf_game.report.discoveries import discovery_page
+from rlhf_game.report.draws import draws_page
 from rlhf_game.report.finetuned import finetuned_page
 from rlhf_game.report.games import Settled, game_page
 from rlhf_game.report.lies import read_audit
@@ -16,17 +19,21 @@ from rlhf_game.report.studies import read_study
 from rlhf_game.report.study_pages import study_page
 from rlhf_game.report.trainings import training_page
 
+LANGUAGE_MODELS: Final[dict[str | None, Callable[[Path], Page]]] = {"samples": finetuned_page, "draws": draws_page}
+"""The reports of games that are known through texts of a language model."""
+
 
 def folder_page(folder: Path, *, trusted: bool = False) -> Page:
     """Return the report of a folder. Raises InputError when it is none of a run, a study, a training or a discovery.
 
     trusted: whether its game may run code that it names.
     """
-    if (folder / "game.json").exists() and is_sampled(folder / "game.json"):
-        return finetuned_page(folder)
-    if (folder / "game.json").exists():
+    game = folder / "game.json"
+    if game.exists() and (space := space_of(game)) in LANGUAGE_MODELS:
+        return LANGUAGE_MODELS[space](folder)
+    if game.exists():
         beside = [folder / name if (folder / name).exists() else None for name in ("receipt.json", "audit.json")]
-        return settled_page(folder / "game.json", *beside, trusted=trusted)
+        return settled_page(game, *beside, trusted=trusted)
     if (folder / "study.json").exists():
         return study_page(read_study(folder / "study.json"))
     if (folder / "metrics.json").exists():

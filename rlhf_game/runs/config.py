@@ -18,6 +18,7 @@ from rlhf_game.files.schema import LARGEST_SIZE, Name, Nonnegative, Positive, St
 from rlhf_game.files.tables import digest
 from rlhf_game.runs.calibrations import SomeCalibration, tag_of
 from rlhf_game.runs.chats import ModelSpec, SomeModel
+from rlhf_game.runs.draws.spec import DrawsSpec
 from rlhf_game.runs.finetuned_spec import FinetunedSpec
 from rlhf_game.runs.nested import refuse_rank
 from rlhf_game.runs.prompts import PromptsSpec, read_examples, read_texts
@@ -59,11 +60,12 @@ OutcomesSpec: TypeAlias = Annotated[
         Annotated[CandidatesSpec, Tag("<candidates>")]
         | Annotated[TrieSpec, Tag("<trie>")]
         | Annotated[PromptsSpec, Tag("<prompts>")]
-        | Annotated[FinetunedSpec, Tag("<finetuned>")],
+        | Annotated[FinetunedSpec, Tag("<finetuned>")]
+        | Annotated[DrawsSpec, Tag("<draws>")],
         Discriminator(
             tag_of,
             custom_error_type="outcomes",
-            custom_error_message="must have the kind candidates, trie, prompts or finetuned",
+            custom_error_message="must have the kind candidates, trie, prompts, finetuned or draws",
         ),
     ],
     BeforeValidator(_candidates_unless_said),
@@ -101,6 +103,9 @@ class RunConfig(Strict):
     weights: dict[Name, Positive] | None = None
     groups: Annotated[list[GroupSpec], Field(min_length=1)]
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Of everything that comes before the reports."""
+    settlement_seed: Annotated[int | None, Field(ge=0, lt=2**63)] = None
+    """Of the draws that are made after the reports; None: taken then, and kept in the folder."""
 
 
 @final
@@ -190,15 +195,21 @@ def _check(fields: RunConfig, name: str) -> None:
         raise InputError(f"{name}: {error}") from None
     if fields.payment == "revenue" and fields.normalization == "none":
         raise InputError(f"{name}: payment: revenue must come with normalization sum or max, found none")
-    if isinstance(fields.outcomes, TrieSpec | FinetunedSpec):
+    if isinstance(fields.outcomes, TrieSpec | FinetunedSpec | DrawsSpec):
         _check_open(fields, name)
     _check_prompts(fields, name)
 
 
 def _check_open(fields: RunConfig, name: str) -> None:
     """Refuse what has no meaning where there are responses that were not found or drawn."""
-    outcomes = fields.outcomes.kind
-    if isinstance(fields.outcomes, FinetunedSpec) and (fault := fields.outcomes.fault()) is not None:
+    outcomes, fault = fields.outcomes.kind, None
+    if isinstance(fields.outcomes, FinetunedSpec):
+        fault = fields.outcomes.fault()
+    elif isinstance(fields.outcomes, DrawsSpec) and fields.strength > 0:
+        fault = fields.outcomes.fault(
+            {one.name: one.size for one in fields.groups}, fields.weights or {}, fields.strength
+        )
+    if fault is not None:
         raise InputError(f"{name}: outcomes.{fault}")
     for field, value, wanted in (
         ("regularizer", fields.regularizer, ("kl",)),
@@ -218,10 +229,14 @@ def _check_prompts(fields: RunConfig, name: str) -> None:
     if not isinstance(outcomes, PromptsSpec):
         if fields.strength == 0:
             raise InputError(f"{name}: strength: must be > 0 (0 is for outcomes prompts), found 0.0")
-        if fields.model.endpoint is not None:
+        if fields.model.endpoint is not None and isinstance(outcomes, DrawsSpec):
+            for key, value, nothing in (("top_k", outcomes.top_k, 0), ("top_p", outcomes.top_p, 1.0)):
+                if value != nothing:
+                    raise InputError(f"{name}: outcomes.{key}: must not be here with an endpoint, found {value}")
+        elif fields.model.endpoint is not None:
             raise InputError(
                 f"{name}: model.endpoint: must not be here, where the model's own probabilities are needed (it may be "
-                "with outcomes prompts), found an endpoint"
+                "with outcomes prompts or draws), found an endpoint"
             )
         return
     if fields.system is not None:

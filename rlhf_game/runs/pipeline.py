@@ -12,6 +12,8 @@ from rlhf_game.files.receipts import Receipt, lay_out, read_receipts, receipt_of
 from rlhf_game.files.tables import digest
 from rlhf_game.runs.config import Configuration
 from rlhf_game.runs.directory import Progress, RunFolder, open_folder, unwatched, versions
+from rlhf_game.runs.draws.pipeline import DrawsRun, run_draws
+from rlhf_game.runs.draws.spec import DrawsSpec
 from rlhf_game.runs.finetuned import FinetunedRun, run_finetuned
 from rlhf_game.runs.finetuned_spec import FinetunedSpec
 from rlhf_game.runs.generation import Drawn, generate, read_drawn
@@ -38,7 +40,7 @@ class Finished:
 
 def run(
     configuration: Configuration, path: Path, progress: Progress | None = None, *, engine: Engine | None = None
-) -> Finished | FinetunedRun:
+) -> Finished | FinetunedRun | DrawsRun:
     """Do what is left of the run in the folder ``path``, and return it finished.
 
     engine: where trainings and scorings that do not need each other are done. None: here, but for trainings where there
@@ -46,9 +48,11 @@ def run(
     Raises InputError when the configuration is wrong or is not the folder's own, or a file in the folder is not as the
     run wrote it; RunError when the folder is in use, or a reward or a training fails.
     """
-    if not isinstance(configuration.fields.outcomes, FinetunedSpec):
+    if not isinstance(configuration.fields.outcomes, FinetunedSpec | DrawsSpec):
         return run_over_texts(configuration, path, progress, engine)
     with open_folder(path, configuration) as folder:
+        if isinstance(configuration.fields.outcomes, DrawsSpec):
+            return run_draws(configuration, folder, progress)
         return run_finetuned(configuration, folder, progress or unwatched, engine)
 
 

@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
 from rlhf_game.engines import Engine, Serial
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.rewards.texts import call_reward
+from rlhf_game.rewards.texts import TextReward, call_reward
 from rlhf_game.runs.chats import CALLS
 from rlhf_game.runs.config import Configuration
 from rlhf_game.runs.directory import Progress, RunFolder, parquet_bytes, read_parquet, versions
@@ -63,23 +63,54 @@ def read_rewards(folder: RunFolder) -> tuple[dict[str, list[float]], dict[str, A
 
 
 def _score_group(i: int, configuration: Configuration, drawn: Drawn, calls: Path) -> dict[str, Any]:
-    group, source = configuration.fields.groups[i], configuration.source
-    reward = group.reward.build_keeping(source.base, calls)
-    asked = [source.prompts[b] for b in drawn.prompts]
-    columns = {name: [values[b] for b in drawn.prompts] for name, values in source.columns.items()}
-    try:
-        scores = call_reward(reward, asked, drawn.texts, columns, drawn.prompts)
-    except InputError as error:
-        raise InputError(f"groups[{i}].reward: {error}") from error
-    try:
-        rewards = calibration_of(group.reward, group.calibration)(scores, drawn.prompts)
-    except InputError as error:
-        raise InputError(f"groups[{i}].calibration: {error}") from error
-    return {
-        "scores": _floats(scores),
-        "rewards": _floats(rewards),
-        "provenance": {"reward": group.reward.model_dump(mode="json"), "from": getattr(reward, "provenance", None)},
-    }
+    scorer = Scorer(configuration, calls)
+    scores, rewards = scorer.score_group(i, drawn.prompts, drawn.texts)
+    return {"scores": _floats(scores), "rewards": _floats(rewards), "provenance": scorer.origin(i)}
+
+
+@final
+class Scorer:
+    """Every group's reward of texts; what is loaded for one call stays for the next."""
+
+    def __init__(self, configuration: Configuration, calls: Path) -> None:
+        self._configuration = configuration
+        self._calls = calls
+        self._built: dict[int, TextReward] = {}
+
+    def score(self, prompts: Sequence[int], texts: Sequence[str]) -> tuple[Array, Array]:
+        """Return all groups' scores and rewards of responses, [n, k] each. prompts: which one each is to, [k]."""
+        found = [self.score_group(i, prompts, texts) for i in range(len(self._configuration.fields.groups))]
+        return np.stack([scores for scores, _ in found]), np.stack([rewards for _, rewards in found])
+
+    def score_group(self, i: int, prompts: Sequence[int], texts: Sequence[str]) -> tuple[Array, Array]:
+        """Return a group's scores and rewards: [k] each. Raises InputError that names the group."""
+        group, source = self._configuration.fields.groups[i], self._configuration.source
+        asked = [source.prompts[b] for b in prompts]
+        columns = {name: [values[b] for b in prompts] for name, values in source.columns.items()}
+        try:
+            scores = call_reward(self._reward(i), asked, texts, columns)
+        except InputError as error:
+            raise InputError(f"groups[{i}].reward: {error}") from error
+        try:
+            return scores, calibration_of(group.reward, group.calibration)(scores, prompts)
+        except InputError as error:
+            raise InputError(f"groups[{i}].calibration: {error}") from error
+
+    def origin(self, i: int) -> dict[str, Any]:
+        """Return where a group's rewards come from."""
+        said = self._configuration.fields.groups[i].reward.model_dump(mode="json")
+        return {"reward": said, "from": getattr(self._reward(i), "provenance", None)}
+
+    def provenance(self) -> dict[str, Any]:
+        """Return where every group's rewards come from, by name."""
+        groups = self._configuration.fields.groups
+        return {group.name: self.origin(i) for i, group in enumerate(groups)}
+
+    def _reward(self, i: int) -> TextReward:
+        if i not in self._built:
+            group = self._configuration.fields.groups[i]
+            self._built[i] = group.reward.build_keeping(self._configuration.source.base, self._calls)
+        return self._built[i]
 
 
 def _floats(values: Array | Sequence[float]) -> list[float]:

@@ -192,10 +192,10 @@ def split_of(row: Mapping[str, Any], where: str) -> Split | None:
 def divided(
     rows: Sequence[tuple[Hashable, Split | None]], share: float, rng: np.random.Generator, name: str
 ) -> list[bool]:
-    """Return whether each row, by its prompt and split, is held out; no prompt is on both sides but by its split.
+    """Return whether each row, by its prompt and split, is held out.
 
-    Where any row names its split, those that name none are trained on. Without splits, a share of the prompts is drawn, at least one. Raises InputError that begins with ``name`` when
-    nothing is left on a side.
+    Where any row names its split, those that name none are trained on. Without splits, a share of the prompts is drawn,
+    at least one, and no prompt is on both sides. Raises InputError that begins with ``name`` when a side is empty.
     """
     if any(split is not None for _, split in rows):
         is_held = [split == "test" for _, split in rows]

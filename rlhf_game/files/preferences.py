@@ -52,8 +52,9 @@ class Preferences:
     def held_out(self, share: float, rng: np.random.Generator) -> tuple[tuple[Preference, ...], tuple[Preference, ...]]:
         """Return the rows to train on and those to test on; no prompt is in both.
 
-        Rows that name their split keep it, and those beside them that name none are trained on; else about ``share`` of the prompts, at least one, are held out at random.
-        Raises InputError when nothing is left to train on, or nothing to test on.
+        Rows that name their split keep it, and those beside them that name none are trained on; else about ``share``
+        of the prompts, at least one, are held out at random. Raises InputError when nothing is left to train on, or
+        nothing to test on.
         """
         is_held = divided([(row.prompt, row.split) for row in self.rows], share, rng, self.name)
         train = tuple(row for row, held in zip(self.rows, is_held, strict=True) if not held)

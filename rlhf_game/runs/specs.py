@@ -16,7 +16,7 @@ from rlhf_game.rewards.ensemble import Ensemble
 from rlhf_game.rewards.functions import PythonFunction, TextTable
 from rlhf_game.rewards.lexical import Brevity, Clean, Readability, Sentiment
 from rlhf_game.rewards.mix import Mix, Part
-from rlhf_game.rewards.neural import EMBEDDER, ImplicitReward, RewardModel, Similarity, WeightAverage
+from rlhf_game.rewards.neural import EMBEDDER, ImplicitReward, RewardModel, Similarity, Truncate, WeightAverage
 from rlhf_game.rewards.remote import Judge, ScoreEndpoint
 from rlhf_game.rewards.texts import TextReward
 from rlhf_game.runs.calibrations import CalibrationSpec, SomeCalibration, tag_of
@@ -137,10 +137,11 @@ class SimilaritySpec(RewardSpec):
     text: Name
     model: Name = EMBEDDER
     revision: Name | None = None
+    truncate: Truncate | None = None
 
     def build(self, base: Path) -> TextReward:
         """Return the reward."""
-        return Similarity(self.text, self.model, self.revision, base)
+        return Similarity(self.text, self.model, self.revision, base, self.truncate)
 
     def natural(self) -> Calibration:
         """Return the map of the positive range."""
@@ -158,10 +159,11 @@ class RewardModelSpec(RewardSpec):
     kind: Literal["hf"] = "hf"
     model: Name
     revision: Name | None = None
+    truncate: Truncate | None = None
 
     def build(self, base: Path) -> TextReward:
         """Return the reward."""
-        return RewardModel(self.model, self.revision, base)
+        return RewardModel(self.model, self.revision, base, truncate=self.truncate)
 
     def natural(self) -> Calibration:
         """Return the Bradley-Terry map: a logit's probability of being preferred to a response of logit 0."""

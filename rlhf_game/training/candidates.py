@@ -70,11 +70,11 @@ def read_responses(path: Path) -> Responses:
 
 def scores_on(responses: Responses, places: Sequence[Path]) -> list[Array]:
     """Return the rewards of all candidates by the models in these folders, [B, N] each."""
-    from rlhf_game.training_backends import Named, load_reward_models
+    from rlhf_game.training_backends import Named, Networks
 
     pairs = responses.pairs()
-    scorers = load_reward_models([Named(str(place)) for place in places])
-    return [responses.table(scorer.score(pairs)) for scorer in scorers]
+    networks = Networks()
+    return [responses.table(networks.reward_model(Named(str(place))).score(pairs)) for place in places]
 
 
 def gold_of(responses: Responses, gold: TextReward) -> Array:

@@ -130,7 +130,7 @@ def _likeness(texts: Sequence[str], spec: QuestionsSpec, base: Path) -> tuple[Wa
         from rlhf_game.training_backends import load_embedder
 
         try:
-            unit = load_embedder(spec.embedder, base=base).embed(texts)
+            unit = load_embedder(spec.embedder, base=base, truncate="head").embed(texts)
         except InputError:
             if spec.deduplicate == "embeddings":
                 raise

@@ -13,6 +13,7 @@ from rlhf_game.files.atomic import write_json, write_text
 from rlhf_game.files.conversations import Text
 from rlhf_game.files.documents import parse_json, read_text
 from rlhf_game.rewards.bradley_terry import Likelihood, LinearHead, fit_head
+from rlhf_game.rewards.neural import Truncate
 from rlhf_game.runs.directory import Progress, versions
 from rlhf_game.training.reward_models import MemberSpec, RewardModelFields
 from rlhf_game.training.subsets import Rewards, Rows, Subsets
@@ -33,17 +34,19 @@ class Workshop:
     base: Path
     subsets: Subsets
     watch: Progress
-    computed: dict[tuple[str, str, str], tuple[Rewards, dict[str, Any]]]
+    computed: dict[tuple[str, str, str, Truncate | None], tuple[Rewards, dict[str, Any]]]
 
-    def features(self, method: Frozen, backbone: str, name: str) -> tuple[Rewards, dict[str, Any]]:
+    def features(
+        self, method: Frozen, backbone: str, name: str, truncate: Truncate | None
+    ) -> tuple[Rewards, dict[str, Any]]:
         """Return the features [n, d] of both sides of the pairs called ``name``, and where the backbone comes from."""
         from rlhf_game.training_backends import frozen_features
 
-        key = (method, backbone, name)
+        key = (method, backbone, name, truncate)
         if key not in self.computed:
             self.watch(f"features of {name}", 0, 1)
             rows = self.subsets.training if name == "training" else self.subsets.judged[name]
-            chosen, rejected, origin = frozen_features(method, backbone, _pairs(rows))
+            chosen, rejected, origin = frozen_features(method, backbone, _pairs(rows), truncate=truncate)
             self.computed[key] = ((chosen, rejected), origin)
         return self.computed[key]
 
@@ -84,7 +87,7 @@ def rewards_of(spec: MemberSpec | None, out: Path, shop: Workshop) -> dict[str, 
         backbone = place_of(spec.backbone, shop.base)
         found = {}
         for name in shop.subsets.judged:
-            (chosen, rejected), _ = shop.features(spec.method, backbone, name)
+            (chosen, rejected), _ = shop.features(spec.method, backbone, name, spec.truncate)
             found[name] = (chosen @ weights + bias, rejected @ weights + bias)
         return found
     scorer = load_reward_model(str(out))
@@ -109,7 +112,7 @@ def _pairs(rows: Rows) -> list[tuple[Text, Text, Text]]:
 def _fit(
     spec: MemberSpec, method: Frozen, backbone: str, drawn: Indices, shop: Workshop
 ) -> tuple[LinearHead, dict[str, Any]]:
-    (chosen, rejected), origin = shop.features(method, backbone, "training")
+    (chosen, rejected), origin = shop.features(method, backbone, "training", spec.truncate)
     # A decoder's score layer has no bias, so neither has a head that has to fit in it.
     likelihood = Likelihood(spec.eta, spec.ridge, spec.smoothing, has_bias=method == "embedding")
     shop.watch("fit", 0, 1)
@@ -160,6 +163,7 @@ def _card(spec: MemberSpec, origin: dict[str, Any], done: dict[str, Any], shop: 
     return {
         "method": spec.method,
         "eta": spec.eta,
+        **({} if spec.truncate is None else {"truncate": spec.truncate}),
         "backbone": {**origin, "model": place_of(spec.backbone, shop.base)},
         "data": {
             "source": shop.subsets.source,

@@ -134,7 +134,7 @@ class PolicyFields(TrainingFields, ABC):
         return train_policy(
             training,
             prompts,
-            {group.name: in_unit(group, task.base) for group in self.groups},
+            in_unit(self.groups, task.base),
             place,
             columns=columns,
             base=task.base,
@@ -158,7 +158,7 @@ class PolicyFields(TrainingFields, ABC):
         given = {
             key: [value for value in values[: len(prompts)] for _ in range(each)] for key, values in columns.items()
         }
-        rewards = [call_reward(in_unit(group, task.base), asked, texts, given) for group in self.groups]
+        rewards = [call_reward(reward, asked, texts, given) for reward in in_unit(self.groups, task.base).values()]
         encoded = [reference.encode_prompt(prompt, self.system) for prompt in asked]
         ids = [one.token_ids for row in drawn for one in row]
         known = log_probabilities(reference, encoded, ids, sampling=how, batch_size=judged.batch_size)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.schema import Name, Nonnegative, Positive, Strict, parse_model
+from rlhf_game.rewards.neural import Truncate
 from rlhf_game.runs.specs import SomeReward
 from rlhf_game.training.data import Count, PreferenceFields, Seed
 from rlhf_game.training.kinds import Table, Task
@@ -42,6 +43,9 @@ class MemberFields(Strict, ABC):
     learning_rate: Positive = 5e-5
     batch_size: Count = 8
     max_length: Count = 512
+    """Tokens; lora and full leave out the training pairs that are longer."""
+    truncate: Truncate | None = None
+    """What is read of texts that are too long for the backbone, wherever the model scores; None refuses them."""
     has_dropout: bool = False
     save_steps: Count = 100
 

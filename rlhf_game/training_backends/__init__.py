@@ -10,7 +10,7 @@ _NAMES = {
     "rlhf_game.training_backends.checkpoints": ("Checkpoint", "find_checkpoint"),
     "rlhf_game.training_backends.hub": ("load_rows",),
     "rlhf_game.training_backends.models": ("LanguageModel", "load_language_model"),
-    "rlhf_game.training_backends.reward_models": ("Named", "is_identified", "load_reward_model", "load_reward_models"),
+    "rlhf_game.training_backends.reward_models": ("Named", "Networks", "is_identified", "load_reward_model"),
     "rlhf_game.training_backends.reward_training": ("Finetuning", "Lora", "finetune", "frozen_features"),
     "rlhf_game.training_backends.sampling": ("Sample", "Sampling", "log_probabilities", "sample"),
     "rlhf_game.training_backends.scorers": ("Classifier", "Embedder", "load_classifier", "load_embedder"),
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which then also know a name 
     from rlhf_game.training_backends.checkpoints import Checkpoint, find_checkpoint
     from rlhf_game.training_backends.hub import load_rows
     from rlhf_game.training_backends.models import LanguageModel, load_language_model
-    from rlhf_game.training_backends.reward_models import Named, is_identified, load_reward_model, load_reward_models
+    from rlhf_game.training_backends.reward_models import Named, Networks, is_identified, load_reward_model
     from rlhf_game.training_backends.reward_training import Finetuning, Lora, finetune, frozen_features
     from rlhf_game.training_backends.sampling import Sample, Sampling, log_probabilities, sample
     from rlhf_game.training_backends.scorers import Classifier, Embedder, load_classifier, load_embedder
@@ -32,8 +32,8 @@ else:
     __getattr__ = lazily(__name__, _NAMES)
 
 __all__ = [
-    "Checkpoint", "Classifier", "Embedder", "Finetuning", "LanguageModel", "Lora", "Named", "NextTokens",
+    "Checkpoint", "Classifier", "Embedder", "Finetuning", "LanguageModel", "Lora", "Named", "Networks", "NextTokens",
     "PolicyLogits", "Sample", "Sampling", "TorchTable", "average_models", "expand_prompt", "find_checkpoint",
     "finetune", "frozen_features", "is_identified", "load_average", "load_classifier", "load_embedder",
-    "load_language_model", "load_reward_model", "load_reward_models", "load_rows", "log_probabilities", "sample",
+    "load_language_model", "load_reward_model", "load_rows", "log_probabilities", "sample",
 ]  # fmt: skip

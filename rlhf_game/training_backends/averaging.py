@@ -26,13 +26,13 @@ from rlhf_game.training_backends.reward_models import (
     ADAPTER,
     CARD,
     HEAD,
-    Named,
+    HeadReward,
     Scorer,
     load_head,
     load_reward_model,
-    load_reward_models,
     read_card,
     save_head,
+    set_head,
 )
 from rlhf_game.training_backends.scorers import Classifier
 
@@ -82,7 +82,7 @@ def load_average(names: Sequence[str], *, base: Path | None = None, device: str 
 
 def _common_card(folders: Sequence[Path], cards: Sequence[dict[str, Any]], shares: Sequence[float]) -> dict[str, Any]:
     members = [{"model": folder.name, "weight": share} for folder, share in zip(folders, shares, strict=True)]
-    known: dict[str, Any] = {key: cards[0][key] for key in ("backbone", "method") if key in cards[0]}
+    known: dict[str, Any] = {key: cards[0][key] for key in ("backbone", "method", "truncate") if key in cards[0]}
     return {**known, "eta": min(float(card.get("eta") or 0.0) for card in cards), "averaged": members}
 
 
@@ -93,7 +93,8 @@ def _is_same_backbone(cards: Sequence[dict[str, Any]]) -> bool:
 def _average_heads(
     folders: Sequence[Path], cards: Sequence[dict[str, Any]], shares: Sequence[float], out: Path
 ) -> None:
-    if not _is_same_backbone(cards) or len({card["method"] for card in cards}) > 1:
+    features = {(card["method"], card.get("truncate")) for card in cards}
+    if not _is_same_backbone(cards) or len(features) > 1:
         raise InputError("members must be heads on the same features of one backbone to be averaged")
     heads = [load_head(folder) for folder in folders]
     weight = sum(share * head for share, (head, _) in zip(shares, heads, strict=True))
@@ -156,9 +157,14 @@ def _average_networks(folders: Sequence[Path], shares: Sequence[float], out: Pat
 
 def _whole(folder: Path) -> Classifier:
     """Return a reward model as one network: an adapter is merged into its backbone."""
-    (scorer,) = load_reward_models([Named(str(folder))], device="cpu")
-    if not isinstance(scorer, Classifier):
-        raise InputError(f"members must be all heads on embeddings or none, {folder.name} is one")
+    scorer = load_reward_model(str(folder), device="cpu")
+    if isinstance(scorer, HeadReward):
+        network = scorer.features.network
+        if not isinstance(network, Classifier):
+            raise InputError(f"members must be all heads on embeddings or none, {folder.name} is one")
+        set_head(network, scorer.weights, scorer.bias)
+        return network
+    assert isinstance(scorer, Classifier)  # the only other
     if scorer.adapter is None:
         return scorer
     adapted: Any = scorer.model  # a PeftModel

@@ -5,25 +5,30 @@ adapters or heads on one backbone share it when they are loaded together.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, final
 
 import numpy as np
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from transformers import AutoTokenizer
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Text
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.training_backends.checkpoints import find_checkpoint, model_folder
-from rlhf_game.training_backends.models import quiet_transformers
+from rlhf_game.training_backends.checkpoints import Checkpoint, find_checkpoint, model_folder
+from rlhf_game.training_backends.models import load_pretrained, quiet_transformers
+from rlhf_game.training_backends.reading import Truncate
 from rlhf_game.training_backends.scorers import (
     Classifier,
     Embedder,
     head_of,
+    joined,
     load_backbone,
     load_classifier,
     load_embedder,
@@ -32,6 +37,7 @@ from rlhf_game.training_backends.scorers import (
 CARD = "reward_model.json"
 HEAD = "head.safetensors"
 ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 class Scorer(Protocol):
@@ -46,6 +52,10 @@ class Scorer(Protocol):
         """Return the reward of each (prompt, completion): [k]."""
         ...
 
+    def count_cut(self, pairs: Sequence[tuple[Text, Text]]) -> int:
+        """Return how many of the pairs it does not read whole."""
+        ...
+
 
 @final
 @dataclass(frozen=True)
@@ -55,27 +65,43 @@ class Named:
     name: str
     revision: str | None = None
     base: Path | None = None
+    truncate: Truncate | None = None
+    """What is read of a text that is too long; None: as its card says, else such a text is refused."""
+
+
+@final
+class Features:
+    """A frozen backbone, and the features that it made last: heads on it that score the same texts make them once."""
+
+    def __init__(self, network: Embedder | Classifier) -> None:
+        self.network = network
+        self._made: tuple[list[tuple[Text, Text]], Array] | None = None
+
+    def of(self, pairs: Sequence[tuple[Text, Text]], batch_size: int) -> Array:
+        """Return the features of each (prompt, completion): [k, d]."""
+        if self._made is None or self._made[0] != list(pairs):
+            self._made = list(pairs), self.network.features(pairs, batch_size=batch_size)
+        return self._made[1]
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class EmbeddingReward:
-    """A linear head on the embedding of a prompt and its response, joined by an empty line."""
+class HeadReward:
+    """A linear head on the features of a frozen backbone: an embedder's, or what a classifier's own head would see."""
 
-    embedder: Embedder
+    features: Features
     weights: Array
     bias: float
     provenance: Mapping[str, Any]
 
     def score(self, pairs: Sequence[tuple[Text, Text]], *, batch_size: int = 16) -> Array:
         """Return the reward of each (prompt, completion): [k]."""
-        return embedding_features(self.embedder, pairs, batch_size=batch_size) @ self.weights + self.bias
+        return self.features.of(pairs, batch_size) @ self.weights + self.bias
 
-
-def embedding_features(embedder: Embedder, pairs: Sequence[tuple[Text, Text]], *, batch_size: int = 32) -> Array:
-    """Return the embeddings of (prompt, completion) pairs, [k, d]; of a long text the end is read, not the start."""
-    embedder.tokenizer.truncation_side = "left"
-    return embedder.embed([f"{prompt}\n\n{completion}" for prompt, completion in pairs], batch_size=batch_size)
+    def count_cut(self, pairs: Sequence[tuple[Text, Text]]) -> int:
+        """Return how many of the pairs it does not read whole."""
+        network = self.features.network
+        return network.count_cut(joined(pairs)) if isinstance(network, Embedder) else network.count_cut(pairs)
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:
@@ -112,84 +138,142 @@ def set_head(classifier: Classifier, weights: Array, bias: float) -> None:
 def load_reward_model(
     name: str, *, revision: str | None = None, base: Path | None = None, device: str = "auto"
 ) -> Scorer:
-    """Load one reward model (see ``load_reward_models``)."""
-    return load_reward_models([Named(name, revision, base)], device=device)[0]
-
-
-def load_reward_models(wanted: Sequence[Named], *, device: str = "auto") -> list[Scorer]:
-    """Load reward models from safetensors; those on the same frozen backbone share it in memory.
-
-    Raises InputError when one is not there, is no reward model, or its backbone is not the one that it was trained on.
-    """
-    opener = _Opener(device, {})
-    return [opener.open(one) for one in wanted]
+    """Load one reward model from safetensors (see ``Networks.reward_model``)."""
+    return Networks(device).reward_model(Named(name, revision, base))
 
 
 @final
-@dataclass(frozen=True)
-class _Opener:
-    """Opens reward models; ``shared`` holds each backbone that is in use already."""
+class Networks:
+    """The networks that several rewards share: each backbone is found, hashed and loaded once, when it is first asked.
 
-    device: str
-    shared: dict[tuple[str, str], Any]
+    A whole classifier shares nothing and is not kept here. Raises InputError when a model is not there, is no reward
+    model, or its backbone is not the one that it was trained on.
+    """
 
-    def open(self, wanted: Named) -> Scorer:
+    def __init__(self, device: str = "auto") -> None:
+        self._device = device
+        self._found: dict[tuple[str, str | None], Checkpoint] = {}
+        self._networks: dict[tuple[str, ...], Any] = {}
+
+    def reward_model(self, wanted: Named) -> Scorer:
+        """Return a classifier with one logit, an adapter as peft writes it, or a head that ``train`` wrote."""
         folder = model_folder(wanted.name, wanted.base)
         if (folder / HEAD).is_file():
             return self._head(wanted, folder)
         if (folder / ADAPTER).is_file():
             return self._adapter(wanted, folder)
-        name = str(folder) if folder.is_dir() else wanted.name
-        return load_classifier(name, revision=wanted.revision, base=wanted.base, device=self.device)
+        checkpoint = replace(_origin(wanted, folder), name=wanted.name)
+        truncate = wanted.truncate or read_card(folder).get("truncate")
+        return load_classifier(checkpoint, device=self._device, truncate=truncate)
+
+    def embedder(
+        self, name: str, *, revision: str | None = None, base: Path | None = None, truncate: Truncate | None = None
+    ) -> Embedder:
+        """Return a sentence embedder."""
+        checkpoint = self._checkpoint(name, revision, base)
+        loaded: Embedder = self._kept(
+            ("embedder", checkpoint.location), lambda: load_embedder(checkpoint, device=self._device)
+        )
+        return replace(loaded, truncate=truncate)
+
+    def _checkpoint(self, name: str, revision: str | None, base: Path | None = None) -> Checkpoint:
+        key = (str((base or Path()) / name), revision)
+        if key not in self._found:
+            self._found[key] = find_checkpoint(name, revision=revision, base=base)
+        return self._found[key]
+
+    def _kept(self, key: tuple[str, ...], load: Callable[[], Any]) -> Any:
+        if key not in self._networks:
+            self._networks[key] = load()
+        return self._networks[key]
 
     def _head(self, wanted: Named, folder: Path) -> Scorer:
         card = read_card(folder)
-        backbone = backbone_of(wanted.name, card)
+        backbone = self._backbone(wanted.name, card)
         weights, bias = load_head(folder)
-        origin = {**_origin(wanted), "backbone": dict(card["backbone"])}
-        if card["method"] == "embedding":
-            key = ("embedder", backbone.name)
-            if key not in self.shared:
-                self.shared[key] = load_embedder(backbone.name, revision=backbone.revision, device=self.device)
-            return EmbeddingReward(self.shared[key], weights, bias, origin)
-        classifier = load_backbone(backbone.name, revision=backbone.revision, device=self.device)
-        set_head(classifier, weights, bias)
-        return replace(classifier, provenance=origin)
+        origin = {**_origin(wanted, folder).provenance, "model": wanted.name, "backbone": dict(card["backbone"])}
+        truncate = wanted.truncate or card.get("truncate")
+
+        def features() -> Features:
+            if card["method"] == "embedding":
+                return Features(self.embedder(backbone.name, revision=backbone.revision, truncate=truncate))
+            plain = self._kept(("frozen", backbone.location), lambda: load_backbone(backbone, device=self._device))
+            return Features(replace(plain, truncate=truncate))
+
+        key = ("features", card["method"], backbone.location, str(truncate))
+        return HeadReward(self._kept(key, features), weights, bias, origin)
+
+    def _backbone(self, name: str, card: Mapping[str, Any]) -> Checkpoint:
+        """Return the backbone that a card names, after comparing its weights with those that were trained on."""
+        if "backbone" not in card:
+            raise InputError(f"hf: {name} must have a card, {CARD}, that names its backbone; found none")
+        known = card["backbone"]
+        found = self._checkpoint(known["model"], known.get("revision"))
+        if found.sha256 != known.get("sha256"):
+            raise InputError(
+                f"hf: {name} must be used with the backbone that it was trained on, {known['model']} of sha256 "
+                f"{known.get('sha256')}; found one of sha256 {found.sha256}"
+            )
+        return found
 
     def _adapter(self, wanted: Named, folder: Path) -> Scorer:
-        backbone = backbone_of(wanted.name, read_card(folder))
-        origin = {**_origin(wanted), "backbone": dict(read_card(folder)["backbone"])}
-        key = ("classifier", backbone.name)
-        name = f"member{sum(kind == 'adapter' for kind, _ in self.shared)}"
-        with quiet_transformers():
-            if key not in self.shared:
-                plain = load_backbone(backbone.name, revision=backbone.revision, device=self.device)
-                model: Any = PeftModel.from_pretrained(plain.model, folder, adapter_name=name)
-                self.shared[key] = replace(plain, model=model.eval())
-            else:
-                self.shared[key].model.load_adapter(folder, adapter_name=name)
-        self.shared["adapter", name] = None
-        shared: Classifier = self.shared[key]
-        return replace(shared, provenance=origin, adapter=name)
+        card, settings = read_card(folder), _adapter_settings(wanted.name, folder)
+        backbone = self._backbone(wanted.name, card) if card else self._base(wanted, folder, settings)
+        key = ("adapted", backbone.location)
+        plain: Classifier = self._kept(key, lambda: load_backbone(backbone, device=self._device))
+        with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
+            saved = {name.removeprefix("base_model.model.") for name in file.keys()}  # noqa: SIM118 - no mapping
+        if random := [name for name in plain.missing if name not in saved]:
+            raise InputError(f"hf: {wanted.name} must hold all that its backbone lacks, its weights lack {random[0]}")
+        name = f"member{len(getattr(plain.model, 'peft_config', ()))}"
+        model = _with_adapter(plain.model, folder, name, wanted.name)
+        self._networks[key] = replace(plain, model=model)
+        own = (folder / "tokenizer_config.json").is_file()
+        tokenizer = load_pretrained(AutoTokenizer, find_checkpoint(str(folder))) if own else plain.tokenizer
+        origin = {**_origin(wanted, folder).provenance, "model": wanted.name, "backbone": dict(backbone.provenance)}
+        truncate = wanted.truncate or card.get("truncate")
+        return replace(plain, model=model, tokenizer=tokenizer, provenance=origin, adapter=name, truncate=truncate)
+
+    def _base(self, wanted: Named, folder: Path, settings: PeftConfig) -> Checkpoint:
+        """Return the backbone that an adapter names: from here, the configuration's folder, or its own."""
+        name = settings.base_model_name_or_path
+        if not name:
+            raise InputError(f"hf: {wanted.name} must name its backbone, {ADAPTER} has no base_model_name_or_path")
+        places = (Path(), wanted.base or Path(), folder)
+        base = next((place for place in places if (place / name).exists()), None)
+        return self._checkpoint(name, settings.revision, base)
 
 
-def backbone_of(name: str, card: Mapping[str, Any]) -> Named:
-    """Return the backbone that a card names, after comparing its weights with those that were trained on.
-
-    Raises InputError when the card is missing, or the backbone has changed since.
-    """
-    if "backbone" not in card:
-        raise InputError(f"hf: {name} must have a card, {CARD}, that names its backbone; found none")
-    known = card["backbone"]
-    found = find_checkpoint(known["model"], revision=known.get("revision"))
-    if found.sha256 != known.get("sha256"):
+def _adapter_settings(name: str, folder: Path) -> PeftConfig:
+    try:
+        settings: PeftConfig = PeftConfig.from_pretrained(str(folder))
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"hf: {name} must be an adapter that peft reads: {str(error).splitlines()[0]}") from error
+    if settings.task_type != "SEQ_CLS":
         raise InputError(
-            f"hf: {name} must be used with the backbone that it was trained on, {known['model']} of sha256 "
-            f"{known.get('sha256')}; found one of sha256 {found.sha256}"
+            f"hf: {name} must be an adapter of a reward model, task_type SEQ_CLS (the others hold no trained head), "
+            f"found {settings.task_type}"
         )
-    return Named(known["model"], known.get("revision"))
+    return settings
 
 
-def _origin(wanted: Named) -> dict[str, Any]:
-    known = dict(find_checkpoint(str(model_folder(wanted.name, wanted.base))).provenance)
-    return {**known, "model": wanted.name}
+def _with_adapter(model: Any, folder: Path, name: str, wanted: str) -> Any:
+    """Return a model, in evaluation mode, with one more adapter. Raises InputError when it does not fit."""
+    try:
+        with quiet_transformers():
+            warnings.filterwarnings("error", "Found missing adapter keys")
+            if not isinstance(model, PeftModel):
+                return PeftModel.from_pretrained(model, folder, adapter_name=name).eval()
+            if lacking := model.load_adapter(str(folder), adapter_name=name).missing_keys:
+                raise KeyError(f"it lacks {lacking[0]}")
+            return model.eval()
+    except (ValueError, TypeError, KeyError, RuntimeError, UserWarning) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"hf: {wanted} must be an adapter that fits its backbone: {reason}") from error
+
+
+def _origin(wanted: Named, folder: Path) -> Checkpoint:
+    """Return where the weights that a user named are: a path is joined with the configuration's folder once, here."""
+    if folder.is_dir():
+        return find_checkpoint(str(folder))
+    return find_checkpoint(wanted.name, revision=wanted.revision, base=wanted.base)

@@ -4,9 +4,11 @@ The loss is the identified Bradley-Terry loss: the mean over pairs of -log sigma
 d = r(chosen) - r(rejected) and s = r(chosen) + r(rejected); TRL calls eta ``center_rewards_coefficient``.
 """
 
+import copy
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, final
 
@@ -14,7 +16,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import PrinterCallback, TrainerCallback
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
@@ -22,9 +24,10 @@ from rlhf_game.errors import InputError, RunError
 from rlhf_game.files.conversations import Text
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.training_backends.models import quiet_transformers
+from rlhf_game.training_backends.reading import Truncate
 from rlhf_game.training_backends.resuming import SafeCheckpoints, last_checkpoint
-from rlhf_game.training_backends.reward_models import embedding_features, set_head
-from rlhf_game.training_backends.scorers import Classifier, load_backbone, load_embedder
+from rlhf_game.training_backends.reward_models import set_head
+from rlhf_game.training_backends.scorers import Classifier, Embedder, load_backbone, load_embedder
 
 Pair: TypeAlias = tuple[Text, Text, Text]
 """Prompt, chosen response, rejected response."""
@@ -101,23 +104,24 @@ class _Watched(TrainerCallback):
 
 
 def frozen_features(
-    method: Literal["embedding", "head"], backbone: str, pairs: Sequence[Pair], *, base: Path | None = None
+    method: Literal["embedding", "head"],
+    backbone: str,
+    pairs: Sequence[Pair],
+    *,
+    truncate: Truncate | None = None,
+    base: Path | None = None,
 ) -> tuple[Array, Array, dict[str, Any]]:
     """Return the features of chosen and rejected responses, [n, d] each, and where the backbone comes from.
 
-    embedding: the mean-pooled unit vector of a sentence embedder; head: what a classification head sees.
+    embedding: the mean-pooled unit vector of a sentence embedder; head: what a classification head sees. truncate: what
+    is read of texts that are too long; None refuses them with an InputError.
     """
     first = [(prompt, chosen) for prompt, chosen, _ in pairs]
     second = [(prompt, rejected) for prompt, _, rejected in pairs]
-    if method == "embedding":
-        embedder = load_embedder(backbone, base=base)
-        table = embedding_features(embedder, first + second)
-        provenance = dict(embedder.provenance)
-    else:
-        classifier = load_backbone(backbone, base=base)
-        table = classifier.features(first + second)
-        provenance = dict(classifier.provenance)
-    return table[: len(pairs)], table[len(pairs) :], provenance
+    load: Callable[..., Embedder | Classifier] = load_embedder if method == "embedding" else load_backbone
+    network = replace(load(backbone, base=base), truncate=truncate)
+    table = network.features(first + second)
+    return table[: len(pairs)], table[len(pairs) :], dict(network.provenance)
 
 
 def finetune(
@@ -140,15 +144,20 @@ def finetune(
     if head is not None:
         set_head(classifier, *head)
     rows = _rows(classifier, pairs, how.max_length)
+    settings = classifier.model.config.get_text_config()
+    own_pad = getattr(settings, "pad_token_id", None)
+    pad = _unused_end(rows, len(classifier.tokenizer)) if own_pad is None else own_pad
     work = out.with_name(out.name + ".work")
     with torch.random.fork_rng(), quiet_transformers():
         trainer = _Trainer(
             model=classifier.model,
             args=_arguments(how, work, len(rows)),
             train_dataset=Dataset.from_list(rows),
-            processing_class=classifier.tokenizer,
-            peft_config=_lora(how.lora),
+            data_collator=partial(_padded, pad=pad),
+            processing_class=_with_a_pad(classifier.tokenizer),
+            peft_config=_lora(how.lora, classifier.missing),
         )
+        settings.pad_token_id = pad  # TRL has put the tokenizer's there
         trainer.smoothing = how.smoothing
         trainer.remove_callback(PrinterCallback)
         if watch is not None:
@@ -157,20 +166,58 @@ def finetune(
         losses = tuple(float(row["loss"]) for row in trainer.state.log_history if "loss" in row)
         if not np.isfinite(losses).all():
             raise RunError(f"the training of {backbone} diverged: its loss is no number; lower the learning rate")
+        settings.pad_token_id = own_pad
         _save(trainer.model, classifier, out)
     shutil.rmtree(work, ignore_errors=True)
     return Trained(int(trainer.state.global_step), losses, len(pairs) - len(rows))
 
 
-def _rows(classifier: Classifier, pairs: Sequence[Pair], longest: int) -> list[dict[str, list[int]]]:
-    rows = [
-        {"chosen_ids": classifier.encode(prompt, chosen), "rejected_ids": classifier.encode(prompt, rejected)}
-        for prompt, chosen, rejected in pairs
-    ]
-    short = [row for row in rows if max(map(len, row.values())) <= longest]
-    if not short:
-        raise InputError(f"max_length must leave pairs to train on, all {len(rows)} are longer than {longest} tokens")
-    return short
+def _rows(classifier: Classifier, pairs: Sequence[Pair], longest: int) -> list[dict[str, Any]]:
+    """Return the pairs as the model will read them when it scores, and their ids under the names that TRL knows."""
+    room = longest if classifier.room is None else min(longest, classifier.room)
+    whole = replace(classifier, room=None)
+    rows = []
+    for prompt, *responses in pairs:
+        chosen, rejected = (whole.encode(prompt, response) for response in responses)
+        ids = {"chosen_ids": chosen["input_ids"], "rejected_ids": rejected["input_ids"]}
+        if max(map(len, ids.values())) <= room:
+            rows.append({**ids, "chosen": chosen, "rejected": rejected})
+    if not rows:
+        raise InputError(f"max_length must leave pairs to train on, all {len(pairs)} are longer than {room} tokens")
+    return rows
+
+
+def _padded(rows: Sequence[dict[str, Any]], pad: int) -> dict[str, torch.Tensor]:
+    """Return chosen texts and then rejected ones, [2 n, width] of each tensor: TRL's batch, with all that is read."""
+    texts = [row[side] for side in ("chosen", "rejected") for row in rows]
+    texts = [{"attention_mask": [1] * len(text["input_ids"]), **text} for text in texts]
+    width = max(len(text["input_ids"]) for text in texts)
+    fill = {name: pad if name == "input_ids" else 0 for name in texts[0]}
+    return {
+        name: torch.tensor([text[name] + [value] * (width - len(text[name])) for text in texts])
+        for name, value in fill.items()
+    }
+
+
+def _unused_end(rows: Sequence[dict[str, Any]], vocabulary: int) -> int:
+    """Return an id that no text ends with.
+
+    A model whose configuration has no pad id takes a text's last token. With this one for its pad id while it is
+    trained, it does so in batches too.
+    """
+    ends = {row[side][-1] for row in rows for side in ("chosen_ids", "rejected_ids")}
+    unused = next((token for token in reversed(range(vocabulary)) if token not in ends), None)
+    if unused is None:
+        raise InputError("backbone: must have a pad id in its configuration where texts end with every token there is")
+    return unused
+
+
+def _with_a_pad(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Return a copy that TRL takes, which wants some pad token; what is padded with decides ``_padded``."""
+    known = copy.deepcopy(tokenizer)
+    if known.pad_token is None:
+        known.pad_token = known.eos_token or str(known.convert_ids_to_tokens(0))
+    return known
 
 
 def _arguments(how: Finetuning, work: Path, rows: int) -> Any:
@@ -181,6 +228,7 @@ def _arguments(how: Finetuning, work: Path, rows: int) -> Any:
         learning_rate=how.learning_rate,
         per_device_train_batch_size=min(how.batch_size, rows),
         max_length=None,
+        remove_unused_columns=False,
         center_rewards_coefficient=how.eta or None,
         disable_dropout=not how.has_dropout,
         seed=how.seed,
@@ -198,14 +246,17 @@ def _arguments(how: Finetuning, work: Path, rows: int) -> Any:
     )
 
 
-def _lora(lora: Lora | None) -> LoraConfig | None:
+def _lora(lora: Lora | None, missing: Sequence[str]) -> LoraConfig | None:
+    """Return peft's settings. missing: parameters that are new, which an adapter must hold (peft sees to the head)."""
     if lora is None:
         return None
+    new = {name.rpartition(".")[0] for name in missing}
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         target_modules=None if lora.targets is None else list(lora.targets),
         lora_dropout=lora.dropout,
+        modules_to_save=sorted(name for name in new if name.partition(".")[0] not in ("score", "classifier")),
         task_type="SEQ_CLS",
     )
 

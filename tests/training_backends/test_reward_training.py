@@ -20,10 +20,10 @@ from rlhf_game.training_backends.resuming import last_checkpoint
 from rlhf_game.training_backends.reward_models import (
     CARD,
     Named,
+    Networks,
     Scorer,
     is_identified,
     load_reward_model,
-    load_reward_models,
     save_head,
     set_head,
 )
@@ -146,7 +146,8 @@ def test_adapters_on_one_backbone_share_it(folder: Path, tmp_path: Path) -> None
         finetune(str(folder), ROWS, Finetuning(lora=Lora(), max_steps=3, max_length=64, seed=k), tmp_path / str(k))
         write_card(tmp_path / str(k), folder)
     names = [Named(str(tmp_path / str(k))) for k in range(2)]
-    together = load_reward_models(names)
+    networks = Networks()
+    together = [networks.reward_model(name) for name in names]
     assert together[0].model is together[1].model  # type: ignore[attr-defined]
     for shared, name in zip(together, names, strict=True):
         np.testing.assert_allclose(margins(shared), margins(load_reward_model(name.name)), atol=1e-6)

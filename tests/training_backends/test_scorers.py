@@ -28,7 +28,7 @@ def test_scores_do_not_depend_on_the_batch(reward_folder: Path) -> None:
     together, alone = classifier.score(PAIRS, batch_size=4), classifier.score(PAIRS, batch_size=1)
     np.testing.assert_allclose(together, alone, atol=1e-5)  # float32
     assert len(set(np.round(together, 4))) == 4
-    ids = torch.tensor([classifier.encode(*PAIRS[1])])
+    ids = torch.tensor([classifier.encode(*PAIRS[1])["input_ids"]])
     with torch.inference_mode():
         assert together[1] == pytest.approx(float(classifier.model(input_ids=ids).logits[0, 0]), abs=1e-5)
 
@@ -44,7 +44,7 @@ def test_several_logits_are_no_reward(tmp_path: Path) -> None:
 
 
 def test_a_text_that_does_not_fit_is_refused(reward_folder: Path) -> None:
-    with pytest.raises(InputError, match="must fit the reward model's 64 tokens"):
+    with pytest.raises(InputError, match="must fit the 64 tokens that the model reads, found 83; declare truncate"):
         load_classifier(str(reward_folder)).score([("good", "yes " * 80)])
 
 

@@ -5,7 +5,12 @@ RlhfGameError
  +-- CombinationError      two parts that do not fit together (also a TypeError)
  +-- MissingExtra          an optional dependency is not installed: exit code 2 (also an ImportError)
  +-- RunError              the run failed for another reason: exit code 1 (also a RuntimeError)
+
+What files, models, templates, functions and endpoints of others raise passes ``boundary``, which makes one of these.
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class RlhfGameError(Exception):
@@ -30,3 +35,24 @@ class MissingExtra(RlhfGameError, ImportError):
 
 class RunError(RlhfGameError, RuntimeError):
     """A run failed although its input was right."""
+
+
+@contextmanager
+def boundary(what: str, kind: type[InputError] | type[RunError] = RunError) -> Iterator[None]:
+    """Turn whatever happens inside into one line of ``kind``, ``what: what happened``; errors of this package pass.
+
+    For code and files of others, of which anything may be expected: sys.exit is a failure there too. Ctrl-C passes.
+    """
+    try:
+        yield
+    except (RlhfGameError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise kind(f"{what}: {happened(error)}") from error
+
+
+def happened(error: BaseException) -> str:
+    """Return what an error of others says, on one line of at most 300 characters."""
+    said = "it called sys.exit" if isinstance(error, SystemExit) else type(error).__name__
+    words = " ".join(str(error).split())
+    return f"{said}: {words}"[:300] if words else said

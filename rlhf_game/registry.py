@@ -20,7 +20,7 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, Final, TypeVar, final
 
-from rlhf_game.errors import InputError, RunError
+from rlhf_game.errors import InputError, RlhfGameError, boundary
 
 Class = TypeVar("Class", bound=type)
 
@@ -203,23 +203,23 @@ def _origin(place: str) -> Path | None:
 
 def _named(module: ModuleType, target: str) -> Any:
     place, _, name = target.rpartition(":")
-    try:
-        return getattr(module, name)
-    except AttributeError:
-        raise InputError(f"must name something there is, found none called {name!r} in {place}") from None
+    with boundary(f"{target} cannot be read"):
+        try:
+            return getattr(module, name)
+        except AttributeError:
+            raise InputError(f"must name something there is, found none called {name!r} in {place}") from None
 
 
 def _module(target: str) -> ModuleType:
     """Return the module of a target, found by Python's own path."""
     place = target.rpartition(":")[0]
-    try:
-        return import_module(place)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (place == error.name or place.startswith(error.name + ".")):
-            raise InputError(f"must name a module, found no {place} installed and no file of that name") from error
-        raise RunError(f"{place} cannot be imported: {error}") from error
-    except (Exception, SystemExit) as error:
-        raise RunError(f"{place} cannot be imported: {type(error).__name__}: {error}") from error
+    with boundary(f"{place} cannot be imported"):
+        try:
+            return import_module(place)
+        except ModuleNotFoundError as error:
+            if error.name is not None and (place == error.name or place.startswith(error.name + ".")):
+                raise InputError(f"must name a module, found no {place} installed and no file of that name") from error
+            raise
 
 
 @cache
@@ -232,11 +232,11 @@ def _run_once(path: Path, digests: tuple[tuple[str, str], ...]) -> ModuleType:
     module = module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look themselves up there
     try:
-        with _siblings(path.parent):
+        with boundary(f"{path} cannot be run"), _siblings(path.parent):
             spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
+    except RlhfGameError:
         del sys.modules[spec.name]
-        raise RunError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+        raise
     return module
 
 

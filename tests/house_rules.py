@@ -44,7 +44,7 @@ LAYERS = {
     "files": _layer("errors registry mechanism", "numpy pydantic pydantic_core yaml", "pyarrow"),
     "chat": _layer("errors files", "", "httpx2", "training_backends"),
     "rewards": _layer(
-        "errors mechanism files chat",
+        "errors registry mechanism files chat",
         "numpy",
         "vaderSentiment textstat better_profanity rouge_score",
         "training_backends",

@@ -129,6 +129,6 @@ class ChainPayoff(Payoff):
         top = float(np.abs(direction).max())
         if top == 0:
             return np.zeros_like(direction)
-        step = STEP * self.coordinates.space.regularizer.strength / top
-        ahead, behind = (self._policy([*parts, sign * step * direction]).visits for sign in (1, -1))
-        return (ahead - behind) / (2 * step)
+        step = STEP * self.coordinates.space.regularizer.strength  # along direction / top: no float is too small
+        ahead, behind = (self._policy([*parts, sign * step * (direction / top)]).visits for sign in (1, -1))
+        return (ahead - behind) / (2 * step) * top

@@ -1,8 +1,10 @@
 """The commands together, and what every one of them does with errors, pipes and Ctrl-C."""
 
+import errno
 import io
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
 
@@ -10,12 +12,18 @@ import typer
 
 from rlhf_game import __version__
 from rlhf_game.cli import audit, demo, discover, doctor, games, init, play, report, run, simulate, train
-from rlhf_game.errors import CombinationError, InputError, MissingExtra, RlhfGameError
+from rlhf_game.errors import CombinationError, InputError, MissingExtra, RlhfGameError, happened
+from rlhf_game.files.documents import shown
 
 SUCCESS: Final = 0
 FAILED: Final = 1
 WRONG_INPUT: Final = 2
 INTERRUPTED: Final = 130
+DEBUG: Final = "--debug"
+LONGEST: Final = 2000
+"""Characters of a message."""
+NAMES: Final = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR})
+"""What the system says of a file whose name is wrong, whatever it is for."""
 
 USAGE: Final[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 """The base of typer's usage errors, which typer itself does not export."""
@@ -26,15 +34,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 success, 2 wrong input, 1 failed (also: nobody could read the output), 3 a check did not hold, 130 interrupted.
 
-    arguments: default those of the process. A user's mistake is one line on stderr, never a traceback.
+    arguments: default those of the process. Whatever goes wrong is one line on stderr; ``--debug`` anywhere among them
+    shows the traceback above it.
     """
     is_heard = sys.stdout is not None  # a stream that was closed before we began is None
     _replace_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character shows its escape
             stream.reconfigure(errors="backslashreplace")
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        code = _run([argument for argument in given if argument != DEBUG])
         if code == INTERRUPTED:  # typer has caught the exception and says nothing
             return _fail("interrupted", INTERRUPTED)
         return code if is_heard or code != SUCCESS else FAILED
@@ -43,14 +53,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
-    except USAGE as error:
-        return _fail(f"{error.format_message()} (see rlhf-game --help)", WRONG_INPUT)
-    except (InputError, CombinationError, MissingExtra) as error:
-        return _fail(str(error), WRONG_INPUT)
-    except (RlhfGameError, OSError) as error:
-        return _fail(str(error), FAILED)
-    except MemoryError:
-        return _fail("there is not enough memory", FAILED)
+    except BaseException as error:  # noqa: BLE001 - the last boundary: one line, whatever it is
+        if isinstance(error.__context__, BrokenPipeError):  # typer's way to say it
+            return FAILED
+        if DEBUG in given:
+            traceback.print_exception(error, file=sys.stderr)
+        return _fail(*_said(error))
+
+
+def _said(error: BaseException) -> tuple[str, int]:
+    """Return the one line that tells of an error, and the exit code."""
+    match error:
+        case USAGE():
+            return f"{error.format_message()} (see rlhf-game --help)", WRONG_INPUT
+        case InputError() | CombinationError() | MissingExtra():
+            return str(error), WRONG_INPUT
+        case OSError():
+            return str(error), WRONG_INPUT if error.errno in NAMES else FAILED
+        case RlhfGameError():
+            return str(error), FAILED
+        case MemoryError():
+            return "there is not enough memory", FAILED
+        case _:  # of others' code outside every boundary, or a fault of ours
+            return f"{happened(error)} ({DEBUG} shows where)", FAILED
 
 
 def _replace_closed_streams() -> None:
@@ -90,6 +115,7 @@ def _app() -> typer.Typer:
 def _root(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error; anywhere in a command.")] = False,
 ) -> None:
     """Several groups share one language model: settle what is trained and what each group owes."""
     if version:
@@ -101,5 +127,5 @@ def _root(
 
 def _fail(message: str, code: int) -> int:
     """Print one line on stderr."""
-    print("rlhf-game: " + " ".join(message.split()), file=sys.stderr)
+    print("rlhf-game: " + shown(" ".join(message.split()), LONGEST), file=sys.stderr)
     return code

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.files.games import Game
 from rlhf_game.files.parts import split
-from rlhf_game.files.schema import LARGEST, AutomatonFields, Fields, MenuFields, explain
+from rlhf_game.files.schema import LARGEST, AutomatonFields, Fields, MenuFields, TableFields, explain
 from rlhf_game.files.tables import largest
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.certified import CertifiedSettlement, certify
@@ -103,6 +103,9 @@ def _check_amounts(game: Game) -> None:
         (f"groups[{i}].reward", weight * group.size * steps, reward)
         for i, (group, weight, reward) in enumerate(zip(fields.groups, weights, game.rewards, strict=True))
     ]
+    if isinstance(fields, TableFields) and fields.bounds is not None:  # what rewards may be where they are not given
+        most = max(factor for _, factor, _ in amounts)
+        amounts.append(("bounds", most, np.array(fields.bounds)))
     for field, factor, table in amounts if game.boost is None else [*amounts, ("boosts", float(steps), game.boost)]:
         amount = factor * largest(table)
         if not max(amount, amount / fields.strength) <= LARGEST:

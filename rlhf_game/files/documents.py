@@ -22,6 +22,8 @@ _WORDS = {
     ".inf": float("inf"), "+.inf": float("inf"), "-.inf": float("-inf"), ".nan": float("nan"), ".NaN": float("nan"),
 }  # fmt: skip
 _INTEGER = re.compile(r"[-+]?[0-9]+")
+_HALF = re.compile(r"\\[uU](?:0000)?[dD][89a-fA-F]")
+"""What half of a surrogate pair is written with; whole pairs too."""
 _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 
 
@@ -66,12 +68,14 @@ def parse_json(text: str, name: str) -> Any:
         raise InputError(f"{name}: must be at most {DEPTH} lists or mappings deep, found more") from None
     if _is_deeper(value, DEPTH):
         raise InputError(f"{name}: must be at most {DEPTH} lists or mappings deep, found more")
+    if _HALF.search(text):
+        _check_text(value, name)
     return value
 
 
 def parse_json_lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
-    """Yield for each line its name (``FILE: line 3``) and its value; the last line may end without a newline."""
-    lines = text.removesuffix("\n").split("\n")
+    """Yield for each line its name (``FILE: line 3``) and its value; empty lines at the end are none."""
+    lines = text.rstrip().split("\n")
     for number, line in enumerate(lines, start=1):
         where = f"{name}: line {number}"
         if not line.strip():
@@ -94,6 +98,8 @@ def parse_yaml(text: str, name: str) -> Any:
         raise InputError(f"{name}: must be YAML, found{where}: {shown(error.problem or 'a fault', 100)}") from None
     except yaml.YAMLError as error:  # characters that YAML forbids
         raise InputError(f"{name}: must be YAML, found: {shown(str(error).splitlines()[0], 100)}") from None
+    if _HALF.search(text):
+        _check_text(builder.document(), name)
     return builder.document()
 
 
@@ -188,6 +194,23 @@ def kind(value: Any) -> str:
 
 def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= 400 else float(digits)  # no float64 holds more: infinity, as of 1e999
+
+
+def _check_text(value: Any, name: str, place: str = "") -> None:
+    """Refuse half of a surrogate pair in a text or a key: no file can hold it."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            where = f"{name}: {place}" if place else name
+            raise InputError(f"{where}: must be text, found half of a surrogate pair in {shown(value)!r}") from None
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            _check_text(key, name, place)
+            _check_text(inner, name, f"{place}.{shown(key)}" if place else shown(key))
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            _check_text(inner, name, f"{place}[{i}]")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

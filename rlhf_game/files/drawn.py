@@ -22,12 +22,13 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.documents import parse_json, read_text, shown
 from rlhf_game.files.receipts import Receipt
 from rlhf_game.files.sampled import DrawsFile
-from rlhf_game.files.schema import LARGEST_SIZE, Name, Positive, Strict, parse_model
+from rlhf_game.files.schema import Name, Positive, Strict, parse_model
 from rlhf_game.files.tables import digest
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.draws.log_mean import doublings
 from rlhf_game.mechanism.draws.settlement import Drawn, Estimator, regret_bounds, settle_tapes
 from rlhf_game.mechanism.draws.tapes import Problem, Tape, cut
+from rlhf_game.mechanism.reports import LARGEST_SIZE
 
 PILOT: Final = 16
 """Draws of each prompt, beside those that are served, by which ``auto`` chooses and log_mean finds its pivots."""

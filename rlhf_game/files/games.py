@@ -74,6 +74,8 @@ def canonical(fields: Fields, folder: Path, code: Mapping[str, Mapping[str, str]
     """
     content: dict[str, Any] = fields.model_dump(exclude_defaults=True, exclude={"provenance"})
     content |= {"code": code} if code else {}
+    for group, said in zip(content["groups"], fields.groups, strict=True):
+        group["size"] = said.size  # as a reader expects it, also where it is the default
     for name, value in _file_fields(fields):
         path, key = locate(value.file, folder)
         place: Any = content

@@ -20,10 +20,11 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.documents import parse_json, read_text, shown
 from rlhf_game.files.policies import PolicyFolder, folder_digest
 from rlhf_game.files.receipts import Receipt
-from rlhf_game.files.schema import LARGEST_SIZE, Name, Positive, Strict, parse_model
+from rlhf_game.files.schema import Name, Positive, Strict, parse_model
 from rlhf_game.files.tables import digest
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.estimates import Estimate
+from rlhf_game.mechanism.reports import LARGEST_SIZE
 from rlhf_game.mechanism.sampled_settlement import (
     ByFormula,
     ByMenu,

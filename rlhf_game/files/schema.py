@@ -10,9 +10,8 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, shown
 from rlhf_game.files.parts import SomePayment, SomeRegularizer, SomeTraining
 from rlhf_game.files.tables import FORMS
+from rlhf_game.mechanism.reports import LARGEST_SIZE
 
-LARGEST_SIZE = 2**53
-"""Sizes up to here are exact in float64."""
 LONGEST = 1_000_000
 """Tokens of a sequence of an automaton: each is a step of the computation."""
 LARGEST = 1e140
@@ -75,7 +74,7 @@ class GroupFields(Strict):
     """One group's report."""
 
     name: Name
-    size: Annotated[int, Field(ge=1, le=LARGEST_SIZE)]
+    size: Annotated[int, Field(ge=1, le=LARGEST_SIZE)] = 1
     reward: Tensor
 
 

@@ -9,17 +9,17 @@ memory-mapped (in the folder that TMPDIR names; it is gone when the table is). A
 """
 
 import hashlib
+import io
 import os
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from rlhf_game.errors import InputError
+from rlhf_game.errors import InputError, boundary
 from rlhf_game.files.documents import shown
 from rlhf_game.mechanism.arrays import LARGE, Array, extremes
 
@@ -27,6 +27,8 @@ Table: TypeAlias = Array | list[Array]
 Shape: TypeAlias = tuple[int, ...] | list[int]
 """(m,), (B, m), or [m_1, ..., m_B] when ragged."""
 
+LARGEST_UNPACKED = 2**28
+"""Bytes that an archive's member, or a column, may have however small it is in its file."""
 PART = 2**20
 """Bytes of a large file that are converted at a time."""
 FORMS = "FILE.npy, FILE.npz:KEY or FILE.parquet:COLUMN"
@@ -86,18 +88,15 @@ def read_table(reference: str, folder: Path) -> Table:
     Raises InputError if the file is missing, is not what its name says, or does not hold numbers in one or two axes.
     """
     path, key = locate(reference, folder)
-    if path.is_dir():
-        raise InputError(f"must name a file, found a folder at {shown(str(path), 120)!r}")
-    if not path.is_file():
-        raise InputError(f"must name a file that exists, found none at {shown(str(path), 120)!r}")
-    try:
-        table = _read_parquet(path, key) if path.suffix == ".parquet" else _read_numpy(path, key)
-    except InputError as error:
-        raise InputError(f"{error} in {shown(path.name)!r}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, OverflowError, zlib.error) as error:
-        reason = shown(" ".join(str(error).split()) or type(error).__name__, 120)
-        raise InputError(f"must name a readable {path.suffix} file, found in {shown(path.name)!r}: {reason}") from None
-    return table
+    with boundary(f"must name a readable {path.suffix} file, found in {shown(path.name)!r}", InputError):
+        if path.is_dir():
+            raise InputError(f"must name a file, found a folder at {shown(str(path), 120)!r}")
+        if not path.is_file():
+            raise InputError(f"must name a file that exists, found none at {shown(str(path), 120)!r}")
+        try:
+            return _read_parquet(path, key) if path.suffix == ".parquet" else _read_numpy(path, key)
+        except InputError as error:
+            raise InputError(f"{error} in {shown(path.name)!r}") from None
 
 
 def digest(path: Path) -> str:
@@ -107,20 +106,31 @@ def digest(path: Path) -> str:
 
 
 def _read_numpy(path: Path, key: str | None) -> Table:
+    array: Any
     if key is None:
         array = np.lib.format.open_memmap(os.fspath(path), mode="r")
-        _check_array(array[:1])  # what can be said without reading it
-        if array.dtype == np.float64 or array.size < LARGE or array.ndim > 2:
-            return _check_array(array)
+        _check_form(array)
+        if array.dtype == np.float64 or array.size < LARGE:
+            return _as_table(array)
         return _spooled(_rows(array), array.shape)
-    with open(path, "rb") as file:  # opened here, because numpy leaves a file open that is no archive
-        archive = np.load(file, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise InputError("must be an archive of arrays, found one array")
-        with archive:
-            if key not in archive.files:
-                raise _wrong_key("key", key, archive.files)
-            return _check_array(archive[key])
+    with zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        if names.count(key) != 1:
+            raise _wrong_key("key", key, names)
+        member = archive.infolist()[names.index(key)]
+        _check_unpacked(member.file_size, member.compress_size)
+        array = np.lib.format.read_array(io.BytesIO(archive.read(member)), allow_pickle=False)
+    _check_form(array)
+    return _as_table(array)
+
+
+def _check_unpacked(size: int, packed: int) -> None:
+    """Refuse what is small on the disk and huge in the memory. size, packed: in bytes."""
+    if size > max(LARGEST_UNPACKED, 20 * packed):
+        raise InputError(
+            f"must be at most {LARGEST_UNPACKED} bytes where it is packed more than twentyfold (as a .npy file it may "
+            f"be larger than the memory), found {size} bytes"
+        )
 
 
 def _read_parquet(path: Path, column: str | None) -> Table:
@@ -134,6 +144,9 @@ def _read_parquet(path: Path, column: str | None) -> Table:
             if names.count(column) != 1:
                 raise _wrong_key("column", column, names)
             kind, count = file.schema_arrow.field(column).type, file.metadata.num_rows
+            if count == 0:
+                raise InputError("must hold at least one row, found none")
+            _check_unpacked(*_sizes(file.metadata, column))
             if count >= LARGE and (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
                 batches = file.iter_batches(PART // 8, columns=[column], use_threads=False)
                 return _spooled((cast(Array, _from_arrow(batch.column(0))) for batch in batches), (count,))
@@ -141,6 +154,14 @@ def _read_parquet(path: Path, column: str | None) -> Table:
     except pa.ArrowException as error:
         raise ValueError(str(error)) from None
     return _from_arrow(values)
+
+
+def _sizes(metadata: Any, column: str) -> tuple[int, int]:
+    """Return the bytes of a column as float64, and those that it takes in the file."""
+    groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
+    parts = [group.column(j) for group in groups for j in range(metadata.num_columns)]
+    own = [part for part in parts if f"{part.path_in_schema}.".startswith(f"{column}.")]
+    return 8 * sum(part.num_values for part in own), sum(part.total_compressed_size for part in own)
 
 
 def _from_arrow(values: Any) -> Table:
@@ -151,8 +172,10 @@ def _from_arrow(values: Any) -> Table:
         values = pa.concat_arrays(values.chunks)
     if values.null_count:
         raise InputError("must hold no nulls, found one")
-    if not (pa.types.is_list(values.type) or pa.types.is_large_list(values.type)):
-        return _check_array(values.to_numpy(zero_copy_only=False))
+    if not isinstance(values.type, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
+        array = values.to_numpy(zero_copy_only=False)
+        _check_form(array)
+        return _as_table(array)
     rows = [_from_arrow(row.values) for row in values]
     if any(not isinstance(row, np.ndarray) or row.ndim != 1 for row in rows):
         raise InputError("must hold numbers or lists of numbers, found deeper lists")
@@ -176,11 +199,15 @@ def _spooled(parts: Iterable[Array], shape: tuple[int, ...]) -> Array:
         return np.memmap(file, dtype=np.float64, mode="r", shape=shape)
 
 
-def _check_array(array: Any) -> Array:
+def _check_form(array: Any) -> None:
+    """Check what can be said of an array without reading it."""
     if array.dtype.kind not in "fiu":
         raise InputError(f"must hold numbers, found {array.dtype.name} values")
     if array.ndim not in (1, 2) or array.size == 0:
         raise InputError(f"must have one or two axes that are not empty, found shape {list(array.shape)}")
+
+
+def _as_table(array: Any) -> Array:
     return cast(Array, array if array.dtype == np.float64 else array.astype(np.float64))
 
 

@@ -2,6 +2,8 @@
 
 import mmap
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -42,11 +44,52 @@ def frozen_view(array: Array) -> Array:
 
 
 def numbers(values: Any, what: str) -> Array:
-    """Return ``values`` as a float64 array, or raise InputError that names ``what`` if they are not numbers."""
+    """Return ``values`` as a float64 array: the one door for arrays of others.
+
+    Integers, reals and booleans (0 and 1) of any type are numbers, also as Python objects. Whatever numpy would turn
+    into numbers silently is not: masked entries, imaginary parts, strings, bytes, dates and durations. Raises
+    InputError that names ``what``.
+    """
+    if (hidden := _hidden(values)) is not None:
+        raise InputError(f"{what} must be numbers, got {hidden}")
     try:
-        return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        array = np.asarray(values)
+    except Exception as error:  # lists of several lengths, or an object that cannot be an array
         raise InputError(f"{what} must be numbers in a rectangular list, got {_short(values)}") from error
+    if array.dtype.kind == "O":
+        array = _of_objects(array, what)
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{what} must be numbers, got {_kinds(array)} in {_short(values)}")
+    with np.errstate(over="ignore"):
+        return np.asarray(array, dtype=np.float64)
+
+
+def _hidden(values: Any) -> str | None:
+    """Return what numpy would read as numbers without a word, in a list or alone."""
+    if isinstance(values, list | tuple):
+        if set(map(type, values)) <= {float, int, bool}:
+            return None
+        return next((found for value in values if (found := _hidden(value)) is not None), None)
+    if isinstance(values, bytes | bytearray | memoryview):
+        return type(values).__name__
+    is_masked = isinstance(values, np.ma.MaskedArray) and bool(np.ma.is_masked(values))
+    return "a masked array: fill its masked entries first" if is_masked else None
+
+
+def _of_objects(array: Any, what: str) -> Array:
+    """Return Python objects as numbers where all of them are real numbers (fractions and large integers are)."""
+    for at, value in np.ndenumerate(array):
+        if not isinstance(value, Real | Decimal | np.bool_):
+            raise InputError(f"{what} must be numbers, got {_short(value)} at {list(at)}")
+    try:
+        return np.asarray(array, dtype=np.float64)
+    except (OverflowError, ValueError) as error:
+        raise InputError(f"{what} must be numbers that float64 can hold, got {_short(array.tolist())}") from error
+
+
+def _kinds(array: Any) -> str:
+    known = {"c": "complex numbers", "U": "texts", "S": "bytes", "T": "texts", "m": "durations", "M": "dates"}
+    return known.get(array.dtype.kind, f"values of type {array.dtype}")
 
 
 def finite(values: Any, what: str) -> Array:
@@ -55,8 +98,25 @@ def finite(values: Any, what: str) -> Array:
     low, high = extremes(array)
     if not (np.isfinite(low) and np.isfinite(high)):
         at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise InputError(f"{what} must be finite, got {array[at]} at {list(at)}")
+        where = f" at {list(at)}" if at else ""
+        raise InputError(f"{what} must be finite, got {array[at]}{where}")
     return array
+
+
+def scalar(value: Any, what: str) -> float:
+    """Return one finite real number, or raise InputError that names ``what``."""
+    found = finite(value, what)
+    if found.ndim or isinstance(value, bool | np.bool_):
+        raise InputError(f"{what} must be one finite number, got {_short(value)}")
+    return float(found)
+
+
+def positive(value: Any, what: str) -> float:
+    """Return one finite real number > 0, or raise InputError that names ``what``."""
+    number = scalar(value, what)
+    if number <= 0:
+        raise InputError(f"{what} must be a finite number > 0, got {value!r}")
+    return number
 
 
 def extremes(array: Array) -> tuple[float, float]:
@@ -88,7 +148,10 @@ def _reduced(ufunc: np.ufunc, sheet: Array, start: Array) -> Array:
 
 
 def _short(values: Any) -> str:
-    text = repr(values)
+    try:
+        text = " ".join(repr(values).split())
+    except ValueError:  # an integer of more digits than Python writes
+        text = type(values).__name__
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -18,6 +18,10 @@ NORMALIZATION_TOLERANCE = 1e-6 + 1e-12
 """How far a sum or a maximum may be from 1 and still count as 1: three times 0.333333 does, with its rounding."""
 
 
+LARGEST_SIZE = 2**53
+"""Sizes up to here are exact in float64."""
+
+
 class Reward(Protocol):
     """A table, any function, a neural reward model: all are called the same way, on a sequence of outcomes."""
 
@@ -55,6 +59,8 @@ def check_size(size: Any) -> None:
     """Raise InputError unless ``size`` is an integer >= 1."""
     if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
         raise InputError(f"size must be an integer >= 1, got {size!r}")
+    if size > LARGEST_SIZE:
+        raise InputError(f"size must be at most {LARGEST_SIZE}, got one of {int(size).bit_length()} binary digits")
 
 
 @final

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rlhf_game.errors import InputError
-from rlhf_game.mechanism.arrays import BLOCK, Array, finite
+from rlhf_game.mechanism.arrays import BLOCK, Array, finite, positive
 from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.regularizers.kl import phi
 from rlhf_game.mechanism.regularizers.links import psi
@@ -69,8 +69,7 @@ class Shares:
             )
         if by.shape != array.shape[:1]:
             raise InputError(f"weights must be one per group ({len(array)}), got {by.size}")
-        if not np.isfinite(strength) or strength <= 0:
-            raise InputError(f"strength must be a finite number > 0, got {strength!r}")
+        positive(strength, "strength")
         prompts = array.shape[1]
         share = np.full(prompts, 1.0) if prompt_weights is None else finite(prompt_weights, "prompt_weights")
         if share.shape != (prompts,) or (share < 0).any() or share.sum() <= 0:

@@ -24,7 +24,7 @@ from typing import final
 import numpy as np
 
 from rlhf_game.errors import InputError
-from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.arrays import Array, finite, numbers
 from rlhf_game.mechanism.certificates import certified_payments, max_welfare, mean_interval
 from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.sampled_payments import sampled_payments
@@ -46,6 +46,8 @@ class PolicySamples:
     log_ratios: Array
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "rewards", finite(self.rewards, "rewards"))
+        object.__setattr__(self, "log_ratios", numbers(self.log_ratios, "log_ratios"))
         if self.rewards.ndim != 3 or self.rewards.shape[1:] != self.log_ratios.shape or self.rewards.shape[2] < 2:
             raise InputError(
                 "samples must have rewards [groups, prompts, draws] and log ratios [prompts, draws], at least two "

@@ -5,13 +5,11 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar, final
 
-from rlhf_game.errors import InputError, RunError
+from rlhf_game.errors import InputError
+from rlhf_game.registry import load
 from rlhf_game.rewards.texts import Text, plain
 
 
@@ -53,41 +51,12 @@ def load_function(target: str, base: Path | None = None) -> Callable[..., Any]:
 
     Raises InputError when there is no such module, file or function, or it cannot be called with keywords.
     """
-    place, colon, name = target.rpartition(":")
-    if not colon or not place or not name:
-        raise InputError(f"must be package.module:function or path/to/file.py:function, found {target!r}")
-    function = getattr(_module(place, base or Path()), name, None)
+    function = load(target, base)
     if not callable(function):
-        raise InputError(f"must name a function, found none called {name!r} in {place}")
+        raise InputError(f"must name a function, found {type(function).__name__} as {target!r}")
     if inspect.iscoroutinefunction(function):
         raise InputError(f"must name an ordinary function, found {target!r}, which is async")
     return function  # type: ignore[no-any-return]
-
-
-def _module(place: str, base: Path) -> ModuleType:
-    path = base / (place if place.endswith(".py") else place.replace(".", "/") + ".py")
-    if path.is_file():
-        return _run_file(path)
-    if place.endswith(".py"):
-        raise InputError(f"must name a file that exists, found none at {path}")
-    try:
-        return import_module(place)
-    except ModuleNotFoundError as error:
-        if error.name is not None and (place == error.name or place.startswith(error.name + ".")):
-            raise InputError(f"must name a module, found no {place} installed and no {path}") from error
-        raise RunError(f"{place} cannot be imported: {error}") from error
-
-
-def _run_file(path: Path) -> ModuleType:
-    spec = spec_from_file_location(f"rlhf_game_reward_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"must name a Python file, found {path}")
-    module = module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise RunError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
-    return module
 
 
 @final

@@ -6,10 +6,10 @@ from typing import Any, Protocol, TypeAlias, final
 
 import numpy as np
 
-from rlhf_game.errors import RlhfGameError, RunError
+from rlhf_game.errors import InputError, RunError, boundary
 from rlhf_game.files import conversations
 from rlhf_game.files.conversations import as_called, response_of, text_of
-from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.arrays import Array, numbers
 
 Text: TypeAlias = conversations.Text | Sequence[Mapping[str, Any]]
 """A text or a conversation, or one as TRL passes it: messages with ``role`` and ``content``."""
@@ -103,15 +103,11 @@ def _call(
 ) -> Array:
     name = name_of(reward)
     asked, said = as_called(prompts, completions)
-    try:
+    with boundary(f"the reward {name} failed"):
         returned = reward(prompts=asked, completions=said, **columns)
-    except RlhfGameError:
-        raise
-    except Exception as error:
-        raise RunError(f"the reward {name} failed: {type(error).__name__}: {error}") from error
     try:
-        scores = np.asarray(returned, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        scores = numbers(returned, name)
+    except InputError as error:
         raise RunError(f"the reward {name} must return a list of numbers, got {_said(returned)}") from error
     if scores.shape != (len(completions),):
         raise RunError(

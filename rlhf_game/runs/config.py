@@ -14,8 +14,9 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, parse_json, parse_json_lines, parse_yaml, read_text, shown
 from rlhf_game.files.names import check_names
 from rlhf_game.files.parts import SomePayment, SomeRegularizer, SomeTraining, sources
-from rlhf_game.files.schema import LARGEST_SIZE, Name, Nonnegative, Positive, Strict, parse_model
+from rlhf_game.files.schema import Name, Nonnegative, Positive, Strict, parse_model
 from rlhf_game.files.tables import digest
+from rlhf_game.mechanism.reports import LARGEST_SIZE
 from rlhf_game.runs.calibrations import SomeCalibration, tag_of
 from rlhf_game.runs.chats import ModelSpec, SomeModel
 from rlhf_game.runs.draws.spec import DrawsSpec

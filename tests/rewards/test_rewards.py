@@ -130,12 +130,12 @@ def test_functions_are_found_in_files_beside_the_configuration_and_in_packages(t
 @pytest.mark.parametrize(
     ("target", "said"),
     [
-        ("mine.py", "must be package.module:function"),
-        ("mine.py:", "must be package.module:function"),
+        ("mine.py", "must be package.module:Name"),
+        ("mine.py:", "must be package.module:Name"),
         ("nowhere.py:f", "found none at"),
         ("no_such_package.module:f", "found no no_such_package.module installed"),
         ("math:no_such", "found none called 'no_such' in math"),
-        ("math:pi", "found none called 'pi'"),
+        ("math:pi", "must name a function, found float as 'math:pi'"),
         ("mine.py:later", "which is async"),
     ],
 )

@@ -4,7 +4,6 @@ Everything here works on a sheet: B problems (prompts, or whole games) with m ou
 reference q is [B, m] with rows that sum to 1, weights are [n] or [n, B]. Rewards, strength and payments share a unit.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,8 +12,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_game.errors import InputError
-from rlhf_game.mechanism.arrays import BLOCK, TEMPORARIES, Array, blocks, leave_one_out_sums, stack
+from rlhf_game.mechanism.arrays import BLOCK, TEMPORARIES, Array, blocks, leave_one_out_sums, positive, stack
 
 Block = tuple[slice, slice]
 """Rows and columns of a sheet."""
@@ -81,11 +79,7 @@ class Regularizer(ABC):
     """Whether the optimum for a reference is also that for a multiple of it."""
 
     def __post_init__(self) -> None:
-        number = isinstance(self.strength, int | float | np.floating | np.integer) and not isinstance(
-            self.strength, bool
-        )
-        if not number or not math.isfinite(self.strength) or self.strength <= 0:
-            raise InputError(f"strength must be a finite number > 0, got {self.strength!r}")
+        positive(self.strength, "strength")
 
     @abstractmethod
     def maximize(self, weights: Array, rewards: Sequence[Array], reference: Array) -> Optimum:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_game.errors import InputError
-from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.arrays import Array, scalar
 from rlhf_game.mechanism.regularizers.base import WHOLE, Block, Optimum, Regularizer, Score, by_row, gain, score
 from rlhf_game.mechanism.regularizers.links import JensenShannonLink, Link, PowerLink
 
@@ -122,7 +122,7 @@ class Alpha(Separable):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not np.isfinite(self.order) or self.order in (0.0, 1.0):
+        if scalar(self.order, "order of alpha") in (0.0, 1.0):
             raise InputError(f"order of alpha must be a finite number other than 0 and 1, got {self.order!r}")
 
     def link(self) -> Link:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rlhf_game.errors import InputError
-from rlhf_game.mechanism.arrays import Array, finite, frozen, leave_one_out_sums
+from rlhf_game.mechanism.arrays import Array, finite, frozen, leave_one_out_sums, positive
 from rlhf_game.mechanism.regularizers.base import simplex_thresholds
 from rlhf_game.mechanism.reports import Normalization, Reward
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
@@ -38,9 +38,7 @@ class Menu(PolicySpace[Array]):
             raise InputError("divergence must be one number per menu entry, at least one")
         if (self.divergence < 0).any():
             raise InputError(f"divergence must be >= 0, got {self.divergence.min()}")
-        if not np.isfinite(strength) or strength <= 0:
-            raise InputError(f"strength must be a finite number > 0, got {strength!r}")
-        self.strength = float(strength)
+        self.strength = positive(strength, "strength")
         self.normalization = Normalization.parse(normalization)
         self.outcomes = None if outcomes is None else tuple(outcomes)
         if self.outcomes is not None and len(self.outcomes) != len(self.divergence):

@@ -205,7 +205,7 @@ class TriePolicy(Policy[Bounded]):
     def divergence_bounds(self) -> Estimate:
         """Return the interval of D(p* || q) over all sequences: []."""
         reach = self._score[1] - self._score[0]
-        most = min(reach, reach**2 / 8)
+        most = reach * min(1.0, reach / 8)
         lows, highs = [], []
         for delta, optimum, odds in zip(self.space.missing, self.table.optima, self._odds, strict=True):
             inside = optimum.divergence

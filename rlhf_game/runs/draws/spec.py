@@ -7,9 +7,10 @@ import numpy as np
 from pydantic import Field
 
 from rlhf_game.files.drawn import Ceiling, Count
-from rlhf_game.files.schema import LARGEST_SIZE, Name, Positive, Strict
+from rlhf_game.files.schema import Name, Positive, Strict
 from rlhf_game.mechanism.draws.settlement import expected_proposals
 from rlhf_game.mechanism.draws.tapes import Problem
+from rlhf_game.mechanism.reports import LARGEST_SIZE
 
 
 @final

@@ -12,8 +12,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.sft_trainer import SFTTrainer
 
-from rlhf_game.errors import RunError
-from rlhf_game.mechanism.arrays import Array
+from rlhf_game.errors import RunError, boundary
+from rlhf_game.mechanism.arrays import Array, numbers
 from rlhf_game.training_backends.models import LanguageModel
 from rlhf_game.training_backends.policies.trainers import Reward
 from rlhf_game.training_backends.resuming import SafeCheckpoints
@@ -141,12 +141,13 @@ class EsoTrainer(SafeCheckpoints, SFTTrainer):
     def _rewards(self, prompts: list[list[int]], responses: list[list[int]], targets: list[list[int]]) -> Tensor:
         """Return the reward of each response, [B k]; the reward is told the row's completion. Raises RunError."""
         decode = self.language_model.decode
-        found = self.reward(
-            prompts=[decode(ids) for ids in prompts],
-            completions=[decode(ids) for ids in responses],
-            completion=[decode(ids) for ids in targets],
-        )
-        rewards = torch.tensor(np.asarray(found, dtype=np.float64), dtype=torch.float32)
+        with boundary("the reward failed"):
+            found = self.reward(
+                prompts=[decode(ids) for ids in prompts],
+                completions=[decode(ids) for ids in responses],
+                completion=[decode(ids) for ids in targets],
+            )
+        rewards = torch.tensor(numbers(found, "the reward"), dtype=torch.float32)
         if rewards.shape != (len(responses),) or not torch.isfinite(rewards).all():
             raise RunError(f"the reward must return {len(responses)} finite numbers, got {rewards[:5].tolist()} ...")
         return rewards

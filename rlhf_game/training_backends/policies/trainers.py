@@ -8,8 +8,8 @@ import numpy as np
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.rloo_trainer import RLOOTrainer
 
-from rlhf_game.errors import InputError, RunError
-from rlhf_game.mechanism.arrays import Array
+from rlhf_game.errors import InputError, RunError, boundary
+from rlhf_game.mechanism.arrays import Array, numbers
 from rlhf_game.training_backends.models import LanguageModel
 from rlhf_game.training_backends.policies.settings import PolicyTraining
 from rlhf_game.training_backends.resuming import SafeCheckpoints
@@ -53,7 +53,9 @@ class NamedReward:
     def score(self, prompts: Sequence[str], texts: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Array:
         """Return the rewards of texts, [k]. Raises RunError when they are not one finite number each."""
         known = {key: columns[key] for key in self._columns}
-        rewards = np.asarray(self._reward(prompts=list(prompts), completions=list(texts), **known), dtype=np.float64)
+        with boundary(f"the reward {self.__name__} failed"):
+            found = self._reward(prompts=list(prompts), completions=list(texts), **known)
+        rewards = numbers(found, f"the reward {self.__name__}")
         if rewards.shape != (len(texts),) or not np.isfinite(rewards).all():
             raise RunError(f"the reward {self.__name__} must return {len(texts)} finite numbers, got {rewards[:5]} ...")
         return rewards

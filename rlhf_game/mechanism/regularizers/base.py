@@ -85,6 +85,14 @@ class Regularizer(ABC):
     def maximize(self, weights: Array, rewards: Sequence[Array], reference: Array) -> Optimum:
         """Return the exact optimum for s = sum_i weights_i r_i on every row."""
 
+    @abstractmethod
+    def gradient(self, policy: Array, reference: Array) -> Array:
+        """Return the derivative of strength * D(p || q) by p, up to a constant of each row: [B, m] of [B, m].
+
+        It is a score for which p is the optimum: exact where p > 0, and where p = 0 the largest that keeps it there
+        (-inf where no finite score does).
+        """
+
     @final
     def divergence(self, policy: Array, reference: Array) -> Array:
         """Return D(p || q) of any policy, without cancellation: [B] of [B, m]. It is the shortfall when s = 0."""

@@ -57,6 +57,15 @@ class Separable(Regularizer):
         summed = score(weights, rewards, reference, unit, _potential)
         return DualOptimum(self.link(), unit, self.scale, reference, summed)
 
+    @final
+    def gradient(self, policy: Array, reference: Array) -> Array:
+        """Return strength * f'(p / q), up to a constant: [B, m]; at p = 0 its limit."""
+        link = self.link()
+        there = (policy > 0) & (reference > 0)
+        slack = link.inverse(np.where(there, policy / np.where(reference > 0, reference, 1.0), 1.0))
+        least = 0.0 if link.slope > 0 else np.inf
+        return np.asarray(self.strength * self.scale / link.slope * np.where(there, slack, least))
+
 
 def _potential(q: Array, s: Array) -> Array:
     return np.where(q > 0, s, -np.inf)

@@ -88,6 +88,11 @@ class KL(Regularizer):
 
         return Gibbs(self.strength, reference, score(weights, rewards, reference, self.strength, potential))
 
+    def gradient(self, policy: Array, reference: Array) -> Array:
+        """Return strength * log(p / q): [B, m]; -inf where p = 0."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(policy > 0, self.strength * (np.log(policy) - np.log(reference)), -np.inf)
+
 
 @final
 class Gibbs(Optimum):

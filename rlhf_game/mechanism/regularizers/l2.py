@@ -70,6 +70,10 @@ class SquaredL2(Regularizer):
         threshold = simplex_thresholds(np.concatenate(heights), np.concatenate(rows), len(reference))
         return Projection(self.strength, reference, summed, self._polish(summed, reference, threshold))
 
+    def gradient(self, policy: Array, reference: Array) -> Array:
+        """Return 2 strength (p - q): [B, m]."""
+        return np.asarray(2 * self.strength * (policy - reference))
+
     def _polish(self, summed: Score, reference: Array, threshold: Array) -> Array:
         """Return tau from the same support as [sum over it of s / (2 strength) - sum outside it of q] / its size.
 

@@ -105,6 +105,7 @@ def _app() -> typer.Typer:
     app.command("simulate")(simulate.simulate)
     app.command("report")(report.report)
     app.command("verify")(games.verify)
+    app.command("receipt")(games.receipt)
     app.command("play")(play.play)
     app.command("init")(init.init)
     app.command("doctor")(doctor.doctor)

@@ -54,14 +54,22 @@ def settle(
 
 
 def verify(
-    receipt: Annotated[Path, typer.Argument(metavar="RECEIPT", help="What settle wrote.")],
-    game: GameFile,
+    receipt: Annotated[Path, typer.Argument(metavar="RECEIPT", help="What settle or receipt --for wrote.")],
+    game: Annotated[Path, typer.Argument(metavar="GAME|REPORT", help="The game; or the group's own report, as JSON.")],
     trusted: TrustCode = False,
 ) -> int:
     """Settle a game again and compare with its receipt: exit code 3, and what differs, if they disagree.
 
+    A group's own receipt (receipt --for) is compared with its own report: {"reward": [..], "size": w}.
     Numbers agree within 1e-9 of the larger one (payments however small) or within rounding of the game's own scale.
     """
+    from rlhf_game.files.own import PROVED, is_own, own_differences
+
+    if is_own(receipt):
+        found = own_differences(receipt, game)
+        for text in found or [f"verified: {receipt}", *PROVED]:
+            typer.echo(text)
+        return DIFFERS if found else 0
     from rlhf_game.files.verify import ON_TRUST
     from rlhf_game.files.verify import verify as verify_receipts
 
@@ -73,3 +81,29 @@ def verify(
     typer.echo(f"verified: {count} receipt{'s' if count > 1 else ''} as the game gives it")
     typer.echo(f"taken on trust, as no game gives it: {' and '.join(ON_TRUST)}")
     return 0
+
+
+def receipt(
+    source: Annotated[Path, typer.Argument(metavar="GAME|RUN", help="A game, or the folder of a run.")],
+    name: Annotated[str, typer.Option("--for", metavar="NAME", help="The group whose bill it is.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OWN.json", help="Write the group's own receipt there.")],
+    trusted: TrustCode = False,
+) -> None:
+    """Write one group's own receipt: what it needs to check its bill with its own report and nobody else's."""
+    from rlhf_game.errors import InputError
+    from rlhf_game.files.atomic import write_text
+    from rlhf_game.files.games import read_game
+    from rlhf_game.files.own import own_receipt
+    from rlhf_game.files.sampled import is_sampled
+
+    game = source / "game.json" if source.is_dir() else source
+    if not game.is_file():
+        raise InputError(f"{source}: must be a game, or the folder of a run with a game.json, found neither")
+    if out.exists() and out.samefile(game):
+        raise InputError(f"{out}: the output must be another file than the game, found the game itself")
+    if is_sampled(game):
+        raise InputError(
+            f"{game}: space: a bill from samples is an estimate from everybody's rewards: no group can check it alone"
+        )
+    write_text(out, own_receipt(read_game(game, trusted=trusted), name).text())
+    typer.echo(f"{name}'s own receipt: {out}")

@@ -52,7 +52,7 @@ def own_bill(
 ) -> OwnBill:
     """Return the bill of one group under affine payments over tables.
 
-    policies, references, rewards: p, q and the group's own r of each of B prompts, [m_b] each, in one order of outcomes.
+    policies, references, rewards: p, q and the group's own r of each of B prompts, [m_b] each, in one order.
     prompt_weights: [B], sum 1. size: w_i. weight: mu_i. Raises InputError when a policy holds what its reference
     excludes (under a regulariser that forbids it).
     """

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from rlhf_game.files.receipts import GroupReceipt, Interval, Number, Receipt
+from rlhf_game.mechanism.breakdown import Breakdown
 from rlhf_game.report.charts import Step, shares, waterfall
 from rlhf_game.report.data import Cell, Data, column, decimals, number, share
 from rlhf_game.report.page import Figure, Key, Note, Panel, Section, TableBlock
-from rlhf_game.report.settlements import Breakdown
 
 NUMBERS: Final = ("value", "payment", "utility")
 """Of each group of a receipt."""

@@ -6,8 +6,19 @@ import numpy as np
 import pytest
 
 from rlhf_game import (
-    KL, AffinePayments, AffineWelfare, Alpha, Chain, Hellinger, JensenShannon, Mechanism, PearsonChi2, Report,
-    ReverseKL, SquaredL2, Table,
+    KL,
+    AffinePayments,
+    AffineWelfare,
+    Alpha,
+    Chain,
+    Hellinger,
+    JensenShannon,
+    Mechanism,
+    PearsonChi2,
+    Report,
+    ReverseKL,
+    SquaredL2,
+    Table,
 )  # fmt: skip
 from rlhf_game.mechanism.own_bill import own_bill, own_chain_bill
 
@@ -39,7 +50,7 @@ def test_the_own_bill_is_the_bill(make: Any) -> None:
     """Exact where all outcomes hold mass; else an interval that holds it. Strengths from weak to strong."""
     rng = np.random.default_rng(12)
     exact = 0
-    for _ in range(60):
+    for _ in range(25):
         strength = float(10 ** rng.uniform(-1.5, 2))
         q, rewards, sizes, mu, space, settled = game(rng, make, strength)
         for i, bill in enumerate(settled.payments):
@@ -51,7 +62,7 @@ def test_the_own_bill_is_the_bill(make: Any) -> None:
             assert own.payment.contains(bill, slack)
             assert own.value == pytest.approx(settled.values[i], rel=1e-12)
             exact += bool(own.payment.width <= slack)
-    assert exact >= 25
+    assert exact >= 10
 
 
 def test_the_interval_is_as_narrow_as_the_policy_allows() -> None:

@@ -1,0 +1,326 @@
+"""A group's own receipt: what it needs to check its bill with its own report, and nothing of anybody else's report."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, final
+
+import numpy as np
+from pydantic import ConfigDict, Field
+
+from rlhf_game import __version__
+from rlhf_game.errors import InputError
+from rlhf_game.files.build import build, regularizer_of, settle
+from rlhf_game.files.documents import parse_json, read_text, shown
+from rlhf_game.files.games import Game
+from rlhf_game.files.parts import label
+from rlhf_game.files.schema import AutomatonFields, Strict, TableFields, parse_model
+from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.breakdown import take_apart
+from rlhf_game.mechanism.mechanism import read_profile
+from rlhf_game.mechanism.own_bill import OwnBill, own_bill, own_chain_bill
+from rlhf_game.mechanism.payments import AffinePayments
+from rlhf_game.mechanism.regularizers.base import Regularizer
+from rlhf_game.mechanism.reports import Report
+from rlhf_game.registry import is_code
+
+RELATIVE: Final = 1e-9
+"""Numbers that differ by this share of what the group's reward is worth at most agree."""
+PROVED: Final = (
+    "proved: the bill, given the delivered policy and this report",
+    "not proved: that the policy is the best for the true reports of all",
+)
+ALONE: Final = {
+    "menu": "depends on how much the others like the entries that were not chosen",
+    "samples": "is an estimate from draws of everybody's rewards",
+    "trie": "holds for responses that are not listed",
+}
+
+
+@final
+class BreakdownFields(Strict):
+    """The bill in three numbers, in units of reward: payment = cost_to_others + provider_share."""
+
+    own_value: float
+    cost_to_others: float
+    provider_share: float
+
+
+@final
+class OwnReceipt(Strict):
+    """What OWN.json holds; keys beyond these may be in the file and are not read."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False, populate_by_name=True)
+
+    version: str
+    name: Annotated[str, Field(alias="for", min_length=1)]
+    size: Annotated[int, Field(ge=1)]
+    regularizer: str
+    strength: Annotated[float, Field(gt=0)]
+    weight: Annotated[float, Field(gt=0)]
+    reference: list[Any]
+    policy: list[Any]
+    prompt_weights: list[float]
+    next_state: list[list[int]] | None = None
+    """Of an automaton."""
+    initial: int = 0
+    value: float
+    payment: float
+    utility: float
+    breakdown: BreakdownFields
+    commitment: str | None = None
+    path: list[Annotated[list[str], Field(min_length=2, max_length=2)]] | None = None
+    """From the group's leaf to the root: [side, hash] of each neighbour, side left or right."""
+    root: str | None = None
+
+    def text(self) -> str:
+        """Return the receipt as JSON, one key a line."""
+        content = self.model_dump(by_alias=True, exclude_none=True)
+        keys = [f'"{key}": {json.dumps(value, allow_nan=False)}' for key, value in content.items()]
+        return "{" + ",\n ".join(keys) + "}\n"
+
+
+@final
+class OwnReport(Strict):
+    """What a group keeps of its report."""
+
+    reward: list[Any]
+    size: Annotated[int, Field(ge=1)]
+    salt: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+
+
+def own_receipt(game: Game, name: str) -> OwnReceipt:
+    """Return one group's own receipt of a game.
+
+    Raises InputError when there is no such group, or the bill cannot be checked from the policy and its report alone.
+    """
+    fields = game.fields
+    names = [group.name for group in fields.groups]
+    if name not in names:
+        raise InputError(f"{game.name}: groups: must have one called {shown(name)!r}, found {', '.join(names)}")
+    space, mechanism, groups = build(game)
+    kind = "trie" if isinstance(fields, TableFields) and fields.missing is not None else fields.space
+    if kind in ALONE:
+        raise InputError(f"{game.name}: space: the bill of a {kind} {ALONE[kind]}: it cannot be checked alone")
+    if type(mechanism.payment) is not AffinePayments:
+        raise InputError(
+            f"{game.name}: payment: must be affine, to be checked alone, found {label('payment', fields.payment)}"
+        )
+    at = names.index(name)
+    settled = settle(game)
+    profile = read_profile([Report(group.reward, group.size) for group in groups], space)
+    parts = take_apart(mechanism, profile, space, fields.strength)
+    assert parts is not None  # affine payments are for affine maximisers
+    part, weights = parts[at], fields.weights or {}
+    policy: Any = settled.policy
+    is_chain = isinstance(fields, AutomatonFields)
+    return OwnReceipt(
+        version=__version__,
+        name=name,
+        size=fields.groups[at].size,
+        regularizer=label("regularizer", fields.regularizer or "kl"),
+        strength=fields.strength,
+        weight=weights.get(name, 1.0),
+        reference=_lists(game.reference),
+        policy=_lists(policy.probabilities),
+        prompt_weights=[1.0] if is_chain else space.prompt_weights.tolist(),  # type: ignore[attr-defined]
+        next_state=fields.next_state if is_chain else None,  # type: ignore[union-attr]
+        initial=fields.initial if is_chain else 0,  # type: ignore[union-attr]
+        value=float(settled.values[at]),
+        payment=float(settled.payments[at]),
+        utility=float(settled.utilities[at]),
+        breakdown=BreakdownFields(
+            own_value=part.value, cost_to_others=sum(part.costs), provider_share=part.payment - sum(part.costs)
+        ),
+    )
+
+
+def read_own(path: str | os.PathLike[str]) -> OwnReceipt:
+    """Return the own receipt in a file; raise InputError that names file and field."""
+    name = shown(os.fspath(path), 200)
+    own = parse_model(OwnReceipt, parse_json(read_text(path), name), name)
+    if abs(sum(own.prompt_weights) - 1) > RELATIVE or min(own.prompt_weights, default=-1) < 0:
+        total = sum(own.prompt_weights)
+        raise InputError(f"{name}: prompt_weights: must be >= 0 with sum 1 within 1e-9, found sum {total}")
+    return own
+
+
+def is_own(path: str | os.PathLike[str]) -> bool:
+    """Return whether a JSON file is a group's own receipt, rather than that of a whole game."""
+    try:
+        document = parse_json(read_text(path), str(path))
+    except InputError:
+        return False
+    return isinstance(document, dict) and "for" in document
+
+
+def own_differences(receipt: str | os.PathLike[str], report: str | os.PathLike[str]) -> list[str]:
+    """Return one line for each number of an own receipt that its policy and the group's own report do not give.
+
+    Raises InputError when a file cannot be read, or its tables have no common shape.
+    """
+    own, name = read_own(receipt), shown(os.fspath(report), 200)
+    mine = parse_model(OwnReport, parse_json(read_text(report), name), name)
+    if mine.size != own.size:
+        return [f"size: the receipt says {own.size}, the report says {mine.size}"]
+    found = _commitment(own, mine)
+    policies, references, rewards = _tables(own, mine, name)
+    where = shown(os.fspath(receipt), 200)
+    if is_code("regularizer", own.regularizer):
+        raise InputError(f"{where}: regularizer: must be one that is known, found code of its own: {own.regularizer!r}")
+    regularizer = regularizer_of(own.regularizer, own.strength, Path(), where)
+    for b, (p, q) in enumerate(zip(policies, references, strict=True)):
+        found += _unfit(p, f"policy[{b}]") + _unfit(q, f"reference[{b}]")
+    if found:
+        return found
+    bill = _bill(own, regularizer, policies, references, rewards)
+    scale = RELATIVE * own.size * max(float(np.abs(reward).max()) for reward in rewards) * _steps(own)
+    worth = own.size * bill.value
+    found += _apart("value", own.value, bill.value, scale)
+    if not bill.payment.contains(own.payment, scale):
+        found.append(f"payment: the receipt says {own.payment!r}, the policy and the report give {_said(bill)}")
+    found += _apart("utility", own.utility, worth - own.payment, scale)
+    parts = own.breakdown
+    found += _apart("breakdown.own_value", parts.own_value, worth, scale)
+    return found + _apart("breakdown", parts.cost_to_others + parts.provider_share, own.payment, scale)
+
+
+def _bill(
+    own: OwnReceipt, regularizer: Regularizer, policies: list[Array], references: list[Array], rewards: list[Array]
+) -> OwnBill:
+    if own.next_state is None:
+        weights = np.array(own.prompt_weights)
+        return own_bill(policies, references, rewards, weights, regularizer, size=own.size, weight=own.weight)
+    return own_chain_bill(
+        np.stack(policies),
+        np.array(own.next_state),
+        rewards[0],
+        initial=own.initial,
+        strength=own.strength,
+        size=own.size,
+        weight=own.weight,
+    )
+
+
+def _tables(own: OwnReceipt, mine: OwnReport, name: str) -> tuple[list[Array], list[Array], list[Array]]:
+    """Return policies, references and rewards, one of each prompt; of an automaton policies of each step."""
+    try:
+        if own.next_state is not None:
+            shape = np.shape(own.next_state)
+            policy = np.asarray(own.policy, dtype=np.float64)
+            reference, reward = (np.asarray(table, dtype=np.float64) for table in (own.reference, mine.reward))
+            if policy.ndim != 3 or not policy.shape[1:] == reference.shape == reward.shape == shape:
+                raise ValueError
+            if np.max(own.next_state) >= shape[0] or not 0 <= own.initial < shape[0]:
+                raise ValueError
+            return list(policy), [reference] * len(policy), [reward] * len(policy)
+        said = (own.policy, own.reference, mine.reward)
+        tables = [[np.asarray(row, dtype=np.float64) for row in _rows(table)] for table in said]
+        if len({tuple(row.shape for row in table) for table in tables}) > 1 or any(r.ndim != 1 for r in tables[0]):
+            raise ValueError
+        if len(tables[0]) != len(own.prompt_weights):
+            raise ValueError
+        if not all(np.isfinite(row).all() for table in tables for row in table):
+            raise ValueError
+    except (ValueError, TypeError):
+        raise InputError(
+            f"{name}: reward: must be finite numbers shaped like the receipt's policy and reference, found others"
+        ) from None
+    return tables[0], tables[1], tables[2]
+
+
+def _commitment(own: OwnReceipt, mine: OwnReport) -> list[str]:
+    """Return how a receipt with a commitment disagrees with the report and its salt."""
+    if own.commitment is None and own.root is None and own.path is None:
+        return []
+    if own.commitment is None or own.root is None or own.path is None:
+        return ["commitment: the receipt must hold commitment, path and root, or none of them"]
+    if mine.salt is None:
+        return ["commitment: the report must hold its salt to be compared with the commitment"]
+    made = commitment(own.name, mine.size, mine.reward, bytes.fromhex(mine.salt))
+    if made != own.commitment:
+        return [f"commitment: the receipt says {own.commitment}, the report and its salt give {made}"]
+    reached = climb(made, own.path)
+    return [] if reached == own.root else [f"root: the receipt says {own.root}, the path leads to {reached}"]
+
+
+def commitment(name: str, size: int, reward: Any, salt: bytes) -> str:
+    """Return the SHA-256 of a salt (32 bytes) followed by the canonical report, in hexadecimal.
+
+    The canonical report is UTF-8 JSON with sorted keys and no spaces of {"name", "size", "reward"}, numbers as floats.
+    """
+    content = {"name": name, "size": size, "reward": _floats(reward)}
+    report = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(salt + report.encode()).hexdigest()
+
+
+def merkle(leaves: Sequence[str]) -> tuple[str, list[list[list[str]]]]:
+    """Return the root of hexadecimal leaves, and the path of each: [side, hash] of every neighbour on the way up.
+
+    An inner node is the SHA-256 of left and right; a node without a neighbour goes up unchanged.
+    """
+    level, paths = list(leaves), [list[list[str]]() for _ in leaves]
+    below = [[k] for k in range(len(leaves))]  # which leaves are under each node
+    while len(level) > 1:
+        pairs = range(0, len(level) - 1, 2)
+        for k in pairs:
+            for leaf in below[k]:
+                paths[leaf].append(["right", level[k + 1]])
+            for leaf in below[k + 1]:
+                paths[leaf].append(["left", level[k]])
+        odd = len(level) % 2
+        level = [_joined(level[k], level[k + 1]) for k in pairs] + (level[-1:] if odd else [])
+        below = [below[k] + below[k + 1] for k in pairs] + (below[-1:] if odd else [])
+    return level[0], paths
+
+
+def climb(leaf: str, path: Sequence[Sequence[str]]) -> str:
+    """Return the root that a path leads to from a leaf; of a path that is none, a text that is no root."""
+    try:
+        for side, other in path:
+            leaf = _joined(other, leaf) if side == "left" else _joined(leaf, other)
+    except ValueError:
+        return "nowhere"
+    return leaf
+
+
+def _joined(left: str, right: str) -> str:
+    return hashlib.sha256(bytes.fromhex(left) + bytes.fromhex(right)).hexdigest()
+
+
+def _floats(table: Any) -> Any:
+    return [_floats(row) for row in table] if isinstance(table, list) else float(table)
+
+
+def _rows(table: Any) -> list[Any]:
+    return table if table and isinstance(table[0], list) else [table]
+
+
+def _lists(table: Any) -> Any:
+    if isinstance(table, list):
+        return [_lists(row) for row in table]
+    return table.tolist() if hasattr(table, "tolist") else table
+
+
+def _steps(own: OwnReceipt) -> int:
+    return 1 if own.next_state is None else len(own.policy)
+
+
+def _unfit(rows: Array, field: str) -> list[str]:
+    table = np.atleast_2d(rows)
+    totals = table.sum(axis=1)
+    wrong = (table < 0).any(axis=1) | ((np.abs(totals - 1) > 1e-6) & (totals != 0))
+    return [f"{field}: must be probabilities with sum 1, found sum {totals[wrong][0]}"] if wrong.any() else []
+
+
+def _apart(field: str, mine: float, theirs: float, slack: float) -> list[str]:
+    if abs(mine - theirs) <= slack + RELATIVE * max(abs(mine), abs(theirs)):
+        return []
+    return [f"{field}: the receipt says {mine!r}, the policy and the report give {theirs!r}"]
+
+
+def _said(bill: OwnBill) -> str:
+    low, high = float(bill.payment.low), float(bill.payment.high)
+    return repr(low) if low == high else f"{low!r} to {high!r}"

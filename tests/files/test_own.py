@@ -1,0 +1,169 @@
+"""Own receipts: a right one is verified with the group's own report, and every wrong leaf of one is found."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from rlhf_game.files.own import climb, commitment, merkle
+from tests.cli.runner import run
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "games"
+CHECKABLE = ["table", "prompts", "automaton", "l2", "affine_maximiser"]
+UNCHECKED = {"version", "for", "initial"}
+"""Leaves that do not enter a bill over a table: who wrote it, whose it is (a seal binds it), an automaton's start."""
+WIDE = {"l2": {("weight",), ("strength",)}}
+"""Declared numbers that are not told from the bill where the policy is 0 and the bill therefore an interval."""
+
+
+def own(folder: Path, game: str) -> tuple[Path, Path]:
+    path = EXAMPLES / f"{game}.yaml"
+    group = yaml.safe_load(path.read_text())["groups"][0]
+    assert run("receipt", path, "--for", group["name"], "-o", folder / "own.json").code == 0
+    (folder / "report.json").write_text(json.dumps({"reward": group["reward"], "size": group["size"]}))
+    return folder / "own.json", folder / "report.json"
+
+
+@pytest.mark.parametrize("game", CHECKABLE)
+def test_an_own_receipt_agrees_with_the_own_report_and_the_whole_receipt(game: str, tmp_path: Path) -> None:
+    receipt, report = own(tmp_path, game)
+    found = run("verify", receipt, report)
+    assert found.code == 0, found.out
+    assert "not proved" in found.out
+    whole = json.loads(run("settle", EXAMPLES / f"{game}.yaml", "--json").out)["groups"][0]
+    mine = json.loads(receipt.read_text())
+    assert {key: mine[key] for key in ("size", "value", "payment", "utility")} == {
+        key: whole[key] for key in ("size", "value", "payment", "utility")
+    }
+    parts = mine["breakdown"]
+    assert parts["cost_to_others"] + parts["provider_share"] == pytest.approx(mine["payment"], rel=1e-12)
+    others = [group["name"] for group in yaml.safe_load((EXAMPLES / f"{game}.yaml").read_text())["groups"][1:]]
+    assert not any(name in receipt.read_text() for name in others)
+
+
+def leaves(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(inner, (*place, key))
+    else:
+        yield place
+
+
+def changed(document: Any, place: tuple[Any, ...], by: float) -> Any:
+    copy = json.loads(json.dumps(document))
+    *parents, last = place
+    at = copy
+    for key in parents:
+        at = at[key]
+    at[last] = at[last] + type(at[last])(by if isinstance(at[last], float) else max(1, round(by)))
+    return copy
+
+
+@pytest.mark.parametrize("game", CHECKABLE)
+@pytest.mark.parametrize("by", [1e-5, 3.0])
+def test_every_wrong_number_of_an_own_receipt_is_found(game: str, by: float, tmp_path: Path) -> None:
+    receipt, report = own(tmp_path, game)
+    document = json.loads(receipt.read_text())
+    accepted = []
+    for place in leaves(document):
+        if place[0] in UNCHECKED or (isinstance(place[-1], str) and isinstance(document[place[0]], str)):
+            continue
+        receipt.write_text(json.dumps(changed(document, place, by)))
+        if run("verify", receipt, report).code == 0:
+            accepted.append(place)
+    assert set(accepted) <= WIDE.get(game, set())
+
+
+def test_another_report_is_another_bill(tmp_path: Path) -> None:
+    receipt, report = own(tmp_path, "table")
+    for wrong in ({"reward": [0.9, 0.1, 0.0], "size": 3}, {"reward": [1, 0, 0], "size": 2}):
+        report.write_text(json.dumps(wrong))
+        assert run("verify", receipt, report).code == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[1]", "must be"),
+        ('{"reward": [1, 0], "size": 3}', "reward: must be finite numbers shaped like"),
+        ('{"reward": [1, 0, "x"], "size": 3}', "reward: must be finite numbers shaped like"),
+        ('{"reward": [1, 0, 0], "size": 0}', "size: must be"),
+        ('{"reward": [1, 0, 0]}', "size"),
+    ],
+)
+def test_a_wrong_report_is_one_line(content: str, words: str, tmp_path: Path) -> None:
+    receipt, report = own(tmp_path, "table")
+    report.write_text(content)
+    found = run("verify", receipt, report)
+    assert found.code == 2
+    assert words in found.err
+
+
+def test_weights_of_prompts_must_sum_to_one(tmp_path: Path) -> None:
+    receipt, report = own(tmp_path, "prompts")
+    document = json.loads(receipt.read_text())
+    document["prompt_weights"][0] += 1e-6
+    receipt.write_text(json.dumps(document))
+    assert run("verify", receipt, report).code == 2
+
+
+@pytest.mark.parametrize(("game", "words"), [("menu", "cannot be checked alone"), ("revenue", "must be affine")])
+def test_a_bill_that_cannot_be_checked_alone_is_said_to_be_so(game: str, words: str, tmp_path: Path) -> None:
+    group = yaml.safe_load((EXAMPLES / f"{game}.yaml").read_text())["groups"][0]["name"]
+    found = run("receipt", EXAMPLES / f"{game}.yaml", "--for", group, "-o", tmp_path / "own.json")
+    assert (found.code, list(tmp_path.iterdir())) == (2, [])
+    assert words in found.err
+
+
+def test_code_in_an_own_receipt_is_not_run(tmp_path: Path) -> None:
+    receipt, report = own(tmp_path, "table")
+    (tmp_path / "mine.py").write_text("raise SystemExit(7)")
+    document = json.loads(receipt.read_text()) | {"regularizer": f"{tmp_path}/mine.py:Mine"}
+    receipt.write_text(json.dumps(document))
+    found = run("verify", receipt, report)
+    assert found.code == 2
+    assert "must be one that is known" in found.err
+
+
+def test_commitments_and_the_tree_are_as_declared() -> None:
+    """Against the definition in a few lines: leaves in order, an odd one goes up unchanged."""
+    salt = bytes(range(32))
+    said = b'{"name":"a\xc3\xa9","reward":[1.0,0.5],"size":2}'
+    assert commitment("a\u00e9", 2, [1, 0.5], salt) == hashlib.sha256(salt + said).hexdigest()
+
+    def join(a: str, b: str) -> str:
+        return hashlib.sha256(bytes.fromhex(a + b)).hexdigest()
+
+    a, b, c, d, e = (hashlib.sha256(bytes([k])).hexdigest() for k in range(5))
+    assert merkle([a])[0] == a
+    assert merkle([a, b, c])[0] == join(join(a, b), c)
+    root, paths = merkle([a, b, c, d, e])
+    assert root == join(join(join(a, b), join(c, d)), e)
+    assert [climb(leaf, path) for leaf, path in zip((a, b, c, d, e), paths, strict=True)] == [root] * 5
+    assert climb(b, paths[0]) != root
+
+
+def test_a_commitment_binds_the_name_and_the_report(tmp_path: Path) -> None:
+    receipt, report = own(tmp_path, "table")
+    document, mine = json.loads(receipt.read_text()), json.loads(report.read_text())
+    salt = "ab" * 32
+    leaf = commitment(document["for"], mine["size"], mine["reward"], bytes.fromhex(salt))
+    root, paths = merkle([leaf, hashlib.sha256(b"other").hexdigest()])
+    sealed = document | {"commitment": leaf, "path": paths[0], "root": root}
+    right = mine | {"salt": salt}
+    for own_document, own_report, code in (
+        (sealed, right, 0),
+        (sealed, mine, 3),
+        (sealed, mine | {"salt": "cd" * 32}, 3),
+        (sealed | {"for": "sales"}, right, 3),
+        (sealed | {"root": leaf}, right, 3),
+        (sealed | {"path": []}, right, 3),
+        (document | {"root": root}, right, 3),
+    ):
+        receipt.write_text(json.dumps(own_document))
+        report.write_text(json.dumps(own_report))
+        assert run("verify", receipt, report).code == code

@@ -94,14 +94,14 @@ def receipt(
     from rlhf_game.files.atomic import write_text
     from rlhf_game.files.games import read_game
     from rlhf_game.files.own import own_receipt
-    from rlhf_game.files.sampled import is_sampled
+    from rlhf_game.files.sampled import space_of
 
     game = source / "game.json" if source.is_dir() else source
     if not game.is_file():
         raise InputError(f"{source}: must be a game, or the folder of a run with a game.json, found neither")
     if out.exists() and out.samefile(game):
         raise InputError(f"{out}: the output must be another file than the game, found the game itself")
-    if is_sampled(game):
+    if space_of(game) in ("samples", "draws"):
         raise InputError(
             f"{game}: space: a bill from samples is an estimate from everybody's rewards: no group can check it alone"
         )

@@ -17,9 +17,9 @@ import numpy as np
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.automata.machines import END
 from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.regularizers.base import Regularizer
+from rlhf_game.mechanism.spaces.chain import END
 from rlhf_game.mechanism.spaces.segments import Segments
 
 TINIEST = 5e-324

@@ -45,7 +45,7 @@ def nothing(number: int) -> int:
 
 
 def exhaust(engine: Engine, made: Study) -> int:
-    return sum(len(content) for _, content in engine.map(play, made.chunks()))
+    return sum(len(part.content) for part in engine.map(play, ([chunk] for chunk in made.chunks())))
 
 
 def elapsed(engine: Engine, made: Study) -> float:
@@ -90,7 +90,7 @@ def test_a_study_of_100_000_games_and_four_strategies(benchmark: Any, scoreboard
 def timed(chunk: Chunk) -> tuple[int, float]:
     """Who played the chunk, and its CPU time."""
     start = time.process_time()
-    play(chunk)
+    play([chunk])
     return os.getpid(), time.process_time() - start
 
 

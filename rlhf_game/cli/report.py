@@ -2,11 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rlhf_game.cli.games import TrustCode
+
+if TYPE_CHECKING:
+    from rlhf_game.report.page import Page
 
 SOURCES = ("game.json", "receipt.json", "audit.json", "study.json", "metrics.json", "result.json")
 """The files of a folder that its report is made of."""
@@ -53,7 +56,7 @@ def report(
     elif not source.is_dir():
         raise InputError(f"{source}: must be a folder that a command filled, or a game, found neither")
     else:
-        page = folder_page(source)
+        page = _unfinished(source) or folder_page(source)
     path = out or (source / REPORT if source.is_dir() else source.with_suffix(".report.html"))
     typer.echo(f"report: {write_page(path, page)}")
 
@@ -61,6 +64,18 @@ def report(
 def _beside(game: Path, source: Path, name: str) -> Path | None:
     """Return the file of a run's folder; of a single game nothing, whatever lies beside it."""
     return game.with_name(name) if source.is_dir() and game.with_name(name).exists() else None
+
+
+def _unfinished(folder: Path) -> "Page | None":
+    """Return the report of what a study has played so far; None of any other folder."""
+    from rlhf_game.simulations.pipeline import is_unfinished, partial_summary
+
+    if not is_unfinished(folder):
+        return None
+    from rlhf_game.report.studies import parse_study
+    from rlhf_game.report.study_pages import study_page
+
+    return study_page(parse_study(partial_summary(folder), str(folder)))
 
 
 def say_where(what: str, folder: Path, page: Path | None) -> None:

@@ -95,7 +95,12 @@ class StudyFile(Strict):
 def read_study(path: str | os.PathLike[str]) -> StudyFile:
     """Return a study's summaries. Raises InputError that names the field."""
     name = shown(os.fspath(path), 200)
-    return parse_model(StudyFile, parse_json(read_text(path), name), name)
+    return parse_study(parse_json(read_text(path), name), name)
+
+
+def parse_study(document: Any, name: str) -> StudyFile:
+    """Return summaries out of a document; raise InputError that starts with ``name`` and names the field."""
+    return parse_model(StudyFile, document, name)
 
 
 @final

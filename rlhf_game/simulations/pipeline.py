@@ -1,6 +1,7 @@
 """``rlhf-game simulate``: play what is left of a study, join its table, sum it up."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
@@ -12,9 +13,11 @@ from rlhf_game.files.documents import parse_json, read_text, shown
 from rlhf_game.files.tables import digest
 from rlhf_game.runs.directory import Progress, open_folder, unwatched
 from rlhf_game.simulations.results import Parts, join, row_groups
-from rlhf_game.simulations.study import Study, play
+from rlhf_game.simulations.study import SOURCE, Chunk, Study, play, read_study
 from rlhf_game.simulations.summary import MOST_ERRORS, Gathered, summary
 
+SECONDS: Final = 2.0
+"""What is played and not yet written takes about so long, after a first chunk."""
 TABLE: Final = "results.parquet"
 SUMMARY: Final = "study.json"
 
@@ -53,6 +56,8 @@ def simulate(study: Study, path: Path, engine: Engine | None = None, progress: P
                 "delete it to make it anew"
             )
         parts = Parts(path / "partial", folder.seal)
+        if study.files and not (path / SOURCE).exists():
+            write_json(path / SOURCE, {"folder": os.path.relpath(study.base, path)})
         if not table.exists():
             _play(study, parts, engine or Serial(), watch)
             watch("join", 0, 1)
@@ -67,20 +72,57 @@ def _play(study: Study, parts: Parts, engine: Engine, watch: Progress) -> None:
     missing = parts.missing(study.count)
     done = study.count - len(missing)
     watch("play", done, study.count)
-    for number, content in engine.map(play, (chunk for chunk in study.chunks() if chunk.number in missing)):
-        parts.write(number, content)
-        done += 1
+    pace = [1]
+    for part in engine.map(play, _bundles(study, missing, pace)):
+        parts.write(part)
+        pace[0] = max(1, round(SECONDS * part.count / max(part.seconds, 1e-6)))
+        done += part.count
         watch("play", done, study.count)
 
 
+def _bundles(study: Study, missing: Sequence[int], pace: Sequence[int]) -> Iterator[list[Chunk]]:
+    """Yield the missing chunks in runs of consecutive ones, each of pace[0] chunks at most, as it then is."""
+    wanted = set(missing)
+    bundle: list[Chunk] = []
+    for chunk in study.chunks():
+        is_wanted = chunk.number in wanted
+        if bundle and not (is_wanted and len(bundle) < pace[0]):
+            yield bundle
+            bundle = []
+        if is_wanted:
+            bundle.append(chunk)
+    if bundle:
+        yield bundle
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Return whether a folder holds parts of a study, and no summary yet."""
+    return not (folder / SUMMARY).exists() and any((folder / "partial").glob("rows-*.parquet"))
+
+
+def partial_summary(folder: Path) -> dict[str, Any]:
+    """Return what study.json would say of the games that an unfinished study has played so far (``played``).
+
+    Raises InputError when it is no folder of an unfinished study.
+    """
+    study = read_study(folder)
+    gathered, errors = _gathered(study, Parts(folder / "partial", study.sha256).tables())
+    return {**summary(study, gathered, errors), "played": sum(one.games for one in gathered)}
+
+
 def _summed(study: Study, table: Path) -> dict[str, Any]:
+    gathered, errors = _gathered(study, row_groups(table))
+    return {**summary(study, gathered, errors), "results_sha256": digest(table)}
+
+
+def _gathered(study: Study, tables: Iterable[Any]) -> tuple[list[Gathered], list[dict[str, Any]]]:
     gathered = [Gathered(study, point) for point in range(len(study.points))]
     errors: list[dict[str, Any]] = []
-    for rows in row_groups(table):
+    for rows in tables:
         gathered[rows.column("point")[0].as_py()].take(rows)
         if len(errors) < MOST_ERRORS:
             errors += _errors(rows, study)
-    return {**summary(study, gathered, errors), "results_sha256": digest(table)}
+    return gathered, errors
 
 
 def _errors(rows: Any, study: Study) -> Iterator[dict[str, Any]]:

@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, final
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.documents import kind, shown
+from rlhf_game.files.documents import kind, parse_json, read_text, shown
 from rlhf_game.files.schema import parse_model
 from rlhf_game.runs.config import hash_of, read_document
-from rlhf_game.runs.directory import parquet_bytes
+from rlhf_game.simulations.contents import parquet_bytes
 from rlhf_game.simulations.fields import StudyFields
 from rlhf_game.simulations.games import GamesStudy
 from rlhf_game.simulations.market import MarketStudy
@@ -25,6 +26,8 @@ from rlhf_game.simulations.trials import Layout, Trial
 KINDS: Final[Mapping[str, type[StudyFields]]] = {"games": GamesStudy, "market": MarketStudy}
 FIXED: Final = ("kind", "seed", "games", "payments", "chunk", "sweep")
 """What a sweep cannot change: the rows of all points are one table."""
+SOURCE: Final = "source.json"
+"""Says of a study's folder where, from there, the files are that the study names."""
 MOST_POINTS: Final = 100_000
 
 _STEP = re.compile(r"([A-Za-z_][A-Za-z_0-9]*)|\[([0-9]+)\]|\.")
@@ -70,6 +73,8 @@ class Study:
     sweep: Mapping[str, Sequence[Any]]
     files: Mapping[str, str]
     """The sha256 of each file that is part of the study."""
+    base: Path
+    """The folder that the paths of these files start from."""
 
     @property
     def fields(self) -> StudyFields:
@@ -101,18 +106,47 @@ class Study:
                 number += 1
 
 
-def play(chunk: Chunk) -> tuple[int, bytes]:
-    """Return the number of a chunk and its rows as a parquet file: a pure function of the chunk."""
-    point = chunk.point
-    rows = point.fields.play(point.source, point.layout, point.trials(chunk.games), point.columns)
-    columns = dict(zip(rows.column_names, rows.columns, strict=True))
-    return chunk.number, parquet_bytes(columns, {"seal": chunk.seal, "chunk": chunk.number})
+@final
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Chunks that were played one after the other. content: a parquet file with a group of rows for each of them."""
+
+    first: int
+    count: int
+    seconds: float
+    content: bytes
+
+
+def play(chunks: Sequence[Chunk]) -> Part:
+    """Return the part of consecutive chunks; its content is a function of them alone."""
+    begun = monotonic()
+    rows = [
+        chunk.point.fields.play(
+            chunk.point.source, chunk.point.layout, chunk.point.trials(chunk.games), chunk.point.columns
+        )
+        for chunk in chunks
+    ]
+    first = chunks[0]
+    content = parquet_bytes(rows, {"seal": first.seal, "chunks": [first.number, len(chunks)]})
+    return Part(first.number, len(chunks), monotonic() - begun, content)
 
 
 def read_study(path: str | os.PathLike[str]) -> Study:
-    """Return the study of a .yaml or .json file. Raises InputError that names file and field."""
-    document, name = read_document(path, "study")
-    return parse_study(document, name, Path(path).parent)
+    """Return the study of a .yaml or .json file, or of a folder that one filled.
+
+    Raises InputError that names file and field, also where a file that is part of a folder's study was changed since.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        document, name = read_document(path, "study")
+        return parse_study(document, name, folder.parent)
+    document, name = read_document(folder / "config.json", "study")
+    origin = folder / SOURCE
+    base = parse_json(read_text(origin), str(origin)) if origin.exists() else {"folder": "."}
+    study = parse_study({key: one for key, one in document.items() if key != "files"}, name, folder / base["folder"])
+    if json.loads(json.dumps(study.document())) != document:
+        raise InputError(f"{name}: files: must be as they were when the study was played, found one changed")
+    return study
 
 
 def parse_study(document: Mapping[str, Any], name: str, base: Path) -> Study:
@@ -147,7 +181,7 @@ def parse_study(document: Mapping[str, Any], name: str, base: Path) -> Study:
         for index, (chosen, columns, fields, source) in enumerate(points)
     )
     _check_playable(made, name)
-    return Study(made, sweep, {file: hash_of(file, base) for file in sorted(files)})
+    return Study(made, sweep, {file: hash_of(file, base) for file in sorted(files)}, base)
 
 
 def _check_playable(points: Sequence[Point], name: str) -> None:

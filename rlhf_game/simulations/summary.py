@@ -148,7 +148,7 @@ def summary(study: Study, gathered: Sequence[Gathered], errors: Sequence[Mapping
     failed = [study.points[point].layout.rows * one.failed for point, one in enumerate(gathered)]
     out |= {"rows": sum(rows), "failed": sum(failed), "errors": list(errors)[:MOST_ERRORS]}
     of_point = _games_summaries if isinstance(study.fields, GamesStudy) else _market_summaries
-    out["summaries"] = [part for point, one in enumerate(gathered) for part in of_point(study, point, one)]
+    out["summaries"] = [part for point, one in enumerate(gathered) if one.games for part in of_point(study, point, one)]
     return out
 
 

@@ -17,9 +17,12 @@ from pyarrow import parquet
 from rlhf_game.engines import Engine
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.mechanism.reports import Normalization
+from rlhf_game.simulations import pipeline
 from rlhf_game.simulations.pipeline import simulate
 from rlhf_game.simulations.populations import Population, RandomScenario
 from rlhf_game.simulations.trials import Games
+from tests.cli.runner import run
+from tests.report.pages import page_of
 from tests.simulations.studies import GAMES, MARKET, study
 
 SWEPT = {"sweep": {"strength": [0.2, 1.0]}}
@@ -39,6 +42,11 @@ class Interrupted(Engine):
                 raise KeyboardInterrupt
             self.done += 1
             yield function(task)
+
+
+@pytest.fixture(autouse=True)
+def _every_chunk_is_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "SECONDS", 0.0)
 
 
 def files(folder: Path) -> set[str]:
@@ -66,8 +74,10 @@ def test_a_killed_study_goes_on(tmp_path: Path) -> None:
         """
         import sys
         from pathlib import Path
+        from rlhf_game.simulations import pipeline
         from rlhf_game.simulations.pipeline import simulate
         from tests.simulations.studies import study
+        pipeline.SECONDS = 0.0
         simulate(study({"games": 1200, "chunk": 10}), Path(sys.argv[1]))
         """
     )
@@ -86,6 +96,46 @@ def test_a_killed_study_goes_on(tmp_path: Path) -> None:
     simulate(made, tmp_path / "whole")
     assert (folder / "results.parquet").read_bytes() == (tmp_path / "whole/results.parquet").read_bytes()
     assert not list(folder.glob("**/.*.tmp"))
+
+
+def test_parts_are_as_long_as_seconds_say_and_the_bytes_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = study({"games": 20, "chunk": 2, **SWEPT})
+    sizes: dict[float, list[int]] = {}
+    for seconds in (0.0, 1e9):
+        monkeypatch.setattr(pipeline, "SECONDS", seconds)
+        written = sizes[seconds] = []
+        write = pipeline.Parts.write
+
+        def watched(parts: pipeline.Parts, part: Any, written: list[int] = written, write: Any = write) -> None:
+            written.append(part.count)
+            write(parts, part)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline.Parts, "write", watched)
+            simulate(made, tmp_path / str(seconds))
+    assert sizes[0.0] == [1] * made.count
+    assert sizes[1e9] == [1, made.count - 1]  # the first one says how fast it goes
+    for name in ("results.parquet", "study.json"):
+        assert len({(tmp_path / str(seconds) / name).read_bytes() for seconds in sizes}) == 1
+
+
+def test_an_unfinished_study_has_a_report_that_says_so(tmp_path: Path) -> None:
+    made = study(SWEPT)
+    whole = simulate(made, tmp_path / "whole").summary
+    with pytest.raises(KeyboardInterrupt):
+        simulate(made, tmp_path / "cut", Interrupted(3))  # all games of the first point
+    found = pipeline.partial_summary(tmp_path / "cut")
+    assert found["played"] == 40
+    assert found["summaries"] == [one for one in whole["summaries"] if one["point"] == 0]
+    result = run("report", tmp_path / "cut")
+    assert (result.code, result.err) == (0, "")
+    page = page_of(tmp_path / "cut/report.html")
+    assert "The study is not finished: 40 of 80 games were played" in page.one(id="partial").text
+    simulate(made, tmp_path / "cut")
+    assert run("report", tmp_path / "cut").code == 0
+    assert not page_of(tmp_path / "cut/report.html").all(id="partial")
 
 
 def test_a_finished_study_is_only_read(tmp_path: Path) -> None:
@@ -123,7 +173,7 @@ def test_what_was_changed_is_refused_and_said(tmp_path: Path) -> None:
     parts = sorted((tmp_path / "cut/partial").iterdir())
     for damaged in (b"", parts[0].read_bytes()):  # nothing, and the rows of other games
         parts[1].write_bytes(damaged)
-        with pytest.raises(InputError, match=r"rows-00000001\.parquet: must be as this study wrote it"):
+        with pytest.raises(InputError, match=r"rows-00000001-1\.parquet: must be as this study wrote it"):
             simulate(made, tmp_path / "cut")
     parts[1].unlink()
     simulate(made, tmp_path / "cut")
@@ -220,7 +270,10 @@ MEMORY = """
     import sys
     from pathlib import Path
     from tests.simulations.studies import study
+    from rlhf_game.simulations import pipeline
     from rlhf_game.simulations.pipeline import simulate
+
+    pipeline.SECONDS = 0.2  # what is in memory at once is what is played in so long
 
     def peak():
         with open("/proc/self/status") as status:

@@ -24,7 +24,7 @@ _NAMES = {
     "rlhf_game.agents.audit": ("audit",),
     "rlhf_game.agents.best_response": ("BestResponse",),
     "rlhf_game.agents.misreports": ("Polarize", "Resize"),
-    "rlhf_game.registry": ("register",),
+    "rlhf_game.registry": ("register",), "rlhf_game.runs.draws.space": ("Draws",),
     "rlhf_game.errors": ("RlhfGameError", "InputError", "CombinationError", "MissingExtra", "RunError"),
 }  # fmt: skip
 _LOCATIONS = {name: module for module, names in _NAMES.items() for name in names}
@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which then also know a name 
     from rlhf_game.mechanism.spaces.trie import Trie
     from rlhf_game.mechanism.training import AffineRule, AffineWelfare, SocialWelfare
     from rlhf_game.registry import register
+    from rlhf_game.runs.draws.space import Draws
 else:
 
     def __getattr__(name: str) -> object:
@@ -59,8 +60,8 @@ else:
 
 
 __all__ = [
-    "AffinePayments", "AffineRule", "AffineWelfare", "Alpha", "BestResponse", "Chain", "CombinationError", "Group",
-    "Hellinger", "InputError", "JensenShannon", "KL", "Mechanism", "Menu", "MissingExtra", "NoPayments",
+    "AffinePayments", "AffineRule", "AffineWelfare", "Alpha", "BestResponse", "Chain", "CombinationError", "Draws",
+    "Group", "Hellinger", "InputError", "JensenShannon", "KL", "Mechanism", "Menu", "MissingExtra", "NoPayments",
     "Normalization", "PaymentRule", "PearsonChi2", "Polarize", "Regret", "Report", "Resize", "RevenueOptimal",
     "ReverseKL", "RlhfGameError", "RunError", "Settlement", "SocialWelfare", "SquaredL2", "Table", "Trie", "World",
     "audit", "register",

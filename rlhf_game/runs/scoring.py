@@ -11,7 +11,7 @@ import numpy as np
 from rlhf_game.engines import Engine, Serial
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.rewards.texts import Backbones, TextReward, call_reward, count_cut, sharing
+            self._cut[i] += count_cut(self._reward(i), asked, texts)
 from rlhf_game.runs.chats import CALLS
 from rlhf_game.runs.config import Configuration
 from rlhf_game.runs.directory import Progress, RunFolder, parquet_bytes, read_parquet, versions
@@ -90,6 +90,15 @@ class Scorer:
         self._built: dict[int, TextReward] = {}
         self._cut: Counter[int] = Counter()
 
+    def must_be_pointwise(self) -> None:
+        """Raise InputError when a reward depends on which other responses were found."""
+        for i, group in enumerate(self._configuration.fields.groups):
+            if not is_pointwise(self._reward(i)):
+                raise InputError(
+                    f"groups[{i}].reward: must depend on the response alone: a rank among those that were found says "
+                    f"nothing about the others, found that of {group.name!a}"
+                )
+
     def score(self, prompts: Sequence[int], texts: Sequence[str]) -> tuple[Array, Array]:
         """Return all groups' scores and rewards of responses, [n, k] each. prompts: which one each is to, [k]."""
         found = [self.score_group(i, prompts, texts) for i in range(len(self._configuration.fields.groups))]
@@ -102,7 +111,10 @@ class Scorer:
         columns = {name: [values[b] for b in prompts] for name, values in source.columns.items()}
         try:
             scores = call_reward(self._reward(i), asked, texts, columns, prompts)
+<<<<<<< HEAD
             self._cut[i] += count_cut(self._reward(i), asked, texts)
+=======
+>>>>>>> eeea384 (Draws: exact draws of the optimum as a policy space, with new prompts and prices of responses)
         except InputError as error:
             raise InputError(f"groups[{i}].reward: {error}") from error
         try:
@@ -116,9 +128,15 @@ class Scorer:
         cut = {"truncated": self._cut[i]} if self._cut[i] else {}
         return {"reward": said, "from": getattr(self._reward(i), "provenance", None), **cut}
 
-    def provenance(self) -> dict[str, Any]:
-        """Return where every group's rewards come from, by name."""
+    def provenance(self, pairs: Sequence[tuple[int, str]]) -> dict[str, Any]:
+        """Return where every group's rewards of all these prompts and texts come from, by name.
+
+        What was not read whole is counted anew: some of it may have been scored before this process began.
+        """
         groups = self._configuration.fields.groups
+        asked, texts = [self._configuration.source.prompts[b] for b, _ in pairs], [text for _, text in pairs]
+        for i in range(len(groups)):
+            self._cut[i] = count_cut(self._reward(i), asked, texts)
         return {group.name: self.origin(i) for i, group in enumerate(groups)}
 
     def _reward(self, i: int) -> TextReward:

@@ -108,6 +108,8 @@ def settlement_seed(configuration: Configuration, folder: RunFolder) -> tuple[in
 
 def _draw(configuration: Configuration, folder: RunFolder, watch: Progress) -> None:
     source, spec, problem = configuration.source, spec_of(configuration), problem_of(configuration)
+    scorer = Scorer(configuration, folder.path / CALLS)
+    scorer.must_be_pointwise()
     watch("load the language model", 0, 1)
     how = Writing(spec.max_new_tokens, spec.temperature, spec.top_k, spec.top_p, spec.batch_size)
     proposer = open_proposer(source.model, source.prompts, how, source.system, source.base, folder.path)
@@ -121,7 +123,6 @@ def _draw(configuration: Configuration, folder: RunFolder, watch: Progress) -> N
         "versions": versions(),
     }
     check_resumed(folder, provenance)
-    scorer = Scorer(configuration, folder.path / CALLS)
 
     def tapes(part: int, wanted: Sequence[int]) -> list[list[Row]]:
         drawing = Drawing(
@@ -140,7 +141,8 @@ def _draw(configuration: Configuration, folder: RunFolder, watch: Progress) -> N
     before = tapes(BEFORE, [PILOT] * prompts) if is_piloted else []
     estimator: Estimator = spec.estimator if spec.estimator != "auto" else choose_estimator(problem, _drawn(before))
     rows = {BEFORE: before, MAIN: tapes(MAIN, wanted_draws(seed, spec.draws, prompts, estimator))}
-    provenance |= {"estimator": estimator, "rewards": scorer.provenance()}
+    said = {(b, row.proposal.text) for part in rows.values() for b, tape in enumerate(part) for row in tape}
+    provenance |= {"estimator": estimator, "rewards": scorer.provenance(sorted(said))}
     names = [group.name for group in configuration.fields.groups]
     folder.write(tape_file(folder), parquet_bytes(_columns(source.prompts, names, rows), provenance))
     folder.drop_parts()

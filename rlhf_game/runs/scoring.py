@@ -11,7 +11,7 @@ import numpy as np
 from rlhf_game.engines import Engine, Serial
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
-            self._cut[i] += count_cut(self._reward(i), asked, texts)
+from rlhf_game.rewards.texts import Backbones, TextReward, call_reward, count_cut, is_pointwise, sharing
 from rlhf_game.runs.chats import CALLS
 from rlhf_game.runs.config import Configuration
 from rlhf_game.runs.directory import Progress, RunFolder, parquet_bytes, read_parquet, versions
@@ -111,10 +111,7 @@ class Scorer:
         columns = {name: [values[b] for b in prompts] for name, values in source.columns.items()}
         try:
             scores = call_reward(self._reward(i), asked, texts, columns, prompts)
-<<<<<<< HEAD
             self._cut[i] += count_cut(self._reward(i), asked, texts)
-=======
->>>>>>> eeea384 (Draws: exact draws of the optimum as a policy space, with new prompts and prices of responses)
         except InputError as error:
             raise InputError(f"groups[{i}].reward: {error}") from error
         try:

@@ -99,7 +99,9 @@ def waterfall(key: str, title: str, description: str, steps: Sequence[Step]) -> 
             text = "+" + text
         hint = f"{step.label}: {text}"
         nodes += [
-            label(step.label, 4, middle + 4.5, kind="label strong" if step.is_total else "label", room=NAMES - 8),
+            label(
+                step.label, 4, middle + 4.5, kind="label strong" if step.is_total else "label", room=NAMES - 8, lines=2
+            ),
             box(axis.at(step.start), axis.at(step.end), middle - BAR / 2, BAR, f"bar {step.kind}", hint),
             label(text, WIDTH - 4, middle + 4.5, anchor="end", kind="label strong" if step.is_total else "label"),
         ]
@@ -128,7 +130,7 @@ def shares(
             ((middle - 9, middle - 9), kept, 18.0) if kept >= 0 else ((middle - 9, middle + 1), 0.0, 8.0)
         )
         nodes += [
-            label(name, 4, middle + 4.5, room=NAMES - 8),
+            label(name, 4, middle + 4.5, room=NAMES - 8, lines=2),
             box(axis.at(0), axis.at(kept), tops[0], high, "bar keep", f"{name} keeps {number(kept)}"),
             box(axis.at(start), axis.at(start + paid), tops[1], high, "bar pay", f"{name} pays {number(paid)}"),
         ]
@@ -148,7 +150,7 @@ def brackets(key: str, title: str, description: str, rows: Sequence[tuple[str, S
     bottom, y, nodes = height - 46, 4.0, list[Node]()
     nodes += [*_grid(axis, 4, bottom), line(axis.at(0), 4, axis.at(0), bottom, "axis")]
     for name, ranges in rows:
-        nodes.append(label(name, 4, y + 13 * len(ranges) + 10.5, room=NAMES - 8))
+        nodes.append(label(name, 4, y + 13 * len(ranges) + 10.5, room=NAMES - 8, lines=2))
         for one in ranges:
             y += 26
             nodes += _range(one, axis, y - 7, places)

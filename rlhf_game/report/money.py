@@ -141,6 +141,7 @@ def _ends(value: Number) -> tuple[float, float] | None:
 def payments(receipt: Receipt, parts: Sequence[Breakdown]) -> Section:
     """Return the payment of each group, step by step from its value to its utility."""
     groups, panels, kinds = receipt.groups, [], set[str]()
+    is_free = receipt.payment == "none"
     rows: list[tuple[Cell, ...]] = []
     for i, (group, part) in enumerate(zip(groups, parts, strict=True)):
         steps = _steps(i, [one.name for one in groups], part)
@@ -158,13 +159,18 @@ def payments(receipt: Receipt, parts: Sequence[Breakdown]) -> Section:
         "From value to utility",
         tuple(panels),
         "Read each chart from top to bottom. What a group costs another one is what that one would gain if the group "
-        "stayed away; a group that helps another one is paid for it. The provider's share is what it costs to move the "
-        "model further from its reference. The steps add up to the payment." + drawn_first(len(groups)),
+        f"stayed away{'' if is_free else '; a group that helps another one is paid for it'}. The provider's share is "
+        "what it costs to move the model further from its reference. "
+        f"{'Nothing of this is charged.' if is_free else 'The steps add up to the payment.'}{drawn_first(len(groups))}",
         Data(("group", "item", "amount"), tuple(rows)),
         tuple(Key(label, kind=kind) for label, kind in KINDS if kind in kinds),
     )
+    title = "What each payment is made of"
     lead = "A group is charged for what its presence costs everybody else, not for what it says the policy is worth."
-    return Section("payments", "What each payment is made of", lead, (figure,))
+    if is_free:
+        title = "What is not charged"
+        lead = "Nobody pays. Shown is what each group's presence costs everybody else, which is not charged."
+    return Section("payments", title, lead, (figure,))
 
 
 def _parts(at: int, names: Sequence[str], part: Breakdown) -> list[tuple[str, float, str]]:

@@ -12,6 +12,7 @@ SIZE: Final = 13.0
 """Pixels of a letter's height."""
 LETTER: Final = 0.56
 """The width of a usual letter, in heights."""
+ELLIPSIS: Final = "\N{HORIZONTAL ELLIPSIS}"
 SHAPES: Final = ("circle", "square", "triangle", "diamond", "down", "cross", "plus", "ring")
 """A series is told by its shape where its colour cannot be seen."""
 
@@ -67,21 +68,41 @@ def drawing(key: str, width: float, height: float, title: str, description: str,
     ).html()
 
 
-def label(text: str, x: float, y: float, *, anchor: str = "start", kind: str = "label", room: float = 1e9) -> Element:
-    """Return a text at (x, y); what does not fit into ``room`` pixels is cut, and then shown on hovering."""
-    cut = fitted(text, room)
-    hint = (element("title", shown(text, 400)),) if cut != text else ()
-    return element("text", cut, *hint, x=x, y=y, class_=kind, text_anchor=anchor)
+def label(
+    text: str, x: float, y: float, *, anchor: str = "start", kind: str = "label", room: float = 1e9, lines: int = 1
+) -> Element:
+    """Return a text at (x, y), its middle line where there are two.
+
+    It is broken between words where it does not fit into ``room`` pixels and there are two ``lines``; what does not fit
+    even so is cut, and then shown on hovering.
+    """
+    parts = wrapped(text, room) if lines > 1 else [fitted(text, room)]
+    hint = (element("title", shown(text, 400)),) if " ".join(parts) != text else ()
+    if len(parts) == 1:
+        return element("text", parts[0], *hint, x=x, y=y, class_=kind, text_anchor=anchor)
+    spans = [element("tspan", part + " ", x=x, y=y + way * SIZE / 2) for part, way in zip(parts, (-1, 1), strict=True)]
+    return element("text", *spans, *hint, class_=kind, text_anchor=anchor)
+
+
+def wrapped(text: str, room: float) -> list[str]:
+    """Return the text on one line, or on two that are broken between words, the second one cut to fit."""
+    words = shown(text, 400).split(" ")
+    count = len(words)
+    while count > 1 and width_of(" ".join(words[:count])) > room:
+        count -= 1
+    lines = [" ".join(words[:count]), " ".join(words[count:])]
+    return [fitted(line, room) for line in lines if line]
 
 
 def fitted(text: str, room: float) -> str:
-    """Return the text on one line, cut to fit into ``room`` pixels."""
+    """Return the text on one line, cut to fit into ``room`` pixels: after a word, or within its only word."""
     text = shown(text, 400)
     if width_of(text) <= room:
         return text
-    while text and width_of(text + "\N{HORIZONTAL ELLIPSIS}") > room:
+    while text and width_of(text + ELLIPSIS) > room:
         text = text[:-1]
-    return text.rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+    whole = text.rpartition(" ")[0]
+    return (whole or text).rstrip() + ELLIPSIS
 
 
 def width_of(text: str) -> float:

@@ -173,6 +173,35 @@ def test_where_nobody_pays_the_page_says_that_lies_gain(tmp_path: Path) -> None:
     assert sum(float(row["amount"]) < 0 for row in items if row["item"] == "not charged") == 3
 
 
+EIGHT = (
+    "accountability office", "brand communications", "customer experience", "data protection officers",
+    "engineering platform", "finance and procurement", "government relations", "human resources",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("payment", ["affine", "none"])
+def test_eight_groups_fit_a_page_with_whole_words_and_none_is_left_out(tmp_path: Path, payment: str) -> None:
+    rewards = np.random.default_rng(0).dirichlet(np.ones(5), 8)
+    groups = [{"name": n, "size": 2, "reward": r.tolist()} for n, r in zip(EIGHT, rewards, strict=True)]
+    page = report_of(tmp_path / "run", {"reference": [0.2] * 5, "strength": 1.0, "payment": payment, "groups": groups})
+    words = {*" ".join(EIGHT).split(), *"cost to gain of".split()}
+    labels = []
+    for text in page.all("text", class_="label"):
+        parts = [c if isinstance(c, str) else c.text if c.name == "tspan" else "" for c in text.children]
+        labels.append(" ".join(parts).replace("\N{HORIZONTAL ELLIPSIS}", " ").split())
+    named = [label for label in labels if words & set(label)]
+    assert len(named) > 8 * 7
+    for label in named:
+        assert not [word for word in set(label) - words if any(whole.startswith(word) for whole in words)], label
+    for key in ("shares", "waterfall", "regret"):
+        shown = {name for row in data_of(page, key) for name in row.values()}
+        assert set(EIGHT) <= shown, key
+    assert len(page.one(id="waterfall").all("svg", role="img")) == 8
+    charged = page.one(id="payments").text
+    assert ("Nobody pays" in charged) == (payment == "none")
+    assert ("is charged for" in charged or "is paid for it" in charged) == (payment != "none")
+
+
 def test_utility_is_highest_at_the_truth_with_payments_only(tmp_path: Path) -> None:
     folder_of(tmp_path / "run", PROMPTS)
     swept = sharpness(read_game(tmp_path / "run/game.json"))

@@ -1,0 +1,44 @@
+"""``meter``: what a log of served responses costs each group."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def meter(
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN|GAME", help="The folder of a run, or a game with its prompts.")
+    ],
+    responses: Annotated[
+        Path, typer.Option("--responses", metavar="FILE", help="Rows of prompt and response: .jsonl or .parquet.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Price every served response for every group; the mean price of a response is the bill.
+
+    A negative price is a rebate, for a response that a group did not want. Responses that are not among the outcomes
+    are named and not priced.
+    """
+    from rlhf_game.errors import InputError
+    from rlhf_game.files.games import read_game
+    from rlhf_game.files.meter import LEVEL, read_served
+    from rlhf_game.files.meter import meter as price
+
+    game = source / "game.json" if source.is_dir() else source
+    if not game.is_file():
+        raise InputError(f"{source}: must be a game, or the folder of a run with a game.json, found neither")
+    found = price(read_game(game), read_served(responses)).document()
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    count = len(found["groups"][0]["responses"]) - len(found["unknown"])
+    typer.echo(f"{count} responses priced; what the total should be, with probability {LEVEL:g}:")
+    for group in found["groups"]:
+        low, high = group["expected"]["low"], group["expected"]["high"]
+        typer.echo(f"  {group['name']}: {group['total']:.6g} (expected {low:.6g} to {high:.6g})")
+    if any(price is not None and price < 0 for group in found["groups"] for price in group["responses"]):
+        typer.echo("a negative price is a rebate: the group got less than its usual utility would leave it")
+    if found["unknown"]:
+        typer.echo(f"not priced, as they are no outcome of the game: rows {', '.join(map(str, found['unknown']))}")

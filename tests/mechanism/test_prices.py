@@ -1,0 +1,92 @@
+"""Prices of responses and tokens: their mean is the bill, their sum telescopes, and what is left is always the same."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlhf_game import KL, AffineWelfare, Chain, Menu, Report, SquaredL2, Table
+from rlhf_game.errors import CombinationError, InputError
+from rlhf_game.mechanism.mechanism import read_profile
+from rlhf_game.mechanism.payments import AffinePayments
+from rlhf_game.mechanism.prices import response_prices, token_prices
+from rlhf_game.mechanism.training import Trained
+
+
+def trained(space: Any, rewards: Any, sizes: Any, weights: Any = None, boost: Any = None) -> Any:
+    rule = AffineWelfare(weights, boost)
+    profile = read_profile([Report(r, int(w)) for r, w in zip(rewards, sizes, strict=True)], space)
+    return Trained(rule, profile, space, rule.train(profile, space))
+
+
+def test_the_prices_of_the_theory() -> None:
+    """Theory section 12, the golden game: group 1 pays .480084, -.419916 and -1.019916."""
+    one = trained(Table([0.7, 0.2, 0.1], KL(0.5)), [[0.6, 0.3, 0.1], [0.1, 0.2, 0.7]], [3, 2])
+    np.testing.assert_allclose(response_prices(one)[0][0], [0.480084, -0.419916, -1.019916], atol=5e-7)
+
+
+def test_the_mean_price_is_the_bill_and_what_is_left_is_the_same_after_every_response() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(40):
+        prompts, n, m = (int(k) for k in rng.integers([1, 1, 2], [4, 5, 6]))
+        weights, rho = rng.uniform(0.5, 2, n), rng.dirichlet(np.ones(prompts))
+        rewards, sizes = rng.random((n, prompts, m)), rng.integers(1, 6, n)
+        space = Table(rng.dirichlet(np.ones(m), prompts), KL(float(10 ** rng.uniform(-1.5, 3))), prompt_weights=rho)
+        one = trained(space, rewards, sizes, weights, rng.normal(size=(prompts, m)))
+        p, prices = one.policy.probabilities, response_prices(one)
+        bill = sum(rho[b] * prices[b] @ p[b] for b in range(prompts))
+        np.testing.assert_allclose(bill, AffinePayments().charge(one), rtol=1e-9, atol=1e-12)
+        for b in range(prompts):
+            left = sizes[:, None] * rewards[:, b] - prices[b]
+            np.testing.assert_allclose(left, np.broadcast_to(left[:, :1], left.shape), rtol=1e-11, atol=1e-11)
+
+
+def test_prices_are_log_ratios_of_the_policies_with_and_without_the_group() -> None:
+    """The definition, by training again without the group."""
+    q, rewards, sizes = [0.5, 0.3, 0.2], np.array([[1.0, 0.2, 0.0], [0.0, 0.5, 1.0]]), [2, 1]
+    space = Table(q, KL(0.4))
+    one = trained(space, rewards, sizes, [1.0, 3.0])
+    alone = trained(space, rewards[1:], sizes[1:], [3.0])
+    wanted = 0.4 * np.log(one.policy.probabilities / alone.policy.probabilities)
+    np.testing.assert_allclose(response_prices(one)[0][0], wanted, rtol=1e-12)
+    assert wanted.min() < 0  # a rebate: capping it would change the bill
+    assert np.maximum(wanted, 0) @ one.policy.probabilities > AffinePayments().charge(one)[0] + 0.01
+
+
+def test_tokens_add_up_to_the_response_and_their_mean_is_the_bill() -> None:
+    rng = np.random.default_rng(2)
+    following = np.array([[1, 0, -1], [0, -1, 1]])
+    space = Chain(following, rng.dirichlet(np.ones(3), 2), KL(0.6), horizon=4)
+    rewards, weights = rng.random((3, 2, 3)), np.array([1.0, 2.0, 0.5])
+    one = trained(space, rewards, [2, 1, 3], weights)
+    bill = AffinePayments().charge(one)
+
+    def whole(prefix: tuple[int, ...]) -> list[tuple[int, ...]]:
+        if one.policy.is_complete(prefix):
+            return [prefix]
+        return [found for token in range(3) for found in whole((*prefix, token))]
+
+    mean = np.zeros(3)
+    utility = one.sizes * one.values() - bill
+    for sequence in whole(()):
+        prices = token_prices(one, sequence)
+        earned = np.zeros(3)
+        state = 0
+        for token in sequence:
+            earned += rewards[:, state, token]
+            state = following[state, token]
+        np.testing.assert_allclose(prices.sum(axis=1), one.sizes * earned - utility, atol=1e-12)
+        mean += np.exp(one.policy.log_probability(sequence)) * prices.sum(axis=1)
+    np.testing.assert_allclose(mean, bill, rtol=1e-10)
+
+
+def test_what_has_no_price_is_refused() -> None:
+    rewards = [[1.0, 0.0], [0.0, 1.0]]
+    for space in (Table([0.5, 0.5], SquaredL2(1.0)), Menu([0.0, 0.0])):
+        with pytest.raises(CombinationError, match="under KL over a table"):
+            response_prices(trained(space, rewards, [1, 1]))
+    chain = Chain([[0, -1]], [[0.5, 0.5]], KL(1.0), horizon=3)
+    with pytest.raises(InputError, match="whole outcome"):
+        token_prices(trained(chain, [[[1.0, 0.0]]], [1]), (0,))
+    with pytest.raises(CombinationError, match="over an automaton"):
+        token_prices(trained(Table([0.5, 0.5], KL(1.0)), rewards, [1, 1]), (0,))

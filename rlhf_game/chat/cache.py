@@ -22,6 +22,10 @@ class Cache:
 
     folder: Path
 
+    def path(self, identity: Mapping[str, Any], request: Request) -> Path:
+        """Return the file that an answer is or would be in."""
+        return self._path(_asked(identity, request))
+
     def read(self, identity: Mapping[str, Any], request: Request) -> Reply | None:
         """Return the answer that is kept, or None; a file that is no answer to this very request is none."""
         asked = _asked(identity, request)

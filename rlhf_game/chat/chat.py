@@ -9,11 +9,27 @@ from rlhf_game.chat.cache import Cache
 from rlhf_game.chat.ledger import Ledger, Prices
 from rlhf_game.chat.requests import ChatModel, Reply, Request, estimated
 from rlhf_game.chat.transport import in_parallel
+from rlhf_game.errors import RunError
+from rlhf_game.files.documents import shown
 
 REPLIES = "replies"
 """Of a folder of calls, the folder with the answers."""
+UNGRADED = "ungraded"
+"""Of a folder of calls, the folder with what came back without the grade that was asked for."""
 Watch: TypeAlias = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much."""
+
+
+@final
+@dataclass(frozen=True)
+class Graded:
+    """A grade."""
+
+    grade: float
+    said: str
+    """The answer that gives it."""
+    is_declared: bool
+    """Whether the answer gives none, and this is the grade that was declared for such answers."""
 
 
 @final
@@ -21,24 +37,35 @@ Watch: TypeAlias = Callable[[str, int, int], None]
 class Chat:
     """A language model with the answers that it gave already and the account of them.
 
-    is_dry: nothing is asked; requests are counted and every answer is what the request pretends.
+    retries: how often it is asked again for a grade that was asked for and is not in its answer. refused: where answers
+    without one are written down, to be looked at; they are not kept as answers. is_dry: nothing is asked; requests are
+    counted and every answer is what the request pretends.
     """
 
     model: ChatModel
     ledger: Ledger
     cache: Cache | None = None
     prices: Prices | None = None
+    retries: int = 0
+    refused: Cache | None = None
     is_dry: bool = False
 
     @classmethod
     def kept_in(
-        cls, folder: Path, model: ChatModel, *, cache: Path | None = None, prices: Prices | None = None
+        cls,
+        folder: Path,
+        model: ChatModel,
+        *,
+        cache: Path | None = None,
+        prices: Prices | None = None,
+        retries: int = 0,
     ) -> "Chat":
         """Return a chat whose account is in ``folder``, as are its answers unless ``cache`` names a folder of theirs.
 
-        The folder then holds ledger.jsonl, report.json and replies/.
+        The folder then holds ledger.jsonl, report.json, replies/, and ungraded/ where there were such answers.
         """
-        return cls(model, Ledger(folder), Cache(cache or folder / REPLIES), prices)
+        kept = Cache(cache or folder / REPLIES)
+        return cls(model, Ledger(folder), kept, prices, retries, Cache(folder / UNGRADED))
 
     @classmethod
     def dry(
@@ -92,18 +119,60 @@ class Chat:
 
     def _answer(self, group: Sequence[Request], purpose: str) -> list[Reply]:
         """Answer a group and keep the answers: here, in the worker, so that they are kept whatever the others do."""
-        replies = self.model.answer(group, purpose)
-        for request, reply in zip(group, replies, strict=True):
+        replies = []
+        for request, first in zip(group, self.model.answer(group, purpose), strict=True):
+            reply, retries = first, self.retries
+            while not request.is_answered_by(reply) and retries:
+                self._account(request, reply, purpose, {})
+                (reply,) = self.model.answer([request], purpose)
+                retries -= 1
             if self.cache is None or self.cache.read(self.model.identity, request) is None:
                 self._account(request, reply, purpose, {})
+            replies.append(reply)
         return replies
 
     def _account(self, request: Request, reply: Reply, purpose: str, known: dict[Request, Reply]) -> None:
         """Account for a new answer, then keep it: one that was paid for and lost is paid, and counted, again."""
-        self.ledger.add(purpose, self.model.identity, reply, self.prices)
-        if self.cache is not None and not self.is_dry:
-            self.cache.write(self.model.identity, request, reply)
+        is_answer = request.is_answered_by(reply)
+        self.ledger.add(purpose, self.model.identity, reply, self.prices, is_ungraded=not is_answer)
+        kept = self.cache if is_answer else self.refused
+        if kept is not None and not self.is_dry:
+            kept.write(self.model.identity, request, reply)
         known[_question(request)] = reply
+
+    def grade(
+        self, requests: Sequence[Request], purpose: str, ungraded: float | None, watch: Watch | None = None
+    ) -> list[Graded]:
+        """Return the grade that each request asks for, in order.
+
+        ungraded: the grade that counts where the answer has none even when it is asked for again. Where that is None,
+        raises RunError with what was said, where it is written down, and how to go on.
+        """
+        graded, missing = [], []
+        for request, reply in zip(requests, self.ask(requests, purpose, watch), strict=True):
+            grade = request.grade(reply)
+            counted = ungraded if grade is None else grade
+            if counted is not None:
+                graded.append(Graded(counted, reply.text, grade is None))
+            else:
+                missing.append((request, reply))
+        if missing:
+            raise RunError(self._missing(*missing[-1], len(missing), purpose))
+        return graded
+
+    def _missing(self, request: Request, reply: Reply, count: int, purpose: str) -> str:
+        """Return the line that says that grades are missing, and the way out. request, reply: the last of them."""
+        assert request.scale is not None
+        known = self.model.identity
+        where = f" at {known['endpoint']}" if "endpoint" in known else ""
+        said = f"{shown(reply.text, 80)!r}" + ("" if reply.is_finished else ", cut at its limit of tokens")
+        file = "" if self.refused is None else f" ({self.refused.path(known, request)})"
+        times = f" in {self.retries + 1} answers each" if self.retries else ""
+        return (
+            f"the {purpose} {known.get('model')}{where} must answer a number from {request.scale.low:g} to "
+            f"{request.scale.high:g}, got none for {count} of its questions{times}; the last answer: {said}{file}; what "
+            "was graded is kept: run it again to ask for the others, with ungraded: GRADE to count them as that grade"
+        )
 
 
 def _question(request: Request) -> Request:

@@ -1,11 +1,14 @@
 """A language model behind an OpenAI-compatible endpoint."""
 
+import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, final
 
 from rlhf_game.chat.requests import ChatModel, Reply, Request, estimated_tokens
-from rlhf_game.chat.transport import Address
+from rlhf_game.chat.transport import Address, Refused
 from rlhf_game.errors import RunError
 from rlhf_game.files.documents import shown
 
@@ -51,18 +54,43 @@ class Endpoint(ChatModel):
         url = self.url.rstrip("/") + "/chat/completions"
         return Address(url, self.key_env, self.timeout, self.retries, self.pause)
 
+    @cached_property
+    def _takes_no_wishes(self) -> threading.Event:
+        """Set once the endpoint refused a request for what it was asked beyond a chat and took it without."""
+        return threading.Event()
+
     def _answer(self, request: Request, purpose: str) -> Reply:
         who = f"the {purpose} {self.model} at {self.url}"
+        wishes = _wishes(request)
+        if not wishes or self._takes_no_wishes.is_set():
+            return self._post(request, {}, who)
+        try:
+            return self._post(request, wishes, who)
+        except Refused:
+            reply = self._post(request, {}, who)  # raises why, where it was refused for something else
+            self._takes_no_wishes.set()
+            return reply
+
+    def _post(self, request: Request, wishes: Mapping[str, Any], who: str) -> Reply:
         asked = {
             "model": self.model,
             "messages": request.document()["messages"],
             "temperature": request.temperature,
             "max_tokens": request.max_tokens,
+            **wishes,
             **self.options,
         }
-        body = {name: value for name, value in asked.items() if value is not None}
-        document, retries = self._address.post(body, who)
+        document, retries = self._address.post({name: value for name, value in asked.items() if value is not None}, who)
         return _read(document, request, retries, who)
+
+
+def _wishes(request: Request) -> dict[str, Any]:
+    """Return what not every endpoint takes: JSON by schema, log-probabilities."""
+    wishes: dict[str, Any] = {"logprobs": True} if request.wants_log_probability else {}
+    if request.scale is not None:
+        schema = {"name": "grade", "strict": True, "schema": request.scale.schema}
+        wishes["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return wishes
 
 
 def _read(document: Any, request: Request, retries: int, who: str) -> Reply:
@@ -74,9 +102,22 @@ def _read(document: Any, request: Request, retries: int, who: str) -> Reply:
             raise TypeError
         counted = None if usage is None else (int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
         is_finished = choice.get("finish_reason") != "length"
+        log_probability = _log_probability(choice.get("logprobs"))
     except (LookupError, AttributeError, TypeError, ValueError, OverflowError):
         raise RunError(f"{who} failed: no chat completion came back, but {shown(str(document), 200)}") from None
     said = text or ""
     asked = sum(estimated_tokens(turn.content) for turn in request.messages)
     prompt_tokens, completion_tokens = counted or (asked, estimated_tokens(said))
-    return Reply(said, prompt_tokens, completion_tokens, is_finished, counted is None, retries)
+    return Reply(said, prompt_tokens, completion_tokens, is_finished, counted is None, retries, log_probability)
+
+
+def _log_probability(given: Any) -> float | None:
+    """Return the sum over an answer's tokens, in nats, or None where there is not one for each.
+
+    A server that calls a token impossible (OpenAI's -9999) does not know its probability.
+    """
+    tokens = given.get("content") if isinstance(given, dict) else None
+    if not isinstance(tokens, list) or not tokens:
+        return None
+    total = math.fsum(float(token["logprob"]) for token in tokens)
+    return total if math.isfinite(total) and all(-9999 < float(token["logprob"]) <= 0 for token in tokens) else None

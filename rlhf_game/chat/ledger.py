@@ -47,14 +47,25 @@ class Ledger:
             self._append("\n")
 
     def add(
-        self, purpose: str, identity: Mapping[str, Any], reply: Reply, prices: Prices | None, *, is_cached: bool = False
+        self,
+        purpose: str,
+        identity: Mapping[str, Any],
+        reply: Reply,
+        prices: Prices | None,
+        *,
+        is_cached: bool = False,
+        is_ungraded: bool = False,
     ) -> None:
-        """Account for one request that was answered; one answered before costs nothing."""
+        """Account for one request that was answered; one answered before costs nothing.
+
+        is_ungraded: the answer has not the grade that was asked for.
+        """
         line = {
             "purpose": purpose,
             "model": identity.get("model"),
             "endpoint": identity.get("endpoint"),
             "is_cached": is_cached,
+            "is_ungraded": is_ungraded,
             "prompt_tokens": reply.prompt_tokens,
             "completion_tokens": reply.completion_tokens,
             "is_estimated": reply.is_estimated,
@@ -117,5 +128,6 @@ def _sums(lines: list[dict[str, Any]]) -> dict[str, Any]:
         "prompt_tokens": sum(line["prompt_tokens"] for line in paid),
         "completion_tokens": sum(line["completion_tokens"] for line in paid),
         "estimated_calls": sum(line["is_estimated"] for line in paid),
+        "ungraded_calls": sum(line.get("is_ungraded", False) for line in paid),
         "price": float(sum(prices)) if prices else None,
     }

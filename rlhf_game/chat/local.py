@@ -75,7 +75,7 @@ class LocalModel(ChatModel):
         """Return batches of like temperature, like longest answer and like length."""
         alike: dict[tuple[float, int, tuple[int, ...]], list[int]] = {}
         for i, request in enumerate(requests):
-            alike.setdefault((_temperature(request), _longest(request), request.digits), []).append(i)
+            alike.setdefault((_temperature(request), _longest(request), _digits(request)), []).append(i)
         groups = []
         for places in alike.values():
             ordered = sorted(places, key=lambda i: (sum(len(turn.content) for turn in requests[i].messages), i))
@@ -88,8 +88,8 @@ class LocalModel(ChatModel):
 
         model = self.language_model
         encoded = [model.encode_prompt(Conversation(request.messages)) for request in requests]
-        if requests[0].digits:
-            return self._grade(encoded, requests[0].digits)
+        if digits := _digits(requests[0]):
+            return self._grade(encoded, digits)
         drawn = sample_batch(
             model,
             encoded,
@@ -99,7 +99,10 @@ class LocalModel(ChatModel):
             streams=[_stream(request) for request in requests],
         )
         return [
-            Reply(sample.text.strip(), len(ids), len(sample.token_ids), sample.is_finished)
+            Reply(
+                sample.text.strip(), len(ids), len(sample.token_ids), sample.is_finished,
+                log_probability=sample.log_probability,
+            )  # fmt: skip
             for ids, sample in zip(encoded, drawn, strict=True)
         ]
 
@@ -113,6 +116,10 @@ class LocalModel(ChatModel):
             raise InputError(f"model: {self.name} must have a token for each digit to grade with, found none for some")
         means = next_token_shares(model, encoded, [ids[0] for ids in tokens]) @ list(digits)
         return [Reply(f"{mean:.6f}", len(ids), 1) for ids, mean in zip(encoded, means.tolist(), strict=True)]
+
+
+def _digits(request: Request) -> tuple[int, ...]:
+    return () if request.scale is None else request.scale.digits
 
 
 def _sampling(request: Request) -> "Sampling":

@@ -2,9 +2,10 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, final
 
+from rlhf_game.chat.grades import Scale
 from rlhf_game.files.conversations import Message
 
 LETTERS_PER_TOKEN = 4
@@ -18,16 +19,18 @@ class Request:
 
     temperature: 0 takes the likeliest token every time; None leaves it to the server. max_tokens: of the answer, None
     leaves it to the server. draw: tells otherwise equal requests apart, so that each gets an answer of its own.
-    digits: the grades that are asked for, 0 to 9 each: a model on this machine then answers with their mean by the
-    probabilities of its next token, so that any model can grade; an endpoint is asked as ever. pretend: what a dry run
-    takes for the answer; no part of the question.
+    scale: of the grade that is asked for: an answer without one is none. An endpoint is asked for JSON by the scale's
+    schema, where it takes one; a model on this machine answers with the mean of the scale's digits by the probabilities
+    of its next token, where it has digits, so that any model can grade. wants_log_probability: of the whole answer,
+    where the other side gives it. pretend: what a dry run takes for the answer; no part of the question.
     """
 
     messages: tuple[Message, ...]
     temperature: float | None = 0.0
     max_tokens: int | None = 256
     draw: int = 0
-    digits: tuple[int, ...] = ()
+    scale: Scale | None = None
+    wants_log_probability: bool = False
     pretend: str = ""
 
     def document(self) -> dict[str, Any]:
@@ -38,7 +41,17 @@ class Request:
             "max_tokens": self.max_tokens,
             "draw": self.draw,
         }
-        return {**asked, "digits": list(self.digits)} if self.digits else asked
+        if self.scale is not None:
+            asked["scale"] = asdict(self.scale)
+        return {**asked, "log_probability": True} if self.wants_log_probability else asked
+
+    def grade(self, reply: "Reply") -> float | None:
+        """Return the grade that an answer gives, None where it gives none; one that was cut at its limit gives none."""
+        return None if self.scale is None or not reply.is_finished else self.scale.read(reply.text)
+
+    def is_answered_by(self, reply: "Reply") -> bool:
+        """Return whether what came back is an answer: where a grade was asked for, one with a grade."""
+        return self.scale is None or self.grade(reply) is not None
 
 
 def ask_once(
@@ -48,12 +61,12 @@ def ask_once(
     temperature: float | None = 0.0,
     max_tokens: int | None = 256,
     draw: int = 0,
-    digits: tuple[int, ...] = (),
+    scale: Scale | None = None,
     pretend: str = "",
 ) -> Request:
     """Return a request of one user turn, after a system turn when there is one."""
     first = () if system is None else (Message("system", system),)
-    return Request((*first, Message("user", user)), temperature, max_tokens, draw, digits, pretend)
+    return Request((*first, Message("user", user)), temperature, max_tokens, draw, scale, pretend=pretend)
 
 
 @final
@@ -70,6 +83,8 @@ class Reply:
     """Whether the tokens are estimated (4 letters each): the server did not count them."""
     retries: int = 0
     """Attempts that failed before."""
+    log_probability: float | None = None
+    """Of the whole answer, in nats, as its model says; None where it does not."""
 
 
 class ChatModel(ABC):
@@ -102,5 +117,6 @@ def estimated_tokens(text: str) -> int:
 def estimated(request: Request) -> Reply:
     """Return what a dry run takes for the answer: of the longest that it can be, where the request says it."""
     asked = sum(estimated_tokens(turn.content) for turn in request.messages)
-    answered = estimated_tokens(request.pretend) if request.max_tokens is None else request.max_tokens
-    return Reply(request.pretend, asked, answered, is_estimated=True)
+    said = request.pretend if request.scale is None else f"{request.scale.low:g}"
+    answered = estimated_tokens(said) if request.max_tokens is None else request.max_tokens
+    return Reply(said, asked, answered, is_estimated=True)

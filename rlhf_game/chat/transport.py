@@ -27,6 +27,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Answers after which trying again may help."""
+REFUSING = frozenset({400, 415, 422, 501})
+"""Answers of a server that does not take what was posted."""
 LONGEST_WAIT = 60.0
 """Seconds between two attempts at most, whatever the server asks for."""
 LARGEST_ANSWER = 64 * 2**20
@@ -35,7 +37,7 @@ LARGEST_ANSWER = 64 * 2**20
 
 @final
 class Refused(RunError):
-    """The other side answered that it does not take what was posted (400 or 422)."""
+    """The other side answered that it does not take what was posted."""
 
 
 @final
@@ -83,7 +85,7 @@ class Address:
             if not isinstance(found, _Failure):
                 return found, attempt
             if not found.is_busy:
-                error = Refused if found.status in (400, 422) else RunError
+                error = Refused if found.status in REFUSING else RunError
                 raise error(f"{who} failed: {found.reason}")
             if attempt < self.retries:
                 pause = self.pause * 2.0**attempt * (1.0 + _jitter(body, attempt))

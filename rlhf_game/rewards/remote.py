@@ -4,25 +4,14 @@ Both reach it through ``chat.transport`` and say which endpoint failed. Nothing 
 """
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-from rlhf_game.chat import (
-    REPLIES,
-    Chat,
-    ChatModel,
-    Endpoint,
-    Ledger,
-    LocalModel,
-    Request,
-    ask_once,
-    grade_digits,
-    grade_rule,
-    read_grade,
-)
+from rlhf_game.chat import REPLIES, Chat, ChatModel, Endpoint, Ledger, LocalModel, Request, Scale, ask_once
 from rlhf_game.chat.keys import check_url
 from rlhf_game.chat.transport import Address, in_parallel
 from rlhf_game.errors import InputError, RunError
@@ -92,9 +81,11 @@ class Judge:
     """A language model that grades each response from ``low`` to ``high``.
 
     url: the base URL of an OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1; None when ``model`` is on this
-    machine. instruction: what to grade. key_env: the environment variable with the key; None for servers that want
-    none. workers: questions asked at the same time. max_tokens: of an answer, None for servers that want no limit;
-    models that think before they answer need many. calls: the folder that keeps answers and their account.
+    machine. instruction: what to grade. ungraded: the grade that counts where an answer has none, also when it is asked
+    for again ``retries`` times (a model on this machine would say the same again); None: such an answer is an error.
+    key_env: the environment variable with the key; None for servers that want none. workers: questions asked at the
+    same time. max_tokens, temperature: None leaves them to the server. options: further fields of every request, such
+    as max_completion_tokens. calls: the folder that keeps answers and their account.
     """
 
     model: str
@@ -102,12 +93,14 @@ class Judge:
     instruction: str
     low: float = 1.0
     high: float = 10.0
+    ungraded: float | None = None
     timeout: float = 60.0
     retries: int = 4
     workers: int = 4
     key_env: str | None = None
-    max_tokens: int | None = 16
+    max_tokens: int | None = None
     temperature: float | None = 0.0
+    options: Mapping[str, Any] = field(default_factory=dict)
     calls: Path | None = None
     base: Path | None = None
     __name__: ClassVar[str] = "judge"
@@ -117,17 +110,33 @@ class Judge:
             check_url(self.url)
         if not self.low < self.high:
             raise InputError(f"low must be below high, got low {self.low} and high {self.high}")
+        if self.ungraded is not None and not self.low <= self.ungraded <= self.high:
+            raise InputError(f"ungraded must be a grade from {self.low:g} to {self.high:g}, got {self.ungraded}")
 
     @cached_property
     def _model(self) -> ChatModel:
         if self.url is None:
             return LocalModel(self.model, base=self.base)
-        return Endpoint(self.model, self.url, self.key_env, self.timeout, self.retries, workers=self.workers)
+        return Endpoint(
+            self.model, self.url, self.key_env, self.timeout, self.retries, workers=self.workers, options=self.options
+        )
+
+    @cached_property
+    def _declared(self) -> Counter[str]:
+        """How many grades were counted as ``ungraded`` says."""
+        return Counter()
 
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> list[float]:
         """Return one grade per completion. Raises RunError that names the judge."""
-        kept = Chat(self._model, Ledger(None)) if self.calls is None else Chat.kept_in(self.calls, self._model)
-        return [self._grade(reply.text) for reply in kept.ask(self._requests(prompts, completions), "judge")]
+        retries = 0 if self.url is None else self.retries
+        chat = (
+            Chat(self._model, Ledger(None), retries=retries)
+            if self.calls is None
+            else Chat.kept_in(self.calls, self._model, retries=retries)
+        )
+        graded = chat.grade(self._requests(prompts, completions), "judge", self.ungraded)
+        self._declared["grades"] += sum(one.is_declared for one in graded)
+        return [one.grade for one in graded]
 
     def count(self, prompts: Sequence[Text], completions: Sequence[Text], ledger: Ledger) -> None:
         """Count in ``ledger`` what grading the completions would ask; nothing is asked."""
@@ -135,27 +144,20 @@ class Judge:
         Chat.dry(self._model, ledger, cache=kept).ask(self._requests(prompts, completions), "judge")
 
     def _requests(self, prompts: Sequence[Text], completions: Sequence[Text]) -> list[Request]:
-        rule = f"{self.instruction}\n{grade_rule(self.low, self.high)}"
+        scale = Scale(self.low, self.high)
         return [
             ask_once(
                 f"Prompt:\n{plain(prompt)}\n\nResponse:\n{plain(completion)}",
-                rule,
+                f"{self.instruction}\n{scale.rule}",
                 temperature=self.temperature,
                 max_tokens=self.max_tokens,
-                digits=grade_digits(self.low, self.high),
+                scale=scale,
             )
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
 
-    def _grade(self, said: str) -> float:
-        grade = read_grade(said, self.low, self.high)
-        if grade is None:
-            where = "" if self.url is None else f" at {self.url}"
-            wanted = f"a number from {self.low:g} to {self.high:g}"
-            raise RunError(f"the judge {self.model}{where} must answer {wanted}, got {said[:80]!r}")
-        return grade
-
     @property
     def provenance(self) -> dict[str, Any]:
-        """Where the grades come from."""
-        return {"endpoint": self.url, "model": self.model, "instruction": self.instruction}
+        """Where the grades come from, and how many are not the judge's but the one that was declared."""
+        known = {"endpoint": self.url, "model": self.model, "instruction": self.instruction}
+        return {**known, "ungraded": self._declared["grades"]} if self._declared["grades"] else known

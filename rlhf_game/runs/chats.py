@@ -1,10 +1,11 @@
 """What a configuration may say about a language model that is asked: on this machine, or behind an endpoint."""
 
 import re
+from abc import ABC
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, final
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from rlhf_game.chat import REPLIES, Chat, ChatModel, Endpoint, Ledger, LocalModel, Prices
@@ -41,6 +42,35 @@ def _check_address(url: str) -> str:
 
 KeyName: TypeAlias = Annotated[str, AfterValidator(_check_variable), BeforeValidator(_hide_what_is_no_variable)]
 WebAddress: TypeAlias = Annotated[str, AfterValidator(_check_address), BeforeValidator(_hide_passwords)]
+
+
+class GradingFields(Strict, ABC):
+    """From where to where grades go, and what counts where an answer has none."""
+
+    low: float = 1.0
+    high: float = 10.0
+    ungraded: Literal["fail"] | float = "fail"
+    """fail, or the grade that counts where there is none, also when it was asked for again."""
+
+    @field_validator("high")
+    @classmethod
+    def _above_low(cls, high: float, info: Any) -> float:
+        if high <= info.data.get("low", float("-inf")):
+            raise PydanticCustomError("above_low", "must be above low")
+        return high
+
+    @field_validator("ungraded")
+    @classmethod
+    def _on_the_scale(cls, ungraded: Literal["fail"] | float, info: Any) -> Literal["fail"] | float:
+        low, high = info.data.get("low", float("-inf")), info.data.get("high", float("inf"))
+        if ungraded != "fail" and not low <= ungraded <= high:
+            raise PydanticCustomError("ungraded", "must be fail or a grade from low to high")
+        return ungraded
+
+    @property
+    def declared(self) -> float | None:
+        """The grade that counts where there is none; None: it is an error."""
+        return None if self.ungraded == "fail" else self.ungraded
 
 
 @final
@@ -88,7 +118,8 @@ SomeModel: TypeAlias = Annotated[ModelSpec, BeforeValidator(_named)]
 
 def open_chat(spec: ModelSpec, base: Path, calls: Path, *, seed: int = 0, batch_size: int = 16) -> Chat:
     """Return the language model, asked in a way that keeps answers and accounts in the folder ``calls``."""
-    return Chat.kept_in(calls, _model(spec, base, seed, batch_size), cache=_shared(spec, base), prices=_prices(spec))
+    model, retries = _model(spec, base, seed, batch_size), 0 if spec.endpoint is None else spec.endpoint.retries
+    return Chat.kept_in(calls, model, cache=_shared(spec, base), prices=_prices(spec), retries=retries)
 
 
 def dry_chat(spec: ModelSpec, base: Path, calls: Path, ledger: Ledger, *, seed: int = 0) -> Chat:

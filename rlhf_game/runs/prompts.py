@@ -4,13 +4,12 @@ from abc import ABC
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, final
 
-from pydantic import Discriminator, Field, Tag, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Discriminator, Field, Tag
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import parse_json_lines, read_text, shown
 from rlhf_game.files.schema import Name, Nonnegative, Strict, parse_model
-from rlhf_game.runs.chats import ModelSpec, SomeModel
+from rlhf_game.runs.chats import GradingFields, ModelSpec, SomeModel
 
 Count: TypeAlias = Annotated[int, Field(ge=1, le=100_000)]
 
@@ -40,25 +39,16 @@ Examples: TypeAlias = Annotated[
 """Questions and answers, or a .jsonl file of them."""
 
 
-class JudgingFields(Strict, ABC):
+class JudgingFields(GradingFields, ABC):
     """How answers are graded; the constants are CourseGPT-zh's where it has them."""
 
     judge: SomeModel | None = None
     """Who grades; None: the model that answers grades itself."""
-    low: float = 1.0
-    high: float = 10.0
     alpha: Nonnegative = 0.5
     """Of the length penalty: what an answer twice as long as the human's loses."""
     explains: bool = True
     """Whether the judge writes a comment before each grade; then the writer learns from the comments."""
     judge_tokens: Count = 256
-
-    @field_validator("high")
-    @classmethod
-    def _above_low(cls, high: float, info: Any) -> float:
-        if high <= info.data.get("low", float("-inf")):
-            raise PydanticCustomError("above_low", "must be above low")
-        return high
 
 
 @final

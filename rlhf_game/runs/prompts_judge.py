@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from rlhf_game.chat import Chat, Request, ask_once, grade_digits, grade_rule, read_grade
+from rlhf_game.chat import Chat, Request, Scale, ask_once
 from rlhf_game.errors import RunError
 from rlhf_game.files.documents import shown
 from rlhf_game.runs.directory import Progress
@@ -29,8 +29,8 @@ class Judged:
     grades: Mapping[str, float]
     said: tuple[str, ...]
     """What the judge wrote, criterion by criterion."""
-    unread: int
-    """Grades that could not be read: each counts as the lowest."""
+    ungraded: int
+    """Grades that the judge did not give: each counts as declared."""
     penalty: float
 
     @property
@@ -58,24 +58,22 @@ def judge_answers(
 ) -> list[Judged]:
     """Return the grades of each answer to each example's question.
 
-    A grade that cannot be read counts as the lowest.
+    Raises RunError where the judge gives no grade and none is declared for that.
     """
     requests = [_request(example, answer, name, how) for example, answer in pairs for name in CRITERIA]
-    said = [reply.text for reply in judge.ask(requests, "judge", watch)]
-    grades = [read_grade(text, how.low, how.high) for text in said]
+    graded = judge.grade(requests, "judge", how.declared, watch)
     found = []
     for k, (example, answer) in enumerate(pairs):
-        own = slice(k * len(CRITERIA), (k + 1) * len(CRITERIA))
-        known = {name: how.low if grade is None else grade for name, grade in zip(CRITERIA, grades[own], strict=True)}
-        unread = sum(grade is None for grade in grades[own])
-        penalty = length_penalty(answer, example.answer, how.alpha)
-        found.append(Judged(example, answer, known, tuple(said[own]), unread, penalty))
+        own = graded[k * len(CRITERIA) : (k + 1) * len(CRITERIA)]
+        grades = {name: one.grade for name, one in zip(CRITERIA, own, strict=True)}
+        said, ungraded = tuple(one.said for one in own), sum(one.is_declared for one in own)
+        found.append(Judged(example, answer, grades, said, ungraded, length_penalty(answer, example.answer, how.alpha)))
     return found
 
 
 def check_readable(judge: Chat, judged: Sequence[Judged]) -> None:
     """Raise RunError when there are grades and none of them could be read: such a judge knows nothing."""
-    if judged and all(one.unread == len(one.grades) for one in judged):
+    if judged and all(one.ungraded == len(one.grades) for one in judged):
         raise RunError(
             f"the judge {judge.model.identity.get('model')} must answer with grades, none of "
             f"{len(judged) * len(CRITERIA)} can be read; the last: {shown(judged[-1].said[-1])!r}"
@@ -83,15 +81,10 @@ def check_readable(judge: Chat, judged: Sequence[Judged]) -> None:
 
 
 def _request(example: ExampleSpec, answer: str, criterion: str, how: JudgingFields) -> Request:
-    rule = (
-        f"Explain in at most two sentences, then end with a line 'Grade: N', N from {how.low:g} to {how.high:g}."
-        if how.explains
-        else grade_rule(how.low, how.high)
-    )
+    scale = Scale(how.low, how.high, how.explains)
     return ask_once(
         f"Question:\n{example.question}\n\nReference answer:\n{example.answer}\n\nAnswer to grade:\n{answer}",
-        f"You grade an answer to a question by one criterion, {criterion}: {CRITERIA[criterion]}\n{rule}",
+        f"You grade an answer to a question by one criterion, {criterion}: {CRITERIA[criterion]}\n{scale.rule}",
         max_tokens=how.judge_tokens,
-        digits=() if how.explains else grade_digits(how.low, how.high),
-        pretend=f"Grade: {how.low:g}",
+        scale=scale,
     )

@@ -48,7 +48,7 @@ class Candidate:
             "grades": {
                 name: float(np.mean([one.grades[name] for one in self.judged])) for name in self.judged[0].grades
             },
-            "unread_grades": sum(one.unread for one in self.judged),
+            "ungraded": sum(one.ungraded for one in self.judged),
         }
 
 

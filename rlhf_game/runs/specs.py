@@ -20,7 +20,7 @@ from rlhf_game.rewards.neural import EMBEDDER, ImplicitReward, RewardModel, Simi
 from rlhf_game.rewards.remote import Judge, ScoreEndpoint
 from rlhf_game.rewards.texts import TextReward
 from rlhf_game.runs.calibrations import CalibrationSpec, SomeCalibration, tag_of
-from rlhf_game.runs.chats import KeyName, WebAddress
+from rlhf_game.runs.chats import GradingFields, KeyName, WebAddress
 from rlhf_game.runs.nested import Nested, RewardSpec
 
 
@@ -233,21 +233,21 @@ class EndpointSpec(RewardSpec):
 
 
 @final
-class JudgeSpec(RewardSpec):
+class JudgeSpec(RewardSpec, GradingFields):
     """Grades from a language model behind an OpenAI-compatible endpoint; without ``url``, on this machine."""
 
     kind: Literal["judge"] = "judge"
     model: Name
     url: WebAddress | None = None
     instruction: Name
-    low: float = 1.0
-    high: float = 10.0
     timeout: Positive = 60.0
     retries: Annotated[int, Field(ge=0, le=100)] = 4
     workers: Annotated[int, Field(ge=1, le=1000)] = 4
     key_env: KeyName | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 16
-    temperature: Annotated[float, Field(ge=0, le=100)] = 0.0
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=100)] | None = 0.0
+    options: dict[str, Any] = {}
+    """Further fields of the body of every request."""
 
     def build(self, base: Path) -> TextReward:
         """Return the reward."""
@@ -259,7 +259,8 @@ class JudgeSpec(RewardSpec):
 
     def build_judge(self, base: Path, calls: Path | None = None) -> Judge:
         """Return the judge. calls: the folder that keeps its answers."""
-        return Judge(**self.model_dump(exclude={"kind"}), base=base, calls=calls)
+        known = self.model_dump(exclude={"kind", "ungraded"})
+        return Judge(**known, ungraded=self.declared, base=base, calls=calls)
 
     def own_models(self) -> tuple[str, ...]:
         """Return the model, where it is on this machine."""

@@ -21,7 +21,7 @@ def score_answers(judged: Sequence[Judged], tokenizer: str) -> dict[str, Any]:
         "judge": float(np.mean([one.judge for one in judged])),
         "length_penalty": float(np.mean([one.penalty for one in judged])),
         "score": float(np.mean([one.score for one in judged])),
-        "unread_grades": sum(one.unread for one in judged),
+        "ungraded": sum(one.ungraded for one in judged),
         "letters": float(np.mean([len(answer) for answer in answers])),
     }
 

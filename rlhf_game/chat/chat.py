@@ -168,10 +168,12 @@ class Chat:
         said = f"{shown(reply.text, 80)!r}" + ("" if reply.is_finished else ", cut at its limit of tokens")
         file = "" if self.refused is None else f" ({self.refused.path(known, request)})"
         times = f" in {self.retries + 1} answers each" if self.retries else ""
+        wanted = f"a number from {request.scale.low:g} to {request.scale.high:g}"
         return (
-            f"the {purpose} {known.get('model')}{where} must answer a number from {request.scale.low:g} to "
-            f"{request.scale.high:g}, got none for {count} of its questions{times}; the last answer: {said}{file}; what "
-            "was graded is kept: run it again to ask for the others, with ungraded: GRADE to count them as that grade"
+            f"the {purpose} {known.get('model')}{where} must answer {wanted}, "
+            f"got none for {count} of its questions{times}; the last answer: {said}{file}; what was graded is kept: run it "
+            "again to ask for the rest alone, or begin another with ungraded: GRADE, which counts such answers as that "
+            "grade"
         )
 
 

@@ -1,6 +1,6 @@
 """Grades: asked for as one number, as JSON where an endpoint takes a schema, and read back from what was said.
 
-What is not clearly one grade is none: a judge that is misread charges somebody for it, one that is asked again does not.
+What is not clearly one grade is none: somebody pays for a judge that is misread, nobody for one that is asked again.
 """
 
 import json
@@ -49,11 +49,10 @@ class Scale:
     @property
     def rule(self) -> str:
         """The sentence that asks for a grade."""
+        ends = f"from {self.low:g} to {self.high:g}"
         if self.explains:
-            return (
-                f"Explain in at most two sentences, then end with a line 'Grade: N', N from {self.low:g} to {self.high:g}."
-            )
-        return f"Answer with one number from {self.low:g} to {self.high:g} and nothing else."
+            return f"Explain in at most two sentences, then end with a line 'Grade: N', N {ends}."
+        return f"Answer with one number {ends} and nothing else."
 
     @property
     def digits(self) -> tuple[int, ...]:
@@ -110,13 +109,17 @@ class Scale:
             yield None
         plain = self._without_scale(plain)
         for match in re.finditer(rf"{_START}(?P<number>{_NUMBER})\s*{_OUT_OF}", plain):
-            is_range = re.search(r"\d\s*(?:-|~|\b(?:to|or|and)\b)\s*$", plain[max(0, match.start() - 40) : match.start()])
+            is_range = re.search(
+                r"\d\s*(?:-|~|\b(?:to|or|and)\b)\s*$", plain[max(0, match.start() - 40) : match.start()]
+            )
             if float(match["whole"]) == self.high and ("/" in match[0] or "out" in match[0]):
                 yield None if is_range else float(match["number"])
         for match in re.finditer(rf"{_KEYWORD}{_LINK}{_START}(?P<number>{_NUMBER})[^\S\n]*", plain):
             if not _NEGATED.search(plain[max(0, match.start() - 40) : match.start()]):
                 yield from self._after_keyword(match["number"], plain[match.end() :])
-        for match in re.finditer(rf"{_KEYWORD}[^\S\n]*:?[^\S\n]*\n\s*(?P<number>{_NUMBER})[^\S\n]*[.!]?[^\S\n]*(?:\n|$)", plain):
+        for match in re.finditer(
+            rf"{_KEYWORD}[^\S\n]*:?[^\S\n]*\n\s*(?P<number>{_NUMBER})[^\S\n]*[.!]?[^\S\n]*(?:\n|$)", plain
+        ):
             yield float(match["number"])
 
     def _after_keyword(self, number: str, rest: str) -> Iterator[float | None]:
@@ -144,7 +147,9 @@ class Scale:
         text = re.sub(rf"(?:{high}\s*/\s*{high}|{low}|{high})\s*{_ANCHOR}(?!\s*\d)", " ", text)
         beyond = rf"\s*(?:possible\s+)?{_NOUN}?s?\s*(?:=|:|\b(?:is|being|of|at|was|would\s+be)\b)?\s*{_NUMBER}"
         text = re.sub(rf"\b{_EXTREME}\b{beyond}", " ", text)
-        text = re.sub(rf"\b(?:perfect|full)\s+{_NOUN}s?\s*(?:=|:|\b(?:is|being|of|would\s+be)\b)\s*{_NUMBER}", " ", text)
+        text = re.sub(
+            rf"\b(?:perfect|full)\s+{_NOUN}s?\s*(?:=|:|\b(?:is|being|of|would\s+be)\b)\s*{_NUMBER}", " ", text
+        )
         return re.sub(rf"(?<!\d)(?<!\d\s)(?<!points\s)\bout\s+of\s+{_POSSIBLE}{high}", " ", text)
 
 

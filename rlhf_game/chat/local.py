@@ -100,7 +100,10 @@ class LocalModel(ChatModel):
         )
         return [
             Reply(
-                sample.text.strip(), len(ids), len(sample.token_ids), sample.is_finished,
+                sample.text.strip(),
+                len(ids),
+                len(sample.token_ids),
+                sample.is_finished,
                 log_probability=sample.log_probability,
             )  # fmt: skip
             for ids, sample in zip(encoded, drawn, strict=True)

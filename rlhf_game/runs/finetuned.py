@@ -43,7 +43,7 @@ from rlhf_game.runs.finetuned_draws import (
 )
 from rlhf_game.runs.finetuned_training import main_task, make, own_tasks, policy_training, shares_of, spec_of
 from rlhf_game.runs.generation import Drawn
-from rlhf_game.runs.scoring import score, truncated
+from rlhf_game.runs.scoring import counted, score
 
 
 @final
@@ -170,6 +170,6 @@ def _write_receipt(
         "model": origin["model"],
         "seed": configuration.source.seed,
         "versions": versions(),
-        **truncated(folder),
+        **counted(folder),
     }
     folder.write(folder.receipt, sampled_receipt(game).with_provenance(provenance).text().encode())

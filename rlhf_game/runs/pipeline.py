@@ -18,7 +18,7 @@ from rlhf_game.runs.finetuned import FinetunedRun, run_finetuned
 from rlhf_game.runs.finetuned_spec import FinetunedSpec
 from rlhf_game.runs.generation import Drawn, generate, read_drawn
 from rlhf_game.runs.prompts_game import SystemPrompt, settled_prompts, value_prompts
-from rlhf_game.runs.scoring import read_rewards, score, truncated
+from rlhf_game.runs.scoring import counted, read_rewards, score
 
 UNIT = [0.0, 1.0]
 """The range of every calibration, and so of every reward of every response, found or not."""
@@ -121,7 +121,7 @@ def _write_receipt(game: Game, configuration: Configuration, origin: dict[str, A
         "model": origin["model"],
         "seed": configuration.source.seed,
         "versions": versions(),
-        **truncated(folder),
+        **counted(folder),
     }
     receipt = receipt_of(game, settle(game))
     if found := settled_prompts(origin, receipt):

@@ -112,6 +112,8 @@ class SystemPrompt:
     text: str
     judge_score: float
     """What the search gave it, before any report was read."""
+    ungraded: int
+    """Of the grades behind that score, how many are not the judge's but the one declared for answers without any."""
     probability: float
     """In the settled policy."""
 
@@ -121,6 +123,6 @@ def settled_prompts(origin: Mapping[str, Any], receipt: Receipt) -> tuple[System
     found = origin.get("system_prompts", [])
     policy: Any = receipt.policy if found else []
     return tuple(
-        SystemPrompt(candidate["text"], candidate["score"], probability)
+        SystemPrompt(candidate["text"], candidate["score"], candidate["ungraded"], probability)
         for candidate, probability in zip(found, policy, strict=True)
     )

@@ -64,11 +64,22 @@ def read_rewards(folder: RunFolder) -> tuple[dict[str, list[float]], dict[str, A
     return rewards, provenance
 
 
-def truncated(folder: RunFolder) -> dict[str, dict[str, int]]:
-    """Return what a receipt says of texts that were not read whole: how many of them each group's reward scored."""
+def counted(folder: RunFolder) -> dict[str, dict[str, int]]:
+    """Return what a receipt says of each group's scores: how many are of texts that were not read whole (truncated),
+    and how many judges' grades are the one declared for answers without any (ungraded)."""
     _, provenance = read_parquet(folder.scores)
-    counts = {name: origin["truncated"] for name, origin in provenance["rewards"].items() if "truncated" in origin}
-    return {"truncated": counts} if counts else {}
+    found = {}
+    for what in ("truncated", "ungraded"):
+        counts = {name: origin[what] for name, origin in provenance["rewards"].items() if what in origin}
+        found |= {what: counts} if counts else {}
+    return found
+
+
+def _ungraded(origin: Any) -> int:
+    """Return how many grades were declared, in what a reward and those inside it say of where they come from."""
+    if isinstance(origin, list):
+        return sum(_ungraded(inner) for inner in origin)
+    return origin.get("ungraded", 0) + _ungraded(origin.get("members", [])) if isinstance(origin, dict) else 0
 
 
 def _score_group(
@@ -120,10 +131,11 @@ class Scorer:
             raise InputError(f"groups[{i}].calibration: {error}") from error
 
     def origin(self, i: int) -> dict[str, Any]:
-        """Return where a group's rewards come from, and how many texts were not read whole."""
+        """Return where a group's rewards come from, and how many of them are not what they seem (see ``counted``)."""
         said = self._configuration.fields.groups[i].reward.model_dump(mode="json")
-        cut = {"truncated": self._cut[i]} if self._cut[i] else {}
-        return {"reward": said, "from": getattr(self._reward(i), "provenance", None), **cut}
+        origin = getattr(self._reward(i), "provenance", None)
+        counts = {"truncated": self._cut[i], "ungraded": _ungraded(origin)}
+        return {"reward": said, "from": origin, **{what: count for what, count in counts.items() if count}}
 
     def provenance(self, pairs: Sequence[tuple[int, str]]) -> dict[str, Any]:
         """Return where every group's rewards of all these prompts and texts come from, by name.

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rlhf_game import InputError, RunError
-from rlhf_game.chat import Chat, Endpoint, Ledger, LocalModel, Prices, Request, ask_once
+from rlhf_game.chat import Chat, Endpoint, Ledger, LocalModel, Prices, Request, Scale, ask_once
 from rlhf_game.chat.cache import content_key
 from rlhf_game.files.conversations import Message
 from tests import tiny
@@ -176,6 +176,7 @@ def test_the_account_adds_up_calls_tokens_and_prices(tmp_path: Path) -> None:
     paid = (10 * 2.0 + 2 * 30.0) / 1e6
     assert report == {
         "calls": 5, "cached": 2, "retries": 0, "prompt_tokens": 30, "completion_tokens": 6, "estimated_calls": 0,
+        "ungraded_calls": 0,
         "price": pytest.approx(3 * paid),
     }  # fmt: skip
     assert (by["writer"]["calls"], by["writer"]["cached"], by["writer"]["price"]) == (3, 1, pytest.approx(2 * paid))
@@ -289,7 +290,7 @@ def test_a_grade_of_a_local_model_is_the_mean_digit_by_its_probabilities(
     monkeypatch.setattr(tiny, "WORDS", ("<pad>", "<bos>", "<eos>", "<unk>", *"12345678"))
     model = tiny.save_language_model(tmp_path)
     questions = ["1 2 3", "7", "5 5"]
-    requests = [ask_once(question, digits=(2, 3, 4)) for question in questions]
+    requests = [ask_once(question, scale=Scale(2, 4)) for question in questions]
     said = [float(reply.text) for reply in Chat(LocalModel(str(model)), Ledger(None)).ask(requests, "judge")]
     loaded = load_language_model(str(model))
     for question, mean in zip(questions, said, strict=True):
@@ -302,15 +303,105 @@ def test_a_grade_of_a_local_model_is_the_mean_digit_by_its_probabilities(
 
 def test_a_local_model_without_digits_cannot_grade_with_them(model: Path) -> None:
     with pytest.raises(InputError, match="must have a token for each digit to grade with"):
-        Chat(LocalModel(str(model)), Ledger(None)).ask([ask_once("good", digits=(1, 2))], "judge")
+        Chat(LocalModel(str(model)), Ledger(None)).ask([ask_once("good", scale=Scale(1, 2))], "judge")
 
 
-def test_digits_are_part_of_the_question_and_sent_to_no_endpoint(tmp_path: Path) -> None:
-    with serving(chatting(lambda asked: "7")) as (url, seen):
-        chat = Chat.kept_in(tmp_path, Endpoint("m", f"{url}/v1"))
-        chat.ask([ask_once("a"), ask_once("a", digits=(1, 2))], "judge")
+def grading(replies: Sequence[str], **more: Any) -> Any:
+    """Answer with one reply after the other."""
+
+    def answer(document: dict[str, Any], number: int) -> tuple[int, Any]:
+        status, body = chatting(lambda asked: replies[min(number, len(replies)) - 1])(document, number)
+        body["choices"][0].update(more)
+        return status, body
+
+    return answer
+
+
+def test_json_by_schema_is_asked_for_where_the_endpoint_takes_it(tmp_path: Path) -> None:
+    with serving(grading(['{"grade": 7}'])) as (url, seen):
+        chat = Chat.kept_in(tmp_path, Endpoint("m", f"{url}/v1", workers=1))
+        asked = [ask_once("a"), ask_once("a", scale=Scale(1, 9)), ask_once("a", scale=Scale(1, 9, explains=True))]
+        assert [one.grade for one in chat.grade(asked[1:], "judge", None)] == [7.0, 7.0]
+        chat.ask(asked, "judge")
+    assert len(seen) == 3  # the scale is part of the question
+    for one, scale in zip(seen, (asked[1].scale, asked[2].scale), strict=False):
+        assert scale is not None
+        schema = {"name": "grade", "strict": True, "schema": scale.schema}
+        assert one["response_format"] == {"type": "json_schema", "json_schema": schema}
+    assert "response_format" not in seen[2]
+
+
+@pytest.mark.parametrize("status", [400, 415, 422, 501])
+def test_an_endpoint_that_takes_no_schema_is_asked_without_and_remembered(status: int, tmp_path: Path) -> None:
+    def plain(document: dict[str, Any], number: int) -> tuple[int, Any]:
+        refusal = status, {"error": {"message": "response_format is not supported"}}
+        return refusal if "response_format" in document else grading(["Grade: 7"])(document, number)
+
+    requests = [ask_once(question, scale=Scale(1, 9)) for question in "abc"]
+    with serving(plain) as (url, seen):
+        chat = Chat.kept_in(tmp_path, Endpoint("m", f"{url}/v1", workers=1))
+        assert [one.grade for one in chat.grade(requests, "judge", None)] == [7.0] * 3
+    assert ["response_format" in one for one in seen] == [True, False, False, False]
+    with serving(lambda d, n: (status, {"error": {"message": "no such model"}})) as (url, seen):
+        with pytest.raises(RunError, match="no such model"):
+            Chat(Endpoint("m", f"{url}/v1", workers=1), Ledger(None)).grade(requests, "judge", None)
         assert len(seen) == 2
-        assert all("digits" not in one for one in seen)
+
+
+def test_options_go_before_the_fields_of_a_request_and_null_leaves_one_out() -> None:
+    options = {"max_completion_tokens": 500, "max_tokens": None, "temperature": None, "response_format": None}
+    with serving(grading(["7"])) as (url, seen):
+        endpoint = Endpoint("m", f"{url}/v1", options={**options, "reasoning_effort": "low"})
+        Chat(endpoint, Ledger(None)).grade([ask_once("a", scale=Scale(1, 9))], "judge", None)
+    assert set(seen[0]) - {"at", "token"} == {"model", "messages", "max_completion_tokens", "reasoning_effort"}
+
+
+def test_an_answer_without_a_grade_is_asked_for_again_and_never_kept(tmp_path: Path) -> None:
+    request = ask_once("a", scale=Scale(1, 9))
+    with serving(grading(["no idea", "11", "7"])) as (url, seen):
+        chat = Chat.kept_in(tmp_path, Endpoint("m", f"{url}/v1"), retries=2)
+        (graded,) = chat.grade([request], "judge", None)
+        assert (graded.grade, graded.said, graded.is_declared) == (7.0, "7", False)
+        assert len(seen) == 3
+        chat.grade([request], "judge", None)
+        assert len(seen) == 3
+    (kept,) = (tmp_path / "replies").rglob("*.json")
+    assert json.loads(kept.read_text())["reply"]["text"] == "7"
+    report = report_of(tmp_path)
+    assert (report["calls"], report["cached"], report["ungraded_calls"], report["prompt_tokens"]) == (4, 1, 2, 30)
+
+
+@pytest.mark.parametrize("reply", ["no idea", "7", '{"grade": 7'])
+def test_what_stays_without_a_grade_fails_with_its_file_or_counts_as_declared(reply: str, tmp_path: Path) -> None:
+    requests = [ask_once("a", scale=Scale(1, 9)), ask_once("b", scale=Scale(1, 9))]
+
+    def cut(document: dict[str, Any], number: int) -> tuple[int, Any]:
+        is_cut = document["messages"][0]["content"] == "b"
+        return grading([reply if is_cut else "8"], finish_reason="length" if is_cut else "stop")(document, number)
+
+    with serving(cut) as (url, seen):
+        chat = Chat.kept_in(tmp_path, Endpoint("m", f"{url}/v1"), retries=1)
+        for asked in (3, 5):
+            with pytest.raises(
+                RunError, match="must answer a number from 1 to 9, got none for 1 of .* in 2 ans"
+            ) as caught:
+                chat.grade(requests, "judge", None)
+            assert len(seen) == asked  # what was graded is not asked for again
+        (kept,) = (tmp_path / "replies").rglob("*.json")
+        assert json.loads(kept.read_text())["reply"]["text"] == "8"
+        (refused,) = (tmp_path / "ungraded").rglob("*.json")
+        assert json.loads(refused.read_text())["reply"]["text"] == reply
+        for part in (
+            str(refused),
+            repr(reply),
+            "cut at its limit",
+            "run it again",
+            "ungraded: GRADE",
+            f"m at {url}/v1",
+        ):
+            assert part in str(caught.value)
+        found = chat.grade(requests, "judge", 2.0)
+    assert [(one.grade, one.is_declared) for one in found] == [(8.0, False), (2.0, True)]
 
 
 def test_a_local_model_that_is_not_there_is_named() -> None:

@@ -49,12 +49,14 @@ GRADED = {
 NOT_GRADED = [
     "I cannot grade this; see section 3.", "", "no idea", "seven", "7 facts", "It has 3 faults.", "section 3", "N/A",
     # out of bounds, negative, another scale
-    "11", "0", "-7", "\u22127", "Grade: -3", "Grade: 11", "Grade -7", "12/10", "Grade: 3/5", "Score: 70/100", "3/5", "90%",
-    "Grade: 90%", "Score: 7 out of 20", "On a scale from 1 to 5, this deserves 4.", "On a 5-point scale: grade 4.",
+    "11", "0", "-7", "\u22127", "Grade: -3", "Grade: 11", "Grade -7", "12/10", "Grade: 3/5", "Score: 70/100", "3/5",
+    "90%", "Grade: 90%", "Score: 7 out of 20", "On a scale from 1 to 5, this deserves 4.",
+    "On a 5-point scale: grade 4.",
     '{"score": 70, "out_of": 100}', '{"grade": 1e400}', '{"grade": NaN}', '{"grade": -7}', "0/10", "7/10/2024", "24/7",
     # several
     "Grade: 7 or 8", "Grade: 7-8", "Grade: 7 to 8", "6-7/10", "6 or 7/10", "Scores: 7, 8", "Score: 7, 8, 5", "7 8",
-    "Accuracy: 7/10, clarity: 5/10", "Score: 7\nFinal grade: 8", '{"score": 7, "rating": 6}', '{"score": 7, "score": 6}',
+    "Accuracy: 7/10, clarity: 5/10", "Score: 7\nFinal grade: 8", '{"score": 7, "rating": 6}',
+    '{"score": 7, "score": 6}',
     '{"grade": 7} Grade: 8', '[{"score": 7}, {"score": 8}]', "Score 2 for clarity and 5 for depth", "Score 1: 7",
     "It deserves between 6 and 7.", "Grade: 7 / 8", "<think>7</think>Grade: 6 or Grade: 7",
     # the scale alone
@@ -66,7 +68,8 @@ NOT_GRADED = [
     "<think>7", "7 <think> or 8", "Grade: 7 <think>hm</think>", "<think>Grade: 7</think>", "<think>7</think> <think>",
     "Grade: A", "The grade is not 7.", "I would not give it a 9.", "I can't give this 3.", "It gives 3 examples.",
     "It is written for grade 3 students.", "Should I give it 7?", "I will grade\n1. Accuracy", "Grade: 7,5", "7,5",
-    "Grade: 7th", "Grade: 1.2.3", "underscore 3", "max_score: 10", "version 7.5.1", "Grade: at least 7", "It deserves 2 remarks.",
+    "Grade: 7th", "Grade: 1.2.3", "underscore 3", "max_score: 10", "version 7.5.1", "Grade: at least 7",
+    "It deserves 2 remarks.",
     '{"grade": null}', '{"grade": true}', '{"grade": "good"}', '{"reason": "score: 7"}', '{"overall": 7}', "{" * 5000,
     '{"a":' * 5000, "[" * 5000, "7" * 400, "7/10 " * 4001,
 ]  # fmt: skip
@@ -86,7 +89,8 @@ def test_what_is_no_grade_is_none(said: str) -> None:
     ("said", "low", "high", "grade"),
     [
         ("-3", -5, 5, -3), ("Grade: -3", -5, 5, -3), ("+3", -5, 5, 3), ("\u22123", -5, 5, -3), (".5", 0, 1, 0.5),
-        ("Score: .5", 0, 1, 0.5), ("0.8/1", 0, 1, 0.8), ("On a scale from 0 to 1: score 0.25", 0, 1, 0.25), ("85/100", 1, 100, 85),
+        ("Score: .5", 0, 1, 0.5), ("0.8/1", 0, 1, 0.8), ("On a scale from 0 to 1: score 0.25", 0, 1, 0.25),
+        ("85/100", 1, 100, 85),
         ("85 out of 100", 0, 100, 85), ("4/5", 1, 5, 4), ("7/10", 1, 5, None), ("0", 0, 1, 0), ("Grade: 0", 0, 10, 0),
         ("On a scale from -5 to 5, grade -2.", -5, 5, -2), ("Grade: 90%", 0, 100, None),
         ("From 1 to 10, I give it 7", 0, 10, 7), ("On a scale of 0.5 to 1.5, score 1", 0.5, 1.5, 1),

@@ -1,5 +1,6 @@
 """Remote rewards against servers on this machine: batches, retries with growing pauses, errors that name them."""
 
+import re
 import threading
 from typing import Any
 
@@ -139,13 +140,36 @@ def test_a_judge_that_is_busy_is_asked_again() -> None:
         assert len(seen) == 2
 
 
-@pytest.mark.parametrize(
-    ("reply", "said"), [("no idea", "must answer a number from 1 to 10, got 'no idea'"), ("11", "got '11'")]
-)
-def test_a_judge_without_a_grade_is_named(reply: str, said: str) -> None:
-    with serving(chatting(lambda asked: reply)) as (url, _), pytest.raises(RunError, match=said) as caught:
-        Judge("tiny", url, "grade")(["p"], ["a"])
+@pytest.mark.parametrize("reply", ["no idea", "11", "I cannot grade this; see section 3."])
+def test_a_judge_without_a_grade_is_named(reply: str) -> None:
+    said = re.escape("must answer a number from 1 to 10, got none for 1 of its questions in 3 answers each; the last")
+    with serving(chatting(lambda asked: reply)) as (url, seen):
+        with pytest.raises(RunError, match=said) as caught:
+            Judge("tiny", url, "grade", retries=2)(["p"], ["a"])
+        assert len(seen) == 3
     assert f"the judge tiny at {url}" in str(caught.value)
+    assert repr(reply) in str(caught.value)
+
+
+def test_grades_that_a_judge_does_not_give_count_as_declared_and_are_counted() -> None:
+    with serving(chatting(lambda asked: "7" if "good" in asked else "no idea")) as (url, _):
+        judge = Judge("tiny", url, "grade", retries=0, ungraded=2.0)
+        assert judge(["p"] * 3, ["good", "bad", "worse"]) == [7.0, 2.0, 2.0]
+        assert judge.provenance["ungraded"] == 2
+    for ungraded in (0.5, 11.0, float("nan")):
+        with pytest.raises(InputError, match="ungraded must be a grade from 1 to 10"):
+            Judge("tiny", url, "grade", ungraded=ungraded)
+
+
+def test_a_judge_sends_what_it_is_told_to_and_nothing_that_is_left_out() -> None:
+    with serving(chatting(lambda asked: "7")) as (url, seen):
+        Judge("tiny", url, "grade")(["p"], ["a"])
+        Judge("tiny", url, "grade", temperature=None, options={"max_completion_tokens": 9})(["p"], ["a"])
+        Judge("tiny", url, "grade", max_tokens=5, temperature=0.5)(["p"], ["a"])
+    sent = [
+        {key: one[key] for key in one.keys() & {"temperature", "max_tokens", "max_completion_tokens"}} for one in seen
+    ]
+    assert sent == [{"temperature": 0.0}, {"max_completion_tokens": 9}, {"max_tokens": 5, "temperature": 0.5}]
 
 
 def test_a_judge_that_is_not_there_is_named() -> None:

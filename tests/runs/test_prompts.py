@@ -159,7 +159,7 @@ def test_the_search_is_the_papers(write: Write, tmp_path: Path) -> None:
         assert one["score"] == pytest.approx(one["judge"] - one["length_penalty"])
         assert one["judge"] == pytest.approx(np.mean(list(one["grades"].values())))
         assert len(one["grades"]) == 4
-        assert one["unread_grades"] == 0
+        assert one["ungraded"] == 0
     writing = [one for one in seen if one["messages"][0]["content"].startswith("You write")]
     resampling = [one["messages"][1]["content"] for one in writing if "Score " in one["messages"][1]["content"]]
     reflections = [one["messages"][1]["content"] for one in writing if "judged" in one["messages"][1]["content"]]
@@ -294,21 +294,27 @@ def test_a_key_is_in_no_file_and_in_no_message(status: int, write: Write, tmp_pa
 def test_a_judge_that_never_grades_ends_the_run(write: Write, tmp_path: Path) -> None:
     with serving(chatting(lambda asked: "no idea")) as (url, _):
         result = command("run", write(url), "-o", tmp_path / "out")
-    assert result.code == 1
-    assert "the judge m must answer with grades, none of 24 can be read; the last: 'no idea'" in result.err
+        assert result.code == 1
+        assert "the judge m at" in result.err
+        assert "must answer a number from 1 to 10, got none for 24 of its questions in 5 answers each" in result.err
+        declared = command("run", write(url, outcomes={"ungraded": 1}), "-o", tmp_path / "two")
+    assert declared.code == 1
+    assert "the judge m must answer with grades, none of 24 can be read; the last: 'no idea'" in declared.err
 
 
-def test_some_grades_that_cannot_be_read_count_as_the_lowest_and_are_counted(write: Write, tmp_path: Path) -> None:
+def test_answers_without_a_grade_count_as_declared_and_are_counted(write: Write, tmp_path: Path) -> None:
     def shy(document: dict[str, Any], number: int) -> tuple[int, Any]:
         if "clarity" in document["messages"][0]["content"]:
             return chatting(lambda asked: "I would rather not say")(document, number)
         return assistant(document, number)
 
     with serving(shy) as (url, _):
-        run(read_config(write(url, outcomes={"iterations": 0})), tmp_path / "out")
-    for one in json.loads((tmp_path / "out/game.json").read_text())["provenance"]["candidates"]["system_prompts"]:
-        assert one["grades"]["clarity"] == 1.0
-        assert one["unread_grades"] == 2
+        run(read_config(write(url, outcomes={"iterations": 0, "ungraded": 2.5})), tmp_path / "out")
+    game, receipt = settled(tmp_path / "out")
+    for one in game["provenance"]["candidates"]["system_prompts"]:
+        assert one["grades"]["clarity"] == 2.5
+        assert one["ungraded"] == 2
+    assert [one["ungraded"] for one in receipt["provenance"]["system_prompts"]] == [2, 2, 2]
 
 
 def test_a_local_model_can_do_everything(

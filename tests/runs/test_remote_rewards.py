@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from rlhf_game import KL, AffinePayments, Mechanism, Report, RunError, SocialWelfare
 from rlhf_game.rewards import Judge, ScoreEndpoint
@@ -92,6 +93,43 @@ def test_a_run_whose_endpoint_fails_names_it_and_goes_on_where_it_was(write: Wri
         assert command("run", config, "-o", tmp_path / "out").code == 0
         assert len(asked) == judged  # what was answered is kept
         assert len(seen) > 1
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_a_receipt_counts_the_grades_that_were_declared(is_nested: bool, write: Write, tmp_path: Path) -> None:
+    def shy(asked: str) -> str:
+        return grading(asked) if goodness(asked.rpartition("Response:")[2]) else "no idea"
+
+    with serving(scoring) as (scores, _), serving(chatting(shy)) as (chat, asked):
+        groups = groups_of(scores, chat)
+        judge = groups[1]["reward"]["judge"]
+        judge |= {"retries": 1}
+        if is_nested:
+            ensemble = {"ensemble": {"members": [{"judge": judge}, {"judge": judge}]}}
+            groups[1]["reward"] = {"mix": [{"reward": ensemble}]}
+        result = command("run", write("fails.json", groups=groups), "-o", tmp_path / "fails")
+        assert (result.code, result.err.count("\n")) == (1, 1)
+        (_, *ungraded) = ["", *(tmp_path / "fails/calls/ungraded").rglob("*.json")]
+        assert ungraded
+        assert any(str(file) in result.err for file in ungraded)
+        judge["ungraded"] = 4
+        assert command("run", write(groups=groups), "-o", tmp_path / "out").code == 0
+        missing = sum(
+            not goodness(text) for text in parquet.read_table(tmp_path / "out/candidates.parquet")["text"].to_pylist()
+        )
+    receipt, game = (json.loads((tmp_path / "out" / name).read_text()) for name in ("receipt.json", "game.json"))
+    assert receipt["provenance"]["ungraded"] == {"judged": missing * (2 if is_nested else 1)}
+    for b, texts in enumerate(game["outcomes"]):
+        wanted = [min(9, goodness(text)) / 9 if goodness(text) else 3 / 9 for text in texts]
+        assert game["groups"][1]["reward"][b] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("ungraded", [0, 11, "lowest", None, True])
+def test_what_counts_for_no_grade_is_on_the_scale(ungraded: Any, write: Write, tmp_path: Path) -> None:
+    judge = {"model": "m", "url": "http://127.0.0.1:9", "instruction": "x", "ungraded": ungraded}
+    result = command("run", write(groups=[{"name": "g", "reward": {"judge": judge}}]), "-o", tmp_path / "out")
+    assert result.code == 2
+    assert "groups[0].reward.ungraded" in result.err
 
 
 def test_a_run_does_not_wait_for_ever(write: Write, tmp_path: Path) -> None:

@@ -170,10 +170,9 @@ class Chat:
         times = f" in {self.retries + 1} answers each" if self.retries else ""
         wanted = f"a number from {request.scale.low:g} to {request.scale.high:g}"
         return (
-            f"the {purpose} {known.get('model')}{where} must answer {wanted}, "
-            f"got none for {count} of its questions{times}; the last answer: {said}{file}; what was graded is kept: run it "
-            "again to ask for the rest alone, or begin another with ungraded: GRADE, which counts such answers as that "
-            "grade"
+            f"the {purpose} {known.get('model')}{where} must answer {wanted}, got none for {count} of its questions"
+            f"{times}; the last answer: {said}{file}; what was graded is kept: run it again to ask for the rest alone, "
+            "or begin another with ungraded: GRADE, which counts such answers as that grade"
         )
 
 

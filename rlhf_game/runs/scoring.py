@@ -65,10 +65,13 @@ def read_rewards(folder: RunFolder) -> tuple[dict[str, list[float]], dict[str, A
 
 
 def counted(folder: RunFolder) -> dict[str, dict[str, int]]:
-    """Return what a receipt says of each group's scores: how many are of texts that were not read whole (truncated),
-    and how many judges' grades are the one declared for answers without any (ungraded)."""
+    """Return what a receipt counts of each group's scores.
+
+    truncated: those of texts that were not read whole. ungraded: grades that are not the judge's but the one declared
+    for answers without any.
+    """
     _, provenance = read_parquet(folder.scores)
-    found = {}
+    found: dict[str, dict[str, int]] = {}
     for what in ("truncated", "ungraded"):
         counts = {name: origin[what] for name, origin in provenance["rewards"].items() if what in origin}
         found |= {what: counts} if counts else {}

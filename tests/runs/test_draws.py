@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from pyarrow import parquet
 
 from rlhf_game import InputError, RunError
@@ -19,6 +20,7 @@ from rlhf_game.files.receipts import Receipt
 from rlhf_game.runs import read_config, run
 from rlhf_game.runs.draws.pipeline import DrawsRun
 from rlhf_game.training_backends.models import load_language_model
+from tests import tiny
 from tests.cli.runner import run as command
 from tests.runs.listed import LONGEST, SIZES, STRENGTH, Truth, document
 from tests.runs.test_run import contents
@@ -29,6 +31,7 @@ DRAWS: dict[str, Any] = {
     "kind": "draws", "draws": 12, "max_proposals": 5_000, "max_new_tokens": LONGEST, "batch_size": 200,
     "ceilings": {"first": 0.9},
 }  # fmt: skip
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FILES = ("config.json", "game.json", "receipt.json", "tape.parquet")
 Config = Callable[..., Path]
 
@@ -358,3 +361,24 @@ def test_a_tape_that_lacks_an_acceptance_is_no_tape(config: Config, tmp_path: Pa
     (tmp_path / "out/game.json").write_text(json.dumps(game | {"draws": 13}))
     with pytest.raises(InputError, match="must end with its acceptance 13"):
         read_drawn_game(tmp_path / "out/game.json")
+
+
+def test_the_example_settles_on_a_small_model(tmp_path: Path) -> None:
+    """As it is written, but for the model: one of ten words instead of SmolLM2."""
+    example = yaml.safe_load((EXAMPLES / "draws.yaml").read_text(encoding="utf-8"))
+    example["model"] = str(tiny.save_language_model(tmp_path / "model"))
+    (tmp_path / "draws.json").write_text(json.dumps(example))
+    result = command("run", tmp_path / "draws.json", "-o", tmp_path / "out", "--json")
+    assert (result.code, result.err) == (0, "")
+    receipt = json.loads(result.out)
+    assert [group["name"] for group in receipt["groups"]] == ["cheerful", "brief"]
+    assert command("verify", tmp_path / "out/receipt.json", tmp_path / "out/game.json").code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+def test_the_example_settles_as_it_is(tmp_path: Path) -> None:
+    result = command("run", EXAMPLES / "draws.yaml", "-o", tmp_path / "out", "--json")
+    assert result.code == 0
+    assert min(json.loads(result.out)["draws"]["least_utilities"]) >= 0
+    assert command("verify", tmp_path / "out/receipt.json", tmp_path / "out/game.json").code == 0

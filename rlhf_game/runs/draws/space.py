@@ -162,7 +162,7 @@ class Draws(PolicySpace[DrawnReward]):
             return known[prompt][:count]
 
         def propose(wanted: Sequence[Draw]) -> list[Proposal]:
-            return [Proposal(text, 0, True) for text in self.write([prompts[b] for b, _ in wanted], rng)]
+            return [Proposal(str(text), 0, True) for text in self.write([prompts[b] for b, _ in wanted], rng)]
 
         score = partial(_scores, rewards, prompts, columns)
         return Drawing(problem, propose, score, exponentials, self.max_proposals, self.batch_size)
@@ -251,7 +251,7 @@ class DrawsPolicy(Policy[DrawnReward]):
             return drawing.draw([1])[0][-1].proposal.text
         if candidates < 1:
             raise InputError(f"candidates must be >= 1, got {candidates}")
-        texts = list(self.space.write([prompt] * candidates, rng))
+        texts = [str(text) for text in self.space.write([prompt] * candidates, rng)]
         _, rewards = _scores(self._rewards, [prompt], beside, [0] * candidates, texts)
         capped = np.minimum(rewards, self._problem.ceilings[:, None])
         score = self._problem.shares @ capped / self._problem.strength

@@ -16,16 +16,48 @@ Address = Annotated[
 
 
 def simulate(
-    scenario: Annotated[Path, typer.Argument(metavar="SCENARIO", help="What to simulate: .yaml, .yml or .json.")],
+    scenario: Annotated[
+        Path | None, typer.Argument(metavar="SCENARIO", help="What to simulate: .yaml, .yml or .json.")
+    ] = None,
     as_json: AsJson = False,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: runs/SCENARIO's name.")
+        Path | None,
+        typer.Option("-o", "--out", metavar="DIR", help="Default: runs/SCENARIO's name. With --replay: the game file."),
     ] = None,
     engine: Annotated[EngineName, typer.Option(help="Where the games are played; the results are the same.")] = "local",
     workers: Workers = None,
     address: Address = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(metavar="STUDY", help="Write one game of this study (its folder or its file) as a game file."),
+    ] = None,
+    game: Annotated[int | None, typer.Option(metavar="K", help="With --replay: the game's number.")] = None,
+    point: Annotated[int, typer.Option(metavar="J", help="With --replay: the point of the sweep.")] = 0,
 ) -> None:
     """Play many games between strategic groups, with and without payments; an interrupted study goes on."""
+    from rlhf_game.errors import InputError
+
+    if replay is not None:
+        if scenario is not None or game is None or out is None:
+            raise InputError("--replay must come with --game K and -o FILE, and without a scenario")
+        _replay(replay, game, point, out)
+        return
+    if scenario is None or game is not None:
+        raise InputError("SCENARIO must be given, or --replay STUDY --game K -o FILE")
+    _play(scenario, as_json, out, engine, workers, address)
+
+
+def _replay(study: Path, game: int, point: int, out: Path) -> None:
+    from rlhf_game.files.games import write_game
+    from rlhf_game.simulations.study import read_study
+
+    write_game(out, read_study(study).game_document(game, point))
+    typer.echo(f"game: {out}")
+
+
+def _play(
+    scenario: Path, as_json: bool, out: Path | None, engine: EngineName, workers: int | None, address: str | None
+) -> None:
     from rlhf_game.cli.display import write_out
     from rlhf_game.cli.progress import progress_on_stderr
     from rlhf_game.cli.report import leave_report, say_where

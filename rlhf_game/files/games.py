@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
+import yaml
 
 from rlhf_game.errors import InputError
+from rlhf_game.files.atomic import write_json, write_text
 from rlhf_game.files.documents import parse_json, parse_json_lines, parse_yaml, read_text, shown
 from rlhf_game.files.names import check_names
 from rlhf_game.files.parts import sources
@@ -50,7 +52,7 @@ def read_games(path: str | os.PathLike[str], *, trusted: bool = False) -> list[G
     trusted: whether the games may name code of their own, which runs when they are settled.
     """
     folder = Path(path).parent
-    return [_read(document, name, folder, trusted) for name, document in _documents(path)]
+    return [parse_game(document, name, folder, trusted) for name, document in _documents(path)]
 
 
 def read_game(path: str | os.PathLike[str], *, trusted: bool = False) -> Game:
@@ -58,6 +60,20 @@ def read_game(path: str | os.PathLike[str], *, trusted: bool = False) -> Game:
     if is_list(path):
         raise InputError(f"{_name(path)}: must hold one game (.yaml, .yml or .json), found a list of games (.jsonl)")
     return read_games(path, trusted=trusted)[0]
+
+
+def write_game(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None:
+    """Write a game's document as .yaml, .yml or .json, whole or not at all; numbers are full float64.
+
+    Raises InputError for another ending.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".json":
+        write_json(path, document)
+    elif suffix in (".yaml", ".yml"):
+        write_text(path, yaml.safe_dump(dict(document), sort_keys=False, default_flow_style=None, width=120))
+    else:
+        raise InputError(f"{_name(path)}: must be a game file ending in .yaml, .yml or .json, found {suffix!r}")
 
 
 def is_list(path: str | os.PathLike[str]) -> bool:
@@ -103,7 +119,11 @@ def _name(path: str | os.PathLike[str]) -> str:
     return shown(os.fspath(path), 200)
 
 
-def _read(document: Any, name: str, folder: Path, trusted: bool) -> Game:
+def parse_game(document: Any, name: str, folder: Path, trusted: bool) -> Game:
+    """Return the game of a parsed document; raise InputError that starts with ``name`` and names the field.
+
+    folder: what relative paths start from. trusted: see read_games.
+    """
     fields = parse_fields(document, name)
     try:
         _check_names(fields)

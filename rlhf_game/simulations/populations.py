@@ -39,6 +39,11 @@ class Source(ABC):
     def count(self) -> int:
         """How many groups every population has."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the groups are called."""
+        return tuple(f"group_{i}" for i in range(self.count))
+
     @abstractmethod
     def draw(self, rng: np.random.Generator, normalization: Normalization) -> Population:
         """Return a population whose rewards are in the declared domain."""

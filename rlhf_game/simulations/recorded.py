@@ -30,6 +30,12 @@ class Recorded(Source):
     prompt_weights: Array
     sizes: Array
     sizes_range: tuple[int, int] | None
+    called: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of the game."""
+        return self.called
 
     @property
     def count(self) -> int:
@@ -88,6 +94,7 @@ class RunScenario(Scenario):
             weights / weights.sum(),
             np.array([float(group.size) for group in fields.groups]),
             None if self.sizes is None else (self.sizes[0], self.sizes[1]),
+            tuple(group.name for group in fields.groups),
         )
 
 

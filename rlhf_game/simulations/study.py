@@ -14,6 +14,7 @@ from typing import Any, Final, final
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, parse_json, read_text, shown
+from rlhf_game.files.games import Game, parse_game
 from rlhf_game.files.schema import parse_model
 from rlhf_game.runs.config import hash_of, read_document
 from rlhf_game.simulations.contents import parquet_bytes
@@ -92,6 +93,39 @@ class Study:
         """Of the canonical content."""
         return hashlib.sha256(json.dumps(self.document(), sort_keys=True).encode()).hexdigest()
 
+    def game(self, number: int, point: int = 0) -> Game:
+        """Return one game as it is before anybody lies (see game_document), ready to be settled or audited."""
+        return parse_game(self.game_document(number, point), f"game {number} of point {point}", self.base, True)
+
+    def game_document(self, number: int, point: int = 0) -> dict[str, Any]:
+        """Return one game as a game file holds it, under affine payments where the study has them.
+
+        Raises InputError when there is no such point or game, or its population cannot be drawn.
+        """
+        if not 0 <= point < len(self.points):
+            raise InputError(f"point: must be from 0 to {len(self.points) - 1}, found {point}")
+        one = self.points[point]
+        if not 0 <= number < one.fields.games:
+            raise InputError(f"game: must be from 0 to {one.fields.games - 1}, found {number}")
+        found, errors = one.fields.games_of(one.source, one.trials(range(number, number + 1)))
+        if errors:
+            raise InputError(f"game {number} of point {point}: {next(iter(errors.values()))}")
+        batch, fields = found[0].batch, one.fields
+        groups = [
+            {"name": name, "size": int(size), "reward": reward.tolist()}
+            for name, size, reward in zip(one.source.names, batch.sizes[:, 0], batch.rewards[:, 0], strict=True)
+        ]
+        place = {"study": self.sha256, "point": point, "game": number}
+        return {
+            "reference": batch.reference[0].tolist(),
+            "regularizer": fields.model_dump(mode="json")["regularizer"],
+            "strength": fields.strength,
+            "normalization": fields.normalization,
+            "payment": "affine" if "affine" in fields.payments else fields.payments[0],
+            "groups": groups,
+            "provenance": place,
+        }
+
     @property
     def count(self) -> int:
         """How many chunks there are."""
@@ -140,11 +174,11 @@ def read_study(path: str | os.PathLike[str]) -> Study:
     if not folder.is_dir():
         document, name = read_document(path, "study")
         return parse_study(document, name, folder.parent)
-    document, name = read_document(folder / "config.json", "study")
-    origin = folder / SOURCE
+    known, origin = folder / "config.json", folder / SOURCE
+    document, name = read_document(known, "study")
     base = parse_json(read_text(origin), str(origin)) if origin.exists() else {"folder": "."}
-    study = parse_study({key: one for key, one in document.items() if key != "files"}, name, folder / base["folder"])
-    if json.loads(json.dumps(study.document())) != document:
+    study = parse_study(document, name, folder / base["folder"])
+    if json.loads(json.dumps(study.document())) != parse_json(read_text(known), name):
         raise InputError(f"{name}: files: must be as they were when the study was played, found one changed")
     return study
 

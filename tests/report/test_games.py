@@ -184,7 +184,7 @@ def test_eight_groups_fit_a_page_with_whole_words_and_none_is_left_out(tmp_path:
     rewards = np.random.default_rng(0).dirichlet(np.ones(5), 8)
     groups = [{"name": n, "size": 2, "reward": r.tolist()} for n, r in zip(EIGHT, rewards, strict=True)]
     page = report_of(tmp_path / "run", {"reference": [0.2] * 5, "strength": 1.0, "payment": payment, "groups": groups})
-    words = {*" ".join(EIGHT).split(), *["cost", "to", "gain", "of"]}
+    words = {*" ".join(EIGHT).split(), "cost", "to", "gain", "of"}
     labels = []
     for text in page.all("text", class_="label"):
         parts = [c if isinstance(c, str) else c.text if c.name == "tspan" else "" for c in text.children]

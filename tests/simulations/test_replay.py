@@ -1,0 +1,87 @@
+"""A game of a study is a game file: settled by hand it gives the study's numbers."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import parquet
+
+from rlhf_game.errors import InputError
+from rlhf_game.files.build import settle
+from rlhf_game.files.games import read_game
+from rlhf_game.simulations.pipeline import simulate
+from rlhf_game.simulations.study import read_study
+from tests.cli.runner import run
+from tests.simulations.studies import GAMES, MARKET, study
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".json"])
+@pytest.mark.parametrize("regularizer", ["kl", "l2"])
+def test_a_replayed_game_settles_to_the_rows_of_the_study(tmp_path: Path, suffix: str, regularizer: str) -> None:
+    made = study({"games": 4, "regularizer": regularizer, "sweep": {"strength": [0.3, 2.0]}})
+    finished = simulate(made, tmp_path / "study")
+    table = parquet.read_table(finished.table).to_pandas()
+    out = tmp_path / f"g{suffix}"
+    result = run("simulate", "--replay", tmp_path / "study", "--game", "2", "--point", "1", "-o", out)
+    assert (result.code, result.err, result.out) == (0, "", f"game: {out}\n")
+    game = read_game(out)
+    settled = settle(game)
+    rows = table[(table.point == 1) & (table.game == 2) & (table.strategy == "truthful") & (table.payment == "affine")]
+    assert game.fields.strength == 2.0
+    assert settled.payments.tolist() == pytest.approx([rows[f"payment_{i}"].item() for i in range(3)], rel=1e-9)
+    assert settled.values.tolist() == pytest.approx([rows[f"value_{i}"].item() for i in range(3)], rel=1e-9)
+    assert settled.affine_social_welfare == pytest.approx(rows.affine_welfare.item(), rel=1e-12)
+    assert settle(read_study(tmp_path / "study").game(2, 1)).payments.tolist() == settled.payments.tolist()
+
+
+def test_a_game_of_recorded_prompts_comes_back_from_the_folder_alone(tmp_path: Path) -> None:
+    rewards = {"legal": [0.7, 0.2, 0.1], "sales": [0.0, 1.0, 0.0]}
+    groups = [{"name": name, "size": 2, "reward": reward} for name, reward in rewards.items()]
+    document = {"reference": [0.5, 0.3, 0.2], "strength": 1.0, "normalization": "sum", "groups": groups}
+    (tmp_path / "spec").mkdir()
+    (tmp_path / "spec/game.json").write_text(json.dumps(document))
+    made = study({"games": 2, "scenario": {"kind": "run", "game": "game.json"}}, base=tmp_path / "spec")
+    simulate(made, tmp_path / "out")
+    assert [group.name for group in read_study(tmp_path / "out").game(1).fields.groups] == ["legal", "sales"]
+    (tmp_path / "spec/game.json").write_text(json.dumps({**document, "reference": [0.4, 0.4, 0.2]}))
+    with pytest.raises(InputError, match="files: must be as they were when the study was played"):
+        read_study(tmp_path / "out")
+
+
+@pytest.mark.parametrize("of", [GAMES, MARKET], ids=["games", "market"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--game", "40"), "game: must be from 0 to"),
+        (("--game", "-1"), "game: must be from 0 to"),
+        (("--game", "1", "--point", "1"), "point: must be from 0 to 0, found 1"),
+        ((), "--replay must come with --game K and -o FILE"),
+    ],
+)
+def test_what_is_not_there_is_refused(
+    tmp_path: Path, of: dict[str, Any], arguments: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "study.json").write_text(json.dumps(of))
+    result = run("simulate", "--replay", tmp_path / "study.json", *arguments, "-o", tmp_path / "g.yaml")
+    assert (result.code, result.out) == (2, "")
+    assert message in result.err
+    assert not (tmp_path / "g.yaml").exists()
+
+
+PAGE = Path(__file__).resolve().parents[2] / "docs/simulations.md"
+ONE_LINERS = {
+    re.match("import ([a-z]+)", code)[1]: code for code in re.findall("```py\n(.*?)```", PAGE.read_text(), re.S)
+}
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "duckdb"])
+def test_the_table_opens_elsewhere_as_the_page_says(
+    tmp_path: Path, library: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip(library, reason=f"{library} is not installed; the page shows how it reads a study")
+    gain = simulate(study(), tmp_path / "out").summary["summaries"][2]["measures"]["gain"]["estimate"]
+    code = ONE_LINERS[library].replace("runs/sweep/results.parquet", str(tmp_path / "out/results.parquet"))
+    exec(compile(code, "one-liner", "exec"), {})
+    assert f"{gain:.4g}"[:6] in capsys.readouterr().out

@@ -6,9 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
 
-from rlhf_game.errors import InputError
-from rlhf_game.files.atomic import write_json
-from rlhf_game.files.documents import parse_json, read_text, shown
+from rlhf_game.files.workspace import Workspace
 
 
 @final
@@ -51,8 +49,9 @@ class Entry:
 @final
 @dataclass(frozen=True)
 class Archive:
-    """A folder of entries."""
+    """The entries in a folder."""
 
+    workspace: Workspace
     folder: Path
 
     def read(self) -> list[Entry]:
@@ -65,23 +64,11 @@ class Archive:
 
     def write(self, entry: Entry) -> None:
         """Keep an entry."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / f"{entry.name}.json", asdict(entry))
+        self.workspace.write_json(self.folder / f"{entry.name}.json", asdict(entry))
 
-    @staticmethod
-    def _read(path: Path) -> Entry:
-        document = parse_json(read_text(path), str(path))
-        try:
-            known: dict[str, Any] = dict(document)
-            entry = Entry(**{**known, "scores": tuple(known["scores"]), "slopes": tuple(known["slopes"])})
-        except (TypeError, KeyError, ValueError):
-            raise InputError(
-                f"{shown(str(path), 200)}: must be a candidate as it was written, found something else; delete it to "
-                "make it anew"
-            ) from None
-        if path.stem != entry.name:
-            raise InputError(f"{shown(str(path), 200)}: must be candidate {path.stem}, found {shown(entry.name)}")
-        return entry
+    def _read(self, path: Path) -> Entry:
+        known: dict[str, Any] = self.workspace.read_json(path)
+        return Entry(**{**known, "scores": tuple(known["scores"]), "slopes": tuple(known["slopes"])})
 
 
 def ranked(entries: Sequence[Entry]) -> list[Entry]:

@@ -14,11 +14,12 @@ from rlhf_game.discovery.figure import check_installed, draw_search
 from rlhf_game.discovery.proposers import Proposer, Writer
 from rlhf_game.discovery.scoring import Judge
 from rlhf_game.errors import RunError
-from rlhf_game.files.atomic import write_bytes, write_json, write_text
-from rlhf_game.files.documents import parse_json, read_text
+from rlhf_game.files.workspace import Workspace, open_workspace
 from rlhf_game.runs.chats import CALLS, dry_chat, open_chat
-from rlhf_game.runs.directory import Progress, open_folder, unwatched
+from rlhf_game.runs.directory import Progress, unwatched
 
+RESULT = "result.json"
+"""The last file that is written: where it is, the discovery is finished."""
 SHOWN = 10
 """Of the best candidates, how many people see."""
 
@@ -57,18 +58,18 @@ def discover(configuration: DiscoveryConfiguration, path: Path, progress: Progre
     folder is in use, a language model stays away or no candidate can be trained with.
     """
     watch, fields = progress or unwatched, configuration.fields
-    with open_folder(path, configuration) as folder:
-        archive, judge, known = Archive(folder.path / "candidates"), Judge(fields), folder.path / "result.json"
+    with open_workspace(path, configuration, RESULT) as workspace:
+        archive, judge, known = Archive(workspace, path / "candidates"), Judge(fields), path / RESULT
         if not known.exists():
             check_installed()
-            baselines = _baselines(judge, fields, folder.path, watch)
-            proposer = _proposer(configuration, folder.path, baselines)
+            baselines = _baselines(judge, fields, workspace, watch)
+            proposer = _proposer(configuration, path, baselines)
             entries = _search(proposer, judge, archive, fields, watch)
             result = _result(judge, entries, baselines, fields, watch)
-            write_text(folder.path / "archive.jsonl", as_lines(entries))
-            write_bytes(folder.path / "search.svg", draw_search(entries, baselines))
-            write_json(known, result)
-        return FinishedDiscovery(path, parse_json(read_text(known), str(known)), tuple(archive.read()))
+            workspace.write(path / "archive.jsonl", as_lines(entries).encode())
+            workspace.write(path / "search.svg", draw_search(entries, baselines))
+            workspace.finish_json(known, result)
+        return FinishedDiscovery(path, workspace.read_json(known), tuple(archive.read()))
 
 
 def count_calls(configuration: DiscoveryConfiguration, path: Path) -> dict[str, Any]:
@@ -86,15 +87,15 @@ def count_calls(configuration: DiscoveryConfiguration, path: Path) -> dict[str, 
     return ledger.report()
 
 
-def _baselines(judge: Judge, fields: DiscoveryConfig, path: Path, watch: Progress) -> dict[str, Any]:
-    known = path / "baselines.json"
-    if not known.exists():
+def _baselines(judge: Judge, fields: DiscoveryConfig, workspace: Workspace, watch: Progress) -> dict[str, Any]:
+    def make() -> dict[str, Any]:
         found = {}
         for k, name in enumerate(fields.baselines):
             watch("known losses", k, len(fields.baselines))
             found[name] = judge.baseline(name, held_out=False)
-        write_json(known, found)
-    return dict(parse_json(read_text(known), str(known)))
+        return found
+
+    return dict(workspace.kept(workspace.path / "baselines.json", make))
 
 
 def _proposer(configuration: DiscoveryConfiguration, path: Path, baselines: Mapping[str, Any]) -> Proposer:

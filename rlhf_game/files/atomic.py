@@ -5,11 +5,13 @@ import os
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from rlhf_game.errors import InputError
 
 Buffer: TypeAlias = bytes | memoryview
+LEFTOVER: Final = ".rlhf-game-*.tmp"
+"""What a file is called until it is whole: what may be swept in a folder that is this program's own."""
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
@@ -26,7 +28,7 @@ def write_parts(path: str | os.PathLike[str], parts: Iterable[Buffer]) -> None:
     """
     target = Path(os.path.realpath(path))
     _check_target(os.fspath(path), target)
-    beside = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    beside = target.with_name(LEFTOVER.replace("*", secrets.token_hex(8)))
     try:
         with open(beside, "xb") as file:
             for part in parts:
@@ -49,7 +51,12 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
     Raises ValueError on NaN and infinities, which are not JSON.
     """
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return a value as indented JSON with a final newline. Raises ValueError on NaN and infinities."""
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
 def _check_target(shown: str, target: Path) -> None:

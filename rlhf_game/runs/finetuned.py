@@ -172,4 +172,4 @@ def _write_receipt(
         "versions": versions(),
         **counted(folder),
     }
-    folder.write(folder.receipt, sampled_receipt(game).with_provenance(provenance).text().encode())
+    folder.workspace.finish(folder.receipt, sampled_receipt(game).with_provenance(provenance).text().encode())

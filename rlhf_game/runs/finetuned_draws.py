@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from rlhf_game.engines import Devices, Engine, Serial
 from rlhf_game.errors import InputError
-from rlhf_game.files.atomic import write_json
 from rlhf_game.files.policies import folder_digest
 from rlhf_game.files.sampled import FINAL, REFERENCE
 from rlhf_game.runs.config import Configuration, Source
@@ -71,7 +70,9 @@ def draw(configuration: Configuration, folder: RunFolder, watch: Progress, engin
         rows = sampler.with_final(rows, _from(made[0].folder))
     for number, (label, load) in enumerate(loaders, start=1):
         rows += sampler.draw(number, label, load)
-    write_json(folder.path / COST, {"trainings": [{"of": one.label, "seconds": one.seconds} for one in made]})
+    folder.workspace.write_json(
+        folder.path / COST, {"trainings": [{"of": one.label, "seconds": one.seconds} for one in made]}
+    )
     done = [{"of": one.label, "steps": one.steps, "tokens": one.tokens} for one in made]
     origin |= {"policy_sha256": weights, "trainings": done}
     columns = {name: [row[name] for row in rows] for name in rows[-1]}

@@ -1,5 +1,6 @@
 """``rlhf-game run``: draw candidates, score them, settle; each stage is done once and an interrupted one goes on."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, final
@@ -10,7 +11,7 @@ from rlhf_game.files.games import Game, read_game
 from rlhf_game.files.parts import moved
 from rlhf_game.files.receipts import Receipt, lay_out, read_receipts, receipt_of
 from rlhf_game.files.tables import digest
-from rlhf_game.runs.config import Configuration
+from rlhf_game.runs.config import Configuration, RunConfig
 from rlhf_game.runs.directory import Progress, RunFolder, open_folder, unwatched, versions
 from rlhf_game.runs.draws.pipeline import DrawsRun, run_draws
 from rlhf_game.runs.draws.spec import DrawsSpec
@@ -78,11 +79,27 @@ def run_over_texts(
 def _write_game(configuration: Configuration, drawn: Drawn, origin: dict[str, Any], folder: RunFolder) -> None:
     if folder.game.exists():
         return
-    fields = configuration.fields
     rewards, scored = read_rewards(folder)
-    provenance = {"prompts": configuration.source.prompts, "candidates": origin, "scores": scored}
+    prompts = configuration.source.prompts
+    document = game_document(configuration.fields, prompts, drawn, origin, rewards)
+    for role in ("regularizer", "payment", "training"):  # a path starts from another folder there
+        if role in document:
+            document[role] = moved(role, document[role], configuration.source.base, folder.path)
+    provenance = {"prompts": prompts, "candidates": origin, "scores": scored, **document.pop("provenance")}
+    folder.write(folder.game, lay_out({**document, "provenance": provenance}).encode())
+
+
+def game_document(
+    fields: RunConfig,
+    prompts: Sequence[str],
+    drawn: Drawn,
+    origin: Mapping[str, Any],
+    rewards: Mapping[str, Sequence[float]],
+) -> dict[str, Any]:
+    """Return what game.json says, given the candidates and each group's rewards of them, but for most provenance."""
+    provenance: dict[str, Any] = {}
     if "system_prompts" in origin:
-        texts, valuations, errors = value_prompts(origin, len(configuration.source.prompts), rewards)
+        texts, valuations, errors = value_prompts(origin, len(prompts), rewards)
         reference: list[Any] = [1.0 / len(texts)] * len(texts)
         outcomes: list[Any] = texts
         values: dict[str, list[Any]] = dict(valuations)
@@ -90,17 +107,12 @@ def _write_game(configuration: Configuration, drawn: Drawn, origin: dict[str, An
     else:
         reference, outcomes = drawn.by_prompt(drawn.weights), drawn.by_prompt(drawn.texts)
         values = {name: drawn.by_prompt(reward) for name, reward in rewards.items()}
-
-    def part(role: str, said: Any) -> Any:
-        return moved(role, said, configuration.source.base, folder.path)
-
-    regularizer = part("regularizer", fields.regularizer)
-    space = {"space": "table", "reference": reference, "outcomes": outcomes, "regularizer": regularizer}
+    space = {"space": "table", "reference": reference, "outcomes": outcomes, "regularizer": fields.regularizer}
     document: dict[str, Any] = {
         **({**space, "strength": fields.strength} if fields.strength > 0 else {"space": "menu", "outcomes": outcomes}),
         "normalization": fields.normalization,
-        "payment": part("payment", fields.payment),
-        **({} if fields.training is None else {"training": part("training", fields.training)}),
+        "payment": fields.payment,
+        **({} if fields.training is None else {"training": fields.training}),
         "groups": [{"name": group.name, "size": group.size, "reward": values[group.name]} for group in fields.groups],
         "provenance": provenance,
     }
@@ -108,7 +120,7 @@ def _write_game(configuration: Configuration, drawn: Drawn, origin: dict[str, An
         document |= {"missing": origin["missing"], "bounds": UNIT}
     if fields.weights is not None:
         document["weights"] = fields.weights
-    folder.write(folder.game, lay_out(document).encode())
+    return document
 
 
 def _write_receipt(game: Game, configuration: Configuration, origin: dict[str, Any], folder: RunFolder) -> None:
@@ -126,4 +138,4 @@ def _write_receipt(game: Game, configuration: Configuration, origin: dict[str, A
     receipt = receipt_of(game, settle(game))
     if found := settled_prompts(origin, receipt):
         provenance["system_prompts"] = [asdict(one) for one in found]
-    folder.write(folder.receipt, receipt.with_provenance(provenance).text().encode())
+    folder.workspace.finish(folder.receipt, receipt.with_provenance(provenance).text().encode())

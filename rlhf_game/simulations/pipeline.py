@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from rlhf_game.engines import Engine, Serial
-from rlhf_game.errors import InputError
-from rlhf_game.files.atomic import write_json
-from rlhf_game.files.documents import parse_json, read_text, shown
 from rlhf_game.files.tables import digest
-from rlhf_game.runs.directory import Progress, open_folder, unwatched
+from rlhf_game.files.workspace import Workspace, open_workspace
+from rlhf_game.runs.directory import Progress, unwatched
 from rlhf_game.simulations.results import Parts, join, row_groups
 from rlhf_game.simulations.study import SOURCE, Chunk, Study, play, read_study
 from rlhf_game.simulations.summary import MOST_ERRORS, Gathered, summary
@@ -45,27 +43,18 @@ def simulate(study: Study, path: Path, engine: Engine | None = None, progress: P
     folder is in use or an engine fails.
     """
     watch = progress or unwatched
-    with open_folder(path, study) as folder:
-        table, known = path / TABLE, path / SUMMARY
-        if table.exists() and known.exists():
-            document = _read(known)
-            if document.get("results_sha256") == digest(table):
-                return FinishedStudy(path, document)
-            raise InputError(
-                f"{shown(str(table), 200)}: must be as this study wrote it, found it changed since it was written; "
-                "delete it to make it anew"
-            )
-        parts = Parts(path / "partial", folder.seal)
+    with open_workspace(path, study, SUMMARY) as workspace:
+        table, known, parts = path / TABLE, path / SUMMARY, Parts(workspace)
         if study.files and not (path / SOURCE).exists():
-            write_json(path / SOURCE, {"folder": os.path.relpath(study.base, path)})
-        if not table.exists():
-            _play(study, parts, engine or Serial(), watch)
-            watch("join", 0, 1)
-            join(parts, study, table)
-        document = _summed(study, table)
-        write_json(known, document)
-        parts.drop()
-        return FinishedStudy(path, document)
+            workspace.write_json(path / SOURCE, {"folder": os.path.relpath(study.base, path)})
+        if not (table.exists() and known.exists()):
+            if not table.exists():
+                _play(study, parts, engine or Serial(), watch)
+                watch("join", 0, 1)
+                join(parts, study, table)
+            parts.drop()
+            workspace.finish_json(known, _summed(study, table))
+        return FinishedStudy(path, workspace.read_json(known))
 
 
 def _play(study: Study, parts: Parts, engine: Engine, watch: Progress) -> None:
@@ -106,7 +95,7 @@ def partial_summary(folder: Path) -> dict[str, Any]:
     Raises InputError when it is no folder of an unfinished study.
     """
     study = read_study(folder)
-    gathered, errors = _gathered(study, Parts(folder / "partial", study.sha256).tables())
+    gathered, errors = _gathered(study, Parts(Workspace(folder)).tables())
     return {**summary(study, gathered, errors), "played": sum(one.games for one in gathered)}
 
 
@@ -133,10 +122,3 @@ def _errors(rows: Any, study: Study) -> Iterator[dict[str, Any]]:
     for game, error in zip(games, said, strict=True):
         if error is not None:
             yield {"point": rows.column("point")[0].as_py(), "game": game, "error": error}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    document = parse_json(read_text(path), str(path))
-    if not isinstance(document, dict):
-        raise InputError(f"{shown(str(path), 200)}: must be a mapping; delete it to make it anew")
-    return document

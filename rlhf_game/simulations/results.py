@@ -1,6 +1,5 @@
 """The table of a study: parts that are whole or not there, joined in order at the end."""
 
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -9,9 +8,9 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.atomic import write_bytes, write_parts
 from rlhf_game.files.documents import shown
-from rlhf_game.runs.directory import PROVENANCE, versions
+from rlhf_game.files.workspace import Workspace
+from rlhf_game.runs.directory import versions
 from rlhf_game.simulations.contents import parquet_parts
 from rlhf_game.simulations.study import Part, Study
 
@@ -23,9 +22,12 @@ _NAME: Final = re.compile(r"rows-([0-9]+)-([0-9]+)\.parquet")
 class Parts:
     """The parts of an unfinished table: a parquet file for each run of consecutive chunks that was played."""
 
-    folder: Path
-    seal: str
-    """The SHA-256 of the study's specification."""
+    workspace: Workspace
+
+    @property
+    def folder(self) -> Path:
+        """Where they are."""
+        return self.workspace.path / "partial"
 
     def files(self) -> list[tuple[int, int, Path]]:
         """Return (first chunk, how many, file) of what there is, in order."""
@@ -39,29 +41,18 @@ class Parts:
 
     def write(self, part: Part) -> None:
         """Keep the rows of a part, whole or not at all."""
-        self.folder.mkdir(exist_ok=True)
-        write_bytes(self.folder / f"rows-{part.first:08d}-{part.count}.parquet", part.content)
+        self.workspace.write(self.folder / f"rows-{part.first:08d}-{part.count}.parquet", part.content)
 
     def tables(self) -> Iterator[Any]:
         """Yield the rows of each chunk as a pyarrow table, in order; one file is in memory at a time.
 
         Raises InputError when a file is not as this study wrote it.
         """
-        from pyarrow import ArrowException, parquet
+        from pyarrow import BufferReader, parquet
 
-        for first, count, path in self.files():
-            try:
-                with parquet.ParquetFile(path) as file:
-                    note = json.loads(file.schema_arrow.metadata[PROVENANCE])
-                    groups = [file.read_row_group(k) for k in range(file.num_row_groups)]
-            except (ArrowException, OSError, KeyError, TypeError, ValueError):
-                note, groups = None, []
-            if note != {"seal": self.seal, "chunks": [first, count]} or len(groups) != count:
-                raise InputError(
-                    f"{shown(str(path), 200)}: must be as this study wrote it, found it changed; delete it to make it "
-                    "anew"
-                )
-            yield from groups
+        for _, count, path in self.files():
+            with parquet.ParquetFile(BufferReader(self.workspace.read(path))) as file:
+                yield from (file.read_row_group(k) for k in range(count))
 
     def drop(self) -> None:
         """Forget the parts, once the table is whole."""
@@ -71,7 +62,7 @@ class Parts:
 def join(parts: Parts, study: Study, path: Path) -> None:
     """Write the table at ``path``, whole or not at all, from all parts in order; one part is in memory at a time."""
     note = {"config_sha256": study.sha256, "seed": study.fields.seed, "versions": versions()}
-    write_parts(path, parquet_parts(parts.tables(), note))
+    parts.workspace.write_parts(path, parquet_parts(parts.tables(), note))
 
 
 def row_groups(path: Path) -> Iterator[Any]:

@@ -61,8 +61,6 @@ class Chunk:
     number: int
     point: Point
     games: range
-    seal: str
-    """The SHA-256 of the study's specification."""
 
 
 @final
@@ -133,10 +131,10 @@ class Study:
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield the chunks in order, which is that of the rows of the table."""
-        seal, games, number = self.sha256, self.fields.games, 0
+        games, number = self.fields.games, 0
         for point in self.points:
             for first in range(0, games, self.fields.chunk):
-                yield Chunk(number, point, range(first, min(first + self.fields.chunk, games)), seal)
+                yield Chunk(number, point, range(first, min(first + self.fields.chunk, games)))
                 number += 1
 
 
@@ -160,9 +158,7 @@ def play(chunks: Sequence[Chunk]) -> Part:
         )
         for chunk in chunks
     ]
-    first = chunks[0]
-    content = parquet_bytes(rows, {"seal": first.seal, "chunks": [first.number, len(chunks)]})
-    return Part(first.number, len(chunks), monotonic() - begun, content)
+    return Part(chunks[0].number, len(chunks), monotonic() - begun, parquet_bytes(rows, {}))
 
 
 def read_study(path: str | os.PathLike[str]) -> Study:

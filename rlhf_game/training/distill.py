@@ -9,7 +9,6 @@ import numpy as np
 
 from rlhf_game.chat import Chat, Ledger, ask_once
 from rlhf_game.errors import InputError, RunError
-from rlhf_game.files.atomic import write_text
 from rlhf_game.files.documents import parse_json, read_text, shown
 from rlhf_game.files.schema import Name, Positive
 from rlhf_game.runs.chats import CALLS, ModelSpec, SomeModel, dry_chat, open_chat
@@ -99,7 +98,8 @@ class DistillConfig(TrainingFields, JudgingFields):
         rows = self._answer(teacher, kept, system, task)
         if not rows:
             raise RunError(f"the teacher must answer questions, found no answer among {len(asked)} lines of it")
-        write_text(task.path / DATA, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        task.workspace.write(task.path / DATA, lines.encode())
         examples = [Example(row["question"], row["answer"]) for row in rows]
         trained = train_supervised(self._training(), examples, task.path / STUDENT, base=task.base, watch=task.watch)
         after = ModelSpec(name=str((task.path / STUDENT).resolve()))

@@ -1,6 +1,5 @@
 """Kind ``elastic_reset``: a policy trained with Elastic Reset, and its reward against its drift along the training."""
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +10,6 @@ import numpy as np
 from pydantic import Field
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.atomic import write_json
 from rlhf_game.files.documents import read_text
 from rlhf_game.files.schema import Name, Positive
 from rlhf_game.training.data import Count
@@ -128,8 +126,9 @@ class ElasticResetConfig(PolicyFields):
     def _point(self, label: str, folder: Path, step: int, task: Task) -> dict[str, Any]:
         """Return what the policy was after this step; found once, and kept beside the policy."""
         known = folder / "points" / f"step-{step}.json"
-        if known.exists():
-            return dict(json.loads(known.read_text(encoding="utf-8")))
+        return dict(task.workspace.kept(known, lambda: self._measured(label, folder, step, task)))
+
+    def _measured(self, label: str, folder: Path, step: int, task: Task) -> dict[str, Any]:
         from rlhf_game.training_backends import load_language_model
         from rlhf_game.training_backends.policies import load_policy, resets
 
@@ -138,7 +137,7 @@ class ElasticResetConfig(PolicyFields):
         policy = reference if step == 0 else load_policy(place, device=self.device)
         rewards, ratios = self.judge(policy, reference, task, f"policy ({label}, step {step})")
         weights = np.array(self.training().weights)
-        point = {
+        return {
             "step": step,
             "after_reset": label == OWN and step in resets(self.every, self.max_steps),
             "reward": mean_over_prompts(np.tensordot(weights / weights.sum(), rewards, axes=1)),
@@ -146,9 +145,6 @@ class ElasticResetConfig(PolicyFields):
             "sequence_kl": mean_over_prompts(ratios),
             "perplexity": self._perplexity(policy, task.base),
         }
-        known.parent.mkdir(exist_ok=True)
-        write_json(known, point)
-        return point
 
     def _perplexity(self, policy: "LanguageModel", base: Path) -> float | None:
         """Return exp(nats per token) of the held-out texts."""

@@ -3,11 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
 from rlhf_game.chat import Ledger
 from rlhf_game.files.schema import Strict
+from rlhf_game.files.workspace import Workspace
 from rlhf_game.runs.directory import Progress
 
 
@@ -21,6 +23,11 @@ class Task:
     path: Path
     """The folder to fill, held by this process."""
     watch: Progress
+
+    @cached_property
+    def workspace(self) -> Workspace:
+        """The folder as its files are known by their content."""
+        return Workspace(self.path)
 
 
 @final

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_game import __version__
-from rlhf_game.files.atomic import write_json, write_text
 from rlhf_game.files.conversations import Text
-from rlhf_game.files.documents import parse_json, read_text
+from rlhf_game.files.workspace import Workspace
 from rlhf_game.rewards.bradley_terry import Likelihood, LinearHead, fit_head
 from rlhf_game.rewards.neural import Truncate
 from rlhf_game.runs.directory import Progress, versions
@@ -32,6 +31,7 @@ class Workshop:
     fields: RewardModelFields
     first_backbone: str
     base: Path
+    workspace: Workspace
     subsets: Subsets
     watch: Progress
     computed: dict[tuple[str, str, str, Truncate | None], tuple[Rewards, dict[str, Any]]]
@@ -65,16 +65,18 @@ def train_member(spec: MemberSpec, out: Path, shop: Workshop) -> None:
         done: dict[str, Any] = {"loss": head.loss, "gradient_norm": head.gradient_norm}
     else:
         done, origin = _finetune(spec, backbone, drawn, out, shop)
-    card = _card(spec, origin, done, shop)
-    write_text(out / "README.md", _readme(card))
-    write_json(out / CARD, card)
+    shop.workspace.adopt(out)
+    _write_card(out, _card(spec, origin, done, shop), shop.workspace)
 
 
-def write_metrics(out: Path, judged: dict[str, Any]) -> None:
+def write_metrics(out: Path, judged: dict[str, Any], workspace: Workspace) -> None:
     """Put what a model is worth on each subset into its card; the same again where it stands there already."""
-    card = {**parse_json(read_text(out / CARD), str(out / CARD)), "metrics": judged}
-    write_text(out / "README.md", _readme(card))
-    write_json(out / CARD, card)
+    _write_card(out, {**workspace.read_json(out / CARD), "metrics": judged}, workspace)
+
+
+def _write_card(out: Path, card: dict[str, Any], workspace: Workspace) -> None:
+    workspace.write(out / "README.md", _readme(card).encode())
+    workspace.write_json(out / CARD, card)
 
 
 def rewards_of(spec: MemberSpec | None, out: Path, shop: Workshop) -> dict[str, Rewards]:

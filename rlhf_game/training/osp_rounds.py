@@ -14,7 +14,7 @@ from rlhf_game.rewards.texts import call_reward
 from rlhf_game.runs.config import prompts_of
 from rlhf_game.training.kinds import Task
 from rlhf_game.training.osp import OspConfig
-from rlhf_game.training.stages import in_parts, kept, publish, seed_of
+from rlhf_game.training.stages import in_parts, publish, seed_of
 from rlhf_game.training.subsets import Rows, read_data
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def train_osp(fields: OspConfig, task: Task) -> dict[str, Any]:
         rounds.append(_play(fields, number, part, start, judge, folder, task))
         start = str((folder / "policy").resolve())
     final = _compare(fields, test, judge, folder / "policy", task)
-    publish(folder / "policy", task.path)
+    publish(task.workspace, folder / "policy")
     return {
         "kind": fields.kind,
         "prompts": {"training": len(training), "held_out": len(test)},
@@ -128,7 +128,7 @@ def _make_judge(fields: OspConfig, task: Task) -> tuple["PairJudge", dict[str, A
     train_supervised(spec.training.training(name, fields.seed), examples, folder, base=task.base, watch=task.watch)
     augmented = PairJudge(load_policy(folder, device=fields.device), prompt)
     task.watch("judge preferences", 0, 1)
-    measured = kept(
+    measured = task.workspace.kept(
         task.path / "judge.json",
         lambda: {"before": _worth(plain, test), "after": _worth(augmented, test)},
     )
@@ -163,7 +163,7 @@ def _play(
 
     drawn = _draw(fields, number, prompts, start, folder, task)
     judged = Judged.read(
-        kept(folder / "judged.json", lambda: _judge(fields, number, prompts, drawn, judge, folder, task))
+        task.workspace.kept(folder / "judged.json", lambda: _judge(fields, number, prompts, drawn, judge, folder, task))
     )
     strengths = judged.verdicts().strengths
     trained = train_preferences(
@@ -223,7 +223,9 @@ def _draw(
         )  # fmt: skip
         return [[one.text for one in row] for row in rows]
 
-    return in_parts(path, len(prompts), make, lambda done: task.watch(f"round {number}: draw", done, len(prompts)))
+    return in_parts(
+        task.workspace, path, len(prompts), make, lambda done: task.watch(f"round {number}: draw", done, len(prompts))
+    )
 
 
 def _judge(
@@ -244,7 +246,7 @@ def _judge(
 
     ranks = np.array(
         in_parts(
-            folder / "ranks.json", len(prompts), rank,
+            task.workspace, folder / "ranks.json", len(prompts), rank,
             lambda done: task.watch(f"round {number}: rank", done, len(prompts)),
         )
     )  # fmt: skip
@@ -276,7 +278,9 @@ def _gold(fields: OspConfig, prompts: Sequence[str], drawn: list[list[str]], pat
         return None
     reward = fields.gold.build(task.base)
     asked = [prompt for prompt, row in zip(prompts, drawn, strict=True) for _ in row]
-    scores = kept(path, lambda: call_reward(reward, asked, [text for row in drawn for text in row]).tolist())
+    scores = task.workspace.kept(
+        path, lambda: call_reward(reward, asked, [text for row in drawn for text in row]).tolist()
+    )
     return float(np.mean(scores))
 
 

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from rlhf_game.files.atomic import write_json
-from rlhf_game.files.documents import parse_json, read_text
-from rlhf_game.runs.directory import Progress, open_folder, unwatched
+from rlhf_game.files.workspace import open_workspace
+from rlhf_game.runs.directory import Progress, unwatched
 from rlhf_game.training.config import TrainingConfiguration
 from rlhf_game.training.kinds import Table, Task
 from rlhf_game.training.processes import is_first, wait_for_everyone
@@ -40,13 +39,13 @@ def train(configuration: TrainingConfiguration, path: Path, progress: Progress |
         if not (path / METRICS).exists():
             configuration.fields.assist(Task(configuration.base, path, unwatched))
         return FinishedTraining(path, {}, [])
-    with open_folder(path, configuration) as folder:
-        known = folder.path / METRICS
+    with open_workspace(path, configuration, METRICS) as workspace:
+        known = path / METRICS
         wait_for_everyone()
         if not known.exists():
-            task = Task(configuration.base, folder.path, progress or unwatched)
-            write_json(known, configuration.fields.train(task))
-        metrics = parse_json(read_text(known), str(known))
+            task = Task(configuration.base, path, progress or unwatched)
+            workspace.finish_json(known, configuration.fields.train(task))
+        metrics = workspace.read_json(known)
         return FinishedTraining(path, metrics, configuration.fields.tables(metrics))
 
 

@@ -11,7 +11,6 @@ from pydantic_core import PydanticCustomError
 from rlhf_game import __version__
 from rlhf_game.discovery import loss_of, parse
 from rlhf_game.errors import InputError
-from rlhf_game.files.atomic import write_text
 from rlhf_game.files.conversations import Text
 from rlhf_game.files.schema import Name, Positive, Strict
 from rlhf_game.mechanism.arrays import Array
@@ -135,7 +134,7 @@ class PreferenceConfig(PreferenceFields):
             self.training(), pairs, task.path, columns=self._columns(pairs), base=task.base, watch=task.watch
         )
         metrics = self._metrics(subsets, trained, task)
-        write_text(task.path / "model" / "README.md", _readme(self, subsets, metrics))
+        task.workspace.write(task.path / "model" / "README.md", _readme(self, subsets, metrics).encode())
         return metrics
 
     def training(self) -> "PreferenceTraining":

@@ -35,12 +35,14 @@ AGGREGATES: Mapping[str, Aggregate] = {
 def train_reward_models(fields: RewardModelFields, task: Task) -> dict[str, Any]:
     """Train what is left of the members, put them together, and return the metrics."""
     specs = fields.specs()
-    shop = Workshop(fields, specs[0].backbone, task.base, read_subsets(fields, task.base), task.watch, {})
+    shop = Workshop(
+        fields, specs[0].backbone, task.base, task.workspace, read_subsets(fields, task.base), task.watch, {}
+    )
     if isinstance(fields, RewardModelConfig):
         train_member(specs[0], task.path / "model", shop)
         rewards = rewards_of(specs[0], task.path / "model", shop)
         judged = _judged(rewards, shop.subsets)
-        write_metrics(task.path / "model", judged)
+        write_metrics(task.path / "model", judged, task.workspace)
         return {"kind": fields.kind, "model": judged, "calibration": {"model": _calibration([rewards["test"]])}}
     assert isinstance(fields, SeveralFields)  # the only others
     responses = None if fields.candidates is None else read_responses(task.base / fields.candidates)
@@ -51,7 +53,7 @@ def train_reward_models(fields: RewardModelFields, task: Task) -> dict[str, Any]
     rewards_by_member = [rewards_of(spec, place, shop) for spec, place in zip(specs, places, strict=True)]
     members = [_judged(rewards, shop.subsets) for rewards in rewards_by_member]
     for place, judged in zip(places, members, strict=True):
-        write_metrics(place, judged)
+        write_metrics(place, judged, task.workspace)
     aggregates = _aggregates(specs)
     together = {name: _together(aggregate, rewards_by_member) for name, aggregate in aggregates.items()}
     metrics: dict[str, Any] = {
@@ -67,7 +69,7 @@ def train_reward_models(fields: RewardModelFields, task: Task) -> dict[str, Any]
     if isinstance(fields, WarmConfig):
         rewards = _average(specs, places, shop)
         metrics["average"] = _judged(rewards, shop.subsets)
-        write_metrics(task.path / "model", metrics["average"])
+        write_metrics(task.path / "model", metrics["average"], task.workspace)
         metrics["calibration"]["average"] = _calibration([rewards["test"]])
         metrics |= _lines(fields, specs, places, rewards_by_member, shop)
     if responses is not None:
@@ -191,6 +193,7 @@ def _average(members: Sequence[MemberSpec], places: Sequence[Path], shop: Worksh
     shop.watch("average", 0, 1)
     if not (out / CARD).exists():
         average_models(places, out)
+        shop.workspace.adopt(out)
     return rewards_of(_head_alone(members), out, shop)
 
 

@@ -15,7 +15,7 @@ from rlhf_game.rewards.texts import TextReward, call_reward
 from rlhf_game.runs.config import prompts_of
 from rlhf_game.training.kinds import Task
 from rlhf_game.training.seft import SeftConfig
-from rlhf_game.training.stages import in_parts, kept, publish, seed_of
+from rlhf_game.training.stages import in_parts, publish, seed_of
 from rlhf_game.training.subsets import Rows, Subsets, read_subsets
 
 if TYPE_CHECKING:
@@ -41,7 +41,10 @@ class Workplace:
         """Return the critic's scores of (prompt, response), [n]; asked once. name: of the file that keeps them."""
         path = self.task.path / f"{name}.json"
         self.task.watch(f"score {name}", 0, 1)
-        return np.array(kept(path, lambda: call_reward(self.critic, *_columns(texts)).tolist()), dtype=np.float64)
+        return np.array(
+            self.task.workspace.kept(path, lambda: call_reward(self.critic, *_columns(texts)).tolist()),
+            dtype=np.float64,
+        )
 
     def load(self, place: Path | str) -> "LanguageModel":
         """Return a model by name, or a stage's policy by its folder."""
@@ -71,7 +74,7 @@ class Workplace:
             return [(one.label, one.text) for one in revisions]
 
         told = lambda done: self.task.watch(f"revise {name}", done, len(texts))  # noqa: E731
-        found = in_parts(self.task.path / f"{name}.json", len(texts), make, told)
+        found = in_parts(self.task.workspace, self.task.path / f"{name}.json", len(texts), make, told)
         return [(label, text) for label, text in found]
 
     def draw(self, model: Path | str, prompts: Sequence[Text], name: str, *, stage: int) -> list[str]:
@@ -90,7 +93,10 @@ class Workplace:
             return [row[0].text for row in rows]
 
         told = lambda done: self.task.watch(f"draw {name}", done, len(prompts))  # noqa: E731
-        return [str(text) for text in in_parts(self.task.path / f"{name}.json", len(prompts), make, told)]
+        return [
+            str(text)
+            for text in in_parts(self.task.workspace, self.task.path / f"{name}.json", len(prompts), make, told)
+        ]
 
 
 def train_seft(fields: SeftConfig, task: Task) -> dict[str, Any]:
@@ -118,7 +124,7 @@ def train_seft(fields: SeftConfig, task: Task) -> dict[str, Any]:
         "policies": _examined_policies(policies, subsets.judged["test"], place),
     }
     if isinstance(last := list(policies.values())[-1], Path):
-        publish(last, task.path)
+        publish(task.workspace, last)
     return metrics
 
 

@@ -2,42 +2,37 @@
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlhf_game.files.atomic import write_bytes, write_json
-from rlhf_game.files.documents import parse_json, read_text
+from rlhf_game.files.workspace import Workspace
 
 PART = 32
 """Rows that are made at a time: what a process that dies loses."""
 
 
-def kept(path: Path, make: Callable[[], Any]) -> Any:
-    """Return what a stage made, as JSON has it; made now unless it is there."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, make())
-    return parse_json(read_text(path), str(path))
-
-
-def in_parts(path: Path, count: int, make: Callable[[range], list[Any]], told: Callable[[int], None]) -> list[Any]:
+def in_parts(
+    workspace: Workspace, path: Path, count: int, make: Callable[[range], list[Any]], told: Callable[[int], None]
+) -> list[Any]:
     """Return ``count`` rows that a stage made, PART at a time; parts that an interrupted stage finished are kept.
 
     make: the rows at these places. told: called with the number of rows that are there.
     """
-    if not path.exists():
-        parts = path.with_suffix(".parts")
+    parts = path.with_suffix(".parts")
+
+    def whole() -> list[Any]:
         rows: list[Any] = []
         for start in range(0, count, PART):
             told(start)
             places = range(start, min(start + PART, count))
-            rows += kept(parts / f"{start:08d}.json", lambda places=places: make(places))  # type: ignore[misc]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, rows)
-    shutil.rmtree(path.with_suffix(".parts"), ignore_errors=True)
-    found = parse_json(read_text(path), str(path))
+            rows += workspace.kept(parts / f"{start:08d}.json", partial(make, places))
+        return rows
+
+    found = workspace.kept(path, whole)
+    shutil.rmtree(parts, ignore_errors=True)
     return list(found)
 
 
@@ -46,8 +41,9 @@ def seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def publish(stage: Path, out: Path) -> None:
+def publish(workspace: Workspace, stage: Path) -> None:
     """Put a stage's policy where that of a whole training is looked for: model/, steps.jsonl and, last, policy.json."""
+    out = workspace.path
     if (out / "policy.json").exists():
         return
     fresh = out / "model.tmp"
@@ -55,5 +51,6 @@ def publish(stage: Path, out: Path) -> None:
     shutil.copytree(stage / "model", fresh)
     shutil.rmtree(out / "model", ignore_errors=True)
     fresh.rename(out / "model")
+    workspace.adopt(out / "model")
     for name in ("steps.jsonl", "policy.json"):
-        write_bytes(out / name, (stage / name).read_bytes())
+        workspace.write(out / name, (stage / name).read_bytes())

@@ -16,11 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Trainer
 
-from rlhf_game.errors import RunError
+from rlhf_game.errors import InputError, RunError
 from rlhf_game.files.atomic import write_json
+from rlhf_game.files.tables import digest
 
 MARK = "whole.json"
-"""The last file of a checkpoint that is written: the size in bytes of every other one."""
+"""The last file of a checkpoint that is written: the SHA-256 of every other one."""
 TENSORS = "training.safetensors"
 NUMBERS = "training.json"
 PICKLE = "training_args.bin"
@@ -69,8 +70,7 @@ class SafeCheckpoints(Trainer, ABC):
         self.accelerator.wait_for_everyone()
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
-            sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
-            write_json(folder / MARK, sizes)
+            write_json(folder / MARK, {path.name: digest(path) for path in sorted(folder.iterdir()) if path.is_file()})
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.args.should_save:
@@ -135,7 +135,7 @@ def _joined(tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> dict[s
 def checkpoints(work: Path) -> list[Path]:
     """Return the whole checkpoints under ``work``, the oldest first."""
     folders = sorted(work.glob("checkpoint-*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
-    return [folder for folder in folders if _is_whole(folder)]
+    return [folder for folder in folders if (folder / MARK).is_file()]
 
 
 def last_checkpoint(work: Path) -> str | None:
@@ -147,12 +147,17 @@ def last_checkpoint(work: Path) -> str | None:
     for folder in work.glob("checkpoint-*"):
         if folder not in whole:
             shutil.rmtree(folder)
+    if whole:
+        _check(whole[-1])
     return str(whole[-1]) if whole else None
 
 
-def _is_whole(folder: Path) -> bool:
+def _check(folder: Path) -> None:
+    """Raise InputError when a file of a whole checkpoint is not as it was written."""
     try:
-        sizes = json.loads((folder / MARK).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
+        listed = json.loads((folder / MARK).read_text(encoding="utf-8"))
+    except ValueError:
+        listed = {}
+    there = {path.name: digest(path) for path in folder.iterdir() if path.is_file() and path.name != MARK}
+    if listed != there:
+        raise InputError(f"{folder}: must be a checkpoint as it was written, found it changed; delete it")

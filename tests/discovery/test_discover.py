@@ -19,6 +19,7 @@ from rlhf_game.discovery.archive import Archive, Entry, Proposal, ranked
 from rlhf_game.discovery.config import DiscoveryConfig
 from rlhf_game.discovery.evolution import Evolution
 from rlhf_game.discovery.scoring import Judge
+from rlhf_game.files.workspace import Workspace
 from tests.cli.runner import run as command
 from tests.servers import chatting, serving
 
@@ -137,16 +138,16 @@ def test_candidates_are_rejected_with_the_reason_and_never_stop_a_search() -> No
 
 
 def test_an_archive_that_was_changed_is_named(tmp_path: Path) -> None:
-    archive = Archive(tmp_path / "a")
+    archive = Archive(Workspace(tmp_path), tmp_path / "a")
     entry = Entry(0, 1, "-z", "random", score=0.5, scores=(0.4, 0.6), slopes=(1.0,))
     archive.write(entry)
     assert archive.read() == [entry]
     assert ranked([entry, Entry(0, 0, "z", "random", reason="no")]) == [entry]
     (tmp_path / "a/g000-001.json").rename(tmp_path / "a/g000-002.json")
-    with pytest.raises(InputError, match="must be candidate g000-002, found g000-001"):
+    with pytest.raises(InputError, match="g000-002.json: must be as this run wrote it"):
         archive.read()
     (tmp_path / "a/g000-002.json").write_text("{}")
-    with pytest.raises(InputError, match="must be a candidate as it was written"):
+    with pytest.raises(InputError, match="g000-002.json: must be as this run wrote it"):
         archive.read()
 
 

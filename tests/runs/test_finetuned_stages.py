@@ -89,7 +89,7 @@ def test_an_interrupted_run_goes_on_with_the_same_receipt(
     weights = Path("policy/model/model.safetensors")
     (tmp_path / "broken" / weights).write_bytes(b"others")
     (tmp_path / "broken/receipt.json").unlink()
-    with pytest.raises(InputError, match="must hold the weights that this run drew from"):
+    with pytest.raises(InputError, match="model.safetensors: must be as this run wrote it"):
         run(read_config(config), tmp_path / "broken")
 
 

@@ -215,7 +215,7 @@ def test_candidates_of_another_run_are_refused(write: Write, tmp_path: Path) -> 
 
 def test_a_changed_piece_of_an_unfinished_stage_is_refused(write: Write, tmp_path: Path) -> None:
     with open_folder(tmp_path / "other", read_config(write(seed=5))) as folder:
-        folder.part("scores", 0).write({"scores": [1.0]})
+        folder.part("scores", 0).write({"scores": [2.0]})
         foreign = folder.part("scores", 0).path.read_text()
     with open_folder(tmp_path / "out", read_config(write())) as folder:
         piece = folder.part("scores", 0)
@@ -281,11 +281,11 @@ def test_killed_before_any_rename_a_run_goes_on_to_the_same_bytes(write: Write, 
     done = subprocess.run(command_line, capture_output=True, text=True, env=environment, check=True)
     renames = int(done.stdout)
     assert (
-        renames == 1 + 1 + 4 + 2 + 3 + 2 + 2 + 2
-    )  # config, model, batches, candidates, groups; a manifest before each
+        renames == 1 + 1 + 4 + 1 + 3 + 1 + 1 + 2
+    )  # config, model, batches, candidates, groups, scores, game, sums, receipt
     for deadly in range(renames):
         assert contents(tmp_path / "killed" / str(deadly)) == whole, f"killed before rename {deadly}"
-        assert not list((tmp_path / "killed" / str(deadly)).glob(".*.tmp"))
+        assert not list((tmp_path / "killed" / str(deadly)).glob(".rlhf-game-*.tmp"))
 
 
 def test_other_weights_do_not_continue_a_generation(write: Write, tmp_path: Path, model: Path) -> None:

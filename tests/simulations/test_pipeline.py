@@ -95,7 +95,7 @@ def test_a_killed_study_goes_on(tmp_path: Path) -> None:
     simulate(made, folder)
     simulate(made, tmp_path / "whole")
     assert (folder / "results.parquet").read_bytes() == (tmp_path / "whole/results.parquet").read_bytes()
-    assert not list(folder.glob("**/.*.tmp"))
+    assert not list(folder.glob("**/.rlhf-game-*.tmp"))
 
 
 def test_parts_are_as_long_as_seconds_say_and_the_bytes_the_same(
@@ -166,14 +166,14 @@ def test_what_was_changed_is_refused_and_said(tmp_path: Path) -> None:
     finished = simulate(made, tmp_path / "out")
     content = finished.table.read_bytes()
     finished.table.write_bytes(content[:-9] + b"x" + content[-8:])
-    with pytest.raises(InputError, match="must be as this study wrote it, found it changed"):
+    with pytest.raises(InputError, match="must be as this run wrote it, found it changed"):
         simulate(made, tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         simulate(made, tmp_path / "cut", Interrupted(2))
     parts = sorted((tmp_path / "cut/partial").iterdir())
     for damaged in (b"", parts[0].read_bytes()):  # nothing, and the rows of other games
         parts[1].write_bytes(damaged)
-        with pytest.raises(InputError, match=r"rows-00000001-1\.parquet: must be as this study wrote it"):
+        with pytest.raises(InputError, match=r"rows-00000001-1\.parquet: must be as this run wrote it"):
             simulate(made, tmp_path / "cut")
     parts[1].unlink()
     simulate(made, tmp_path / "cut")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rlhf_game import InputError
+from rlhf_game.files.workspace import Workspace
 from rlhf_game.rewards import RewardModel, call_reward
 from rlhf_game.training import read_training, train
 from rlhf_game.training.reward_models import RewardModelFields
@@ -101,7 +102,7 @@ def test_a_finished_training_is_not_done_again_and_a_half_one_goes_on(write: Wri
     written = [path.read_bytes() for path in cards]
     cards[1].unlink()  # as if it had stopped before the card was written
     without = {key: value for key, value in json.loads(written[0]).items() if key != "metrics"}
-    cards[0].write_text(json.dumps(without))  # and as if it had stopped before the model was judged
+    Workspace(tmp_path / "out").write_json(cards[0], without)  # and as if it had stopped before the model was judged
     kept = weights[0].stat().st_mtime_ns
     assert train(configuration, tmp_path / "out").metrics == first
     assert [path.read_bytes() for path in weights] == before

@@ -88,7 +88,7 @@ def run_draws(configuration: Configuration, folder: RunFolder, progress: Progres
             "model": origin["model"],
             "versions": versions(),
         }
-        folder.write(folder.receipt, drawn_receipt(game).with_provenance(provenance).text().encode())
+        folder.workspace.finish(folder.receipt, drawn_receipt(game).with_provenance(provenance).text().encode())
     watch("settle", 1, 1)
     (receipt,) = read_receipts(folder.receipt)
     return DrawsRun(folder.path, configuration.source.prompts, game, receipt)

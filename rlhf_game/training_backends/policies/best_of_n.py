@@ -4,7 +4,6 @@ The policy that is imitated is best-of-n itself, whose KL to the reference is at
 10): there is no lambda in it.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
-from rlhf_game.files.atomic import write_json
+from rlhf_game.files.workspace import Workspace
 from rlhf_game.training_backends.models import LanguageModel, pick_device
 from rlhf_game.training_backends.policies.building import lora_config, shuffled_passes
 from rlhf_game.training_backends.policies.settings import PolicyTraining
@@ -68,8 +67,7 @@ def choose_winners(
 
     Every row has draws of its own, so no winner is read twice.
     """
-    folder = out / "winners"
-    folder.mkdir(exist_ok=True)
+    workspace, folder = Workspace(out), out / "winners"
     each = training.batch_size * training.accumulation_steps * settings.world_size
     order = shuffled_passes(len(asked.prompts), training.max_steps * each, training)
     model: Any = language_model.model
@@ -81,7 +79,7 @@ def choose_winners(
             before = time.perf_counter()
             rows = range(step * each, step * each + each)
             found = _winners(training, language_model, asked, [(order[row], row) for row in rows], rewards)
-            write_json(part, {"seconds": time.perf_counter() - before, "rows": found})
+            workspace.write_json(part, {"seconds": time.perf_counter() - before, "rows": found})
     watch("draw and judge winners", training.max_steps, training.max_steps)
     model.to("cpu")
 
@@ -154,5 +152,4 @@ def make_distiller(
 
 def read_winners(out: Path) -> list[dict[str, Any]]:
     """Return what was drawn for each step in a training's folder; nothing where it is another kind of training."""
-    parts = sorted((out / "winners").glob("step-*.json"))
-    return [json.loads(part.read_text(encoding="utf-8")) for part in parts]
+    return [Workspace(out).read_json(part) for part in sorted((out / "winners").glob("step-*.json"))]

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import torch
 
-from rlhf_game.errors import InputError, RunError
-from rlhf_game.files.atomic import write_json, write_text
+from rlhf_game.errors import RunError
+from rlhf_game.files.workspace import Workspace
 from rlhf_game.training_backends.checkpoints import find_checkpoint
 from rlhf_game.training_backends.policies.watching import Watch
 from rlhf_game.training_backends.resuming import checkpoints, last_checkpoint
@@ -54,17 +54,13 @@ def place_of_model(model: str, base: Path | None) -> str:
     return str(path.resolve()) if path.exists() else model
 
 
-def begin(document: dict[str, Any], out: Path) -> None:
-    """Say in the folder what it is of; raise InputError when it is another training's already."""
-    known = out / "training.json"
-    if not known.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(known, document)
-        return
-    before = json.loads(known.read_text(encoding="utf-8"))
-    if before != document:
-        key = next(key for key in document if before.get(key) != document[key])
-        raise InputError(f"{out}: must be a new folder or that of this training, found one with other {key}")
+def begin(document: dict[str, Any], out: Path) -> Workspace:
+    """Say in the folder what it is of; raise InputError when it is another training's or a file in it was changed."""
+    workspace = Workspace(out)
+    workspace.cut()
+    workspace.identify(out / "training.json", document)
+    workspace.check()
+    return workspace
 
 
 def train_from_last(trainer: Any, out: Path, watch: Watch) -> None:
@@ -127,13 +123,15 @@ def finish(trainer: Any, out: Path, document: dict[str, Any], log: Sequence[Mapp
         (fresh / "README.md").unlink(missing_ok=True)  # peft's form, not filled in
         shutil.rmtree(kept, ignore_errors=True)
         fresh.rename(kept)
-        write_text(out / "steps.jsonl", "".join(json.dumps(row) + "\n" for row in log))
+        workspace = Workspace(out)
+        workspace.adopt(kept)
+        workspace.write(out / "steps.jsonl", "".join(json.dumps(row) + "\n" for row in log).encode())
         card = {
             **document,
             "steps": int(trainer.state.global_step),
             "model_sha256": find_checkpoint(str(kept)).sha256,
         }
-        write_json(out / CARD, card)
+        workspace.write_json(out / CARD, card)
         if not document["training"]["keeps_checkpoints"]:
             shutil.rmtree(out / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.atomic import write_json
 from rlhf_game.files.conversations import document_of
+from rlhf_game.files.workspace import Workspace
 from rlhf_game.training_backends.models import LanguageModel, load_language_model, quiet_transformers
 from rlhf_game.training_backends.policies.folders import (
     CARD,
@@ -170,9 +170,9 @@ def _references(
         chosen = log_probabilities(model, prompts, [pair.chosen for pair in pairs])
         watch("reference", 1, 2)
         rejected = log_probabilities(model, prompts, [pair.rejected for pair in pairs])
-        write_json(known, {"chosen": chosen.tolist(), "rejected": rejected.tolist()})
+        Workspace(out).write_json(known, {"chosen": chosen.tolist(), "rejected": rejected.tolist()})
     settings.distributed_state.wait_for_everyone()
-    found = json.loads(known.read_text(encoding="utf-8"))
+    found = Workspace(out).read_json(known)
     return found["chosen"], found["rejected"]
 
 

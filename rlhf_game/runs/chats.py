@@ -97,6 +97,10 @@ class ChatEndpointSpec(Strict):
     """The folder that keeps the answers, for several runs to share; the run's own otherwise."""
 
 
+def _at(value: Any) -> Any:
+    return {"url": value} if isinstance(value, str) else value
+
+
 @final
 class ModelSpec(Strict):
     """A language model."""
@@ -105,8 +109,8 @@ class ModelSpec(Strict):
     revision: Name | None = None
     device: Name = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    endpoint: ChatEndpointSpec | None = None
-    """Where it is asked; None: on this machine."""
+    endpoint: Annotated[ChatEndpointSpec | None, BeforeValidator(_at)] = None
+    """Where it is asked, an address or more about it; None: on this machine."""
 
 
 def _named(value: Any) -> Any:

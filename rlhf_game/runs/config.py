@@ -230,14 +230,17 @@ def _check_prompts(fields: RunConfig, name: str) -> None:
     if not isinstance(outcomes, PromptsSpec):
         if fields.strength == 0:
             raise InputError(f"{name}: strength: must be > 0 (0 is for outcomes prompts), found 0.0")
-        if fields.model.endpoint is not None and isinstance(outcomes, DrawsSpec):
+        if fields.model.endpoint is not None and isinstance(outcomes, DrawsSpec | CandidatesSpec):
             for key, value, nothing in (("top_k", outcomes.top_k, 0), ("top_p", outcomes.top_p, 1.0)):
                 if value != nothing:
-                    raise InputError(f"{name}: outcomes.{key}: must not be here with an endpoint, found {value}")
+                    raise InputError(
+                        f"{name}: outcomes.{key}: must not be here with an endpoint (say it in its options), found "
+                        f"{value}"
+                    )
         elif fields.model.endpoint is not None:
             raise InputError(
                 f"{name}: model.endpoint: must not be here, where the model's own probabilities are needed (it may be "
-                "with outcomes prompts or draws), found an endpoint"
+                "with outcomes candidates, prompts or draws), found an endpoint"
             )
         return
     if fields.system is not None:

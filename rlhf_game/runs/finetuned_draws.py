@@ -22,7 +22,7 @@ from rlhf_game.runs.finetuned_training import (
     policy_training,
     spec_of,
 )
-from rlhf_game.runs.generation import check_resumed, drawn_provenance
+from rlhf_game.runs.generation import check_resumed, drawn_provenance, identity_of
 
 if TYPE_CHECKING:
     from rlhf_game.training_backends.models import LanguageModel
@@ -53,7 +53,7 @@ def draw(configuration: Configuration, folder: RunFolder, watch: Progress, engin
         return
     spec = spec_of(configuration)
     reference = load_reference(configuration.source, watch)
-    origin = drawn_provenance(configuration.source, reference)
+    origin = drawn_provenance(configuration.source, identity_of(configuration.source, reference))
     check_resumed(folder, origin)
     sampling = policy_training(main_task(configuration, spec, folder.path)).sampling
     sampler = _Sampler(configuration.source, spec.samples, sampling, reference, folder, watch)

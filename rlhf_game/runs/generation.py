@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, final
 
 from rlhf_game.errors import RunError
+from rlhf_game.runs.asked import ask_candidates, open_responder, sample_of
 from rlhf_game.runs.candidates import merge
 from rlhf_game.runs.config import CandidatesSpec, Source, TrieSpec
 from rlhf_game.runs.directory import Progress, RunFolder, parquet_bytes, read_parquet, versions
@@ -43,6 +44,9 @@ def generate(source: Source, folder: RunFolder, progress: Progress) -> None:
     if isinstance(source.outcomes, PromptsSpec):
         _find_prompts(source, source.outcomes, folder, progress)
         return
+    if source.model.endpoint is not None:
+        _ask(source, folder, progress)
+        return
     from rlhf_game.training_backends import load_language_model
 
     progress("load the language model", 0, 1)
@@ -51,7 +55,7 @@ def generate(source: Source, folder: RunFolder, progress: Progress) -> None:
         named.name, revision=named.revision, device=named.device, dtype=named.dtype, base=source.base
     )
     progress("load the language model", 1, 1)
-    provenance = drawn_provenance(source, model)
+    provenance = drawn_provenance(source, identity_of(source, model))
     check_resumed(folder, provenance)
     if isinstance(source.outcomes, TrieSpec):
         columns, missing = find_responses(source, model, source.outcomes, folder, progress)
@@ -69,6 +73,19 @@ def _find_prompts(source: Source, outcomes: PromptsSpec, folder: RunFolder, prog
     check_resumed(folder, provenance)
     columns, found = find_prompts(source, outcomes, chats, progress)
     folder.write(folder.candidates, parquet_bytes(columns, {**provenance, "system_prompts": found}))
+    folder.drop_parts()
+
+
+def _ask(source: Source, folder: RunFolder, progress: Progress) -> None:
+    """Draw candidates from an endpoint; the answers that are kept are the pieces of an interrupted generation."""
+    assert isinstance(source.outcomes, CandidatesSpec)  # nothing else is asked of an endpoint here
+    responder = open_responder(source, folder.path)
+    provenance = drawn_provenance(source, responder.model.identity)
+    check_resumed(folder, provenance)
+    replies = ask_candidates(source, source.outcomes, responder, progress)
+    places = [(b, j) for b in range(len(source.prompts)) for j in range(source.outcomes.per_prompt)]
+    drawn = dict(zip(places, map(sample_of, replies), strict=True))
+    folder.write(folder.candidates, parquet_bytes(_columns(source, source.outcomes, drawn), provenance))
     folder.drop_parts()
 
 
@@ -105,8 +122,13 @@ def _sampling(outcomes: CandidatesSpec) -> "Sampling":
     return Sampling(outcomes.max_new_tokens, outcomes.temperature, outcomes.top_k, outcomes.top_p)
 
 
-def drawn_provenance(source: Source, model: "LanguageModel") -> dict[str, Any]:
-    """Return where draws of a model come from: its weights, what was asked, the seed, the versions."""
+def identity_of(source: Source, model: "LanguageModel") -> dict[str, Any]:
+    """Return what draws on this machine: the weights, and how they are run."""
+    return {**model.provenance, "dtype": source.model.dtype, "device": str(model.model.device)}
+
+
+def drawn_provenance(source: Source, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where draws of a model come from: what it is, what was asked, the seed, the versions."""
     drawn_by = {
         "prompts": source.prompts,
         "system": source.system,
@@ -114,8 +136,7 @@ def drawn_provenance(source: Source, model: "LanguageModel") -> dict[str, Any]:
         "seed": source.seed,
     }
     sha256 = hashlib.sha256(json.dumps(drawn_by, sort_keys=True).encode()).hexdigest()
-    used = {**model.provenance, "dtype": source.model.dtype, "device": str(model.model.device)}
-    return {"model": used, "seed": source.seed, "source_sha256": sha256, "versions": versions()}
+    return {"model": dict(identity), "seed": source.seed, "source_sha256": sha256, "versions": versions()}
 
 
 def check_resumed(folder: RunFolder, provenance: dict[str, Any]) -> None:
@@ -135,7 +156,8 @@ def _columns(
     source: Source, outcomes: CandidatesSpec, drawn: dict[tuple[int, int], dict[str, Any]]
 ) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {name: [] for name in ("prompt", "prompt_text", "text", "count", "weight")}
-    of_first = ("log_probability", "is_finished", "token_ids")
+    known = [sample.keys() - {name for name in sample if sample[name] is None} for sample in drawn.values()]
+    of_first = [name for name in ("log_probability", "is_finished", "token_ids") if any(name in keys for keys in known)]
     columns.update({name: [] for name in of_first})
     for b, prompt in enumerate(source.prompts):
         samples = [drawn[b, j] for j in range(outcomes.per_prompt)]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 WIDE = 200
 """Columns of a table that goes to a file or a pipe."""
+FLAT_SAID = "varies by less than a tenth of its range: a steeper calibration leaves more to play for"
 
 
 def show_receipt(receipt: "Receipt", values_without: Array) -> None:
@@ -165,6 +166,27 @@ def show_calls(report: "Mapping[str, Any]", as_json: bool) -> None:
     ]
     heads = ("purpose", "model", "calls", "kept already", "prompt tokens", "answer tokens, at most", "price, at most")
     show_table("What would be asked (tokens are estimated)", heads, rows)
+
+
+def show_plan(document: "Mapping[str, Any]", as_json: bool) -> None:
+    """Print what each kind of outcome would take, and what other declarations would change for draws."""
+    if as_json:
+        write_out(json.dumps(document) + "\n")
+        return
+    rows = []
+    for one in document["plans"]:
+        numbers = ["" if one[key] is None else f"{one[key]:.4g}" for key in ("tokens", "seconds", "width")]
+        rate = "" if one["acceptance_rate"] is None else f"{one['acceptance_rate']:.2%}"
+        rows.append((one["kind"], *numbers, rate))
+    show_table("What it would take", ("outcomes", "tokens", "seconds", "width of a payment", "accepted"), rows)
+    for one in document["plans"]:
+        write_out(f"{one['kind']}: {one['proves']}\n")
+        if one["kind"] == "draws":
+            changes = [(change["change"], f"{change['proposals']:.4g}") for change in one["changes"]]
+            title = f"Proposals to the slowest prompt, for {one['draws']} draws"
+            show_table(title, ("declared instead", "proposals"), changes)
+    for name in document["flat"]:
+        write_out(f"{name}'s reward {FLAT_SAID}\n")
 
 
 def number(value: "Number") -> str:

@@ -13,12 +13,18 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Count the calls of language models and their tokens; make none.")
 ]
 
+Plan = Annotated[
+    bool,
+    typer.Option("--plan", help="Draw a few responses and say what each kind of outcome would take; write nothing."),
+]
+
 
 def run(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="What to run: .yaml, .yml or .json.")],
     as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: runs/CONFIG's name.")] = None,
     dry_run: DryRun = False,
+    plan: Plan = False,
     engine: Annotated[
         EngineName | None, typer.Option(help="Where trainings and scorings that do not need each other are done.")
     ] = None,
@@ -26,13 +32,22 @@ def run(
     address: Address = None,
 ) -> None:
     """Draw responses of a language model, score them by each group's reward, settle; an interrupted run goes on."""
-    from rlhf_game.cli.display import show_calls, show_drawn, show_receipt, show_table, show_trained, write_out
+    from rlhf_game.cli.display import (
+        show_calls,
+        show_drawn,
+        show_plan,
+        show_receipt,
+        show_table,
+        show_trained,
+        write_out,
+    )
     from rlhf_game.cli.progress import progress_on_stderr
     from rlhf_game.cli.report import leave_report, say_where
     from rlhf_game.engines import engine as engine_of
     from rlhf_game.files.build import settle_without
     from rlhf_game.runs.config import read_config
     from rlhf_game.runs.draws.pipeline import DrawsRun
+    from rlhf_game.runs.draws.plan import plan as plan_run
     from rlhf_game.runs.dry_run import count_calls
     from rlhf_game.runs.finetuned import FinetunedRun
     from rlhf_game.runs.pipeline import run as run_pipeline
@@ -43,6 +58,9 @@ def run(
     folder = out or Path("runs") / config.stem
     if dry_run:
         show_calls(count_calls(configuration, folder), as_json)
+        return
+    if plan:
+        show_plan(plan_run(configuration), as_json)
         return
     with progress_on_stderr() as watch:
         finished = run_pipeline(configuration, folder, watch, engine=chosen)

@@ -14,6 +14,15 @@ import numpy as np
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
 
+FLAT = 0.1
+"""Rewards that vary by less than this part of [0, 1] leave little to play for; sizes then count for little."""
+
+
+def is_flat(rewards: Sequence[float] | Array) -> bool:
+    """Return whether rewards, of nine responses in ten, keep within a tenth of their range [0, 1]."""
+    low, high = np.quantile(np.asarray(rewards, dtype=np.float64), [0.05, 0.95])
+    return bool(high - low < FLAT)
+
 
 class Calibration(ABC):
     """A declared map from scores to rewards in [0, 1]."""

@@ -25,6 +25,8 @@ LONGEST: Final = 2000
 NAMES: Final = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR})
 """What the system says of a file whose name is wrong, whatever it is for."""
 
+COMPLETION: Final = "_RLHF_GAME_COMPLETE"
+"""What a shell sets when it asks for completions."""
 USAGE: Final[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 """The base of typer's usage errors, which typer itself does not export."""
 
@@ -87,15 +89,18 @@ def _replace_closed_streams() -> None:
 
 
 def _run(arguments: list[str]) -> int:
-    code = typer.main.get_command(_app()).main(arguments, prog_name="rlhf-game", standalone_mode=False)
+    try:
+        code = typer.main.get_command(_app()).main(arguments, prog_name="rlhf-game", standalone_mode=False)
+    except SystemExit as ended:  # how typer ends when a shell has asked it what may follow
+        if COMPLETION not in os.environ:
+            raise
+        code = ended.code
     sys.stdout.flush()
     return code if isinstance(code, int) else SUCCESS
 
 
 def _app() -> typer.Typer:
-    app = typer.Typer(
-        add_completion=False, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]}
-    )
+    app = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
     app.callback(invoke_without_command=True)(_root)
     app.command("settle")(games.settle)
     app.command("audit")(audit.audit)

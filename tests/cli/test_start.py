@@ -99,3 +99,11 @@ def test_names_that_look_the_same_are_refused(tmp_path: Path) -> None:
     found = run("settle", tmp_path / "game.json")
     assert found.code == 2
     assert "groups[1].name: must differ" in found.err
+
+
+def test_a_shell_can_complete_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("_RLHF_GAME_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "rlhf-game si")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    found = run()
+    assert (found.code, found.out.split(), found.err) == (0, ["simulate"], "")

@@ -39,12 +39,13 @@ def _layer(below: str, always: str, inside: str = "", below_inside: str = "") ->
 LAYERS = {
     "errors": _layer("", ""),
     "registry": _layer("errors", ""),
+    "callables": _layer("errors", ""),
     "mechanism": _layer("errors", "numpy", "scipy cvxpy"),
     "agents": _layer("errors mechanism", "numpy", "scipy"),
     "files": _layer("errors registry mechanism", "numpy pydantic pydantic_core yaml", "pyarrow"),
     "chat": _layer("errors files", "", "httpx2", "training_backends"),
     "rewards": _layer(
-        "errors registry mechanism files chat",
+        "errors registry callables mechanism files chat",
         "numpy",
         "vaderSentiment textstat better_profanity rouge_score",
         "training_backends",
@@ -65,7 +66,7 @@ LAYERS = {
     "engines": _layer("errors", "", "joblib ray"),
     "simulations": _layer("errors registry mechanism agents engines files runs", "numpy pydantic", "scipy pyarrow"),
     "training_backends": Layer(
-        frozenset({"errors", "mechanism", "files"}), TRAINING | {"numpy"}, frozenset({"jinja2"})
+        frozenset({"errors", "callables", "mechanism", "files"}), TRAINING | {"numpy"}, frozenset({"jinja2"})
     ),
     "report": _layer("errors registry mechanism agents files", "numpy pydantic", "jinja2 pyarrow", "training"),
     "cli": _layer(

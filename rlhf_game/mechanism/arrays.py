@@ -46,10 +46,11 @@ def frozen_view(array: Array) -> Array:
 def numbers(values: Any, what: str) -> Array:
     """Return ``values`` as a float64 array: the one door for arrays of others.
 
-    Integers, reals and booleans (0 and 1) of any type are numbers, also as Python objects. Whatever numpy would turn
-    into numbers silently is not: masked entries, imaginary parts, strings, bytes, dates and durations. Raises
-    InputError that names ``what``.
+    Integers, reals and booleans (0 and 1) of any type are numbers, also as Python objects and in torch's tensors, with
+    gradients or not. Whatever numpy would turn into numbers silently is not: masked entries, imaginary parts, strings,
+    bytes, dates and durations. Raises InputError that names ``what``.
     """
+    values = _of_tensors(values)
     if (hidden := _hidden(values)) is not None:
         raise InputError(f"{what} must be numbers, got {hidden}")
     try:
@@ -62,6 +63,17 @@ def numbers(values: Any, what: str) -> Array:
         raise InputError(f"{what} must be numbers, got {_kinds(array)} in {_short(values)}")
     with np.errstate(over="ignore"):
         return np.asarray(array, dtype=np.float64)
+
+
+def _of_tensors(values: Any) -> Any:
+    """Return what torch's tensors hold, bfloat16 too, for numpy; anything else as it is."""
+    if isinstance(values, list | tuple):
+        is_of_tensors = any(hasattr(value, "detach") for value in values)
+        return [_of_tensors(value) for value in values] if is_of_tensors else values
+    if not hasattr(values, "detach"):
+        return values
+    held = values.detach()
+    return (held if held.is_complex() else held.double()).cpu().numpy()
 
 
 def _hidden(values: Any) -> str | None:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, final
 
+from rlhf_game.callables import call
 from rlhf_game.errors import InputError
 from rlhf_game.registry import load
 from rlhf_game.rewards.texts import Text, plain
@@ -19,10 +20,14 @@ class PythonFunction:
     """A reward function with TRL's signature, found by name when it is first called.
 
     target: ``package.module:function`` or ``path/to/file.py:function``; modules and files beside ``base`` come first.
+    It may be a function, an async one, or an object that can be called, and gets what TRL hands to it as far as that is
+    known: texts, the prompts' columns, ``completion_ids`` and ``trainer_state``. abstain: what None stands for, in the
+    function's own unit; where it is None itself, the function must return a number for each completion.
     """
 
     target: str
     base: Path | None = None
+    abstain: float | None = None
 
     @cached_property
     def _function(self) -> Callable[..., Any]:
@@ -36,12 +41,17 @@ class PythonFunction:
     def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> Any:
         """Return what the function returns. Raises InputError when there is no such function."""
         given = {"prompts": prompts, "completions": completions, **columns}
-        return self._function(**given)
+        returned = call(self._function, given, name=self.target)
+        if self.abstain is None or not isinstance(returned, list | tuple):
+            return returned
+        return [self.abstain if value is None else value for value in returned]
 
     @property
     def provenance(self) -> dict[str, Any]:
         """The function, and the sha256 of the file that defines it."""
-        source = inspect.getsourcefile(self._function)
+        function = self._function
+        known = function if inspect.isroutine(function) or inspect.isclass(function) else type(function)
+        source = inspect.getsourcefile(known)
         sha256 = None if source is None else hashlib.sha256(Path(source).read_bytes()).hexdigest()
         return {"function": self.target, "sha256": sha256}
 
@@ -54,8 +64,6 @@ def load_function(target: str, base: Path | None = None) -> Callable[..., Any]:
     function = load(target, base)
     if not callable(function):
         raise InputError(f"must name a function, found {type(function).__name__} as {target!r}")
-    if inspect.iscoroutinefunction(function):
-        raise InputError(f"must name an ordinary function, found {target!r}, which is async")
     return function  # type: ignore[no-any-return]
 
 

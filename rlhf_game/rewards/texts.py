@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any, Protocol, TypeAlias, final
 
 import numpy as np
 
+from rlhf_game.callables import call
 from rlhf_game.errors import InputError, RunError, boundary
 from rlhf_game.files import conversations
 from rlhf_game.files.conversations import as_called, response_of, text_of
@@ -103,8 +105,9 @@ def _call(
 ) -> Array:
     name = name_of(reward)
     asked, said = as_called(prompts, completions)
+    given = {"prompts": asked, "completions": said, **_outside_of_training(), **columns}
     with boundary(f"the reward {name} failed"):
-        returned = reward(prompts=asked, completions=said, **columns)
+        returned = call(reward, given, name=f"the reward {name}")
     try:
         scores = numbers(returned, name)
     except InputError as error:
@@ -119,7 +122,33 @@ def _call(
     return scores
 
 
+def _outside_of_training() -> dict[str, Any]:
+    """Return what TRL hands to a reward function besides texts and columns, where nothing is being trained.
+
+    ``trainer_state`` has the fields of transformers' TrainerState as they are before the first step; what is logged
+    goes nowhere.
+    """
+    state = SimpleNamespace(
+        epoch=0, global_step=0, max_steps=0, logging_steps=500, eval_steps=500, save_steps=500, train_batch_size=None,
+        num_train_epochs=0, num_input_tokens_seen=0, total_flos=0, log_history=[], best_metric=None,
+        best_global_step=None, best_model_checkpoint=None, is_local_process_zero=True, is_world_process_zero=True,
+        is_hyper_param_search=False, trial_name=None, trial_params=None, stateful_callbacks={},
+    )  # fmt: skip
+    return {"trainer_state": state, "log_extra": _nowhere, "log_metric": _nowhere}
+
+
+def _nowhere(name: str, value: Any) -> None:
+    """Take what a reward function logs."""
+
+
+def has_none(values: Sequence[Any]) -> bool:
+    """Return whether a reward function abstained from some of its completions."""
+    return any(value is None for value in values)
+
+
 def _said(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"a list of {len(value)}" + (" with None in it" if None in list(value) else "")
+        return f"a list of {len(value)}" + (
+            " with None in it, for which abstain declares no number" if has_none(value) else ""
+        )
     return type(value).__name__

@@ -294,7 +294,7 @@ def prompts_of(
                 f"prompts[{i}]: must be text with something in it, or have one as prompt, found {kind(text)}"
             )
         texts.append(text)
-    taken = {"prompt", "prompts", "completions"}
+    taken = {"prompt", "prompts", "completions", "completion_ids"}
     return tuple(texts), {key: tuple(row[key] for row in rows) for key in keys if key not in taken}
 
 

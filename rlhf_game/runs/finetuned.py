@@ -83,8 +83,15 @@ def run_finetuned(
 
 def distinct(columns: Mapping[str, list[Any]]) -> Drawn:
     """Return the distinct texts of all policies, prompt after prompt: each is scored once."""
-    pairs = sorted(set(zip(columns["prompt"], columns["text"], strict=True)))
-    return Drawn(tuple(b for b, _ in pairs), tuple(text for _, text in pairs), tuple(1.0 for _ in pairs))
+    drawn = zip(columns["prompt"], columns["text"], strict=True)
+    ids = dict(zip(drawn, columns["token_ids"], strict=True))
+    pairs = sorted(ids)
+    return Drawn(
+        tuple(b for b, _ in pairs),
+        tuple(text for _, text in pairs),
+        tuple(1.0 for _ in pairs),
+        tuple(ids[pair] for pair in pairs),
+    )
 
 
 def _check(configuration: Configuration) -> None:

@@ -28,6 +28,8 @@ class Drawn:
     prompts: tuple[int, ...]
     texts: tuple[str, ...]
     weights: tuple[float, ...]
+    token_ids: tuple[list[int], ...] | None = None
+    """Of each text as it was drawn, where a model's tokens were kept."""
 
     def by_prompt(self, values: Sequence[Any]) -> list[list[Any]]:
         """Return one value per candidate as a list per prompt."""
@@ -113,7 +115,8 @@ def _draw(
 def read_drawn(folder: RunFolder) -> tuple[Drawn, dict[str, Any]]:
     """Return the candidates that were drawn, and where they come from."""
     columns, provenance = read_parquet(folder.candidates)
-    return Drawn(tuple(columns["prompt"]), tuple(columns["text"]), tuple(columns["weight"])), provenance
+    ids = tuple(columns["token_ids"]) if "token_ids" in columns else None
+    return Drawn(tuple(columns["prompt"]), tuple(columns["text"]), tuple(columns["weight"]), ids), provenance
 
 
 def _sampling(outcomes: CandidatesSpec) -> "Sampling":

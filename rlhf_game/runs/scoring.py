@@ -89,7 +89,7 @@ def _score_group(
     i: int, configuration: Configuration, drawn: Drawn, calls: Path, backbones: Backbones
 ) -> dict[str, Any]:
     scorer = Scorer(configuration, calls, backbones)
-    scores, rewards = scorer.score_group(i, drawn.prompts, drawn.texts)
+    scores, rewards = scorer.score_group(i, drawn.prompts, drawn.texts, drawn.token_ids)
     return {"scores": _floats(scores), "rewards": _floats(rewards), "provenance": scorer.origin(i)}
 
 
@@ -118,11 +118,18 @@ class Scorer:
         found = [self.score_group(i, prompts, texts) for i in range(len(self._configuration.fields.groups))]
         return np.stack([scores for scores, _ in found]), np.stack([rewards for _, rewards in found])
 
-    def score_group(self, i: int, prompts: Sequence[int], texts: Sequence[str]) -> tuple[Array, Array]:
-        """Return a group's scores and rewards: [k] each. Raises InputError that names the group."""
+    def score_group(
+        self, i: int, prompts: Sequence[int], texts: Sequence[str], token_ids: Sequence[list[int]] | None = None
+    ) -> tuple[Array, Array]:
+        """Return a group's scores and rewards: [k] each. token_ids: of each text, where they are known.
+
+        Raises InputError that names the group.
+        """
         group, source = self._configuration.fields.groups[i], self._configuration.source
         asked = [source.prompts[b] for b in prompts]
         columns = {name: [values[b] for b in prompts] for name, values in source.columns.items()}
+        if token_ids is not None:
+            columns["completion_ids"] = list(token_ids)
         try:
             scores = call_reward(self._reward(i), asked, texts, columns, prompts)
             self._cut[i] += count_cut(self._reward(i), asked, texts)

@@ -30,10 +30,12 @@ class PythonSpec(RewardSpec):
 
     kind: Literal["python"] = "python"
     function: Annotated[str, Field(pattern=r"^[^:]+(:\\[^:]+)?:[A-Za-z_][A-Za-z0-9_]*$")]
+    abstain: float | None = None
+    """What a None of the function stands for, in its own unit; without it None is an error."""
 
     def build(self, base: Path) -> TextReward:
         """Return the reward."""
-        return PythonFunction(self.function, base)
+        return PythonFunction(self.function, base, self.abstain)
 
     def own_files(self) -> tuple[str, ...]:
         """Return the file that defines the function, when it is named."""
@@ -374,11 +376,16 @@ ALONE = ("sentiment", "readability", "brevity", "clean")
 
 
 def _spelled_out(value: Any) -> Any:
-    """Turn the short forms ``sentiment`` and ``{python: f}`` into ``{kind: .., ..}``."""
+    """Turn the short forms ``sentiment`` and ``{python: f}`` into ``{kind: .., ..}``, with what else is said of it."""
     if isinstance(value, str) and value in ALONE:
         return {"kind": value}
-    if not isinstance(value, dict) or "kind" in value or len(value) != 1:
+    if not isinstance(value, dict) or "kind" in value or not value:
         return value
+    named = [key for key in value if key in MAIN]
+    if len(value) > 1:
+        if len(named) != 1 or isinstance(value[named[0]], dict):
+            return value
+        return {"kind": named[0], **{MAIN[key] if key in named else key: one for key, one in value.items()}}
     ((kind, argument),) = value.items()
     if kind == "table" and isinstance(argument, dict):
         is_spelled_out = isinstance(argument.get("file"), str) or isinstance(argument.get("values"), dict)

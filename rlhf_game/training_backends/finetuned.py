@@ -12,8 +12,9 @@ from typing import Any, Literal, TypeAlias, final
 
 import numpy as np
 
+from rlhf_game.callables import call
 from rlhf_game.errors import CombinationError, InputError
-from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.arrays import Array, numbers
 from rlhf_game.mechanism.payments import PaymentRule
 from rlhf_game.mechanism.sampled_settlement import (
     ByFormula,
@@ -110,7 +111,8 @@ class Finetuned(PolicySpace[TextReward]):
         asked = [prompt for prompt in self.prompts for _ in range(self.samples)]
         said = [text for row in draws.texts for text in row]
         columns = {key: [v for v in values for _ in range(self.samples)] for key, values in self.columns.items()}
-        found = np.array([reward(prompts=asked, completions=said, **columns) for reward in rewards], dtype=np.float64)
+        given = {"prompts": asked, "completions": said, **columns}
+        found = np.array([numbers(call(reward, given, name="reward"), "reward") for reward in rewards])
         if found.shape != (len(rewards), len(said)) or not ((found >= 0) & (found <= 1)).all():
             raise InputError(f"reward must return {len(said)} numbers in [0, 1]")
         return PolicySamples(found.reshape(len(rewards), *draws.log_ratios.shape), draws.log_ratios)

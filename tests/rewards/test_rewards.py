@@ -80,7 +80,7 @@ def test_a_mix_is_the_weighted_mean_of_calibrated_parts() -> None:
 
 def test_columns_of_the_prompts_reach_the_function() -> None:
     def agrees(prompts: list[str], completions: list[str], answer: list[str], **columns: Any) -> list[float]:
-        assert set(columns) == {"level"}
+        assert columns["level"] == [1, 2]
         return [float(c == a) for c, a in zip(completions, answer, strict=True)]
 
     found = call_reward(agrees, ["p", "p"], ["x", "y"], {"answer": ["x", "x"], "level": [1, 2]})
@@ -136,11 +136,9 @@ def test_functions_are_found_in_files_beside_the_configuration_and_in_packages(t
         ("no_such_package.module:f", "found no no_such_package.module installed"),
         ("math:no_such", "found none called 'no_such' in math"),
         ("math:pi", "must name a function, found float as 'math:pi'"),
-        ("mine.py:later", "which is async"),
     ],
 )
 def test_a_function_that_is_not_there_is_said(tmp_path: Path, target: str, said: str) -> None:
-    (tmp_path / "mine.py").write_text("async def later(prompts, completions):\n    return []\n")
     with pytest.raises(InputError) as caught:
         load_function(target, tmp_path)
     assert said in str(caught.value)

@@ -101,6 +101,7 @@ def _winners(
         drawn = sample_batch(language_model, encoded, draws, seed=training.seed, sampling=training.sampling)
         texts, prompts = [one.text for one in drawn], [asked.prompts[i] for i, _ in draws]
         columns = {key: [values[i] for i, _ in draws] for key, values in asked.columns.items()}
+        columns["completion_ids"] = [one.token_ids for one in drawn]
         table = np.stack([reward.score(prompts, texts, columns) for reward in rewards])  # [rewards, k]
         worth = (np.array(training.weights) @ table).reshape(-1, n)
         for k, (i, _) in enumerate(some):

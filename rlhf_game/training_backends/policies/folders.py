@@ -84,10 +84,9 @@ def explained(training: Tunable, out: Path, lengths: str = "max_new_tokens") -> 
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if isinstance(error, RunError):
-            raise
-        said = str(error)
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in said:
+        cause = error.__cause__ if isinstance(error, RunError) else error  # a reward may run out of it too
+        said = str(cause)
+        if isinstance(cause, torch.OutOfMemoryError | MemoryError) or "allocate memory" in said:
             raise RunError(f"memory ran out; lower {_what_to_lower(training, lengths)}; {_kept(out)}") from error
         if "probability tensor contains" in said:
             raise RunError(

@@ -8,11 +8,15 @@ import numpy as np
 from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.rloo_trainer import RLOOTrainer
 
+from rlhf_game.callables import call
 from rlhf_game.errors import InputError, RunError, boundary
 from rlhf_game.mechanism.arrays import Array, numbers
 from rlhf_game.training_backends.models import LanguageModel
 from rlhf_game.training_backends.policies.settings import PolicyTraining
 from rlhf_game.training_backends.resuming import SafeCheckpoints
+
+BESIDES = ("trainer_state", "log_extra", "log_metric")
+"""What TRL hands to a reward function besides texts, their ids and columns."""
 
 
 class Reward(Protocol):
@@ -47,14 +51,16 @@ class NamedReward:
         self, prompts: Sequence[str], completions: Any, completion_ids: Sequence[list[int]], **columns: Any
     ) -> list[float]:
         """Return the rewards, [k]; TRL's own decoding of the completions is not used."""
-        rewards = self.score(prompts, [self._decode(ids) for ids in completion_ids], columns)
+        known = {key: columns[key] for key in (*self._columns, *BESIDES) if key in columns}
+        known["completion_ids"] = completion_ids
+        rewards = self.score(prompts, [self._decode(ids) for ids in completion_ids], known)
         return [float(reward) for reward in rewards]
 
     def score(self, prompts: Sequence[str], texts: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Array:
         """Return the rewards of texts, [k]. Raises RunError when they are not one finite number each."""
-        known = {key: columns[key] for key in self._columns}
+        given = {"prompts": list(prompts), "completions": list(texts), **columns}
         with boundary(f"the reward {self.__name__} failed"):
-            found = self._reward(prompts=list(prompts), completions=list(texts), **known)
+            found = call(self._reward, given, name=f"the reward {self.__name__}")
         rewards = numbers(found, f"the reward {self.__name__}")
         if rewards.shape != (len(texts),) or not np.isfinite(rewards).all():
             raise RunError(f"the reward {self.__name__} must return {len(texts)} finite numbers, got {rewards[:5]} ...")

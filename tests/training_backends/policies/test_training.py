@@ -255,3 +255,20 @@ def test_generalised_advantages_by_hand() -> None:
     last = 2.0 - 0.25
     expected = [[1.0 + 0.25 - 0.5 + 0.5 * last, last], [3.0 - 1.0, 0.0]]
     torch.testing.assert_close(gae(rewards, values, mask, 0.5), torch.tensor(expected))
+
+
+def test_a_reward_gets_what_trl_hands_to_it(folder: Path, tmp_path: Path) -> None:
+    seen: dict[str, list[Any]] = {"steps": [], "ids": []}
+
+    async def watching(completions: Any, completion_ids: Any, trainer_state: Any, log_metric: Any) -> Any:
+        seen["steps"].append(trainer_state.global_step)
+        seen["ids"] += [list(ids) for ids in completion_ids]
+        log_metric("texts", float(len(completions)))
+        return torch.tensor([float(len(ids)) for ids in completion_ids], requires_grad=True)
+
+    how = PolicyTraining(
+        str(folder), strength=1.0, weights=(1.0,), max_steps=2, batch_size=4, num_generations=2, max_new_tokens=3
+    )
+    train_policy(how, ["good", "bad"], {"a": watching}, tmp_path / "out")
+    assert sorted(set(seen["steps"])) == [0, 1]
+    assert all(1 <= len(ids) <= 3 for ids in seen["ids"])

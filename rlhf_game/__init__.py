@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _NAMES = {
-    "rlhf_game.mechanism.mechanism": ("Mechanism", "Settlement"),
+    "rlhf_game.mechanism.mechanism": ("Mechanism", "Settlement", "Settlements", "Settlements", "settle_many"),
     "rlhf_game.mechanism.training": ("AffineRule", "AffineWelfare", "SocialWelfare"),
     "rlhf_game.mechanism.payments": ("AffinePayments", "NoPayments", "PaymentRule", "RevenueOptimal"),
     "rlhf_game.mechanism.reports": ("Group", "Report", "Normalization"),
@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which then also know a name 
     from rlhf_game.agents.misreports import Polarize, Resize
     from rlhf_game.errors import CombinationError, InputError, MissingExtra, RlhfGameError, RunError
     from rlhf_game.mechanism.audit import Regret, World
-    from rlhf_game.mechanism.mechanism import Mechanism, Settlement
+    from rlhf_game.mechanism.mechanism import Mechanism, Settlement, Settlements, settle_many
     from rlhf_game.mechanism.payments import AffinePayments, NoPayments, PaymentRule, RevenueOptimal
     from rlhf_game.mechanism.regularizers.f_divergences import Alpha, Hellinger, JensenShannon, PearsonChi2, ReverseKL
     from rlhf_game.mechanism.regularizers.kl import KL
@@ -63,6 +63,6 @@ __all__ = [
     "AffinePayments", "AffineRule", "AffineWelfare", "Alpha", "BestResponse", "Chain", "CombinationError", "Draws",
     "Group", "Hellinger", "InputError", "JensenShannon", "KL", "Mechanism", "Menu", "MissingExtra", "NoPayments",
     "Normalization", "PaymentRule", "PearsonChi2", "Polarize", "Regret", "Report", "Resize", "RevenueOptimal",
-    "ReverseKL", "RlhfGameError", "RunError", "Settlement", "SocialWelfare", "SquaredL2", "Table", "Trie", "World",
-    "audit", "register",
+    "ReverseKL", "RlhfGameError", "RunError", "Settlement", "Settlements", "SocialWelfare", "SquaredL2", "Table",
+    "Trie", "World", "audit", "register", "settle_many",
 ]  # fmt: skip

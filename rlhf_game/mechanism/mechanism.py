@@ -5,19 +5,25 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rlhf_game.errors import CombinationError, InputError
-from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.payments import PaymentRule
-from rlhf_game.mechanism.reports import Profile, Report, V
+from rlhf_game.mechanism.arrays import Array, finite
+from rlhf_game.mechanism.payments import AffinePayments, PaymentRule
+from rlhf_game.mechanism.regularizers.base import Regularizer
+from rlhf_game.mechanism.reports import Normalization, Profile, Report, V
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
-from rlhf_game.mechanism.training import Trained, TrainingRule
+from rlhf_game.mechanism.spaces.table import Table
+from rlhf_game.mechanism.training import AffineWelfare, SocialWelfare, Trained, TrainingRule
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Settlement:
-    """The receipt. All money and welfare in units of reward; arrays are per group, in the order of the reports."""
+    """The receipt. All money and welfare in units of reward; arrays are per group, in the order of the reports.
+
+    Of a table of B games, arrays are [B, n] and what is one number is one for each game, [B].
+    """
 
     policy: Policy[Any]
     sizes: Array
@@ -33,19 +39,19 @@ class Settlement:
         return self.sizes * self.values - self.payments
 
     @property
-    def social_welfare(self) -> float:
+    def social_welfare(self) -> Any:
         """sum_i w_i v_i(p)."""
-        return float(self.sizes @ self.values)
+        return np.vecdot(self.sizes, self.values)
 
     @property
-    def affine_social_welfare(self) -> float:
+    def affine_social_welfare(self) -> Any:
         """The maximised objective: sum_i mu_i w_i v_i(p) + <b, p> - strength * D(p || q)."""
         return self.policy.welfare
 
     @property
-    def revenue(self) -> float:
+    def revenue(self) -> Any:
         """sum_i payment_i."""
-        return float(self.payments.sum())
+        return self.payments.sum(axis=-1)
 
 
 @final
@@ -100,3 +106,62 @@ def read_profile(reports: Sequence[Report], space: PolicySpace[V]) -> Profile[V]
         except InputError as error:
             raise InputError(f"report {i}: {error}") from error
     return Profile(tuple(rewards), np.array([report.size for report in reports], dtype=np.float64))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Settlements:
+    """What came of B games: policy [B, m]; payments, values of one member and utilities [B, n]; the rest [B]."""
+
+    policy: Array
+    payments: Array
+    values: Array
+    utilities: Array
+    welfare: Array
+    """Social welfare, sum_i w_i v_i(p)."""
+    affine_welfare: Array
+    """The maximised objective, less the regulariser."""
+    divergence: Array
+
+
+def settle_many(
+    rewards: ArrayLike,
+    sizes: ArrayLike,
+    reference: ArrayLike,
+    regularizer: Regularizer,
+    *,
+    weights: ArrayLike | None = None,
+    payment: PaymentRule[Any] | None = None,
+    normalization: Normalization | str = Normalization.NONE,
+) -> Settlements:
+    """Settle B games of n groups over m outcomes at once: the same numbers as ``Mechanism.settle`` one by one.
+
+    rewards: [B, n, m]. sizes: [n] or [B, n], integers >= 1. reference: [m] or [B, m]. weights: mu, [n], default 1.
+    payment: default AffinePayments. normalization: the declared domain. Raises InputError on wrong shapes or numbers.
+    """
+    said = finite(rewards, "rewards")
+    if said.ndim != 3 or said.size == 0:
+        raise InputError(f"rewards must be [games][groups][outcomes], got shape {list(said.shape)}")
+    count, groups, outcomes = said.shape
+    members, q = finite(sizes, "sizes"), finite(reference, "reference")
+    if members.shape not in ((groups,), (count, groups)):
+        raise InputError(f"sizes must be [{groups}] or [{count}][{groups}], got shape {list(members.shape)}")
+    wrong = (members < 1) | (members != np.floor(members))
+    if wrong.any():
+        raise InputError(f"sizes must be integers >= 1, got {members[wrong][0]}")
+    if q.shape not in ((outcomes,), (count, outcomes)):
+        raise InputError(f"reference must be [{outcomes}] or [{count}][{outcomes}], got shape {list(q.shape)}")
+    space = Table(np.broadcast_to(q, (count, outcomes)), regularizer, normalization=normalization, games=True)
+    training = SocialWelfare() if weights is None else AffineWelfare(weights)
+    profile = Profile(tuple(space.read(said[:, i]) for i in range(groups)), np.broadcast_to(members, (count, groups)).T)
+    settled = Mechanism(training, AffinePayments() if payment is None else payment).settle_profile(profile, space)
+    policy: Any = settled.policy
+    return Settlements(
+        policy.probabilities,
+        settled.payments,
+        settled.values,
+        settled.utilities,
+        settled.social_welfare,
+        settled.affine_social_welfare,
+        policy.divergence,
+    )

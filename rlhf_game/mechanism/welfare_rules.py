@@ -53,8 +53,16 @@ class TableRule(TrainingRule):
         Raises CombinationError for spaces other than Table, InputError when the rewards do not suit the rule, and
         RunError when the solver does not converge.
         """
-        table, rewards = table_of(space, type(self)), list[Any](profile.rewards)
-        policy: Any = GivenPolicy(table, self.sheets(profile.sizes, rewards, table), profile.sizes, rewards)
+        table, rewards, sizes = table_of(space, type(self)), list[Any](profile.rewards), profile.sizes
+        if table.games:
+            rows = [
+                self.sheets(sizes[:, b], [(sheet[b : b + 1],) for (sheet,) in rewards], table.game(b))[0]
+                for b in range(sizes.shape[1])
+            ]
+            sheets: Sheets = (np.concatenate(rows),)
+        else:
+            sheets = self.sheets(sizes, rewards, table)
+        policy: Any = GivenPolicy(table, sheets, sizes, rewards)
         return policy  # type: ignore[no-any-return]
 
     @abstractmethod

@@ -35,7 +35,6 @@ from rlhf_game.mechanism.regularizers.base import (
     at,
     by_row,
     expectation,
-    is_same,
     score,
     simplex_thresholds,
 )
@@ -104,8 +103,6 @@ class Gibbs(Optimum):
         self.score = summed
         self.log_partition: Array = np.zeros(len(reference))
         """log sum_x q_x exp((s_x - s[anchor]) / strength): [B]."""
-        self.known: tuple[tuple[Array, ...], Array] = ((), np.empty((0, len(reference))))
-        """Rewards whose values came out with their payments, and those values: k, [k, B]."""
         whole = np.ones((1, len(reference)))
         self.log_partition, means, cumulants = self._moments(whole, [summed.relative])
         cumulants = self._completed(cumulants, whole, [summed.relative])
@@ -125,9 +122,7 @@ class Gibbs(Optimum):
         return np.exp(log_p, out=log_p)
 
     def values(self, rewards: Sequence[Array]) -> Array:
-        """Return <p, r>: [k, B]; without another reading when the payments of the same rewards are known."""
-        if len(rewards) == len(self.known[0]) and all(map(is_same, self.known[0], rewards)):
-            return self.known[1]
+        """Return <p, r>: [k, B]."""
         out = np.zeros((len(rewards), len(self.reference)))
         for block in blocks(self.reference.shape, 1, [self.reference, *rewards]):
             p = self.probabilities(block)
@@ -138,9 +133,7 @@ class Gibbs(Optimum):
     def externalities(self, weights: Array, rewards: Sequence[Array]) -> Array:
         """Return strength * KL(p || p_-i): [k, B]."""
         shares = by_row(weights, len(self.reference))
-        _, means, cumulants = self._moments(shares, rewards)
-        if (shares > 0).all():
-            self.known = (tuple(rewards), at(rewards, self.score.anchor) + means * (self.strength / shares))
+        _, _, cumulants = self._moments(shares, rewards)
         return self.strength * self._completed(cumulants, shares, rewards)
 
     def shortfall(self, policy: Array) -> Array:

@@ -17,11 +17,11 @@ from rlhf_game.mechanism.reports import V
 class Policy(ABC, Generic[V]):
     """A trained policy p, which remembers the score s = sum_i weights_i r_i that it was trained on."""
 
-    welfare: float
-    """<p, s> - strength * D(p || q), in units of reward."""
-    divergence: float
+    welfare: Any
+    """<p, s> - strength * D(p || q), in units of reward: a number, of a table of games [B]."""
+    divergence: Any
     """D(p || q), without the strength."""
-    gap: float
+    gap: Any
     """A certified bound on max ASW(s) - ASW(p): 0 when exact, the epsilon of epsilon-DSIC otherwise (section 5)."""
 
     @abstractmethod

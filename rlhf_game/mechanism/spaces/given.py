@@ -26,9 +26,9 @@ class GivenPolicy(Policy[Sheets]):
             space.regularizer.divergence(p, reference) for p, reference in zip(sheets, space.reference, strict=True)
         ]
         shortfalls = [best.shortfall(p) for best, p in zip(optimum.optima, sheets, strict=True)]
-        self.divergence = float(space.mean(divergences))
-        self.gap = float(space.mean(shortfalls))
-        self.welfare = float(weights @ self.values(rewards)) - space.regularizer.strength * self.divergence
+        self.divergence = space.mean(divergences)
+        self.gap = space.mean(shortfalls)
+        self.welfare = (weights * self.values(rewards)).sum(axis=0) - space.regularizer.strength * self.divergence
 
     @property
     def probabilities(self) -> Any:
@@ -38,7 +38,7 @@ class GivenPolicy(Policy[Sheets]):
     def values(self, rewards: Sequence[Sheets]) -> Array:
         """Return <p, r> for each reward: [k]."""
 
-        def value(reward: Sheets) -> Array:
+        def value(reward: Sheets) -> Any:
             return self.space.mean([(p * r).sum(axis=1) for p, r in zip(self.sheets, reward, strict=True)])
 
         return np.array([value(reward) for reward in rewards])

@@ -111,7 +111,9 @@ class Table(PolicySpace[Sheets]):
     reference: q, the initial distribution: [m]; [B, m] for B prompts; or a list of B lists of any lengths.
     regularizer: what it costs to leave q. outcomes: labels shaped like the reference, which callable rewards are called
     on (one call for all of them, prompt after prompt). prompt_weights: [B], default equal; they are normalised.
-    normalization: the declared domain of rewards, "none", "sum" or "max", on each prompt.
+    normalization: the declared domain of rewards, "none", "sum" or "max", on each prompt. games: the rows [B, m] of the
+    reference are games of their own, not prompts of one: sizes and weights are then [n, B], and what was one number is
+    one for each game, [B].
 
     Arrays are read once and copied, except float64 arrays that are read-only (memory-mapped files, say) or have
     2^22 entries or more: those are viewed, so their author must not change them while the table is in use. Files that
@@ -128,6 +130,7 @@ class Table(PolicySpace[Sheets]):
         outcomes: Sequence[Any] | None = None,
         prompt_weights: ArrayLike | None = None,
         normalization: Normalization | str = Normalization.NONE,
+        games: bool = False,
     ) -> None:
         if not isinstance(regularizer, Regularizer):
             raise InputError(f"regularizer must be one such as KL(strength=0.1), got {regularizer!r}")
@@ -140,6 +143,13 @@ class Table(PolicySpace[Sheets]):
         self.prompt_weights = self._read_weights(prompt_weights)
         self.normalization = Normalization.parse(normalization)
         self.outcomes = None if outcomes is None else self._read_outcomes(outcomes)
+        self.games = games
+        if games and (self.layout.is_flat or len(self.layout.members) > 1):
+            raise InputError("reference must be games of one number of outcomes, [B][m], for a table of games")
+
+    def game(self, b: int) -> "Table":
+        """Return one game of a table of games."""
+        return Table(self.reference[0][b], self.regularizer, normalization=self.normalization)
 
     def _read_weights(self, weights: ArrayLike | None) -> Array:
         prompts = len(self.layout.widths)
@@ -191,7 +201,7 @@ class Table(PolicySpace[Sheets]):
         ]
         return TablePolicy(self, optima)
 
-    def least_gain(self, weights: Array, rewards: Sequence[Sheets], multiplier: float) -> float:
+    def least_gain(self, weights: Array, rewards: Sequence[Sheets], multiplier: float) -> Any:
         """Return the infimum over rewards r of the domain of max ASW(s + multiplier r) - max ASW(s), >= 0.
 
         Raises CombinationError when the domain is not declared.
@@ -199,10 +209,12 @@ class Table(PolicySpace[Sheets]):
         self.normalization.must_be_declared()
         optima = self.maximize(weights, rewards).optima
         gains = [optimum.least_gain(multiplier, is_sum=self.normalization is Normalization.SUM) for optimum in optima]
-        return float(self.mean(gains))
+        return self.mean(gains)
 
     def mean(self, by_sheet: Sequence[Array]) -> Array:
-        """Return the weighted mean over prompts of arrays [..., rows], one per sheet."""
+        """Return the weighted mean over prompts of arrays [..., rows], one per sheet: [...]; of games [..., B]."""
+        if self.games:
+            return by_sheet[0]
         parts = [a @ self.prompt_weights[members] for a, members in zip(by_sheet, self.layout.members, strict=True)]
         total: Array = np.sum(parts, axis=0)
         return total
@@ -216,8 +228,8 @@ class TablePolicy(Policy[Sheets]):
         self.space = space
         self.optima = tuple(optima)
         """One per sheet of the space."""
-        self.welfare = float(space.mean([optimum.welfare for optimum in optima]))
-        self.divergence = float(space.mean([optimum.divergence for optimum in optima]))
+        self.welfare = space.mean([optimum.welfare for optimum in optima])
+        self.divergence = space.mean([optimum.divergence for optimum in optima])
         self.gap = 0.0
 
     @property

@@ -82,15 +82,17 @@ class Mechanism:
 
     def settle_profile(self, profile: Profile[V], space: PolicySpace[V]) -> Settlement:
         """Train and charge for reports that the space has read already."""
-        policy = self.training.train(profile, space)
-        trained = Trained(self.training, profile, space, policy)
+        return self.charge(Trained(self.training, profile, space, self.training.train(profile, space)))
+
+    def charge(self, trained: Trained[Any]) -> Settlement:
+        """Charge for what the training rule has trained."""
         values, payments = trained.values(), np.asarray(self.payment.charge(trained), dtype=np.float64)
         if payments.shape != values.shape:
             raise CombinationError(
                 f"{type(self.payment).__name__}.charge must return one number per group, {list(values.shape)}, "
                 f"got {list(payments.shape)}"
             )
-        return Settlement(policy, trained.sizes, values, payments)
+        return Settlement(trained.policy, trained.sizes, values, payments)
 
 
 def read_profile(reports: Sequence[Report], space: PolicySpace[V]) -> Profile[V]:

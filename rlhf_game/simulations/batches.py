@@ -1,13 +1,12 @@
-"""Many games of one shape, settled at once: every step is one array operation over the games.
+"""Many games of one shape, settled at once by the mechanism on a table of games.
 
 A batch holds B games of n groups and m outcomes. What is reported are c reports, each owned by a group (a group under
 two names owns two), so n and c may differ. A size of 0 is a group that stays away. Strengths may differ from game to
-game: argmax <p, s> - strength * D is the argmax for s / strength at strength 1, and money is strength times the money
-there (derived, by dividing the objective; test_a_batch_settles_like_the_mechanism).
+game: those of one strength are settled together.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, final
@@ -19,27 +18,35 @@ from rlhf_game.agents.domains import Domain, declared
 from rlhf_game.files.build import regularizer_of
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.audit import SIZES
-from rlhf_game.mechanism.regularizers.base import Optimum, Regularizer
-from rlhf_game.mechanism.reports import Normalization
+from rlhf_game.mechanism.mechanism import Mechanism
+from rlhf_game.mechanism.payments import AffinePayments, NoPayments, PaymentRule, RevenueOptimal
+from rlhf_game.mechanism.regularizers.base import Regularizer
+from rlhf_game.mechanism.reports import Normalization, Profile
+from rlhf_game.mechanism.spaces.given import GivenPolicy
+from rlhf_game.mechanism.spaces.table import Table
+from rlhf_game.mechanism.training import SocialWelfare, Trained, TrainingRule
 from rlhf_game.simulations.populations import Population
 
-PAYMENTS: Final = ("affine", "none", "revenue")
+PAYMENTS: Final = {"affine": AffinePayments(), "none": NoPayments(), "revenue": RevenueOptimal()}
 
 
 @final
 @dataclass(frozen=True)
 class Rules:
-    """What the provider declares: the divergence by name, the domain of rewards."""
+    """What the provider declares: the divergence as a file names it, the domain of rewards, what is trained and paid.
+
+    payments: the payment rules by what they are called in results. base: the folder that paths start from.
+    """
 
     regularizer: Any
-    """As a file names it."""
     normalization: Normalization
+    training: TrainingRule = SocialWelfare()
+    payments: Mapping[str, PaymentRule[Any]] = field(default_factory=lambda: PAYMENTS)
     base: Path = Path()
-    """The folder that paths start from."""
 
     def at(self, strength: float) -> Regularizer:
         """Return the regulariser of that strength."""
-        return regularizer_of(self.regularizer, strength, self.base, "regularizer")
+        return regularizer_of(self.regularizer, strength, self.base, "study")
 
 
 @final
@@ -122,50 +129,62 @@ class Batch:
         """Return the same games at other strengths [B]."""
         return Batch(self.rules, self.rewards, self.sizes, self.reference, strength, self.noise)
 
-    def train(self, reports: Reports) -> tuple[Array, list[Array], Optimum]:
-        """Return the weights [c, B] (sizes over strength) and rewards that are trained on, and what is trained."""
-        rewards = reports.rewards if self.noise is None else reports.rewards + self.noise[reports.owners]
-        weights = reports.sizes / self.strength
-        heard = list(rewards)
-        return weights, heard, self.unit.maximize(weights, heard, self.reference)
-
     def settle(self, reports: Reports, payments: Sequence[str]) -> dict[str, Settled]:
         """Return what comes out under each payment rule; the policy is the same under all."""
-        weights, heard, optimum = self.train(reports)
-        charges: dict[str, Array] = {}
-        if set(payments) & {"affine", "revenue"}:
-            charges["affine"] = self.strength * optimum.externalities(weights, heard)
-        if "revenue" in payments:
-            charges["revenue"] = charges["affine"] + self._least(weights, heard)
-        charges["none"] = np.zeros_like(weights)
-        present = by_owner(reports.sizes, reports.owners, len(self.rewards)) > 0
-        worth = present * self.sizes * optimum.values(list(self.rewards))
-        welfare = worth.sum(axis=0)
-        affine_welfare = welfare - self.strength * optimum.divergence
-        loss = self._loss(present, optimum)
-        out = {}
-        for rule in payments:
-            paid = by_owner(charges[rule], reports.owners, len(self.rewards))
-            out[rule] = Settled(worth, paid, optimum.divergence, affine_welfare, loss, welfare, paid.sum(axis=0))
+        found = [(rows, self._settled(rows, trained, reports, payments)) for rows, trained in self._trained(reports)]
+        return {rule: _joined([(rows, settled[rule]) for rows, settled in found]) for rule in payments}
+
+    def reported_welfare(self, reports: Reports) -> Array:
+        """Return sum_i w_i v_i(p) as it is reported: [B]."""
+        out = np.empty(len(self.strength))
+        for rows, trained in self._trained(reports):
+            out[rows] = np.vecdot(trained.sizes, trained.values())
         return out
 
-    def _loss(self, present: NDArray[np.bool_], optimum: Optimum) -> Array:
-        best = self.unit.maximize(present * self.sizes / self.strength, list(self.rewards), self.reference)
-        return np.asarray(self.strength * best.shortfall(optimum.probabilities()))
-
-    def _least(self, weights: Array, heard: list[Array]) -> Array:
-        """Return what RevenueOptimal adds: each report's least truthful utility over the domain, at size 1: [c, B]."""
-        is_sum = self.rules.normalization is Normalization.SUM
-        out = np.zeros_like(weights)
+    def _trained(self, reports: Reports) -> Iterator[tuple[NDArray[np.intp], Trained[TrainingRule]]]:
+        """Yield the games of each strength, and what is trained on what is heard there."""
+        said = reports.rewards if self.noise is None else reports.rewards + self.noise[reports.owners]
         for strength in np.unique(self.strength):
             rows = np.flatnonzero(self.strength == strength)
-            here, reference = [reward[rows] for reward in heard], self.reference[rows]
-            for i in range(len(weights)):
-                others = weights[:, rows].copy()
-                others[i] = 0.0
-                gain = self.unit.maximize(others, here, reference).least_gain(1 / strength, is_sum=is_sum)
-                out[i, rows] = strength * gain * (weights[i, rows] > 0)
+            unit, domain = self.rules.at(float(strength)), self.rules.normalization
+            space = Table(self.reference[rows], unit, normalization=domain, games=True)
+            profile = Profile(tuple((reward[rows],) for reward in said), reports.sizes[:, rows])
+            rule = self.rules.training.fitted(space)
+            yield rows, Trained(rule, profile, space, rule.train(profile, space))
+
+    def _settled(
+        self, rows: NDArray[np.intp], trained: Trained[TrainingRule], reports: Reports, payments: Sequence[str]
+    ) -> dict[str, Settled]:
+        """Return what comes out of some games, of one strength; who stays away gets and owes nothing."""
+        space: Any = trained.space
+        policy: Any = trained.policy
+        groups, takes_part = len(self.rewards), reports.sizes[:, rows] > 0
+        sizes = (by_owner(reports.sizes[:, rows], reports.owners, groups) > 0) * self.sizes[:, rows]
+        truth = [(reward[rows],) for reward in self.rewards]
+        worth = sizes * policy.values(truth)
+        welfare = worth.sum(axis=0)
+        affine_welfare = welfare - space.regularizer.strength * policy.divergence
+        loss = GivenPolicy(space, (policy.probabilities,), sizes, truth).gap
+        out = {}
+        for name in payments:
+            mechanism = Mechanism(trained.rule, self.rules.payments[name])
+            charged = mechanism.charge(trained).payments.T * takes_part
+            paid = by_owner(charged, reports.owners, groups)
+            out[name] = Settled(worth, paid, policy.divergence, affine_welfare, loss, welfare, paid.sum(axis=0))
         return out
+
+
+def _joined(parts: Sequence[tuple[NDArray[np.intp], Settled]]) -> Settled:
+    """Return what came out of all games, from parts of them."""
+    if len(parts) == 1:
+        return parts[0][1]
+    order = np.argsort(np.concatenate([rows for rows, _ in parts]))
+    return Settled(
+        *(
+            np.concatenate([getattr(settled, one.name) for _, settled in parts], axis=-1)[..., order]
+            for one in fields(Settled)
+        )
+    )
 
 
 def batch_of(

@@ -197,9 +197,8 @@ class _Market:
         brought = []
         for strength in provider.strengths:
             batch = self._batch.with_strength(np.full(len(self._batch.strength), strength))
-            weights, heard, optimum = batch.train(said)
             if provider.objective == "welfare":
-                brought.append((said.sizes * optimum.values(heard)).sum(axis=0))
+                brought.append(batch.reported_welfare(said))
             elif self._payment == "none":
                 brought.append(np.zeros(len(batch.strength)))
             else:

@@ -27,15 +27,17 @@ Class = TypeVar("Class", bound=type)
 GROUP: Final = "rlhf_game.parts"
 """The group of entry points by which an installed package brings parts."""
 _MECHANISM: Final = "rlhf_game.mechanism"
+_AGENTS: Final = "rlhf_game.agents"
 _BASES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "regularizer": f"{_MECHANISM}.regularizers.base:Regularizer",
         "payment": f"{_MECHANISM}.payments:PaymentRule",
         "training": f"{_MECHANISM}.training:TrainingRule",
         "space": f"{_MECHANISM}.spaces.base:PolicySpace",
+        "scenario": "rlhf_game.simulations.populations:Scenario",
     }
 )
-"""Of each role, where the abstract class is that its parts are subclasses of."""
+"""Of each role, where the abstract class is that its parts are subclasses of; a strategy is any callable."""
 _PLACES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {
         "regularizer": {
@@ -66,6 +68,25 @@ _PLACES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             "stopped": f"{_MECHANISM}.stopped_training:StoppedTraining",
         },
         "space": {},
+        "scenario": {
+            kind: f"rlhf_game.simulations.populations:{kind.capitalize()}Scenario"
+            for kind in ("random", "polarised", "heavy", "duplicates", "niche", "correlated")
+        }
+        | {"run": "rlhf_game.simulations.recorded:RunScenario"},
+        "strategy": {
+            "truthful": f"{_AGENTS}.misreports:Truthful",
+            "polarize": f"{_AGENTS}.misreports:Polarize",
+            "raise_and_lower": f"{_AGENTS}.misreports:RaiseAndLower",
+            "indifferent": f"{_AGENTS}.misreports:Indifferent",
+            "noisy": f"{_AGENTS}.misreports:Noisy",
+            "blend": f"{_AGENTS}.misreports:Blend",
+            "scale": f"{_AGENTS}.misreports:Scale",
+            "resize": f"{_AGENTS}.misreports:Resize",
+            "best_response": f"{_AGENTS}.best_response:BestResponse",
+            "absent": "rlhf_game.simulations.strategies:AbsentStrategy",
+            "coalition": "rlhf_game.simulations.strategies:CoalitionStrategy",
+            "false_names": "rlhf_game.simulations.strategies:FalseNamesStrategy",
+        },
     }
 )
 _registered: dict[tuple[str, str], type] = {}
@@ -74,8 +95,8 @@ _registered: dict[tuple[str, str], type] = {}
 def register(role: str, name: str) -> Callable[[Class], Class]:
     """Return a decorator that makes a class known by a name in this process: ``@register("payment", "half")``.
 
-    role: regularizer, payment, training or space. Raises InputError when there is no such role, the name is taken or
-    the class is no subclass of the role's.
+    role: regularizer, payment, training, space, strategy or scenario. Raises InputError when there is no such role, the
+    name is taken or the class is none of the role's.
     """
     if not name.isidentifier():
         raise InputError(f"name must be letters, digits and underscores, got {name!r}")
@@ -95,6 +116,11 @@ def names(role: str) -> list[str]:
         raise InputError(f"role must be one of {', '.join(_PLACES)}, got {role!r}")
     here = [name for of, name in _registered if of == role]
     return [*_PLACES[role], *here, *(name for of, name in _entry_points() if of in ("", role))]
+
+
+def is_built_in(role: str, name: str) -> bool:
+    """Return whether a name is one of this package's own."""
+    return name in _PLACES[role]
 
 
 def is_code(role: str, name: str) -> bool:
@@ -156,7 +182,7 @@ def source_of(target: str, base: Path | None = None) -> "Source":
         file = _origin(place)
         if file is None:
             raise InputError(f"must name a module with a source, found none called {place}")
-    return Source(target, _digests(file.resolve()))
+    return Source(target, _digests(file.resolve()), file.resolve().parent)
 
 
 @final
@@ -167,6 +193,7 @@ class Source:
     target: str
     files: Mapping[str, str]
     """By path from the folder of the first one, which is the part's own."""
+    folder: Path
 
     def document(self) -> dict[str, str]:
         """Return the digests by path, in order: what belongs into an identity."""
@@ -174,6 +201,10 @@ class Source:
 
 
 def _checked(part: Any, role: str, name: str) -> type:
+    if role == "strategy":
+        if isinstance(part, type) and any({"__call__", "reports"} & vars(base).keys() for base in part.__mro__):
+            return part
+        raise InputError(f"must be a class with __call__(group, world, rng), found {name!r}, which is {part!r}")
     base = _named(_module(_BASES[role]), _BASES[role])
     if not (isinstance(part, type) and issubclass(part, base)):
         raise InputError(f"must be a subclass of {base.__name__}, found {name!r}, which is {part!r}")

@@ -1,7 +1,7 @@
 """How files name a part that may vary: as a text, or as a mapping with the name and the part's own fields."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -12,7 +12,7 @@ from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
 from rlhf_game.errors import InputError
-from rlhf_game.registry import is_code, names, source_file, source_of
+from rlhf_game.registry import is_built_in, is_code, names, source_file, source_of
 
 PLACES: Final = "path/to/file.py:Name or package.module:Name"
 """How code is named that is not registered."""
@@ -65,6 +65,17 @@ def sources(said: Mapping[str, Any], base: Path, *, trusted: bool) -> dict[str, 
     return found
 
 
+def code_files(said: Sequence[tuple[str, Any]], base: Path) -> list[str]:
+    """Return the files of the code that parts name, relative to ``base``. said: role and part."""
+    found = []
+    for role, one in said:
+        name, _ = split(role, one)
+        if is_code(role, name):
+            source = source_of(name, base)
+            found += [os.path.relpath(source.folder / file, base.resolve()) for file in source.files]
+    return sorted(set(found))
+
+
 def moved(role: str, said: Any, base: Path, folder: Path) -> Any:
     """Return what a file in ``folder`` must say for the part that one in ``base`` names."""
     if said is None:
@@ -102,4 +113,17 @@ def _check(role: str, said: Any) -> Any:
 
 SomeRegularizer: TypeAlias = Annotated[Any, AfterValidator(partial(_check, "regularizer"))]
 SomePayment: TypeAlias = Annotated[Any, AfterValidator(partial(_check, "payment"))]
+
+
+def whose(role: str) -> Callable[[Any], str]:
+    """Return what tags a part: ``<own>`` if it is code or registered by someone else, ``<known>`` otherwise."""
+
+    def tag(said: Any) -> str:
+        name = said.get("kind") if isinstance(said, dict) else getattr(said, "kind", None)
+        is_own = isinstance(name, str) and (":" in name or (name in names(role) and not is_built_in(role, name)))
+        return "<own>" if is_own else "<known>"
+
+    return tag
+
+
 SomeTraining: TypeAlias = Annotated[Any, AfterValidator(partial(_check, "training"))]

@@ -119,6 +119,12 @@ class Batch:
         """Return what groups with these true rewards [R, m] may say."""
         return declared(self.rules.normalization, rewards)
 
+    def game(self, b: int, payment: str) -> tuple[Table, Mechanism]:
+        """Return the space and the rules of one game, under one payment rule."""
+        unit, domain = self.rules.at(float(self.strength[b])), self.rules.normalization
+        space = Table(self.reference[b], unit, normalization=domain)
+        return space, Mechanism(self.rules.training.fitted(space), self.rules.payments[payment])
+
     def rows(self, which: Any) -> "Batch":
         """Return some of the games, with repetitions."""
         noise = None if self.noise is None else self.noise[:, which]

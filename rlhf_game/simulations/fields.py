@@ -1,17 +1,24 @@
 """What every study says, whatever is played: the population, the rules, the seed."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Final, Literal, TypeAlias, final
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self, TypeAlias, final
 
 import numpy as np
-from pydantic import Discriminator, Field
+from pydantic import ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.parts import SomeRegularizer
-from rlhf_game.files.schema import Nonnegative, Positive, Strict
+from rlhf_game.files.build import make
+from rlhf_game.files.parts import SomePayment, SomeRegularizer, SomeTraining, code_files, label, whose
+from rlhf_game.files.schema import Nonnegative, Positive, Strict, parse_model
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.reports import Normalization
+from rlhf_game.registry import find
 from rlhf_game.simulations.batches import Rules, Settled, batch_of
 from rlhf_game.simulations.populations import (
     CorrelatedScenario,
@@ -21,10 +28,11 @@ from rlhf_game.simulations.populations import (
     PolarisedScenario,
     Population,
     RandomScenario,
+    Scenario,
     Source,
 )
 from rlhf_game.simulations.recorded import RunScenario
-from rlhf_game.simulations.strategies import Strategy
+from rlhf_game.simulations.strategies import OwnStrategy, Strategy
 from rlhf_game.simulations.trials import Games, Layout, Measured, Trial, by_shape, draw, measure_all, table
 
 POPULATION_STREAM: Final = 0
@@ -32,7 +40,48 @@ NOISE_STREAM: Final = 1
 STRATEGY_STREAMS: Final = 2
 """The first part of a game's seeds that a kind of study has for itself."""
 
-SomeScenario: TypeAlias = Annotated[
+
+@final
+class OwnScenario(Scenario):
+    """A scenario of someone's own, a subclass of ``Scenario``; its own fields stand beside ``kind``."""
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
+
+    def source(self, base: Path, normalization: Normalization) -> Source:
+        """Return where its populations come from; raises InputError when its fields are wrong."""
+        own = OwnSource(json.dumps(self.model_dump()), base, normalization)
+        if own.count < 1:  # also: its fields are right
+            raise InputError(f"scenario: must have at least one group, found {own.count}")
+        return own
+
+
+@final
+@dataclass(frozen=True)
+class OwnSource(Source):
+    """The populations of a scenario of someone's own, which every process finds for itself. said: as JSON."""
+
+    said: str
+    base: Path
+    normalization: Normalization
+
+    @property
+    def count(self) -> int:
+        """How many groups every population has."""
+        return _own_source(self.said, self.base, self.normalization).count
+
+    def draw(self, rng: np.random.Generator, normalization: Normalization) -> Population:
+        """Return a population whose rewards are in the declared domain."""
+        return _own_source(self.said, self.base, self.normalization).draw(rng, normalization)
+
+
+@lru_cache(maxsize=16)
+def _own_source(said: str, base: Path, normalization: Normalization) -> Source:
+    fields = json.loads(said)
+    part: type[Scenario] = find("scenario", fields["kind"], base)
+    return parse_model(part, fields, "scenario").source(base, normalization)
+
+
+_KnownScenario: TypeAlias = Annotated[
     RandomScenario
     | PolarisedScenario
     | HeavyScenario
@@ -42,11 +91,16 @@ SomeScenario: TypeAlias = Annotated[
     | RunScenario,
     Discriminator("kind"),
 ]
+SomeScenario: TypeAlias = Annotated[
+    Annotated[_KnownScenario, Tag("<known>")] | Annotated[OwnScenario, Tag("<own>")],
+    Discriminator(whose("scenario")),
+]
 
 
 class StudyFields(Strict, ABC):
     """The specification of one point of a study. Strength and rewards share a unit, so does money."""
 
+    _base: Path = PrivateAttr(default_factory=Path)
     kind: str
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     games: Annotated[int, Field(ge=1, le=1_000_000_000)]
@@ -55,7 +109,8 @@ class StudyFields(Strict, ABC):
     regularizer: SomeRegularizer = "kl"
     strength: Positive
     normalization: Literal["none", "sum", "max"] = "sum"
-    payments: Annotated[list[Literal["affine", "none", "revenue"]], Field(min_length=1)] = ["affine", "none"]
+    training: SomeTraining = "social_welfare"
+    payments: Annotated[list[SomePayment], Field(min_length=1)] = ["affine", "none"]
     noise: Nonnegative = 0.0
     """The mechanism hears every reward with an error that is uniform on [-noise, noise] (theory section 5)."""
     keep: Literal["rewards"] | None = None
@@ -78,17 +133,47 @@ class StudyFields(Strict, ABC):
     def measure(self, games: Games) -> Measured:
         """Play games of one shape."""
 
+    @final
+    def beside(self, base: Path) -> Self:
+        """Return the specification with the folder that paths of code start from."""
+        self._base = base
+        return self
+
+    @property
+    def paid(self) -> list[str]:
+        """The payment rules, as results call them."""
+        return [label("payment", payment) for payment in self.payments]
+
     @property
     def rules(self) -> Rules:
-        """What the provider declares."""
-        return Rules(self.regularizer, Normalization(self.normalization))
+        """What the provider declares; raises InputError when a part is wrong or does not go with another."""
+        training = make("training", self.training, self._base, "study")
+        charges = {
+            name: make("payment", payment, self._base, "study")
+            for name, payment in zip(self.paid, self.payments, strict=True)
+        }
+        return Rules(self.regularizer, Normalization(self.normalization), training, charges, self._base)
+
+    def code(self) -> list[str]:
+        """Return the files of the code that the specification names, from the folder that paths start from."""
+        own = [("strategy", one.kind) for one in self.choices() if isinstance(one, OwnStrategy)]
+        own += [("scenario", self.scenario.kind)] if isinstance(self.scenario, OwnScenario) else []
+        named = [("regularizer", self.regularizer), ("training", self.training)]
+        return code_files([*named, *(("payment", payment) for payment in self.payments), *own], self._base)
 
     def check(self) -> None:
-        """Raise InputError (``field: must be ...``) when fields do not go together."""
+        """Raise InputError (``field: must be ...``) when fields do not go together, or a part is wrong."""
+        rules = self.rules
+        rules.at(self.strength)
+        for payment in rules.payments.values():
+            Mechanism(rules.training, payment)
+        for k, strategy in enumerate(self.choices()):
+            if isinstance(strategy, OwnStrategy):
+                strategy.made(self._base, f"strategies[{k}]")
         if self.normalization == "none" and "revenue" in self.payments:
             raise InputError("payments: revenue must come with normalization sum or max, found none")
-        if len(set(self.payments)) < len(self.payments):
-            raise InputError(f"payments: must name each rule once, found {', '.join(self.payments)}")
+        if len(set(self.paid)) < len(self.paid):
+            raise InputError(f"payments: must name each rule once, found {', '.join(self.paid)}")
         labels = [strategy.label for strategy in self.choices()]
         twice = [label for label in labels if labels.count(label) > 1]
         if twice:

@@ -46,7 +46,7 @@ class GamesStudy(StudyFields):
 
     def layout(self, groups: int, width: int) -> Layout:
         """Return the rows of a game: every strategy that so many groups can play, under every payment rule."""
-        cells = list(product([strategy.label for strategy in self.playable(groups)], self.payments))
+        cells = list(product([strategy.label for strategy in self.playable(groups)], self.paid))
         keys: dict[str, Sequence[str]] = {
             "strategy": [label for label, _ in cells],
             "payment": [payment for _, payment in cells],
@@ -70,7 +70,7 @@ class GamesStudy(StudyFields):
             truthful = truthful or played
             found += [
                 _measured(played[payment], truthful[payment].settled, is_joint=strategy.is_joint)
-                for payment in self.payments
+                for payment in self.paid
             ]
         out = {name: np.stack([one[name] for one in found], axis=1) for name in found[0]}
         return {**out, **self.truth(games, len(found))}
@@ -103,9 +103,9 @@ class GamesStudy(StudyFields):
             turns, game_of = groups, np.tile(game_of, groups)
             batch, liars = batch.rows(game_of), np.repeat(np.eye(groups, dtype=bool), count, axis=1)
         out: dict[str, _Played] = {}
-        ways = [[payment] for payment in self.payments] if strategy.looks_at_payments else [list(self.payments)]
+        ways = [[payment] for payment in self.paid] if strategy.looks_at_payments else [list(self.paid)]
         for payments in ways:
-            occasion = Occasion(batch, liars, payments != ["none"], lambda row: stream(int(game_of[row])))
+            occasion = Occasion(batch, liars, payments != ["none"], lambda row: stream(int(game_of[row])), payments[0])
             reports = strategy.reports(occasion)
             claims = by_owner(reports.sizes, reports.owners, groups)
             for payment, settled in batch.settle(reports, payments).items():

@@ -86,8 +86,8 @@ class MarketStudy(StudyFields):
 
     def layout(self, groups: int, width: int) -> Layout:
         """Return the rows of a market: every round under every payment rule."""
-        payments = [payment for payment in self.payments for _ in range(self.rounds)]
-        keys: dict[str, Sequence[Any]] = {"payment": payments, "round": [*range(self.rounds)] * len(self.payments)}
+        payments = [payment for payment in self.paid for _ in range(self.rounds)]
+        keys: dict[str, Sequence[Any]] = {"payment": payments, "round": [*range(self.rounds)] * len(self.paid)}
         mixture = ("mixture_i",) if self.learning.has_mixtures else ()
         return self.laid_out(keys, SCALARS, (*BY_GROUP, *mixture), groups, width)
 
@@ -100,7 +100,7 @@ class MarketStudy(StudyFields):
         items = tuple(self._item(games, k, strategy) for k, strategy in enumerate(self.choices()))
         chances = np.stack([self._chances(trial, len(games.batch.sizes)) for trial in games.trials], axis=-1)
         histories = []
-        for payment in self.payments:
+        for payment in self.paid:
             game = Repeated(games.batch, items, self.rounds, is_paid=payment != "none")
             learner = self.learning.begin(game, chances[-1, 0])
             histories += _Market(self, payment, game, learner).play(chances)

@@ -7,16 +7,22 @@ A strategy is told which groups of which games lie; all others say the truth. On
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal, TypeAlias, final
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Discriminator, Field
+from pydantic import ConfigDict, Discriminator, Field, Tag
 
 from rlhf_game.agents.domains import Domain
 from rlhf_game.agents.misreports import Indifferent, Noisy, Polarize, RaiseAndLower, RewardMisreport
-from rlhf_game.files.schema import Name, Positive, Strict
+from rlhf_game.files.build import make
+from rlhf_game.files.parts import whose
+from rlhf_game.files.schema import Name, Positive, Strict, parse_model
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.audit import World
+from rlhf_game.mechanism.reports import Group, Report
+from rlhf_game.registry import find
 from rlhf_game.simulations.batches import Batch, Reports
 from rlhf_game.simulations.responses import best_responses, joint_responses
 
@@ -35,6 +41,8 @@ class Occasion:
     liars: Liars
     is_paid: bool
     streams: Streams
+    payment: str = "affine"
+    """The payment rule that is looked at."""
 
 
 class Strategy(Strict, ABC):
@@ -285,17 +293,45 @@ class FalseNamesStrategy(Strategy):
         )
 
 
-PlainStrategy: TypeAlias = Annotated[
-    TruthfulStrategy
-    | PolarizeStrategy
-    | RaiseAndLowerStrategy
-    | IndifferentStrategy
-    | NoisyStrategy
-    | ResizeStrategy
-    | AbsentStrategy,
-    Discriminator("kind"),
-]
-SomeStrategy: TypeAlias = Annotated[
+@final
+class OwnStrategy(Strategy):
+    """A strategy of someone's own: a class with ``__call__(group, world, rng)`` as an audit takes, or one of these.
+
+    Its own fields stand beside ``kind``. It lies game by game, about the reward and the size of one group, while all
+    others say the truth.
+    """
+
+    model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
+
+    @property
+    def looks_at_payments(self) -> bool:
+        """It may."""
+        return True
+
+    def made(self, base: Path, name: str) -> Any:
+        """Return the strategy itself; raise InputError that starts with ``name`` when it or its fields are wrong."""
+        part = find("strategy", self.kind, base)
+        said = self.model_dump(exclude_none=True)
+        if issubclass(part, Strategy):
+            return parse_model(part, said, name)
+        return make("strategy", {key: value for key, value in said.items() if key != "name"}, base, name)
+
+    def reports(self, occasion: Occasion) -> Reports:
+        """Return the lies of the liars beside the truth of the others."""
+        lie, batch = self.made(occasion.batch.rules.base, "strategies"), occasion.batch
+        if isinstance(lie, Strategy):
+            return lie.reports(occasion)
+        rewards, sizes = batch.rewards.copy(), batch.sizes.copy()
+        for i, game in np.argwhere(occasion.liars).tolist():
+            space, mechanism = batch.game(game, occasion.payment)
+            groups = [Group(f"group {j}", batch.rewards[j, game], int(batch.sizes[j, game])) for j in range(len(sizes))]
+            others = tuple(Report(one.reward, one.size) for j, one in enumerate(groups) if j != i)
+            said = lie(groups[i], World(mechanism, space, others, i, int(batch.limit[game])), occasion.streams(game))
+            rewards[i, game], sizes[i, game] = space.read(said.reward)[0][0], said.size
+        return Reports(rewards, sizes, np.arange(len(rewards)))
+
+
+_Plain: TypeAlias = (
     TruthfulStrategy
     | PolarizeStrategy
     | RaiseAndLowerStrategy
@@ -303,8 +339,16 @@ SomeStrategy: TypeAlias = Annotated[
     | NoisyStrategy
     | ResizeStrategy
     | AbsentStrategy
-    | BestResponseStrategy
-    | CoalitionStrategy
-    | FalseNamesStrategy,
-    Discriminator("kind"),
+)
+PlainStrategy: TypeAlias = Annotated[
+    Annotated[Annotated[_Plain, Discriminator("kind")], Tag("<known>")] | Annotated[OwnStrategy, Tag("<own>")],
+    Discriminator(whose("strategy")),
+]
+SomeStrategy: TypeAlias = Annotated[
+    Annotated[
+        Annotated[_Plain | BestResponseStrategy | CoalitionStrategy | FalseNamesStrategy, Discriminator("kind")],
+        Tag("<known>"),
+    ]
+    | Annotated[OwnStrategy, Tag("<own>")],
+    Discriminator(whose("strategy")),
 ]

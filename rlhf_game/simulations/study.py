@@ -196,13 +196,13 @@ def parse_study(document: Mapping[str, Any], name: str, base: Path) -> Study:
         chosen = {field: values[at] for (field, values), at in zip(sweep.items(), places, strict=True)}
         where = ", ".join(f"{field} = {shown(json.dumps(value))}" for field, value in chosen.items())
         label = f"{name}: with {where}" if where else name
-        fields = parse_model(KINDS[wanted], _changed(plain, chosen, name), label)
+        fields = parse_model(KINDS[wanted], _changed(plain, chosen, name), label).beside(base)
         try:
             fields.check()
             source = fields.scenario.source(base, fields.rules.normalization)
         except InputError as error:
             raise InputError(f"{label}: {error}") from None
-        files.update(fields.scenario.files())
+        files.update(fields.scenario.files(), fields.code())
         columns = {field: typed[field][at] for field, at in zip(sweep, places, strict=True)}
         points.append((chosen, columns, fields, source))
     width = max(source.count for *_, source in points)

@@ -141,7 +141,7 @@ def summary(study: Study, gathered: Sequence[Gathered], errors: Sequence[Mapping
         "axes": [{"field": field, "values": list(values)} for field, values in study.sweep.items()],
         "points": [dict(point.values) for point in study.points],
         "strategies": list(dict.fromkeys(labels)),
-        "payments": list(study.fields.payments),
+        "payments": list(study.fields.paid),
     }
     if isinstance(study.fields, MarketStudy):
         out["rounds"] = study.fields.rounds
@@ -154,7 +154,7 @@ def summary(study: Study, gathered: Sequence[Gathered], errors: Sequence[Mapping
 
 def _games_summaries(study: Study, point: int, gathered: Gathered) -> Iterable[dict[str, Any]]:
     one = study.points[point]
-    cells = product(one.fields.playable(gathered.groups), one.fields.payments)
+    cells = product(one.fields.playable(gathered.groups), one.fields.paid)
     for k, (strategy, payment) in enumerate(cells):
         yield {
             "point": point,
@@ -175,7 +175,7 @@ def _games_summaries(study: Study, point: int, gathered: Gathered) -> Iterable[d
 def _market_summaries(study: Study, point: int, gathered: Gathered) -> Iterable[dict[str, Any]]:
     fields = study.points[point].fields
     assert isinstance(fields, MarketStudy)
-    for k, payment in enumerate(fields.payments):
+    for k, payment in enumerate(fields.paid):
         rounds = slice(k * fields.rounds, (k + 1) * fields.rounds)
         yield {
             "point": point,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _NAMES = {
-    "rlhf_game.mechanism.mechanism": ("Mechanism", "Settlement", "Settlements", "Settlements", "settle_many"),
+    "rlhf_game.mechanism.mechanism": ("Mechanism", "Settlement", "Settlements", "settle_many"),
     "rlhf_game.mechanism.training": ("AffineRule", "AffineWelfare", "SocialWelfare"),
     "rlhf_game.mechanism.payments": ("AffinePayments", "NoPayments", "PaymentRule", "RevenueOptimal"),
     "rlhf_game.mechanism.reports": ("Group", "Report", "Normalization"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, final
 
+from rlhf_game.chat.keys import check_url
 from rlhf_game.chat.requests import ChatModel, Reply, Request, estimated_tokens
 from rlhf_game.chat.transport import Address, Refused
 from rlhf_game.errors import RunError
@@ -33,7 +34,7 @@ class Endpoint(ChatModel):
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        assert self._address  # refuses what is no address
+        check_url(self.url)
 
     @property
     def identity(self) -> Mapping[str, Any]:

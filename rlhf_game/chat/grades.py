@@ -17,7 +17,7 @@ _KEYWORD = (
     r"g(?:ive|ives|iving|ave)\s+(?:it|(?:this|that|the)\s+(?:response|answer|reply|text|one)|this|that))\b"
 )
 _LINK = (
-    r"(?:[^\S\n]|[:=|>\"'()\[\]]|-(?=\s)|\b(?:is|of|for|a|an|as|at|it|this|that|the|be|would|overall|final|response|answer|"
+    r"(?:[^\S\n]|[:=|\"'()\[\]]|-(?=\s)|\b(?:is|of|for|a|an|as|at|it|this|that|the|be|would|overall|final|response|answer|"
     rf"reply|text|solid|strong|perfect|full|{_NOUN})\b){{0,40}}?"
 )
 _POSSIBLE = r"(?:a\s+)?(?:possible|maximum(?:\s+of)?|total\s+of)?\s*"
@@ -25,12 +25,12 @@ _OUT_OF = rf"(?:/|(?:points?\s+)?(?:out\s+)?of\b)\s*{_POSSIBLE}(?P<whole>\d+(?:\
 _MORE = r"(?:-|~|/|:|,|\b(?:to|and)\b)\s*[+-]?\.?\d|\bor\b|\bfor\b[^.\n]*\d"
 """What makes a number one of several, or of another scale."""
 _AFTER = (
-    r"(?:points?|stars?|marks?)?\s*(?:$|\n|[-.!;:,()\[\]}\"'|<]|\b(?:because|for|since|as|and|but|overall|due|on|given|in|with|"
+    r"(?:points?|stars?|marks?)?\s*(?:$|\n|-\s+\w|[.!;:,()\[\]}\"'|]|\b(?:because|for|since|as|and|but|overall|due|on|given|in|with|"
     r"at|is|it|this|although|though|while|which|here|by|that|if)\b)"
 )
 _NEGATED = re.compile(r"(?:\b(?:not|never|cannot|no)|n't)\s+(?:\w+\s+)?$")
 _EXTREME = r"(?:best|worst|highest|lowest|maximum|minimum|max|min|top|passing|previous|earlier)"
-_ANCHOR = r"(?:=|\b(?:is|being|means?|meaning|as|for|stands\s+for|represents?|indicates?|corresponds?\s+to)\b)"
+_ANCHOR = r"(?:=|\b(?:is|being|means?|meaning|stands\s+for|represents?|indicates?|corresponds?\s+to)\b)"
 FIELDS = frozenset({"grade", "score", "rating"})
 """Names of the fields of a JSON object that hold a grade."""
 LONGEST = 20_000
@@ -145,6 +145,7 @@ class Scale:
         text = re.sub(rf"(?:\b(?:from|between|of)\s+)?{low}\s*(?:-|\.\.+|\b(?:to|and|through)\b)\s*{high}", " ", text)
         text = re.sub(r"\b\d+[- ]points?\s+scale", " ", text)
         text = re.sub(rf"(?:{high}\s*/\s*{high}|{low}|{high})\s*{_ANCHOR}(?!\s*\d)", " ", text)
+        text = re.sub(rf"{low}\s+(as|for)\b[^.\n]{{0,100}}{high}\s+\1\b", " ", text)
         beyond = rf"\s*(?:possible\s+)?{_NOUN}?s?\s*(?:=|:|\b(?:is|being|of|at|was|would\s+be)\b)?\s*{_NUMBER}"
         text = re.sub(rf"\b{_EXTREME}\b{beyond}", " ", text)
         text = re.sub(
@@ -172,6 +173,7 @@ def _whole(answer: str) -> float | None:
 def _plain(text: str) -> str:
     """Return the text in small letters, without the marks of Markdown, with plain dashes."""
     text = text.lower().replace("\u2212", "-").replace("\u2013", "-").replace("\u2014", " - ").replace("\u2019", "'")
+    text = re.sub(rf"<({_NOUN})>(.{{0,50}}?)</\1>", r" \1: \2\n", text, flags=re.DOTALL)
     return re.sub(r"[*`#]+|(?<!\w)_+|_+(?!\w)", "", text)
 
 

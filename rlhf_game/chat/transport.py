@@ -111,7 +111,7 @@ class Address:
         if 300 <= status < 400:
             to = _safe(headers.get("location", "nowhere"), key)
             return _Failure(f"it answers {status}, a redirect to {to}, which is not followed", status)
-        if status != 200:
+        if not 200 <= status < 300:
             said = _safe(f"it answers {status}: {_complaint(text)}", key)
             return _Failure(said, status, status in BUSY, _asked_to_wait(headers.get("retry-after", "")))
         try:

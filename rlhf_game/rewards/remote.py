@@ -39,7 +39,7 @@ class ScoreEndpoint:
     __name__: ClassVar[str] = "endpoint"
 
     def __post_init__(self) -> None:
-        assert self._address  # refuses what is no address
+        check_url(self.url)
 
     @property
     def _address(self) -> Address:

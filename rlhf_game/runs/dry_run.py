@@ -17,7 +17,8 @@ from rlhf_game.runs.specs import JudgeSpec
 def count_calls(configuration: Configuration, path: Path) -> dict[str, Any]:
     """Return the account of what the run in the folder ``path`` would still ask; nothing is asked or written.
 
-    Tokens are estimated, those of answers from above. Responses are taken to be all different; a writer's prompts too.
+    Tokens are estimated, those of answers from above where their longest is given. Responses are taken to be all
+    different; a writer's prompts too.
     Raises InputError when how many there are is not known before they are found.
     """
     ledger = Ledger(None)

@@ -35,6 +35,10 @@ GRADED = {
     "10/10 is the highest grade. This one deserves 6.": 6, "The highest grade is 10, this deserves 7.": 7,
     "The maximum score is 10; I give it 7.": 7, "Out of 10, it deserves 7.": 7, "Score out of 10: 7": 7,
     "A perfect score of 10 needs sources. Grade: 8": 8, "Where 10 means perfect, I give it 5.": 5,
+    "1 for poor, 10 for excellent. Grade: 4": 4, "Max: 10, score: 7": 7, "The previous score was 5. Grade: 7": 7,
+    "The response deserves a score between 1 and 10: 7": 7, "Grade: 10 (on a scale where 10 is best)": 10,
+    "Score: 7 (out of 10)": 7, "Grade: 1 (poor)": 1, "I give it a 10 for its clarity.": 10,
+    "Grade: 10 as it is true": 10,
     # JSON
     '{"grade": 7}': 7, '{"grade": 7.5, "max_score": 10}': 7.5, '{"Rating": "7"}': 7, '{"score": "7/10"}': 7,
     '```json\n{"reason": "score: 3 at first", "grade": 7}\n```': 7, 'Here it is: {"score": 7} Done, 3 faults.': 7,
@@ -64,7 +68,11 @@ NOT_GRADED = [
     "A perfect score is 10.", "A perfect score of 10 would need sources.", "10/10 is the highest grade.",
     "The grade is a number from 1 to 10.", "10 is best", "1 = poor, 10 = excellent", "The maximum grade is 10.",
     "Grades go from 1 to 10.", "Give it a grade between 1 and 10", "The best score is 10 and the worst score is 1.",
+    "1 for poor, 10 for excellent", "1 as the worst and 10 as the best score",
     # no grade at all
+    "Grade: >7", "score >= 7", "score > 7", "Grade: <7", "This deserves more than 7", "Grade: 7+", "Grade: 8-",
+    "Grade: ~7",
+    "Grade: 1e1", "Overall: 7", "Score: I. 7 facts", "a 7-point gap in grades", "It deserves less than a 7.",
     "<think>7", "7 <think> or 8", "Grade: 7 <think>hm</think>", "<think>Grade: 7</think>", "<think>7</think> <think>",
     "Grade: A", "The grade is not 7.", "I would not give it a 9.", "I can't give this 3.", "It gives 3 examples.",
     "It is written for grade 3 students.", "Should I give it 7?", "I will grade\n1. Accuracy", "Grade: 7,5", "7,5",

@@ -36,6 +36,13 @@ def show_receipt(receipt: "Receipt", values_without: Array) -> None:
     name = receipt.regularizer or "divergence"
     _row(totals, f"moved from the reference ({name})", number(receipt.divergence))
     _row(totals, "affine social welfare", number(receipt.affine_social_welfare))
+    said = receipt.model_extra or {}
+    if "provider" in said:
+        models = [", ".join(model["groups"]) for model in said.get("models", [])]
+        is_trained = bool(models) or said.get("trained", False)
+        _row(totals, "trained", ("; ".join(models) or "one model for all") if is_trained else "no model")
+        _row(totals, "cost of training", number(said["provider"]["cost"]))
+        _row(totals, "surplus (below 0: a deficit)", number(said["provider"]["surplus"]))
     _print(Group(groups, totals))
     if not isinstance(revenue, float):
         sure = "certain" if revenue.level == 1 else f"with probability {revenue.level:.6g}"

@@ -38,7 +38,7 @@ def settle(
     for i, one in enumerate(games):
         settlement, values_without = (settle_game(one), None) if as_json or lines else settle_without(one)
         receipts.append(receipt_of(one, settlement))
-        if receipts[i].policy is None:
+        if receipts[i].policy is None and one.fields.models is None:
             long[i] = settlement
     if out is not None:
         for i, settlement in long.items():

@@ -19,14 +19,16 @@ from rlhf_game.files.tables import largest
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.certified import CertifiedSettlement, certify
 from rlhf_game.mechanism.mechanism import Mechanism, Settlement
+from rlhf_game.mechanism.payments import AffinePayments, NoPayments, PaymentRule
 from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.reports import Group, Profile
+from rlhf_game.mechanism.several import ModelPayments, SeveralModels
 from rlhf_game.mechanism.spaces.base import PolicySpace
 from rlhf_game.mechanism.spaces.chain import Chain
 from rlhf_game.mechanism.spaces.menu import Menu
 from rlhf_game.mechanism.spaces.table import Table
 from rlhf_game.mechanism.spaces.trie import Trie, TriePolicy
-from rlhf_game.mechanism.training import TrainingRule
+from rlhf_game.mechanism.training import AffineRule, TrainingRule
 from rlhf_game.registry import find
 
 T = TypeVar("T")
@@ -42,11 +44,33 @@ def build(game: Game) -> tuple[PolicySpace[Any], Mechanism, list[Group]]:
     space = _at(game.name, "", partial(_space, game, regularizer))
     training = _training(game)
     payment = make("payment", game.fields.payment, game.folder, game.name)
+    if game.fields.models is not None or game.fields.training_cost is not None:
+        training, payment = _at(game.name, "", partial(_several, game.fields, space, training, payment))
     mechanism = _at(game.name, "", lambda: Mechanism(training.fitted(space), payment))
     groups = [
         Group(group.name, reward, group.size) for group, reward in zip(game.fields.groups, game.rewards, strict=True)
     ]
     return space, mechanism, groups
+
+
+def _several(
+    fields: Fields, space: PolicySpace[Any], training: TrainingRule, payment: PaymentRule[Any]
+) -> tuple[TrainingRule, PaymentRule[Any]]:
+    """Return the rules by which it is also chosen which models are trained, if any."""
+    field = "training_cost" if fields.models is None else "models"
+    if fields.models is not None and fields.training_cost is not None:
+        raise InputError("training_cost: must be left out with models, whose cost it is; found both")
+    if isinstance(space, Trie):
+        raise InputError(f"{field}: must come with a game that misses no outcomes, found one with missing")
+    if not isinstance(training, AffineRule) or training.boosts():
+        raise InputError(f"{field}: must come with training social_welfare or affine without boosts, found another")
+    if not isinstance(payment, AffinePayments | NoPayments):
+        raise InputError(f"{field}: must come with payment affine or none, found another")
+    if fields.models is None:
+        rule = SeveralModels(training, 1, fields.training_cost or 0.0)
+    else:
+        rule = SeveralModels(training, min(fields.models.at_most, len(fields.groups)), fields.models.cost)
+    return rule, ModelPayments() if isinstance(payment, AffinePayments) else payment
 
 
 def settle(game: Game) -> Settlement:
@@ -74,7 +98,8 @@ def _values_without(mechanism: Mechanism, profile: Profile[Any], space: PolicySp
     with np.errstate(all="ignore"):
         for i, reward in enumerate(profile.rewards):
             others = np.where(np.arange(len(values)) == i, 0.0, profile.sizes)
-            values[i] = mechanism.training.train(Profile(profile.rewards, others), space).values([reward])[0]
+            policy = mechanism.training.train(Profile(profile.rewards, others), space)
+            values[i] = policy.model_of(i).values([reward])[0]
     return values
 
 

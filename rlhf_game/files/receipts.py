@@ -18,6 +18,7 @@ from rlhf_game.files.policies import PolicyFile, PolicyFolder, is_long
 from rlhf_game.files.schema import Strict, parse_model
 from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.mechanism import Settlement
+from rlhf_game.mechanism.several import Models
 
 OPEN = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
 
@@ -157,7 +158,7 @@ def receipt_of(game: Game, settlement: Settlement) -> Receipt:
         regularizer=None if game.fields.regularizer is None else label("regularizer", game.fields.regularizer),
         strength=game.fields.strength,
         payment=label("payment", game.fields.payment),
-        policy=None if is_long(game) else _lists(policy.probabilities),
+        policy=None if is_long(game) or game.fields.models is not None else _lists(policy.probabilities),
         social_welfare=social_welfare,
         divergence=divergence,
         affine_social_welfare=affine_social_welfare,
@@ -165,7 +166,25 @@ def receipt_of(game: Game, settlement: Settlement) -> Receipt:
             GroupReceipt(name=name, size=size, value=value, payment=payment, utility=utility)
             for name, size, value, payment, utility in zip(names, sizes, *columns, strict=True)
         ],
+        **_of_models(game, settlement),
     )
+
+
+def _of_models(game: Game, settlement: Settlement) -> dict[str, Any]:
+    """Return what the receipt says where it was also chosen which models are trained, if any."""
+    policy = settlement.policy
+    if not isinstance(policy, Models):
+        return {}
+    money = {"revenue": settlement.revenue, "cost": policy.cost, "surplus": settlement.revenue - policy.cost}
+    if game.fields.models is None:
+        return {"trained": bool(policy.parts), "provider": money}
+    names = [group.name for group in game.fields.groups]
+    models = []
+    for part, trained in zip(policy.parts, policy.trained, strict=True):
+        one: Any = trained
+        written = None if is_long(game) else _lists(one.probabilities)
+        models.append({"groups": [names[i] for i in part], "policy": written})
+    return {"models": models, "provider": money}
 
 
 def write_receipt(path: str | os.PathLike[str], receipts: Sequence[Receipt], *, lines: bool = False) -> None:

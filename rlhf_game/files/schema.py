@@ -78,6 +78,14 @@ class GroupFields(Strict):
     reward: Tensor
 
 
+@final
+class ModelsFields(Strict):
+    """How many models may be trained, and what each costs, in units of affine welfare."""
+
+    at_most: Annotated[int, Field(ge=1, le=LARGEST_SIZE)]
+    cost: Nonnegative
+
+
 class CommonFields(Strict, ABC):
     """What games on every space share."""
 
@@ -87,6 +95,10 @@ class CommonFields(Strict, ABC):
     training: SomeTraining = None
     """The training rule; default social welfare, with weights or boosts the affine maximiser."""
     payment: SomePayment = "affine"
+    training_cost: Nonnegative | None = None
+    """What it costs to train at all; the reference serves everybody where that is not worth it."""
+    models: ModelsFields | None = None
+    """Several models, each for some of the groups; default one for all, whatever it costs."""
     size_limit: Annotated[int, Field(ge=1, le=LARGEST_SIZE)] | None = None
     groups: Annotated[list[GroupFields], Field(min_length=1)]
     provenance: dict[str, Any] | None = None

@@ -16,6 +16,7 @@ from rlhf_game.errors import InputError, RunError
 from rlhf_game.mechanism.mechanism import Mechanism, Settlement, read_profile
 from rlhf_game.mechanism.payments import AffinePayments, NoPayments, RevenueOptimal
 from rlhf_game.mechanism.reports import Group, Profile, Report, check_size
+from rlhf_game.mechanism.several import ModelPayments
 from rlhf_game.mechanism.spaces.base import PolicySpace
 from rlhf_game.mechanism.training import AffineRule
 
@@ -71,7 +72,8 @@ class World:
 
     def money(self, group: Group, settlement: Settlement) -> tuple[float, float]:
         """Return size * v(p), at the group's true reward and size, and its payment."""
-        value = settlement.policy.values([self.space.read(group.reward)])[0]
+        own = settlement.policy.model_of(self.position)
+        value = own.values([self.space.read(group.reward)])[0]
         return float(group.size * value), float(settlement.payments[self.position])
 
     @functools.cached_property
@@ -201,9 +203,12 @@ def _certificate(world: World, settlement: Settlement) -> float | None:
 
     Whatever group i reports, its utility is [ASW(p) - h_-i] / mu_i <= [max ASW - h_-i] / mu_i, with ASW at its truth;
     the truth gets at least max ASW - gap. It holds where the payment is h_i - ASW_-i(p) / mu_i, as in CERTIFIED (for a
-    policy that is not optimal: if its ``externalities`` are what Policy defines).
+    policy that is not optimal: if its ``externalities`` are what Policy defines), and for a choice among models, which
+    is exact.
     """
     mechanism = world.mechanism
+    if isinstance(mechanism.payment, ModelPayments):
+        return float(settlement.policy.gap)
     if not isinstance(mechanism.payment, CERTIFIED) or not isinstance(mechanism.training, AffineRule):
         return None
     multipliers = mechanism.training.multipliers(len(world.others) + 1)

@@ -84,9 +84,14 @@ def breakdowns(game: Game) -> list[Breakdown] | None:
 
 
 def changes(game: Game, settlement: Settlement, prompts: Sequence[str]) -> list[Change]:
-    """Return the policy before and after, for each prompt in order. prompts: their texts, [B] or none."""
+    """Return the policy before and after, for each prompt in order; none where groups have models of their own.
+
+    prompts: their texts, [B] or none.
+    """
+    if game.fields.models is not None:
+        return []
     space, _, groups = running(game)
-    policy: Any = settlement.policy
+    policy: Any = settlement.policy.model_of(0)
     if isinstance(game.fields, AutomatonFields):
         before, after = np.asarray(game.reference), np.asarray(policy.probabilities)[0]
         rewards = np.stack([np.asarray(reward) for reward in game.rewards], axis=1)

@@ -28,6 +28,10 @@ class Policy(ABC, Generic[V]):
     def values(self, rewards: Sequence[V]) -> Array:
         """Return <p, r> for each of k rewards: [k]."""
 
+    def model_of(self, group: int) -> "Policy[V]":
+        """Return the policy that serves a group, by its position: this one serves all, unless there are several."""
+        return self
+
     @abstractmethod
     def externalities(self, weights: Array, rewards: Sequence[V]) -> Array:
         """Return max ASW(s - w r) - ASW(s - w r)(p) for each of k pairs: [k], >= 0.

@@ -152,7 +152,9 @@ def receipt_of(game: Game, settlement: Settlement) -> Receipt:
         welfare, reached = intervals.social_welfare, intervals.affine_social_welfare
         totals = [_intervals(of) for of in (welfare, intervals.divergence, reached)]
     social_welfare, divergence, affine_social_welfare = totals
+    sizes_of = getattr(game.fields, "effective_sample_size", None)
     return Receipt(
+        **({} if sizes_of is None else {"effective_sample_size": sizes_of}),
         version=__version__,
         game_sha256=game.sha256,
         regularizer=None if game.fields.regularizer is None else label("regularizer", game.fields.regularizer),

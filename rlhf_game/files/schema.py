@@ -117,6 +117,8 @@ class TableFields(CommonFields):
     """Of each prompt, the mass of the outcomes that are not in the table: the receipt then holds intervals."""
     bounds: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     """What rewards keep to on every outcome, in the table or not; needed with ``missing``, and only there."""
+    effective_sample_size: Annotated[list[Positive], Field(min_length=1)] | None = None
+    """Of each prompt, how many draws of the reference its weights are worth; nothing is computed from it."""
     regularizer: SomeRegularizer = "kl"
     strength: Positive
 

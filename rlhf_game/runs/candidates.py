@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.draws.importance import normalized_weights
 from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.reports import Normalization
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
@@ -32,17 +33,29 @@ class Draft:
     weight: float
 
 
-def merge(texts: Sequence[str]) -> list[Draft]:
-    """Return the distinct texts in the order of their first appearance, with their weights count / N."""
-    return [Draft(text, count, count / len(texts)) for text, count in Counter(texts).items()]
+def merge(texts: Sequence[str], log_ratios: Sequence[float] | None = None) -> list[Draft]:
+    """Return the distinct texts in the order of their first appearance, with their weights: count / N.
+
+    log_ratios: log pi_ref - log pi_gen of each sample, where they were not drawn from the reference; its weight is then
+    proportional to exp of it, and those of equal texts add.
+    """
+    if log_ratios is None:
+        return [Draft(text, count, count / len(texts)) for text, count in Counter(texts).items()]
+    sums: dict[str, float] = dict.fromkeys(texts, 0.0)
+    for text, weight in zip(texts, normalized_weights(log_ratios).tolist(), strict=True):
+        sums[text] += weight
+    counts = Counter(texts)
+    return [Draft(text, counts[text], weight) for text, weight in sums.items()]
 
 
 @final
 class Candidates(PolicySpace[Sheets]):
     """All policies over drawn responses; the reference is the share of samples of each distinct response.
 
-    prompts: [B]; responses: the samples of each prompt, [B][N], duplicates and all; columns: further columns of the
-    prompts, [B] each, that rewards get by keyword. A report's reward is a function with TRL's signature,
+    prompts: [B]; responses: the samples of each prompt, [B][N], duplicates and all; log_ratios: log of their
+    probability under the reference less that under what they were drawn from, [B][N], where that is another (see
+    ``mechanism.draws.importance``; for a complete list of distinct texts log of their probability); columns: further
+    columns of the prompts, [B] each, that rewards get by keyword. A report's reward is a function with TRL's signature,
     ``reward(prompts, completions, **columns)``, or numbers shaped like ``drafts``. Raises InputError on empty lists.
     """
 
@@ -52,6 +65,7 @@ class Candidates(PolicySpace[Sheets]):
         responses: Sequence[Sequence[str]],
         regularizer: Regularizer,
         *,
+        log_ratios: Sequence[Sequence[float]] | None = None,
         columns: Mapping[str, Sequence[Any]] | None = None,
         prompt_weights: ArrayLike | None = None,
         normalization: Normalization | str = Normalization.NONE,
@@ -59,7 +73,12 @@ class Candidates(PolicySpace[Sheets]):
         if not prompts or len(responses) != len(prompts) or not all(responses):
             raise InputError("responses must hold at least one text for each prompt")
         self.prompts = tuple(prompts)
-        self.drafts = tuple(tuple(merge(texts)) for texts in responses)
+        ratios = [None] * len(prompts) if log_ratios is None else list(log_ratios)
+        if len(ratios) != len(prompts) or any(
+            of is not None and len(of) != len(texts) for of, texts in zip(ratios, responses, strict=True)
+        ):
+            raise InputError("log_ratios must be shaped like responses: a number for each text of each prompt")
+        self.drafts = tuple(tuple(merge(texts, of)) for texts, of in zip(responses, ratios, strict=True))
         self._columns = {name: tuple(values) for name, values in (columns or {}).items()}
         self.table = Table(
             [[draft.weight for draft in row] for row in self.drafts],

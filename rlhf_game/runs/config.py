@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, final
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
+from pydantic_core import PydanticCustomError
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, parse_json, parse_json_lines, parse_yaml, read_text, shown
@@ -29,8 +30,25 @@ SUFFIXES = (".yaml", ".yml", ".json")
 
 
 @final
+class ProposalSpec(Strict):
+    """What candidates are drawn from in place of the reference: it under a system prompt, or another model."""
+
+    system: Name | None = None
+    model: Annotated[SomeModel | None, Field(validate_default=True)] = None
+
+    @field_validator("model")
+    @classmethod
+    def _one(cls, model: ModelSpec | None, info: Any) -> ModelSpec | None:
+        if (model is None) == (info.data.get("system") is None):
+            raise PydanticCustomError("one", "must be given where system is not, and only there")
+        if model is not None and model.endpoint is not None:
+            raise PydanticCustomError("endpoint", "must be on this machine: its probabilities are needed")
+        return model
+
+
+@final
 class CandidatesSpec(Strict):
-    """Outcomes are responses sampled from the reference."""
+    """Outcomes are responses sampled from the reference, or from a proposal with weights that make up for it."""
 
     kind: Literal["candidates"]
     per_prompt: Annotated[int, Field(ge=1, le=1_000_000)]
@@ -39,6 +57,7 @@ class CandidatesSpec(Strict):
     top_k: Annotated[int, Field(ge=0)] = 0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 64
+    proposal: ProposalSpec | None = None
 
 
 @final
@@ -231,6 +250,10 @@ def _check_prompts(fields: RunConfig, name: str) -> None:
         if fields.strength == 0:
             raise InputError(f"{name}: strength: must be > 0 (0 is for outcomes prompts), found 0.0")
         if fields.model.endpoint is not None and isinstance(outcomes, DrawsSpec | CandidatesSpec):
+            if isinstance(outcomes, CandidatesSpec) and outcomes.proposal is not None:
+                raise InputError(
+                    f"{name}: outcomes.proposal: must not be here: it needs probabilities of the endpoint, found one"
+                )
             for key, value, nothing in (("top_k", outcomes.top_k, 0), ("top_p", outcomes.top_p, 1.0)):
                 if value != nothing:
                     raise InputError(

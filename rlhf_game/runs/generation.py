@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, final
 
-from rlhf_game.errors import RunError
+import numpy as np
+
+from rlhf_game.errors import InputError, RunError
+from rlhf_game.mechanism.draws.importance import effective_sample_size, normalized_weights
 from rlhf_game.runs.asked import ask_candidates, open_responder, sample_of
 from rlhf_game.runs.candidates import merge
 from rlhf_game.runs.config import CandidatesSpec, Source, TrieSpec
@@ -64,7 +67,8 @@ def generate(source: Source, folder: RunFolder, progress: Progress) -> None:
         provenance["missing"] = missing
     else:
         assert isinstance(source.outcomes, CandidatesSpec)  # a policy that is trained has a pipeline of its own
-        columns = _draw(source, model, source.outcomes, folder, progress)
+        columns, more = _draw(source, model, source.outcomes, folder, progress)
+        provenance |= more
     folder.write(folder.candidates, parquet_bytes(columns, provenance))
     folder.drop_parts()
 
@@ -93,10 +97,12 @@ def _ask(source: Source, folder: RunFolder, progress: Progress) -> None:
 
 def _draw(
     source: Source, model: "LanguageModel", outcomes: CandidatesSpec, folder: RunFolder, progress: Progress
-) -> dict[str, list[Any]]:
+) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """Return the columns of candidates.parquet, and what is known of a proposal."""
     from rlhf_game.training_backends.sampling import plan_batches, sample_batch
 
-    encoded = [model.encode_prompt(prompt, source.system) for prompt in source.prompts]
+    writer, system = _proposal(source, model, outcomes)
+    encoded = [writer.encode_prompt(prompt, system) for prompt in source.prompts]
     batches = plan_batches([len(ids) for ids in encoded], outcomes.per_prompt, outcomes.batch_size)
     drawn: dict[tuple[int, int], dict[str, Any]] = {}
     for number, batch in enumerate(batches):
@@ -104,12 +110,69 @@ def _draw(
         part = folder.part("candidates", number)
         found = part.read()
         if found is None:
-            samples = sample_batch(model, encoded, batch, seed=source.seed, sampling=_sampling(outcomes))
+            samples = sample_batch(writer, encoded, batch, seed=source.seed, sampling=_sampling(outcomes))
             found = [asdict(sample) for sample in samples]
+            if outcomes.proposal is not None:
+                _add_reference(found, [b for b, _ in batch], source, model, outcomes)
             part.write(found)
         drawn.update(zip(batch, found, strict=True))
     progress("draw candidates", len(batches), len(batches))
-    return _columns(source, outcomes, drawn)
+    more = {}
+    if outcomes.proposal is not None:
+        sizes = effective_sizes(drawn, len(source.prompts), outcomes.per_prompt)
+        more = {"proposal": identity_of(source, writer), "effective_sample_size": sizes}
+    return _columns(source, outcomes, drawn), more
+
+
+def _proposal(source: Source, model: "LanguageModel", outcomes: CandidatesSpec) -> tuple["LanguageModel", str | None]:
+    """Return what the candidates are drawn from, and its system prompt."""
+    from rlhf_game.training_backends import load_language_model
+
+    given = outcomes.proposal
+    if given is None or given.model is None:
+        return model, source.system if given is None else given.system
+    named = given.model
+    other = load_language_model(
+        named.name, revision=named.revision, device=named.device, dtype=named.dtype, base=source.base
+    )
+    if other.tokenizer.get_vocab() != model.tokenizer.get_vocab() or other.end_ids != model.end_ids:
+        raise InputError(
+            f"outcomes.proposal.model: must have the tokens of {source.model.name}, found others in {named.name}"
+        )
+    return other, source.system
+
+
+def _add_reference(
+    found: list[dict[str, Any]], places: Sequence[int], source: Source, model: "LanguageModel", outcomes: CandidatesSpec
+) -> None:
+    """Add to samples of a proposal their log probability under the reference."""
+    from rlhf_game.training_backends.sampling import log_probabilities
+
+    asked = {b: model.encode_prompt(source.prompts[b], source.system) for b in set(places)}
+    scores = log_probabilities(
+        model,
+        [asked[b] for b in places],
+        [list(one["token_ids"]) for one in found],
+        sampling=_sampling(outcomes),
+        batch_size=outcomes.batch_size,
+    )
+    for one, score in zip(found, scores.tolist(), strict=True):
+        one["log_reference"] = score if np.isfinite(score) else None
+
+
+def effective_sizes(drawn: Mapping[tuple[int, int], Mapping[str, Any]], prompts: int, per_prompt: int) -> list[float]:
+    """Return how many draws of the reference those of a proposal are worth: [B]."""
+    return [
+        effective_sample_size(normalized_weights(_log_ratios([drawn[b, j] for j in range(per_prompt)])))
+        for b in range(prompts)
+    ]
+
+
+def _log_ratios(samples: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Return log pi_ref - log pi_gen of each sample; minus infinity where the reference never says it."""
+    return [
+        -np.inf if one["log_reference"] is None else one["log_reference"] - one["log_probability"] for one in samples
+    ]
 
 
 def read_drawn(folder: RunFolder) -> tuple[Drawn, dict[str, Any]]:
@@ -160,12 +223,14 @@ def _columns(
 ) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {name: [] for name in ("prompt", "prompt_text", "text", "count", "weight")}
     known = [sample.keys() - {name for name in sample if sample[name] is None} for sample in drawn.values()]
-    of_first = [name for name in ("log_probability", "is_finished", "token_ids") if any(name in keys for keys in known)]
+    known_of = ("log_probability", "log_reference", "is_finished", "token_ids")
+    of_first = [name for name in known_of if any(name in keys for keys in known)]
     columns.update({name: [] for name in of_first})
     for b, prompt in enumerate(source.prompts):
         samples = [drawn[b, j] for j in range(outcomes.per_prompt)]
         first = {sample["text"]: sample for sample in reversed(samples)}
-        for draft in merge([sample["text"] for sample in samples]):
+        ratios = None if outcomes.proposal is None else _log_ratios(samples)
+        for draft in merge([sample["text"] for sample in samples], ratios):
             row = {"prompt": b, "prompt_text": prompt, **asdict(draft)}
             row.update({name: first[draft.text][name] for name in of_first})
             for name, values in columns.items():

@@ -118,6 +118,8 @@ def game_document(
     }
     if "missing" in origin:
         document |= {"missing": origin["missing"], "bounds": UNIT}
+    if "effective_sample_size" in origin:
+        document["effective_sample_size"] = origin["effective_sample_size"]
     if fields.weights is not None:
         document["weights"] = fields.weights
     return document

@@ -85,8 +85,7 @@ class Chat:
         unique = list({_question(request): request for request in reversed(requests)}.values())[::-1]
         known = {}
         for request in unique:
-            kept = None if self.cache is None else self.cache.read(identity, request)
-            if kept is not None:
+            if (kept := self._kept(request)) is not None:
                 known[_question(request)] = kept
         new = {_question(request) for request in unique} - known.keys()
         if self.is_dry:
@@ -126,10 +125,15 @@ class Chat:
                 self._account(request, reply, purpose, {})
                 (reply,) = self.model.answer([request], purpose)
                 retries -= 1
-            if self.cache is None or self.cache.read(self.model.identity, request) is None:
+            if self._kept(request) is None:
                 self._account(request, reply, purpose, {})
             replies.append(reply)
         return replies
+
+    def _kept(self, request: Request) -> Reply | None:
+        """Return the answer that is kept; what has not the grade that is asked for is none, whoever put it there."""
+        kept = None if self.cache is None else self.cache.read(self.model.identity, request)
+        return kept if kept is not None and request.is_answered_by(kept) else None
 
     def _account(self, request: Request, reply: Reply, purpose: str, known: dict[Request, Reply]) -> None:
         """Account for a new answer, then keep it: one that was paid for and lost is paid, and counted, again."""

@@ -8,6 +8,7 @@ import base64
 import json
 import os
 import re
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -58,19 +59,33 @@ def read_key(variable: str) -> str:
 
 def hidden(value: Any, key: str | None) -> Any:
     """Return a JSON document without the key, wherever in its texts it is."""
-    if isinstance(value, str):
-        return without_key(value, key)
-    if isinstance(value, list):
-        return [hidden(inner, key) for inner in value]
-    if isinstance(value, dict):
-        return {without_key(name, key): hidden(inner, key) for name, inner in value.items()}
-    return value
+    return _hidden(value, _forms(key)) if key else value
 
 
 def without_key(text: str, key: str | None) -> str:
     """Return the text with the key hidden, as it is and in the forms that servers give texts back in."""
-    if not key:
-        return text
+    return _replaced(text, _forms(key)) if key else text
+
+
+def _hidden(value: Any, forms: Sequence[str]) -> Any:
+    if isinstance(value, str):
+        return _replaced(value, forms)
+    if isinstance(value, list):
+        return [_hidden(inner, forms) for inner in value]
+    if isinstance(value, dict):
+        return {_replaced(name, forms): _hidden(inner, forms) for name, inner in value.items()}
+    return value
+
+
+def _replaced(text: str, forms: Sequence[str]) -> str:
+    for form in forms:
+        text = text.replace(form, HIDDEN)
+    return text
+
+
+def _forms(key: str) -> list[str]:
+    """Return the key as it is and as JSON, Python, addresses and base64 write it, the longest first."""
+    encoded = base64.b64encode(key.encode()).decode()
     forms = {
         key,
         json.dumps(key)[1:-1],
@@ -78,10 +93,8 @@ def without_key(text: str, key: str | None) -> str:
         repr(key)[1:-1],
         quote(key),
         quote(key, safe=""),
-        base64.b64encode(key.encode()).decode(),
-        base64.b64encode(key.encode()).decode().rstrip("="),
+        encoded,
+        encoded.rstrip("="),
         base64.urlsafe_b64encode(key.encode()).decode().rstrip("="),
     }
-    for form in sorted(forms, key=len, reverse=True):
-        text = text.replace(form, HIDDEN)
-    return text
+    return sorted(forms, key=len, reverse=True)

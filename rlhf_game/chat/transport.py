@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from contextlib import suppress
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import cache
+from time import sleep
 from typing import Any, TypeVar, final
 
 from rlhf_game.chat.keys import check_url, hidden, read_key, without_key
@@ -89,7 +89,7 @@ class Address:
                 raise error(f"{who} failed: {found.reason}")
             if attempt < self.retries:
                 pause = self.pause * 2.0**attempt * (1.0 + _jitter(body, attempt))
-                time.sleep(max(pause, min(found.wait, LONGEST_WAIT)))
+                sleep(max(pause, min(found.wait, LONGEST_WAIT)))
         times = f" {self.retries + 1} times, the last time" if self.retries else ""
         raise RunError(f"{who} failed{times}: {found.reason}")
 

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, final
 from rlhf_game import __version__
 from rlhf_game.errors import RunError
 from rlhf_game.files.workspace import Documented, Workspace, open_workspace
+from rlhf_game.runs.chats import CALLS
 
 PROVENANCE = b"rlhf_game"
 """The key of a parquet file's metadata that holds where it comes from, as JSON."""
@@ -84,6 +85,8 @@ class RunFolder:
         first = there.index(False) if False in there else len(stages)
         for path in stages[first:]:
             path.unlink(missing_ok=True)
+        if first < len(stages):
+            self.workspace.forget(self.path / CALLS)  # more may be asked, or what was answered be looked up again
         if first == 0:  # other candidates may come, and pieces of their scores are worth nothing then
             for part in (self.path / "partial").glob("scores-*"):
                 part.unlink()

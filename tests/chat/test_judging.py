@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rlhf_game import RunError
-from rlhf_game.chat import Chat, Endpoint, Ledger, Scale, ask_once
+from rlhf_game.chat import Chat, Endpoint, Ledger, Reply, Scale, ask_once
 from tests.servers import chatting, serving
 
 
@@ -113,3 +113,14 @@ def test_what_stays_without_a_grade_fails_with_its_file_or_counts_as_declared(re
             assert part in str(caught.value)
         found = chat.grade(requests, "judge", 2.0)
     assert [(one.grade, one.is_declared) for one in found] == [(8.0, False), (2.0, True)]
+
+
+def test_a_kept_answer_without_a_grade_is_none_whoever_put_it_there(tmp_path: Path) -> None:
+    request = ask_once("a", scale=Scale(1, 9))
+    with serving(grading(["7"])) as (url, seen):
+        chat = Chat.kept_in(tmp_path, Endpoint("m", f"{url}/v1"))
+        assert chat.cache is not None
+        chat.cache.write(chat.model.identity, request, Reply("no idea", 1, 1))
+        assert chat.grade([request], "judge", None)[0].grade == 7.0
+        assert chat.grade([request], "judge", None)[0].grade == 7.0
+        assert len(seen) == 1

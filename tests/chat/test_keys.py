@@ -14,7 +14,7 @@ import pytest
 
 from rlhf_game import InputError, RunError
 from rlhf_game.chat import Chat, Endpoint, Ledger, ask_once
-from rlhf_game.chat.keys import HIDDEN, without_key
+from rlhf_game.chat.keys import HIDDEN, hidden, without_key
 from rlhf_game.rewards import Judge, ScoreEndpoint
 from tests.servers import chatting, serving
 
@@ -43,6 +43,15 @@ def test_a_key_is_taken_out_in_every_form(key: str) -> None:
     assert without_key(f"it is {key}!", key) == f"it is {HIDDEN}!"
     assert without_key("nothing here", key) == "nothing here"
     assert without_key("nothing here", None) == "nothing here"
+
+
+def test_a_key_is_taken_out_of_every_text_of_a_document() -> None:
+    document = {KEY: [KEY, {"a": f"x{KEY}", "b": [1, None, True, 0.5]}], "c": "plain"}
+    assert hidden(document, KEY) == {
+        HIDDEN: [HIDDEN, {"a": f"x{HIDDEN}", "b": [1, None, True, 0.5]}],
+        "c": "plain",
+    }
+    assert hidden(document, None) == document
 
 
 def test_the_key_is_sent_and_kept_nowhere(variable: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -111,6 +120,6 @@ def test_a_key_that_is_not_set_is_named_before_anything_is_sent() -> None:
 
 
 def test_importing_chats_loads_no_client() -> None:
-    code = "import sys, rlhf_game.chat; print('openai' in sys.modules, 'torch' in sys.modules)"
+    code = "import sys, rlhf_game.chat; print('httpx2' in sys.modules, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n"

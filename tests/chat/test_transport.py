@@ -109,7 +109,7 @@ def test_a_timeout_is_for_the_whole_call_however_the_answer_trickles(ask: Asking
 @pytest.mark.parametrize("in_words", [False, True])
 def test_what_the_server_asks_to_wait_is_waited(ask: Asking, in_words: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
-    monkeypatch.setattr("rlhf_game.chat.transport.time.sleep", waited.append)
+    monkeypatch.setattr("rlhf_game.chat.transport.sleep", waited.append)
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     busy = 429, {}, {"Retry-After": later if in_words else "29.5"}
     with serving(lambda document, n: busy if n == 1 else answers(document, n)) as (url, seen):
@@ -129,7 +129,7 @@ def test_a_wait_is_a_number_of_seconds_or_a_date(said: str, seconds: float) -> N
 @EVERY_CLIENT
 def test_no_wait_is_longer_than_a_minute(ask: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
-    monkeypatch.setattr("rlhf_game.chat.transport.time.sleep", waited.append)
+    monkeypatch.setattr("rlhf_game.chat.transport.sleep", waited.append)
     with serving(lambda d, n: (503, {}, {"Retry-After": "inf"})) as (url, _), pytest.raises(RunError, match="2 times"):
         ask(url, retries=1)
     assert waited == [60.0]

@@ -53,6 +53,7 @@ _PLACES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             "affine": f"{_MECHANISM}.payments:AffinePayments",
             "none": f"{_MECHANISM}.payments:NoPayments",
             "revenue": f"{_MECHANISM}.payments:RevenueOptimal",
+            "participation": f"{_MECHANISM}.participation:ParticipationPayments",
             "checkpoints": f"{_MECHANISM}.stopped_training:CheckpointPayments",
             "stopped": f"{_MECHANISM}.stopped_training:StoppedPayments",
         },

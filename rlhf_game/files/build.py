@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from rlhf_game.errors import CombinationError, InputError
+from rlhf_game.files.fees import fee_of
 from rlhf_game.files.games import Game
 from rlhf_game.files.parts import split
 from rlhf_game.files.schema import LARGEST, AutomatonFields, Fields, MenuFields, TableFields, explain
@@ -19,7 +20,8 @@ from rlhf_game.files.tables import largest
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.certified import CertifiedSettlement, certify
 from rlhf_game.mechanism.mechanism import Mechanism, Settlement
-from rlhf_game.mechanism.payments import AffinePayments, NoPayments, PaymentRule
+from rlhf_game.mechanism.participation import Participation
+from rlhf_game.mechanism.payments import AffinePayments, NoPayments, PaymentRule, WithFee
 from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.reports import Group, Profile
 from rlhf_game.mechanism.several import ModelPayments, SeveralModels
@@ -46,6 +48,10 @@ def build(game: Game) -> tuple[PolicySpace[Any], Mechanism, list[Group]]:
     payment = make("payment", game.fields.payment, game.folder, game.name)
     if game.fields.models is not None or game.fields.training_cost is not None:
         training, payment = _at(game.name, "", partial(_several, game.fields, space, training, payment))
+    if game.fields.participation_cost is not None:
+        training = _participation(game, training)
+    if fee_of(game.fields) > 0:
+        payment = WithFee(payment, fee_of(game.fields))
     mechanism = _at(game.name, "", lambda: Mechanism(training.fitted(space), payment))
     groups = [
         Group(group.name, reward, group.size) for group, reward in zip(game.fields.groups, game.rewards, strict=True)
@@ -71,6 +77,16 @@ def _several(
     else:
         rule = SeveralModels(training, min(fields.models.at_most, len(fields.groups)), fields.models.cost)
     return rule, ModelPayments() if isinstance(payment, AffinePayments) else payment
+
+
+def _participation(game: Game, training: TrainingRule) -> TrainingRule:
+    if not isinstance(training, AffineRule) or (
+        isinstance(game.fields, TableFields) and game.fields.missing is not None
+    ):
+        raise InputError(
+            f"{game.name}: payment: participation must come with an affine maximiser over outcomes that are all there"
+        )
+    return Participation(training, game.fields.participation_cost or 0.0)
 
 
 def settle(game: Game) -> Settlement:

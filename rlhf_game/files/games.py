@@ -18,6 +18,7 @@ import yaml
 from rlhf_game.errors import InputError
 from rlhf_game.files.atomic import write_json, write_text
 from rlhf_game.files.documents import parse_json, parse_json_lines, parse_yaml, read_text, shown
+from rlhf_game.files.fees import check_fee
 from rlhf_game.files.names import check_names
 from rlhf_game.files.parts import sources
 from rlhf_game.files.schema import AutomatonFields, Fields, MenuFields, TableFields, TableFile, parse_fields
@@ -176,6 +177,9 @@ def _check_names(fields: Fields) -> None:
     largest = max(group.size for group in fields.groups)
     if fields.size_limit is not None and fields.size_limit < largest:
         raise InputError(f"size_limit: must be at least the largest size ({largest}), found {fields.size_limit}")
+    check_fee(fields)
+    if (fields.payment == "participation") != (fields.participation_cost is not None):
+        raise InputError("participation_cost: must be given with payment participation, and only there")
     if fields.payment == "revenue" and fields.normalization == "none":
         raise InputError("payment: revenue must come with normalization sum or max, found normalization none")
 

@@ -12,12 +12,14 @@ from rlhf_game import __version__
 from rlhf_game.files.atomic import write_text
 from rlhf_game.files.build import certified
 from rlhf_game.files.documents import parse_json, parse_json_lines, read_text, shown
+from rlhf_game.files.fees import fee_of, is_false_name_proof
 from rlhf_game.files.games import Game
 from rlhf_game.files.parts import label
 from rlhf_game.files.policies import PolicyFile, PolicyFolder, is_long
 from rlhf_game.files.schema import Strict, parse_model
 from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.mechanism import Settlement
+from rlhf_game.mechanism.participation import Participants
 from rlhf_game.mechanism.several import Models
 
 OPEN = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
@@ -165,10 +167,13 @@ def receipt_of(game: Game, settlement: Settlement) -> Receipt:
         divergence=divergence,
         affine_social_welfare=affine_social_welfare,
         groups=[
-            GroupReceipt(name=name, size=size, value=value, payment=payment, utility=utility)
-            for name, size, value, payment, utility in zip(names, sizes, *columns, strict=True)
+            GroupReceipt(name=name, size=size, value=value, payment=payment, utility=utility, **more)
+            for name, size, value, payment, utility, more in zip(
+                names, sizes, *columns, _of_groups(game, settlement), strict=True
+            )
         ],
         **_of_models(game, settlement),
+        **_of_fee(game),
     )
 
 
@@ -187,6 +192,19 @@ def _of_models(game: Game, settlement: Settlement) -> dict[str, Any]:
         written = None if is_long(game) else _lists(one.probabilities)
         models.append({"groups": [names[i] for i in part], "policy": written})
     return {"models": models, "provider": money}
+
+
+def _of_fee(game: Game) -> dict[str, Any]:
+    fields = game.fields
+    return {} if fields.fee is None else {"fee": fee_of(fields), "false_name_proof": is_false_name_proof(fields)}
+
+
+def _of_groups(game: Game, settlement: Settlement) -> list[dict[str, Any]]:
+    """Return what a receipt says of each group beside its money: the fee in its payment, whether it takes part."""
+    more: list[dict[str, Any]] = [{} for _ in game.fields.groups]
+    if isinstance(settlement.policy, Participants):
+        more = [{"takes_part": inside} for inside in settlement.policy.takes_part]
+    return more if game.fields.fee is None else [{**one, "fee": fee_of(game.fields)} for one in more]
 
 
 def write_receipt(path: str | os.PathLike[str], receipts: Sequence[Receipt], *, lines: bool = False) -> None:

@@ -99,6 +99,12 @@ class CommonFields(Strict, ABC):
     """What it costs to train at all; the reference serves everybody where that is not worth it."""
     models: ModelsFields | None = None
     """Several models, each for some of the groups; default one for all, whatever it costs."""
+    fee: Nonnegative | Literal["false_name_proof"] | None = None
+    """What every name pays besides, in money; false_name_proof: the least fee at which no owner gains by several."""
+    owner_limit: Annotated[int, Field(ge=1, le=LARGEST_SIZE)] | None = None
+    """The most members that all names of one owner have together."""
+    participation_cost: Nonnegative | None = None
+    """What every name that takes part costs, in units of affine welfare; with payment participation."""
     size_limit: Annotated[int, Field(ge=1, le=LARGEST_SIZE)] | None = None
     groups: Annotated[list[GroupFields], Field(min_length=1)]
     provenance: dict[str, Any] | None = None

@@ -5,6 +5,7 @@ can settle the game again and find the same number. A search only ever finds a l
 the certificate of theory section 5, for payment rules that have one. Strategies live in ``rlhf_game.agents``.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ import numpy as np
 
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.mechanism.mechanism import Mechanism, Settlement, read_profile
-from rlhf_game.mechanism.payments import AffinePayments, NoPayments, RevenueOptimal
+from rlhf_game.mechanism.participation import ParticipationPayments
+from rlhf_game.mechanism.payments import AffinePayments, NoPayments, RevenueOptimal, WithFee
 from rlhf_game.mechanism.reports import Group, Profile, Report, check_size
 from rlhf_game.mechanism.several import ModelPayments
 from rlhf_game.mechanism.spaces.base import PolicySpace
@@ -207,9 +209,10 @@ def _certificate(world: World, settlement: Settlement) -> float | None:
     is exact.
     """
     mechanism = world.mechanism
-    if isinstance(mechanism.payment, ModelPayments):
-        return float(settlement.policy.gap)
-    if not isinstance(mechanism.payment, CERTIFIED) or not isinstance(mechanism.training, AffineRule):
+    payment = mechanism.payment.rule if isinstance(mechanism.payment, WithFee) else mechanism.payment
+    if isinstance(payment, ModelPayments | ParticipationPayments):
+        return float(settlement.policy.gap)  # the choice among sets and policies is exact
+    if not isinstance(payment, CERTIFIED) or not isinstance(mechanism.training, AffineRule):
         return None
     multipliers = mechanism.training.multipliers(len(world.others) + 1)
     return float(settlement.policy.gap / multipliers[world.position])
@@ -223,6 +226,12 @@ def _rationality(group: Group, world: World, slack: float | None, least_value: f
     optimal payments leave 0 or more by their definition.
     """
     payment = world.mechanism.payment
+    if isinstance(payment, WithFee):
+        without = dataclasses.replace(world, mechanism=Mechanism(world.mechanism.training, payment.rule))
+        found = _rationality(group, without, slack, least_value)
+        return None if found is None else found - payment.fee
+    if isinstance(payment, ParticipationPayments):
+        return None if slack is None else -slack
     if isinstance(payment, RevenueOptimal):
         return None if slack is None else -slack
     if least_value is None:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Generic, TypeVar, Union, final, get_args, get_
 
 import numpy as np
 
-from rlhf_game.errors import CombinationError
+from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.training import AffineRule, Rule, Trained, TrainingRule
 
@@ -83,3 +83,24 @@ class RevenueOptimal(PaymentRule[AffineRule]):
         Raises CombinationError when the space has no declared domain.
         """
         return (optimum.externalities() + optimum.least_gains()) / optimum.weights
+
+
+@final
+@dataclass(frozen=True)
+class WithFee(PaymentRule[TrainingRule]):
+    """Another rule's payments and a flat fee for every name that is used, in units of money (see ``mechanism.fees``).
+
+    The fee depends on no report, so that whatever rule makes truthful stays so, given that a group takes part.
+    """
+
+    rule: PaymentRule[Any]
+    fee: float
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.fee) and self.fee >= 0):
+            raise InputError(f"fee must be a finite number >= 0, got {self.fee!r}")
+        object.__setattr__(self, "pays_for", self.rule.pays_for)
+
+    def charge(self, optimum: Trained[Any]) -> Array:
+        """Return the rule's payments plus the fee."""
+        return self.rule.charge(optimum) + self.fee

@@ -105,7 +105,7 @@ class Participants(Policy[V]):
         """
         if len(rewards) != len(self.takes_part):
             raise CombinationError("values where not all take part need one reward for each group, in order")
-        return self.policy.values(rewards) * np.array(self.takes_part)
+        return np.asarray(self.policy.values(rewards) * np.array(self.takes_part))
 
     def model_of(self, group: int) -> Policy[V]:
         """Return the policy, or for a group that does not take part one that is worth nothing."""

@@ -349,6 +349,7 @@ def test_a_local_model_can_do_everything(
         ({}, {"alpha": -1.0}, "outcomes.alpha"),
         ({"strength": -1}, {}, "strength"),
         ({"model": {"name": "m", "endpoint": {"url": "http://u:hunter2@h/v1"}}}, {}, "model.endpoint.url: must start"),
+        ({"model": {"name": "m", "endpoint": "http://u:hunter2@h/v1"}}, {}, "model.endpoint.url: must start"),
         (
             {"model": {"name": "m", "endpoint": {"url": "http://h", "key_env": "sk-hunter2"}}},
             {},
@@ -356,7 +357,7 @@ def test_a_local_model_can_do_everything(
         ),
         (
             {"model": {"name": "m", "endpoint": {"url": "http://h"}}},
-            {"kind": "candidates", "per_prompt": 1},
+            {"kind": "trie"},
             "model.endpoint",
         ),
         ({"model": "m", "strength": 0}, {"kind": "candidates", "per_prompt": 1}, "strength: must be > 0"),

@@ -196,6 +196,17 @@ def show_plan(document: "Mapping[str, Any]", as_json: bool) -> None:
         write_out(f"{name}'s reward {FLAT_SAID}\n")
 
 
+def show_yardstick(measured: "Mapping[str, Any]") -> None:
+    """Print what a run's candidates keep of the gain over all texts."""
+    share, gain = measured["kept"], measured["exact_gain"]
+    write_out(
+        f"{measured['per_prompt']} fresh candidates a response keep {share['estimate']:.1%} [{share['low']:.1%}, "
+        f"{share['high']:.1%}] of the gain over all texts, {gain['estimate']:.4g} [{gain['low']:.4g}, "
+        f"{gain['high']:.4g}]\n(bootstrap of {measured['draws']} responses of the reference to each prompt, "
+        f"level {share['level']:g})\n"
+    )
+
+
 def number(value: "Number") -> str:
     """Return a number, or the interval that it lies in, with six digits."""
     if isinstance(value, float):

@@ -1,5 +1,6 @@
 """``run``: a real language model and real rewards, settled into a folder."""
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,10 @@ Plan = Annotated[
     typer.Option("--plan", help="Draw a few responses and say what each kind of outcome would take; write nothing."),
 ]
 
+Yardstick = Annotated[
+    bool, typer.Option("--yardstick", help="Of candidates: measure what they keep of the gain over all texts.")
+]
+
 
 def run(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="What to run: .yaml, .yml or .json.")],
@@ -25,6 +30,7 @@ def run(
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: runs/CONFIG's name.")] = None,
     dry_run: DryRun = False,
     plan: Plan = False,
+    yardstick: Yardstick = False,
     engine: Annotated[
         EngineName | None, typer.Option(help="Where trainings and scorings that do not need each other are done.")
     ] = None,
@@ -39,6 +45,7 @@ def run(
         show_receipt,
         show_table,
         show_trained,
+        show_yardstick,
         write_out,
     )
     from rlhf_game.cli.progress import progress_on_stderr
@@ -48,6 +55,7 @@ def run(
     from rlhf_game.runs.config import read_config
     from rlhf_game.runs.draws.pipeline import DrawsRun
     from rlhf_game.runs.draws.plan import plan as plan_run
+    from rlhf_game.runs.draws.yardstick import check_yardstick, measure
     from rlhf_game.runs.dry_run import count_calls
     from rlhf_game.runs.finetuned import FinetunedRun
     from rlhf_game.runs.pipeline import run as run_pipeline
@@ -62,11 +70,15 @@ def run(
     if plan:
         show_plan(plan_run(configuration), as_json)
         return
+    if yardstick:
+        check_yardstick(configuration)
     with progress_on_stderr() as watch:
         finished = run_pipeline(configuration, folder, watch, engine=chosen)
     page = leave_report(folder)
+    measured = measure(configuration) if yardstick else None
     if as_json:
-        write_out((folder / "receipt.json").read_text(encoding="utf-8"))
+        text = (folder / "receipt.json").read_text(encoding="utf-8")
+        write_out(text if measured is None else json.dumps({**json.loads(text), "yardstick": measured}) + "\n")
         return
     if isinstance(finished, FinetunedRun):
         show_trained(finished.receipt)
@@ -81,6 +93,8 @@ def run(
     if finished.system_prompts:
         rows = [(one.text, f"{one.judge_score:.3f}", f"{one.probability:.4f}") for one in finished.system_prompts]
         show_table("The system prompts", ("system prompt", "judge's score", "probability"), rows)
+    if measured is not None:
+        show_yardstick(measured)
     say_where("run", folder, page)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlhf_game.mechanism.draws.yardstick import fresh_candidates, kept
 from rlhf_game.rewards.calibration import is_flat
 from rlhf_game.runs import read_config, run
 from rlhf_game.runs.draws.pipeline import DrawsRun
@@ -93,3 +94,23 @@ def test_flat_rewards_are_told_from_others() -> None:
     assert is_flat([0.5] * 99 + [1.0])  # one in a hundred does not count
     assert not is_flat(rng.random(200))
     assert not is_flat([0.0] * 9 + [1.0])
+
+
+def test_the_yardstick_says_what_candidates_keep(config: Config, place: Path, tmp_path: Path) -> None:
+    """Eight fresh candidates, against all responses: the listed reference stands for all draws of it."""
+    result = command("run", config("candidates"), "--yardstick", "--json", "-o", tmp_path / "out")
+    assert (result.code, result.err) == (0, "")
+    measured = json.loads(result.out)["yardstick"]
+    assert (measured["per_prompt"], measured["draws"], measured["interval"]) == (8, 128, "bootstrap")
+    truth, rng = Truth(load_language_model(str(place / "model"))), np.random.default_rng(0)
+    drawn = rng.choice(SIZES @ truth.rewards, size=20_000, p=truth.q)
+    share, gain = kept([drawn], STRENGTH, fresh_candidates(8), rng, resamples=2)
+    assert measured["kept"]["low"] <= float(share.value) <= measured["kept"]["high"]
+    assert measured["exact_gain"]["low"] <= float(gain.value) <= measured["exact_gain"]["high"]
+    assert measured["kept"]["high"] - measured["kept"]["low"] < 0.2
+    again = command("run", config("candidates"), "--yardstick", "-o", tmp_path / "out")
+    assert "8 fresh candidates a response keep " in again.out
+    assert command("verify", tmp_path / "out/receipt.json", tmp_path / "out/game.json").code == 0
+    refused = command("run", config("draws"), "--yardstick", "-o", tmp_path / "draws")
+    assert refused.code == 2
+    assert "must be candidates of the reference" in refused.err

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, final
 
 from rlhf_game.chat.grades import Scale
-from rlhf_game.files.conversations import Message
+from rlhf_game.errors import InputError
+from rlhf_game.files.conversations import Message, Text, dialogue
 
 LETTERS_PER_TOKEN = 4
 """Where nobody counts tokens: the rule of thumb for English."""
@@ -54,8 +55,19 @@ class Request:
         return self.scale is None or self.grade(reply) is not None
 
 
+def turns_of(prompt: Text, system: str | None = None) -> tuple[Message, ...]:
+    """Return the turns to ask with, the system's first when there is one.
+
+    Raises InputError when the prompt has tools: no answer here calls them.
+    """
+    asked = dialogue(prompt, system)
+    if asked.tools:
+        raise InputError("a prompt must have no tools where a model is asked for an answer, found some")
+    return asked.messages
+
+
 def ask_once(
-    user: str,
+    user: Text,
     system: str | None = None,
     *,
     temperature: float | None = 0.0,
@@ -64,9 +76,8 @@ def ask_once(
     scale: Scale | None = None,
     pretend: str = "",
 ) -> Request:
-    """Return a request of one user turn, after a system turn when there is one."""
-    first = () if system is None else (Message("system", system),)
-    return Request((*first, Message("user", user)), temperature, max_tokens, draw, scale, pretend=pretend)
+    """Return a request of one user turn, or of a conversation, after a system turn when there is one."""
+    return Request(turns_of(user, system), temperature, max_tokens, draw, scale, pretend=pretend)
 
 
 @final

@@ -52,6 +52,11 @@ def read_text(path: str | os.PathLike[str]) -> str:
     return text
 
 
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a text. Only a newline ends one: other separators of Unicode stand inside of texts."""
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+
+
 def parse_json(text: str, name: str) -> Any:
     """Return the value of one JSON document; raise InputError that starts with ``name`` if it is not one.
 

@@ -28,7 +28,7 @@ class RougeL:
         if self.column not in columns:
             raise InputError(f"the reward rouge_l needs the column {self.column!r} beside the prompts, found none")
         texts = [plain(text) for text in completions]
-        return rouge(texts, columns[self.column])["rougeL"].tolist()  # type: ignore[no-any-return]
+        return rouge(texts, [plain(text) for text in columns[self.column]])["rougeL"].tolist()  # type: ignore[no-any-return]
 
 
 def rouge(texts: Sequence[str], references: Sequence[str]) -> dict[str, Array]:

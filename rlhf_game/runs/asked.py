@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_game.chat import Chat, Ledger, Reply, Request
-from rlhf_game.files.conversations import Message
+from rlhf_game.chat.requests import turns_of
+from rlhf_game.files.conversations import Text
 from rlhf_game.runs.chats import CALLS, dry_chat, open_chat
 from rlhf_game.runs.config import CandidatesSpec, Source
 from rlhf_game.runs.directory import Progress
@@ -35,15 +36,14 @@ def count_candidates(source: Source, outcomes: CandidatesSpec, ledger: Ledger, c
 
 def _requests(source: Source, outcomes: CandidatesSpec) -> list[Request]:
     """Return the requests. Each is a draw of its own, also where a prompt comes twice."""
-    system = () if source.system is None else (Message("system", source.system),)
-    asked: Counter[str] = Counter()
+    asked: Counter[Text] = Counter()
     requests: list[Request] = []
     for prompt in source.prompts:
         for _ in range(outcomes.per_prompt):
             number = f"{source.seed} {asked[prompt]}"
             requests.append(
                 Request(
-                    (*system, Message("user", prompt)),
+                    turns_of(prompt, source.system),
                     outcomes.temperature,
                     outcomes.max_new_tokens,
                     int.from_bytes(hashlib.sha256(number.encode()).digest()[:6], "big"),

@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rlhf_game.errors import InputError
+from rlhf_game.files.conversations import Text, response_of, text_of
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.draws.importance import normalized_weights
 from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.reports import Normalization
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 from rlhf_game.mechanism.spaces.table import Sheets, Table
+from rlhf_game.rewards import texts as rewards
 from rlhf_game.rewards.texts import TextReward, call_reward
 
 
@@ -28,12 +30,12 @@ from rlhf_game.rewards.texts import TextReward, call_reward
 class Draft:
     """A distinct response to a prompt, with the share of the prompt's samples that said the same."""
 
-    text: str
+    text: Text
     count: int
     weight: float
 
 
-def merge(texts: Sequence[str], log_ratios: Sequence[float] | None = None) -> list[Draft]:
+def merge(texts: Sequence[Text], log_ratios: Sequence[float] | None = None) -> list[Draft]:
     """Return the distinct texts in the order of their first appearance, with their weights: count / N.
 
     log_ratios: log pi_ref - log pi_gen of each sample, where they were not drawn from the reference; its weight is then
@@ -41,7 +43,7 @@ def merge(texts: Sequence[str], log_ratios: Sequence[float] | None = None) -> li
     """
     if log_ratios is None:
         return [Draft(text, count, count / len(texts)) for text, count in Counter(texts).items()]
-    sums: dict[str, float] = dict.fromkeys(texts, 0.0)
+    sums: dict[Text, float] = dict.fromkeys(texts, 0.0)
     for text, weight in zip(texts, normalized_weights(log_ratios).tolist(), strict=True):
         sums[text] += weight
     counts = Counter(texts)
@@ -52,17 +54,18 @@ def merge(texts: Sequence[str], log_ratios: Sequence[float] | None = None) -> li
 class Candidates(PolicySpace[Sheets]):
     """All policies over drawn responses; the reference is the share of samples of each distinct response.
 
-    prompts: [B]; responses: the samples of each prompt, [B][N], duplicates and all; log_ratios: log of their
-    probability under the reference less that under what they were drawn from, [B][N], where that is another (see
-    ``mechanism.draws.importance``; for a complete list of distinct texts log of their probability); columns: further
-    columns of the prompts, [B] each, that rewards get by keyword. A report's reward is a function with TRL's signature,
-    ``reward(prompts, completions, **columns)``, or numbers shaped like ``drafts``. Raises InputError on empty lists.
+    prompts: [B], texts or messages; responses: the samples of each prompt, [B][N], duplicates and all; log_ratios: log
+    of their probability under the reference less that under what they were drawn from, [B][N], where that is another
+    (see ``mechanism.draws.importance``; for a complete list of distinct texts log of their probability); columns:
+    further columns of the prompts, [B] each, that rewards get by keyword. A report's reward is a function with TRL's
+    signature, ``reward(prompts, completions, **columns)``, or numbers shaped like ``drafts``. Raises InputError on
+    empty lists.
     """
 
     def __init__(
         self,
-        prompts: Sequence[str],
-        responses: Sequence[Sequence[str]],
+        prompts: Sequence[rewards.Text],
+        responses: Sequence[Sequence[rewards.Text]],
         regularizer: Regularizer,
         *,
         log_ratios: Sequence[Sequence[float]] | None = None,
@@ -72,13 +75,14 @@ class Candidates(PolicySpace[Sheets]):
     ) -> None:
         if not prompts or len(responses) != len(prompts) or not all(responses):
             raise InputError("responses must hold at least one text for each prompt")
-        self.prompts = tuple(prompts)
+        self.prompts = tuple(text_of(prompt, f"prompts[{b}]") for b, prompt in enumerate(prompts))
+        said = [[response_of(text, f"responses[{b}]") for text in texts] for b, texts in enumerate(responses)]
         ratios = [None] * len(prompts) if log_ratios is None else list(log_ratios)
         if len(ratios) != len(prompts) or any(
-            of is not None and len(of) != len(texts) for of, texts in zip(ratios, responses, strict=True)
+            of is not None and len(of) != len(texts) for of, texts in zip(ratios, said, strict=True)
         ):
             raise InputError("log_ratios must be shaped like responses: a number for each text of each prompt")
-        self.drafts = tuple(tuple(merge(texts, of)) for texts, of in zip(responses, ratios, strict=True))
+        self.drafts = tuple(tuple(merge(texts, of)) for texts, of in zip(said, ratios, strict=True))
         self._columns = {name: tuple(values) for name, values in (columns or {}).items()}
         self.table = Table(
             [[draft.weight for draft in row] for row in self.drafts],
@@ -92,7 +96,7 @@ class Candidates(PolicySpace[Sheets]):
     def draw(
         cls,
         model: str,
-        prompts: Sequence[str],
+        prompts: Sequence[rewards.Text],
         per_prompt: int,
         regularizer: Regularizer,
         *,
@@ -106,10 +110,11 @@ class Candidates(PolicySpace[Sheets]):
         from rlhf_game.training_backends import Sampling, load_language_model, sample
 
         how = Sampling(max_new_tokens, temperature)
+        asked = [text_of(prompt, f"prompts[{b}]") for b, prompt in enumerate(prompts)]
         samples = sample(
-            load_language_model(model, base=base), prompts, per_prompt, seed=seed, sampling=how, system=system
+            load_language_model(model, base=base), asked, per_prompt, seed=seed, sampling=how, system=system
         )
-        return cls(prompts, [[drawn.text for drawn in row] for row in samples], regularizer)
+        return cls(asked, [[drawn.text for drawn in row] for row in samples], regularizer)
 
     def read(self, reward: TextReward | ArrayLike) -> Sheets:
         """Return a reward as a table over the drafts; raise InputError if it does not fit or is outside the domain."""
@@ -123,8 +128,8 @@ class Candidates(PolicySpace[Sheets]):
         """Return the exact optimum over the drafts."""
         return self.table.maximize(weights, rewards)
 
-    def _on_outcomes(self, reward: TextReward) -> Callable[[Sequence[tuple[int, str]]], Array]:
-        def score(outcomes: Sequence[tuple[int, str]]) -> Array:
+    def _on_outcomes(self, reward: TextReward) -> Callable[[Sequence[tuple[int, Text]]], Array]:
+        def score(outcomes: Sequence[tuple[int, Text]]) -> Array:
             rows = [b for b, _ in outcomes]
             columns = {name: [values[b] for b in rows] for name, values in self._columns.items()}
             return call_reward(reward, [self.prompts[b] for b in rows], [text for _, text in outcomes], columns, rows)

@@ -109,6 +109,8 @@ class ModelSpec(Strict):
     revision: Name | None = None
     device: Name = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    fold_system: bool = False
+    """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
     endpoint: Annotated[ChatEndpointSpec | None, BeforeValidator(_at)] = None
     """Where it is asked, an address or more about it; None: on this machine."""
 

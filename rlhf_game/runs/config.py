@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, final
@@ -12,7 +12,8 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.documents import kind, parse_json, parse_json_lines, parse_yaml, read_text, shown
+from rlhf_game.files.conversations import Text
+from rlhf_game.files.documents import kind, parse_json, parse_yaml, read_text, shown
 from rlhf_game.files.names import check_names
 from rlhf_game.files.parts import SomePayment, SomeRegularizer, SomeTraining, sources
 from rlhf_game.files.schema import Name, Nonnegative, Positive, Strict, parse_model
@@ -23,6 +24,7 @@ from rlhf_game.runs.chats import ModelSpec, SomeModel
 from rlhf_game.runs.draws.spec import DrawsSpec
 from rlhf_game.runs.finetuned_spec import FinetunedSpec
 from rlhf_game.runs.nested import refuse_rank
+from rlhf_game.runs.prompt_rows import Prompts, prompts_of
 from rlhf_game.runs.prompts import PromptsSpec, read_examples, read_texts
 from rlhf_game.runs.specs import SomeReward
 
@@ -102,10 +104,6 @@ class GroupSpec(Strict):
     calibration: SomeCalibration | None = None
 
 
-PromptFields: TypeAlias = dict[str, Any]
-Prompts: TypeAlias = Name | Annotated[list[Name | PromptFields], Field(min_length=1)]
-
-
 @final
 class RunConfig(Strict):
     """A whole run."""
@@ -134,13 +132,18 @@ class Source:
     """All that generation may look at: nothing of the groups is in it."""
 
     model: ModelSpec
-    prompts: tuple[str, ...]
+    prompts: tuple[Text, ...]
     columns: Mapping[str, tuple[Any, ...]]
     """Further columns of the prompts, [B] each, for rewards."""
     system: str | None
     outcomes: OutcomesSpec
     seed: int
     base: Path
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The words of each prompt, for people: of a conversation a transcript, [B]."""
+        return tuple(map(str, self.prompts))
 
 
 @final
@@ -299,38 +302,3 @@ def hashes_of_models(models: Iterable[str], base: Path) -> dict[str, str]:
 
     folders = {model: model_folder(model, base) for model in models}
     return {model: str(find_checkpoint(str(path)).sha256) for model, path in folders.items() if path.is_dir()}
-
-
-def prompts_of(
-    given: str | Sequence[str | PromptFields], base: Path
-) -> tuple[tuple[str, ...], dict[str, tuple[Any, ...]]]:
-    """Return the prompts, [B], and their further columns."""
-    rows = _read_prompts(base / given) if isinstance(given, str) else list(given)
-    keys = sorted(rows[0]) if isinstance(rows[0], dict) else []
-    texts = []
-    for i, row in enumerate(rows):
-        if isinstance(row, dict) != bool(keys) or (isinstance(row, dict) and sorted(row) != keys):
-            raise InputError(f"prompts[{i}]: must have the same form and columns as prompts[0]")
-        text = row["prompt"] if isinstance(row, dict) and "prompt" in row else row
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(
-                f"prompts[{i}]: must be text with something in it, or have one as prompt, found {kind(text)}"
-            )
-        texts.append(text)
-    taken = {"prompt", "prompts", "completions", "completion_ids"}
-    return tuple(texts), {key: tuple(row[key] for row in rows) for key in keys if key not in taken}
-
-
-def _read_prompts(path: Path) -> list[Any]:
-    name, suffix = shown(str(path), 200), path.suffix.lower()
-    text = read_text(path)
-    if suffix == ".txt":
-        return [line for line in text.splitlines() if line.strip()]
-    if suffix == ".jsonl":
-        return [value for _, value in parse_json_lines(text, name)]
-    if suffix == ".json":
-        document = parse_json(text, name)
-        if isinstance(document, list) and document:
-            return document
-        raise InputError(f"{name}: must be a list of prompts, found {kind(document)}")
-    raise InputError(f"prompts: must be a .txt (one a line), .jsonl or .json file, found {shown(path.name)!r}")

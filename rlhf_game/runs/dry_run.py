@@ -1,10 +1,12 @@
 """What a run would ask of language models, counted without asking."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rlhf_game.chat import Ledger
 from rlhf_game.errors import InputError
+from rlhf_game.files.conversations import Text
 from rlhf_game.runs.asked import count_candidates
 from rlhf_game.runs.chats import CALLS
 from rlhf_game.runs.config import CandidatesSpec, Configuration
@@ -25,6 +27,7 @@ def count_calls(configuration: Configuration, path: Path) -> dict[str, Any]:
     source, outcomes, calls = configuration.source, configuration.source.outcomes, path / CALLS
     rewards = [one.reward for group in configuration.fields.groups for one in nested(group.reward)]
     judges = [reward for reward in rewards if isinstance(reward, JudgeSpec)]
+    prompts: Sequence[Text]
     if isinstance(outcomes, PromptsSpec):
         prompts, texts = count_prompts(source, outcomes, ledger, calls)
     elif isinstance(outcomes, CandidatesSpec):

@@ -77,7 +77,7 @@ def run_finetuned(
     _write_receipt(game, configuration, origin, folder)
     watch("settle", 1, 1)
     return FinetunedRun(
-        folder.path, configuration.source.prompts, game, json.loads(folder.receipt.read_text(encoding="utf-8"))
+        folder.path, configuration.source.words, game, json.loads(folder.receipt.read_text(encoding="utf-8"))
     )
 
 
@@ -146,7 +146,7 @@ def _write_game(
         document["policy"] = _deliver_soup(configuration, document, folder)
     else:
         document["policy"] = {"folder": MODEL.as_posix(), "sha256": origin["policy_sha256"]}
-    document["provenance"] = {"prompts": configuration.source.prompts, "samples": origin}
+    document["provenance"] = {"prompts": configuration.source.words, "samples": origin}
     folder.write(folder.game, lay_out(document).encode())
 
 

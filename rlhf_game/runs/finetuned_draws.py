@@ -148,7 +148,9 @@ def load_reference(source: Source, watch: Progress) -> "LanguageModel":
 
     watch("load the language model", 0, 1)
     named = source.model
-    model = load_language_model(named.name, revision=named.revision, device=named.device, base=source.base)
+    model = load_language_model(
+        named.name, revision=named.revision, device=named.device, base=source.base, folds_system=named.fold_system
+    )
     watch("load the language model", 1, 1)
     return model
 
@@ -196,7 +198,7 @@ class _Sampler:
             {
                 "policy": label,
                 "prompt": b,
-                "prompt_text": self.source.prompts[b],
+                "prompt_text": str(self.source.prompts[b]),
                 "draw": j,
                 **found[b, j],
                 "log_final": found[b, j]["log_probability"] if label == FINAL else None,
@@ -217,7 +219,7 @@ class _Sampler:
         return [{**row, "log_final": score} for row, score in zip(rows, found, strict=True)]
 
     def _encoded(self) -> list[list[int]]:
-        return [self.reference.encode_prompt(prompt, self.source.system) for prompt in self.source.prompts]
+        return self.reference.encode_prompts(self.source.prompts, self.source.system)
 
     def _scores(
         self, model: "LanguageModel", prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from rlhf_game.errors import InputError
+from rlhf_game.files.conversations import document_of
 from rlhf_game.files.sampled import FINAL, without
 from rlhf_game.rewards.mix import Mix, Part
 from rlhf_game.rewards.texts import sharing
@@ -154,6 +155,7 @@ def policy_training(task: TrainingTask) -> "PolicyTraining":
         max_new_tokens=spec.max_new_tokens,
         temperature=spec.temperature,
         system=fields.system,
+        fold_system=model.fold_system,
         revision=model.revision,
         seed=fields.seed,
         save_steps=spec.save_steps,
@@ -194,7 +196,7 @@ def key_of(task: TrainingTask, training: "PolicyTraining") -> str:
         "base": str(source.base.resolve()),
         "versions": versions(),
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=document_of).encode()).hexdigest()
 
 
 @contextmanager

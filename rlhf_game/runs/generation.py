@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 import numpy as np
 
 from rlhf_game.errors import InputError, RunError
+from rlhf_game.files.conversations import document_of
 from rlhf_game.mechanism.draws.importance import effective_sample_size, normalized_weights
 from rlhf_game.runs.asked import ask_candidates, open_responder, sample_of
 from rlhf_game.runs.candidates import merge
@@ -57,7 +58,12 @@ def generate(source: Source, folder: RunFolder, progress: Progress) -> None:
     progress("load the language model", 0, 1)
     named = source.model
     model = load_language_model(
-        named.name, revision=named.revision, device=named.device, dtype=named.dtype, base=source.base
+        named.name,
+        revision=named.revision,
+        device=named.device,
+        dtype=named.dtype,
+        base=source.base,
+        folds_system=named.fold_system,
     )
     progress("load the language model", 1, 1)
     provenance = drawn_provenance(source, identity_of(source, model))
@@ -102,7 +108,7 @@ def _draw(
     from rlhf_game.training_backends.sampling import plan_batches, sample_batch
 
     writer, system = _proposal(source, model, outcomes)
-    encoded = [writer.encode_prompt(prompt, system) for prompt in source.prompts]
+    encoded = writer.encode_prompts(source.prompts, system)
     batches = plan_batches([len(ids) for ids in encoded], outcomes.per_prompt, outcomes.batch_size)
     drawn: dict[tuple[int, int], dict[str, Any]] = {}
     for number, batch in enumerate(batches):
@@ -133,7 +139,12 @@ def _proposal(source: Source, model: "LanguageModel", outcomes: CandidatesSpec) 
         return model, source.system if given is None else given.system
     named = given.model
     other = load_language_model(
-        named.name, revision=named.revision, device=named.device, dtype=named.dtype, base=source.base
+        named.name,
+        revision=named.revision,
+        device=named.device,
+        dtype=named.dtype,
+        base=source.base,
+        folds_system=named.fold_system,
     )
     if other.tokenizer.get_vocab() != model.tokenizer.get_vocab() or other.end_ids != model.end_ids:
         raise InputError(
@@ -201,7 +212,7 @@ def drawn_provenance(source: Source, identity: Mapping[str, Any]) -> dict[str, A
         "outcomes": source.outcomes.model_dump(mode="json"),
         "seed": source.seed,
     }
-    sha256 = hashlib.sha256(json.dumps(drawn_by, sort_keys=True).encode()).hexdigest()
+    sha256 = hashlib.sha256(json.dumps(drawn_by, sort_keys=True, default=document_of).encode()).hexdigest()
     return {"model": dict(identity), "seed": source.seed, "source_sha256": sha256, "versions": versions()}
 
 
@@ -231,7 +242,7 @@ def _columns(
         first = {sample["text"]: sample for sample in reversed(samples)}
         ratios = None if outcomes.proposal is None else _log_ratios(samples)
         for draft in merge([sample["text"] for sample in samples], ratios):
-            row = {"prompt": b, "prompt_text": prompt, **asdict(draft)}
+            row = {"prompt": b, "prompt_text": str(prompt), **asdict(draft)}
             row.update({name: first[draft.text][name] for name in of_first})
             for name, values in columns.items():
                 values.append(row[name])

@@ -73,14 +73,14 @@ def run_over_texts(
         _write_receipt(game, configuration, origin, folder)
         watch("settle", 1, 1)
         (receipt,) = read_receipts(folder.receipt)
-        return Finished(path, configuration.source.prompts, drawn, game, receipt, settled_prompts(origin, receipt))
+        return Finished(path, configuration.source.words, drawn, game, receipt, settled_prompts(origin, receipt))
 
 
 def _write_game(configuration: Configuration, drawn: Drawn, origin: dict[str, Any], folder: RunFolder) -> None:
     if folder.game.exists():
         return
     rewards, scored = read_rewards(folder)
-    prompts = configuration.source.prompts
+    prompts = configuration.source.words
     document = game_document(configuration.fields, prompts, drawn, origin, rewards)
     for role in ("regularizer", "payment", "training"):  # a path starts from another folder there
         if role in document:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias, final
 from pydantic import Discriminator, Field, Tag
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.documents import parse_json_lines, read_text, shown
+from rlhf_game.files.documents import lines_of, parse_json_lines, read_text, shown
 from rlhf_game.files.schema import Name, Nonnegative, Strict, parse_model
 from rlhf_game.runs.chats import GradingFields, ModelSpec, SomeModel
 
@@ -84,7 +84,7 @@ class PromptsSpec(JudgingFields):
 
 def read_texts(given: str | list[str], base: Path) -> list[str]:
     """Return the texts, each once. Raises InputError when the file is none, or there is nothing in them."""
-    lines = read_text(base / given).splitlines() if isinstance(given, str) else given
+    lines = lines_of(read_text(base / given)) if isinstance(given, str) else given
     found = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not found:
         raise InputError(f"must have a text with something in it, found {len(lines)} empty ones")

@@ -10,6 +10,7 @@ from typing import Any, final
 import numpy as np
 
 from rlhf_game.chat import Chat, Ledger
+from rlhf_game.files.conversations import document_of
 from rlhf_game.files.receipts import Receipt
 from rlhf_game.runs.chats import CALLS, dry_chat, open_chat
 from rlhf_game.runs.config import Source
@@ -38,7 +39,7 @@ def prompts_provenance(source: Source, spec: PromptsSpec, chats: Mapping[str, Ch
         "model": identities.pop("responder"),
         **identities,
         "seed": source.seed,
-        "source_sha256": hashlib.sha256(json.dumps(known_by, sort_keys=True).encode()).hexdigest(),
+        "source_sha256": hashlib.sha256(json.dumps(known_by, sort_keys=True, default=document_of).encode()).hexdigest(),
         "versions": versions(),
     }
 
@@ -75,7 +76,7 @@ def find_prompts(
     replies = chats["responder"].ask(requests, "responder", progress)
     columns: dict[str, list[Any]] = {
         "prompt": [b for b, _, _ in rows],
-        "prompt_text": [source.prompts[b] for b, _, _ in rows],
+        "prompt_text": [str(source.prompts[b]) for b, _, _ in rows],
         "candidate": [k for _, k, _ in rows],
         "text": [reply.text for reply in replies],
         "weight": [1.0 / (len(best) * spec.per_prompt)] * len(rows),

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias, final
 import numpy as np
 
 from rlhf_game.chat import Chat, Request, ask_once
+from rlhf_game.files.conversations import Text
 from rlhf_game.runs.directory import Progress
 from rlhf_game.runs.prompts import ExampleSpec, PromptsSpec
 from rlhf_game.runs.prompts_judge import Judged, check_readable, judge_answers
@@ -120,7 +121,7 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     return sorted(candidates, key=lambda candidate: -candidate.score)
 
 
-def response_request(spec: PromptsSpec, system: str, user: str, draw: int) -> Request:
+def response_request(spec: PromptsSpec, system: str, user: Text, draw: int) -> Request:
     """Return the question that elicits a response under a system prompt."""
     return ask_once(
         user,

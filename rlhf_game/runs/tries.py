@@ -63,7 +63,7 @@ def find_responses(
             part.write(found)
         missing.append(found["missing"])
         for response in found["responses"]:
-            for name, value in {"prompt": b, "prompt_text": prompt, **response}.items():
+            for name, value in {"prompt": b, "prompt_text": str(prompt), **response}.items():
                 columns[name].append(value)
     progress("expand the trie", len(source.prompts), len(source.prompts))
     return columns, missing

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from rlhf_game.chat import Chat, Request, ask_once
 from rlhf_game.errors import InputError
+from rlhf_game.files.documents import lines_of
 from rlhf_game.files.schema import Name, Strict
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.neural import EMBEDDER
@@ -102,7 +103,7 @@ def read_questions(said: str, most: int) -> list[str]:
     >>> read_questions("1. What is it?\n\n- Why?\n* How?", 2)
     ['What is it?', 'Why?']
     """
-    lines = (re.sub(r"^\s*(?:\d+\s*[.):]|[-*•])\s*", "", line).strip() for line in said.splitlines())
+    lines = (re.sub(r"^\s*(?:\d+\s*[.):]|[-*•])\s*", "", line).strip() for line in lines_of(said))
     return [line for line in lines if line][:most]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.documents import read_text
+from rlhf_game.files.documents import lines_of, read_text
 from rlhf_game.files.schema import Name, Positive
 from rlhf_game.training.data import Count
 from rlhf_game.training.kinds import Table, Task
@@ -132,7 +132,9 @@ class ElasticResetConfig(PolicyFields):
         from rlhf_game.training_backends import load_language_model
         from rlhf_game.training_backends.policies import load_policy, resets
 
-        reference = load_language_model(self.model, revision=self.revision, device=self.device, base=task.base)
+        reference = load_language_model(
+            self.model, revision=self.revision, device=self.device, base=task.base, folds_system=self.fold_system
+        )
         place = folder if step == self.max_steps else folder / "checkpoints" / f"checkpoint-{step}"
         policy = reference if step == 0 else load_policy(place, device=self.device)
         rewards, ratios = self.judge(policy, reference, task, f"policy ({label}, step {step})")
@@ -152,9 +154,7 @@ class ElasticResetConfig(PolicyFields):
             return None
         from rlhf_game.training_backends.policies import cost_of_texts
 
-        nats, tokens = cost_of_texts(
-            policy, [line for line in read_text(base / self.texts).splitlines() if line.strip()]
-        )
+        nats, tokens = cost_of_texts(policy, [line for line in lines_of(read_text(base / self.texts)) if line.strip()])
         return float(np.exp(nats.sum() / tokens.sum()))
 
 

@@ -49,6 +49,8 @@ class EsoConfig(TrainingFields):
     eso_epochs: Count = 1
     """The last so many have ESO's loss."""
     system: Name | None = None
+    fold_system: bool = False
+    """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
     lora: LoraSpec | None = None
     learning_rate: Positive = 5e-5
     weight_decay: Nonnegative = 0.05
@@ -105,9 +107,9 @@ class EsoConfig(TrainingFields):
         spec = self.lora
         targets = None if spec is None or spec.targets is None else tuple(spec.targets)
         same = (
-            "model", "revision", "epochs", "eso_epochs", "system", "learning_rate", "weight_decay", "batch_size",
-            "accumulation_steps", "max_length", "max_new_tokens", "save_steps", "keeps_checkpoints", "dtype", "device",
-            "seed",
+            "model", "revision", "epochs", "eso_epochs", "system", "fold_system", "learning_rate", "weight_decay",
+            "batch_size", "accumulation_steps", "max_length", "max_new_tokens", "save_steps", "keeps_checkpoints",
+            "dtype", "device", "seed",
         )  # fmt: skip
         return EsoTraining(
             **{name: getattr(self, name) for name in same},
@@ -156,7 +158,9 @@ class EsoConfig(TrainingFields):
         from rlhf_game.training_backends.policies import load_policy
 
         test = rows.test[: self.judged]
-        start = load_language_model(self.model, revision=self.revision, device=self.device, base=task.base)
+        start = load_language_model(
+            self.model, revision=self.revision, device=self.device, base=task.base, folds_system=self.fold_system
+        )
         judged = {"start": self._judge(start, test, task, "start")}
         for label, done in trained.items():
             judged[label] = self._judge(load_policy(done.folder, device=self.device), test, task, label)

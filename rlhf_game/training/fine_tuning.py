@@ -26,6 +26,8 @@ class FineTuningFields(Strict, ABC):
     batch_size: Count = 8
     accumulation_steps: Count = 1
     max_length: Count = 512
+    fold_system: bool = False
+    """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
     lora: LoraSpec | None = None
     save_steps: Count = 100
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -50,6 +52,7 @@ class FineTuningFields(Strict, ABC):
             accumulation_steps=self.accumulation_steps,
             max_length=self.max_length,
             system=system,
+            fold_system=self.fold_system,
             seed=seed,
             save_steps=self.save_steps,
             dtype=self.dtype,

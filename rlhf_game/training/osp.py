@@ -8,6 +8,7 @@ from pydantic import Field
 from rlhf_game.errors import InputError
 from rlhf_game.files.schema import Name, Positive, Strict
 from rlhf_game.runs.nested import BATCHES, refuse_rank
+from rlhf_game.runs.prompt_rows import PromptRow
 from rlhf_game.runs.specs import SomeReward
 from rlhf_game.training.data import Count, Seed, SomeData
 from rlhf_game.training.fine_tuning import JudgeTraining, lora_of
@@ -48,8 +49,10 @@ class OspConfig(TrainingFields):
 
     kind: Literal["osp"]
     model: Name
-    prompts: Name | Annotated[list[Name], Field(min_length=2)]
+    prompts: Name | Annotated[list[PromptRow], Field(min_length=2)]
     system: Name | None = None
+    fold_system: bool = False
+    """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
     rounds: Count = 4
     """How often in one pass through the prompts the policy is drawn from anew."""
     passes: Count = 1
@@ -125,6 +128,7 @@ class OspConfig(TrainingFields):
             accumulation_steps=self.accumulation_steps,
             max_length=self.max_length,
             system=self.system,
+            fold_system=self.fold_system,
             seed=seed,
             save_steps=self.save_steps,
             dtype=self.dtype,

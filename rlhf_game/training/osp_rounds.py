@@ -11,7 +11,7 @@ from rlhf_game.errors import InputError, RunError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.diagnostics import spearman
 from rlhf_game.rewards.texts import call_reward
-from rlhf_game.runs.config import prompts_of
+from rlhf_game.runs.prompt_rows import prompts_of
 from rlhf_game.training.kinds import Task
 from rlhf_game.training.osp import OspConfig
 from rlhf_game.training.stages import in_parts, publish, seed_of
@@ -211,7 +211,7 @@ def _draw(
     def make(places: range) -> list[list[str]]:
         if not loaded:
             found = (
-                load_language_model(fields.model, base=task.base, device=fields.device)
+                load_language_model(fields.model, base=task.base, device=fields.device, folds_system=fields.fold_system)
                 if start is None
                 else load_policy(Path(start), device=fields.device)
             )
@@ -292,7 +292,9 @@ def _compare(fields: OspConfig, prompts: Sequence[str], judge: "PairJudge", fold
 
     task.watch("compare with the reference", 0, 1)
     models = {
-        "reference": load_language_model(fields.model, base=task.base, device=fields.device),
+        "reference": load_language_model(
+            fields.model, base=task.base, device=fields.device, folds_system=fields.fold_system
+        ),
         "policy": load_policy(folder, device=fields.device),
     }
     texts = {

@@ -14,10 +14,11 @@ from rlhf_game.files.schema import Name, Positive, Strict
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.diagnostics import best_of_n_divergence
 from rlhf_game.rewards.texts import call_reward
-from rlhf_game.runs.config import GroupSpec, Prompts, prompts_of
+from rlhf_game.runs.config import GroupSpec
 from rlhf_game.runs.finetuned_spec import PpoSpec
 from rlhf_game.runs.finetuned_training import in_unit
 from rlhf_game.runs.nested import BATCHES, refuse_rank
+from rlhf_game.runs.prompt_rows import Prompts, prompts_of
 from rlhf_game.training.data import Count, Seed
 from rlhf_game.training.intervals import interval
 from rlhf_game.training.kinds import Table, Task, TrainingFields
@@ -52,6 +53,8 @@ class PolicyFields(TrainingFields, ABC):
     revision: Name | None = None
     prompts: Prompts
     system: Name | None = None
+    fold_system: bool = False
+    """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
     groups: Annotated[list[GroupSpec], Field(min_length=1)]
     weights: dict[Name, Positive] | None = None
     """mu of each group in a general affine maximiser, beside its size; 1 where it is not named."""
@@ -112,8 +115,8 @@ class PolicyFields(TrainingFields, ABC):
         spec, mu = self.lora, self.weights or {}
         targets = None if spec is None or spec.targets is None else tuple(spec.targets)
         same = (
-            "model", "revision", "strength", "trainer", "system", "max_steps", "learning_rate", "batch_size",
-            "accumulation_steps", "num_generations", "max_new_tokens", "temperature", "save_steps",
+            "model", "revision", "strength", "trainer", "system", "fold_system", "max_steps", "learning_rate",
+            "batch_size", "accumulation_steps", "num_generations", "max_new_tokens", "temperature", "save_steps",
             "keeps_checkpoints", "kl_limit", "dtype", "device", "seed",
         )  # fmt: skip
         return PolicyTraining(
@@ -159,7 +162,7 @@ class PolicyFields(TrainingFields, ABC):
             key: [value for value in values[: len(prompts)] for _ in range(each)] for key, values in columns.items()
         }
         rewards = [call_reward(reward, asked, texts, given) for reward in in_unit(self.groups, task.base).values()]
-        encoded = [reference.encode_prompt(prompt, self.system) for prompt in asked]
+        encoded = reference.encode_prompts(asked, self.system)
         ids = [one.token_ids for row in drawn for one in row]
         known = log_probabilities(reference, encoded, ids, sampling=how, batch_size=judged.batch_size)
         own = np.array([[one.log_probability for one in row] for row in drawn])
@@ -212,7 +215,9 @@ class PolicyConfig(PolicyFields):
         from rlhf_game.training_backends.policies import load_policy
 
         training = self.training()
-        reference = load_language_model(self.model, revision=self.revision, device=self.device, base=task.base)
+        reference = load_language_model(
+            self.model, revision=self.revision, device=self.device, base=task.base, folds_system=self.fold_system
+        )
         before, _ = self.judge(reference, reference, task, "reference")
         after, ratios = self.judge(load_policy(task.path, device=self.device), reference, task, "policy")
         bound = {"kl_bound": best_of_n_divergence(self.num_generations)} if self.trainer == "best_of_n" else {}

@@ -92,6 +92,8 @@ class PreferenceConfig(PreferenceFields):
     start: Name | None = None
     """The folder of an earlier training whose weights this one begins with; the reference stays ``model``."""
     system: Name | None = None
+    fold_system: bool = False
+    """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
     lora: LoraSpec | None = None
     epochs: Positive = 1.0
     max_steps: Count | None = None
@@ -145,7 +147,7 @@ class PreferenceConfig(PreferenceFields):
         spec = self.lora
         targets = None if spec is None or spec.targets is None else tuple(spec.targets)
         same = (
-            "model", "revision", "beta", "start", "system", "epochs", "max_steps", "learning_rate",
+            "model", "revision", "beta", "start", "system", "fold_system", "epochs", "max_steps", "learning_rate",
             "batch_size", "accumulation_steps", "max_length", "max_grad_norm", "has_dropout", "save_steps",
             "keeps_checkpoints", "dtype", "device", "seed",
         )  # fmt: skip
@@ -185,7 +187,9 @@ class PreferenceConfig(PreferenceFields):
         from rlhf_game.training_backends.preferences import sequence_kl
 
         policy = load_policy(task.path, device=self.device)
-        reference = load_language_model(self.model, revision=self.revision, device=self.device, base=task.base)
+        reference = load_language_model(
+            self.model, revision=self.revision, device=self.device, base=task.base, folds_system=self.fold_system
+        )
         judged = {}
         for k, (name, rows) in enumerate(subsets.judged.items()):
             task.watch("judge the policy", k, len(subsets.judged))

@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from rlhf_game.files.schema import Name, Positive, Strict
 from rlhf_game.runs.nested import BATCHES, refuse_rank
+from rlhf_game.runs.prompt_rows import Prompts
 from rlhf_game.runs.specs import SomeReward
 from rlhf_game.training.data import Count, PreferenceFields
 from rlhf_game.training.fine_tuning import EvolutionTraining, ReviserTraining
@@ -63,7 +64,7 @@ class SeftConfig(PreferenceFields):
     generator: Name | None = None
     """Writes the responses of the external evolution; what the reviser was made of unless named."""
     critic: SomeReward
-    prompts: Name | Annotated[list[Name], Field(min_length=1)] | None = None
+    prompts: Prompts | None = None
     """Of both evolutions; those of the training pairs unless given."""
     warmup_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Of the training pairs, for the preliminary reviser; the others are for the adaptive one."""

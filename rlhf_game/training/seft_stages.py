@@ -12,7 +12,7 @@ from rlhf_game.errors import InputError, RunError
 from rlhf_game.files.conversations import Text
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.texts import TextReward, call_reward
-from rlhf_game.runs.config import prompts_of
+from rlhf_game.runs.prompt_rows import prompts_of
 from rlhf_game.training.kinds import Task
 from rlhf_game.training.seft import SeftConfig
 from rlhf_game.training.stages import in_parts, publish, seed_of
@@ -54,7 +54,9 @@ class Workplace:
         device = self.fields.evolution_training.device
         if isinstance(place, Path):
             return load_policy(place, device=device)
-        return load_language_model(place, base=self.task.base, device=device)
+        return load_language_model(
+            place, base=self.task.base, device=device, folds_system=self.fields.evolution_training.fold_system
+        )
 
     def revise(
         self, reviser: Path, texts: Texts, name: str, *, stage: int, has_labels: bool

@@ -14,6 +14,7 @@ import numpy as np
 
 from rlhf_game.callables import call
 from rlhf_game.errors import CombinationError, InputError
+from rlhf_game.files.conversations import Text, as_called, text_of
 from rlhf_game.mechanism.arrays import Array, numbers
 from rlhf_game.mechanism.payments import PaymentRule
 from rlhf_game.mechanism.sampled_settlement import (
@@ -61,7 +62,7 @@ class Finetuned(PolicySpace[TextReward]):
     def __init__(
         self,
         training: PolicyTraining,
-        prompts: Sequence[str],
+        prompts: Sequence[Text],
         folder: Path,
         *,
         samples: int = 64,
@@ -71,10 +72,11 @@ class Finetuned(PolicySpace[TextReward]):
     ) -> None:
         if not training.faithfulness.is_faithful:
             raise InputError(f"training.trainer must be rloo or ppo: {training.faithfulness.reason}")
-        self.training, self.prompts, self.folder = training, tuple(prompts), folder
+        self.training, self.folder = training, folder
+        self.prompts = tuple(text_of(prompt, f"prompts[{b}]") for b, prompt in enumerate(prompts))
         self.samples, self.level, self.cap = samples, level, cap
         self.columns = {name: tuple(values) for name, values in (columns or {}).items()}
-        self._model = load_language_model(training.model, revision=training.revision)
+        self._model = load_language_model(training.model, revision=training.revision, folds_system=training.fold_system)
         self.reference = self.draw(self._model)
 
     def read(self, reward: TextReward) -> TextReward:
@@ -108,8 +110,8 @@ class Finetuned(PolicySpace[TextReward]):
 
     def score(self, rewards: Sequence[TextReward], draws: Draws) -> PolicySamples:
         """Return every reward of draws, [k, B, N], with their log ratios. Raises InputError outside [0, 1]."""
-        asked = [prompt for prompt in self.prompts for _ in range(self.samples)]
-        said = [text for row in draws.texts for text in row]
+        prompts = [prompt for prompt in self.prompts for _ in range(self.samples)]
+        asked, said = as_called(prompts, [text for row in draws.texts for text in row])
         columns = {key: [v for v in values for _ in range(self.samples)] for key, values in self.columns.items()}
         given = {"prompts": asked, "completions": said, **columns}
         found = np.array([numbers(call(reward, given, name="reward"), "reward") for reward in rewards])
@@ -124,7 +126,7 @@ class Finetuned(PolicySpace[TextReward]):
         return SampledGame(sizes, multipliers, strength, self.level, cap)
 
     def _log_reference(self, rows: Sequence[Sequence[Sample]]) -> Array:
-        encoded = [self._model.encode_prompt(prompt, self.training.system) for prompt in self.prompts]
+        encoded = self._model.encode_prompts(self.prompts, self.training.system)
         prompts = [ids for ids, row in zip(encoded, rows, strict=True) for _ in row]
         responses = [one.token_ids for row in rows for one in row]
         found = log_probabilities(self._model, prompts, responses, sampling=self.training.sampling)

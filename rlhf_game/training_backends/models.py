@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils import logging
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.conversations import Conversation, Text, answered, dialogue
+from rlhf_game.files.conversations import Conversation, Text, answered, dialogue, text_of
 from rlhf_game.training_backends.checkpoints import Checkpoint, find_checkpoint
 from rlhf_game.training_backends.templates import encode, render, turn_end
 
@@ -70,11 +70,22 @@ class LanguageModel:
 
     def render(self, prompt: Text, system: str | None = None) -> str:
         """Return the text that the model continues: through its chat template when it has one."""
-        return render(self.tokenizer, dialogue(prompt, system), is_open=True, folds_system=self.folds_system)
+        asked = dialogue(text_of(prompt, "prompt"), system)
+        return render(self.tokenizer, asked, is_open=True, folds_system=self.folds_system)
 
     def encode_prompt(self, prompt: Text, system: str | None = None) -> list[int]:
         """Return the token ids of the rendered prompt. Raises InputError when the template refuses it."""
         return encode(self.tokenizer, self.render(prompt, system))
+
+    def encode_prompts(self, prompts: Sequence[Text], system: str | None = None) -> list[list[int]]:
+        """Return the token ids of each rendered prompt. Raises InputError that names the prompt that is refused."""
+        found = []
+        for b, prompt in enumerate(prompts):
+            try:
+                found.append(self.encode_prompt(prompt, system))
+            except InputError as error:
+                raise InputError(f"prompts[{b}]: {error}") from error
+        return found
 
     def encode_exchange(self, prompt: Text, response: Text, system: str | None = None) -> tuple[list[int], list[int]]:
         """Return the token ids of a prompt and of a response to it, as sampling reads the one and draws the other.

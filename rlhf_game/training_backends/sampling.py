@@ -87,7 +87,7 @@ def sample(
     batch_size: int = 64,
 ) -> list[list[Sample]]:
     """Return ``per_prompt`` responses to each prompt, [B][per_prompt]."""
-    encoded = [language_model.encode_prompt(prompt, system) for prompt in prompts]
+    encoded = language_model.encode_prompts(prompts, system)
     found: dict[Draw, Sample] = {}
     for batch in plan_batches([len(ids) for ids in encoded], per_prompt, batch_size):
         drawn = sample_batch(language_model, encoded, batch, seed=seed, sampling=sampling or Sampling())

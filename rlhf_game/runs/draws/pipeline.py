@@ -91,7 +91,7 @@ def run_draws(configuration: Configuration, folder: RunFolder, progress: Progres
         folder.workspace.finish(folder.receipt, drawn_receipt(game).with_provenance(provenance).text().encode())
     watch("settle", 1, 1)
     (receipt,) = read_receipts(folder.receipt)
-    return DrawsRun(folder.path, configuration.source.prompts, game, receipt)
+    return DrawsRun(folder.path, configuration.source.words, game, receipt)
 
 
 def settlement_seed(configuration: Configuration, folder: RunFolder) -> tuple[int, str]:
@@ -144,7 +144,7 @@ def _draw(configuration: Configuration, folder: RunFolder, watch: Progress) -> N
     said = {(b, row.proposal.text) for part in rows.values() for b, tape in enumerate(part) for row in tape}
     provenance |= {"estimator": estimator, "rewards": scorer.provenance(sorted(said))}
     names = [group.name for group in configuration.fields.groups]
-    folder.write(tape_file(folder), parquet_bytes(_columns(source.prompts, names, rows), provenance))
+    folder.write(tape_file(folder), parquet_bytes(_columns(source.words, names, rows), provenance))
     folder.drop_parts()
 
 
@@ -196,6 +196,6 @@ def _write_game(configuration: Configuration, folder: RunFolder) -> None:
         "settlement_seed": origin["settlement_seed"],
         "seed_from": origin["seed_from"],
         "tape": {"file": tape_file(folder).name, "sha256": digest(tape_file(folder))},
-        "provenance": {"prompts": configuration.source.prompts, "tape": origin},
+        "provenance": {"prompts": configuration.source.words, "tape": origin},
     }
     folder.write(folder.game, lay_out(document).encode())

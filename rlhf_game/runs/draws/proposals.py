@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from rlhf_game.chat import Chat
 from rlhf_game.chat.requests import ask_once
+from rlhf_game.files.conversations import Text
 from rlhf_game.runs.chats import CALLS, ModelSpec, open_chat
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class ModelProposer(Proposer):
     """Draws of a language model on this machine."""
 
     model: "LanguageModel"
-    prompts: tuple[str, ...]
+    prompts: tuple[Text, ...]
     sampling: "Sampling"
     system: str | None
     batch_size: int
@@ -74,7 +75,7 @@ class ModelProposer(Proposer):
         """Return a text for each draw, in batches."""
         from rlhf_game.training_backends.sampling import sample_batch
 
-        encoded = [self.model.encode_prompt(prompt, self.system) for prompt in self.prompts]
+        encoded = self.model.encode_prompts(self.prompts, self.system)
         found = []
         for start in range(0, len(wanted), self.batch_size):
             batch = wanted[start : start + self.batch_size]
@@ -90,7 +91,7 @@ class EndpointProposer(Proposer):
     """Answers of an OpenAI-compatible endpoint, kept in the folder of the run; no probabilities are needed."""
 
     chat: Chat
-    prompts: tuple[str, ...]
+    prompts: tuple[Text, ...]
     max_new_tokens: int
     temperature: float
     system: str | None
@@ -122,7 +123,7 @@ def _number(seed: int, part: int, j: int) -> int:
 
 
 def open_proposer(
-    model: ModelSpec, prompts: tuple[str, ...], how: Writing, system: str | None, base: Path, folder: Path
+    model: ModelSpec, prompts: tuple[Text, ...], how: Writing, system: str | None, base: Path, folder: Path
 ) -> Proposer:
     """Return the proposer of a configuration. folder: where the answers of an endpoint are kept."""
     if model.endpoint is not None:
@@ -130,6 +131,13 @@ def open_proposer(
         return EndpointProposer(chat, prompts, how.max_new_tokens, how.temperature, system)
     from rlhf_game.training_backends import Sampling, load_language_model
 
-    loaded = load_language_model(model.name, revision=model.revision, device=model.device, dtype=model.dtype, base=base)
+    loaded = load_language_model(
+        model.name,
+        revision=model.revision,
+        device=model.device,
+        dtype=model.dtype,
+        base=base,
+        folds_system=model.fold_system,
+    )
     sampling = Sampling(how.max_new_tokens, how.temperature, how.top_k, how.top_p)
     return ModelProposer(loaded, prompts, sampling, system, how.batch_size)

@@ -16,6 +16,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
+from rlhf_game.files.conversations import Text
 from rlhf_game.files.workspace import Workspace
 from rlhf_game.training_backends.models import LanguageModel, pick_device
 from rlhf_game.training_backends.policies.building import lora_config, shuffled_passes
@@ -34,7 +35,7 @@ IGNORED = -100
 class Asked:
     """Prompts, [B], and their further columns, [B] each."""
 
-    prompts: Sequence[str]
+    prompts: Sequence[Text]
     columns: Mapping[str, Sequence[Any]]
 
 
@@ -94,7 +95,7 @@ def _winners(
     """Return the best of n responses of each row. rows: which prompt, and the row's number."""
     n, found = training.num_generations, []
     together = max(1, training.batch_size // n)
-    encoded = [language_model.encode_prompt(prompt, training.system) for prompt in asked.prompts]
+    encoded = language_model.encode_prompts(asked.prompts, training.system)
     for start in range(0, len(rows), together):
         some = rows[start : start + together]
         draws = [(i, row * n + j) for i, row in some for j in range(n)]
@@ -129,7 +130,7 @@ def make_distiller(
 ) -> Distiller:
     """Return the trainer on the winners that are in the folder ``out``."""
     winners = [row for part in read_winners(out) for row in part["rows"]]
-    encoded = [language_model.encode_prompt(prompt, training.system) for prompt in asked.prompts]
+    encoded = language_model.encode_prompts(asked.prompts, training.system)
     rows = [
         {
             "input_ids": [*encoded[row["prompt"]], *row["token_ids"]],

@@ -14,6 +14,7 @@ from trl.trainer.rloo_config import RLOOConfig
 from trl.trainer.sft_config import SFTConfig
 
 from rlhf_game.errors import InputError
+from rlhf_game.files.conversations import Conversation, Text
 from rlhf_game.training_backends.models import LanguageModel
 from rlhf_game.training_backends.policies.ppo import Ppo
 from rlhf_game.training_backends.policies.settings import PolicyTraining
@@ -127,7 +128,7 @@ def lora_config(lora: Lora | None) -> LoraConfig | None:
 
 
 def ordered_rows(
-    training: PolicyTraining, prompts: Sequence[str], columns: Mapping[str, Sequence[Any]], processes: int
+    training: PolicyTraining, prompts: Sequence[Text], columns: Mapping[str, Sequence[Any]], processes: int
 ) -> Dataset:
     """Return one row per prompt of every generation: shuffled passes over the prompts, in one epoch.
 
@@ -138,7 +139,8 @@ def ordered_rows(
     order = shuffled_passes(
         len(prompts), -(-training.max_steps // updates) * (each // training.num_generations), training
     )
-    table = Dataset.from_dict({"prompt": list(prompts), **{key: list(values) for key, values in columns.items()}})
+    asked = [prompt.document() if isinstance(prompt, Conversation) else prompt for prompt in prompts]
+    table = Dataset.from_dict({"prompt": asked, **{key: list(values) for key, values in columns.items()}})
     return table.select(order)
 
 

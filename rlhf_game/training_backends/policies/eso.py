@@ -1,6 +1,6 @@
 """Evolution strategy optimisation (ESO) beside supervised fine-tuning: the loss, and TRL's SFTTrainer with it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Any, final
@@ -13,6 +13,7 @@ from trl.models.utils import unwrap_model_for_generation
 from trl.trainer.sft_trainer import SFTTrainer
 
 from rlhf_game.errors import RunError, boundary
+from rlhf_game.files.conversations import Text, as_called
 from rlhf_game.mechanism.arrays import Array, numbers
 from rlhf_game.training_backends.models import LanguageModel
 from rlhf_game.training_backends.policies.trainers import Reward
@@ -62,6 +63,8 @@ class EsoTrainer(SafeCheckpoints, SFTTrainer):
 
     language_model: LanguageModel
     reward: Reward
+    rows: Mapping[tuple[int, ...], tuple[Text, Text]]
+    """Of the token ids of a row, its prompt and its completion as they were given."""
     weight = 0.05
     temperatures: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
     first_step = 0
@@ -122,11 +125,12 @@ class EsoTrainer(SafeCheckpoints, SFTTrainer):
         """Return one response to each prompt, with the token that ended it, if one did."""
         end = self.language_model.end_ids
         device = self.accelerator.device
-        ids, mask = _padded(prompts, pad=end[0], left=True)
+        pad = self.language_model.pad_id
+        ids, mask = _padded(prompts, pad=pad, left=True)
         temperatures = torch.tensor(self.temperatures).repeat(len(prompts) // len(self.temperatures)).to(device)
         drawing = Drawn(temperatures, torch.from_numpy(uniforms).to(device))
         settings = GenerationConfig(
-            do_sample=False, max_new_tokens=self.max_new_tokens, eos_token_id=list(end), pad_token_id=end[0],
+            do_sample=False, max_new_tokens=self.max_new_tokens, eos_token_id=list(end) or None, pad_token_id=pad,
             repetition_penalty=1.0, disable_compile=True,
         )  # fmt: skip
         with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as whole, evaluated(whole):
@@ -140,13 +144,12 @@ class EsoTrainer(SafeCheckpoints, SFTTrainer):
 
     def _rewards(self, prompts: list[list[int]], responses: list[list[int]], targets: list[list[int]]) -> Tensor:
         """Return the reward of each response, [B k]; the reward is told the row's completion. Raises RunError."""
-        decode = self.language_model.decode
+        rows = [self.rows[*prompt, *target] for prompt, target in zip(prompts, targets, strict=True)]
+        texts = [self.language_model.decode(ids) for ids in responses]
+        asked, said = as_called([prompt for prompt, _ in rows], texts)
+        _, wanted = as_called([prompt for prompt, _ in rows], [completion for _, completion in rows])
         with boundary("the reward failed"):
-            found = self.reward(
-                prompts=[decode(ids) for ids in prompts],
-                completions=[decode(ids) for ids in responses],
-                completion=[decode(ids) for ids in targets],
-            )
+            found = self.reward(prompts=asked, completions=said, completion=wanted)
         rewards = torch.tensor(numbers(found, "the reward"), dtype=torch.float32)
         if rewards.shape != (len(responses),) or not torch.isfinite(rewards).all():
             raise RunError(f"the reward must return {len(responses)} finite numbers, got {rewards[:5].tolist()} ...")
@@ -154,9 +157,9 @@ class EsoTrainer(SafeCheckpoints, SFTTrainer):
 
     def _log_probabilities(self, model: Any, prompts: list[list[int]], responses: list[list[int]]) -> Tensor:
         """Return log pi(response | prompt) at temperature 1 through the wrapped model, with gradients: [B k]."""
-        end = self.language_model.end_ids[0]
         pairs = list(zip(prompts, responses, strict=True))
-        ids, mask = _padded([[*prompt, *response] for prompt, response in pairs], pad=end, left=False)
+        pad = self.language_model.pad_id
+        ids, mask = _padded([[*prompt, *response] for prompt, response in pairs], pad=pad, left=False)
         labels = torch.full_like(ids, IGNORED)
         for row, (prompt, response) in enumerate(pairs):
             labels[row, len(prompt) : len(prompt) + len(response)] = torch.tensor(response)

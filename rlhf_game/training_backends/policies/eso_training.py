@@ -16,7 +16,7 @@ from transformers import PrinterCallback
 from trl.trainer.sft_config import SFTConfig
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.conversations import Text, document_of
+from rlhf_game.files.conversations import Text, document_of, response_of, text_of
 from rlhf_game.training_backends.models import LanguageModel, load_language_model, quiet_transformers
 from rlhf_game.training_backends.policies.building import lora_config
 from rlhf_game.training_backends.policies.eso import IGNORED, EsoTrainer
@@ -62,6 +62,8 @@ class EsoTraining:
     """Tokens of prompt and completion; longer rows are left out."""
     max_new_tokens: int = 128
     system: str | None = None
+    fold_system: bool = False
+    """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
     revision: str | None = None
     seed: int = 0
     save_steps: int = 50
@@ -155,6 +157,7 @@ def train_eso(
     """
     refuse_ranks({"reward": reward})
     training = replace(training, model=place_of_model(training.model, base))
+    rows = [(text_of(asked, f"rows[{k}]"), response_of(said, f"rows[{k}]")) for k, (asked, said) in enumerate(rows)]
     told = hashlib.sha256(json.dumps([list(row) for row in rows], default=document_of).encode()).hexdigest()
     document = json.loads(json.dumps({"training": {"trainer": "eso", **training.document()}, "rows_sha256": told}))
     with torch.random.fork_rng(), quiet_transformers(), explained(training, out):
@@ -207,7 +210,9 @@ def _trainer(
     """Return the trainer, and what the card says of the rows."""
     # A LoRA's backbone is frozen and may be coarse; weights that are trained in bfloat16 would swallow small updates.
     dtype = training.dtype if training.lora is not None else "float32"
-    model = load_language_model(training.model, revision=training.revision, device="cpu", dtype=dtype)
+    model = load_language_model(
+        training.model, revision=training.revision, device="cpu", dtype=dtype, folds_system=training.fold_system
+    )
     encoded = encode_rows(training, model, rows)
     schedule = _Schedule.of(training, len(encoded), settings.world_size)
     settings.max_steps = schedule.steps
@@ -220,6 +225,8 @@ def _trainer(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.language_model, trainer.reward = model, reward
+    told = ((model.encode_exchange(*row, training.system), row) for row in rows)
+    trainer.rows = {(*before, *after): row for (before, after), row in told}
     trainer.weight, trainer.temperatures = training.weight, training.temperatures
     trainer.first_step, trainer.max_new_tokens = schedule.first_eso_step, training.max_new_tokens
     trainer.since = perf_counter()

@@ -89,6 +89,8 @@ class PolicyTraining:
     max_new_tokens: int = 64
     temperature: float = 1.0
     system: str | None = None
+    fold_system: bool = False
+    """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
     revision: str | None = None
     seed: int = 0
     save_steps: int = 50

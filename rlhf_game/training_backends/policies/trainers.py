@@ -10,6 +10,7 @@ from trl.trainer.rloo_trainer import RLOOTrainer
 
 from rlhf_game.callables import call
 from rlhf_game.errors import InputError, RunError, boundary
+from rlhf_game.files.conversations import as_called, text_of
 from rlhf_game.mechanism.arrays import Array, numbers
 from rlhf_game.training_backends.models import LanguageModel
 from rlhf_game.training_backends.policies.settings import PolicyTraining
@@ -48,7 +49,7 @@ class NamedReward:
         self._columns = columns
 
     def __call__(
-        self, prompts: Sequence[str], completions: Any, completion_ids: Sequence[list[int]], **columns: Any
+        self, prompts: Sequence[Any], completions: Any, completion_ids: Sequence[list[int]], **columns: Any
     ) -> list[float]:
         """Return the rewards, [k]; TRL's own decoding of the completions is not used."""
         known = {key: columns[key] for key in (*self._columns, *BESIDES) if key in columns}
@@ -56,9 +57,13 @@ class NamedReward:
         rewards = self.score(prompts, [self._decode(ids) for ids in completion_ids], known)
         return [float(reward) for reward in rewards]
 
-    def score(self, prompts: Sequence[str], texts: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Array:
-        """Return the rewards of texts, [k]. Raises RunError when they are not one finite number each."""
-        given = {"prompts": list(prompts), "completions": list(texts), **columns}
+    def score(self, prompts: Sequence[Any], texts: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> Array:
+        """Return the rewards of texts, [k], prompts as texts, conversations or messages as TRL keeps them.
+
+        Raises RunError when they are not one finite number each.
+        """
+        asked, said = as_called([text_of(prompt, "prompts") for prompt in prompts], texts)
+        given = {"prompts": asked, "completions": said, **columns}
         with boundary(f"the reward {self.__name__} failed"):
             found = call(self._reward, given, name=f"the reward {self.__name__}")
         rewards = numbers(found, f"the reward {self.__name__}")
@@ -77,8 +82,9 @@ class PolicyTrainer(SafeCheckpoints, ABC):
         """Take what TRL's constructor does not know; called once, before training."""
         self.language_model, self.system = language_model, training.system
 
-    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
-        return [self.language_model.encode_prompt(prompt, self.system) for prompt in prompts], None, {}
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        asked = [text_of(prompt, "prompts") for prompt in prompts]
+        return self.language_model.encode_prompts(asked, self.system), None, {}
 
 
 @final

@@ -12,6 +12,7 @@ from peft import PeftModel
 from transformers import TrainerCallback
 
 from rlhf_game.errors import InputError
+from rlhf_game.files.conversations import Conversation, Text, document_of, text_of
 from rlhf_game.training_backends.checkpoints import find_checkpoint
 from rlhf_game.training_backends.models import LanguageModel, load_language_model, quiet_transformers
 from rlhf_game.training_backends.policies.best_of_n import Asked, choose_winners, make_distiller, read_winners
@@ -61,7 +62,7 @@ class TrainedPolicy:
 
 def train_policy(
     training: PolicyTraining,
-    prompts: Sequence[str],
+    prompts: Sequence[Text],
     rewards: Mapping[str, Reward],
     out: Path,
     *,
@@ -72,14 +73,17 @@ def train_policy(
 ) -> TrainedPolicy:
     """Train a policy into the folder ``out``, going on from its last whole checkpoint; a finished one is only read.
 
-    rewards: by the name of the group, in the order of training.weights, each asked once per batch. columns: further
-    columns of the prompts, for rewards, [B] each. base: the folder that the model's path starts from. Under torchrun or
-    accelerate every process calls this; the first one writes. The same training gives the same weights however often it
-    was stopped (on a CPU). Raises InputError when ``out`` is another training's or something does not fit, RunError
-    when the training diverges or memory runs out; the last whole checkpoint stays.
+    prompts: [B], texts or messages. rewards: by the name of the group, as training.weights are ordered, each asked once
+    per batch. columns: further columns of the prompts, for rewards, [B] each. base: the folder that the model's path
+    starts from. Under torchrun or accelerate every process calls this; the first one writes. The same training gives
+    the same weights however often it was stopped (on a CPU). Raises InputError when ``out`` is another training's or
+    something does not fit, RunError when the training diverges or memory runs out; the last whole checkpoint stays.
     """
     watch = watch or unwatched
     columns = columns or {}
+    prompts = [text_of(prompt, f"prompts[{b}]") for b, prompt in enumerate(prompts)]
+    if any(isinstance(prompt, Conversation) and prompt.tools for prompt in prompts):
+        raise InputError("prompts must have no tools where a policy is trained on rewards, found some")
     if len(rewards) != len(training.weights):
         raise InputError(f"weights must be {len(rewards)}, one per reward, got {len(training.weights)}")
     refuse_ranks(rewards)
@@ -115,8 +119,10 @@ def _prepare(
 ) -> Any:
     # A LoRA's backbone is frozen and may be coarse; weights that are trained in bfloat16 would swallow small updates.
     dtype = training.dtype if training.lora is not None else "float32"
-    model = load_language_model(training.model, revision=training.revision, device="cpu", dtype=dtype)
-    encoded = [model.encode_prompt(text, training.system) for text in asked.prompts]
+    model = load_language_model(
+        training.model, revision=training.revision, device="cpu", dtype=dtype, folds_system=training.fold_system
+    )
+    encoded = model.encode_prompts(asked.prompts, training.system)
     check_length(model, encoded, training.max_new_tokens)
     named = [NamedReward(name, reward, model, tuple(asked.columns)) for name, reward in rewards.items()]
     own = [Guard(training), Told(watch), *callbacks]
@@ -131,12 +137,13 @@ def _prepare(
 
 def _document(
     training: PolicyTraining,
-    prompts: Sequence[str],
+    prompts: Sequence[Text],
     rewards: Mapping[str, Reward],
     columns: Mapping[str, Sequence[Any]],
 ) -> dict[str, Any]:
     """Return what the folder is of, as JSON has it."""
-    asked = json.dumps([list(prompts), {key: list(values) for key, values in columns.items()}], sort_keys=True)
+    told = [list(prompts), {key: list(values) for key, values in columns.items()}]
+    asked = json.dumps(told, sort_keys=True, default=document_of)
     document = {
         "training": training.document(),
         "prompts_sha256": hashlib.sha256(asked.encode()).hexdigest(),
@@ -168,10 +175,11 @@ def load_policy(
     """Load a trained policy: the folder of train_policy, its model/, or one of its checkpoints.
 
     An adapter is put on the backbone that it was trained on and merged. Its distribution is the policy's at the
-    temperature of the training (``PolicyTraining.sampling``). Raises InputError when there is no such policy, or its
-    backbone has other weights now.
+    temperature of the training (``PolicyTraining.sampling``). It folds a refused system turn where the training did, or
+    with ``folds_system``. Raises InputError when there is no such policy, or its backbone has other weights now.
     """
     place = folder / "model" if (folder / "model").is_dir() else folder
+    folds_system = folds_system or _folded_when_trained(place)
     described = place / "adapter_config.json"
     if not described.exists():
         return load_language_model(str(place), device=device, dtype=dtype, folds_system=folds_system)
@@ -186,6 +194,12 @@ def load_policy(
         merged: Any = PeftModel.from_pretrained(backbone.model, str(place)).merge_and_unload()
     provenance = {**backbone.provenance, "adapter": str(place), "adapter_sha256": find_checkpoint(str(place)).sha256}
     return LanguageModel(merged.eval(), backbone.tokenizer, provenance, folds_system)
+
+
+def _folded_when_trained(place: Path) -> bool:
+    """Return whether the training that made a model, or the checkpoint at ``place``, folded refused system turns."""
+    cards = [up / CARD for up in (place.parent, place.parent.parent) if (up / CARD).is_file()]
+    return any(json.loads(card.read_text(encoding="utf-8")).get("training", {}).get("fold_system") for card in cards)
 
 
 def _check_backbone(place: Path, backbone: LanguageModel) -> None:

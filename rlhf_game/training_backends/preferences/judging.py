@@ -83,7 +83,7 @@ def sequence_kl(
     """
     how = Sampling(max_new_tokens=max_new_tokens)
     drawn = sample(policy, prompts, per_prompt, seed=seed, sampling=how, system=system)
-    encoded = [reference.encode_prompt(prompt, system) for prompt in prompts]
+    encoded = reference.encode_prompts(prompts, system)
     asked = [encoded[i] for i in range(len(prompts)) for _ in range(per_prompt)]
     responses = [one.token_ids for draws in drawn for one in draws]
     known = log_probabilities(reference, asked, responses).reshape(len(prompts), per_prompt)
@@ -126,7 +126,9 @@ def implicit_scorer(folder: Path, *, device: str = "auto") -> ImplicitScorer:
         beta, known = float(training["beta"]), card["reference"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder}: must hold a policy trained on preferences, found no {CARD} of one") from error
-    reference = load_language_model(training["model"], revision=training["revision"], device=device)
+    reference = load_language_model(
+        training["model"], revision=training["revision"], device=device, folds_system=training.get("fold_system", False)
+    )
     if reference.provenance.get("sha256") != known.get("sha256"):
         raise InputError(
             f"{folder}: must be used with the reference that it was trained against, sha256 {known.get('sha256')}, "

@@ -36,6 +36,8 @@ class PreferenceTraining:
     """Gradients are clipped to it: some of the losses grow like exp(-z)."""
     has_dropout: bool = False
     system: str | None = None
+    fold_system: bool = False
+    """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
     revision: str | None = None
     seed: int = 0
     save_steps: int = 100

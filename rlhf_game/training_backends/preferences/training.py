@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.conversations import document_of
+from rlhf_game.files.conversations import document_of, response_of, text_of
 from rlhf_game.files.workspace import Workspace
 from rlhf_game.training_backends.models import LanguageModel, load_language_model, quiet_transformers
 from rlhf_game.training_backends.policies.folders import (
@@ -73,7 +73,7 @@ def train_preferences(
 ) -> TrainedOnPreferences:
     """Train a policy on pairs into the folder ``out``, going on from its last whole checkpoint; a finished one is read.
 
-    pairs: (prompt, chosen, rejected), texts or conversations, [n]. columns: further numbers of the pairs by name, [n]
+    pairs: (prompt, chosen, rejected), texts or messages, [n]. columns: further numbers of the pairs by name, [n]
     each, for losses that want them. base: the folder that the model's path starts from. The reference is
     ``training.model`` as it is stored, whatever ``training.start`` is: its log-probabilities are computed once, before
     the first step. The same training gives the same weights however often it was stopped (on a CPU). With hard labels
@@ -90,6 +90,7 @@ def train_preferences(
     """
     watch = watch or unwatched
     columns = {name: [float(value) for value in values] for name, values in (columns or {}).items()}
+    pairs = [_pair(pair, f"pairs[{k}]") for k, pair in enumerate(pairs)]
     _check_columns(training, pairs, columns)
     training = replace(
         training,
@@ -125,6 +126,11 @@ def train_preferences(
     return read_trained(out)
 
 
+def _pair(pair: Pair, where: str) -> Pair:
+    prompt, chosen, rejected = pair
+    return text_of(prompt, where), response_of(chosen, where), response_of(rejected, where)
+
+
 def _check_columns(training: PreferenceTraining, pairs: Sequence[Pair], columns: Mapping[str, Sequence[float]]) -> None:
     if not pairs:
         raise InputError("pairs must hold at least one pair, got none")
@@ -142,7 +148,9 @@ def _check_columns(training: PreferenceTraining, pairs: Sequence[Pair], columns:
 def _load(training: PreferenceTraining, name: str) -> LanguageModel:
     # A LoRA's backbone is frozen and may be coarse; weights that are trained in bfloat16 would swallow small updates.
     dtype = training.dtype if training.lora is not None else "float32"
-    return load_language_model(name, revision=training.revision, device=training.device, dtype=dtype)
+    return load_language_model(
+        name, revision=training.revision, device=training.device, dtype=dtype, folds_system=training.fold_system
+    )
 
 
 def _check_start(training: PreferenceTraining) -> None:

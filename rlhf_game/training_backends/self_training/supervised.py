@@ -17,7 +17,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.utils import disable_dropout_in_model
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.conversations import Text
+from rlhf_game.files.conversations import Text, response_of, text_of
 from rlhf_game.training_backends.models import LanguageModel, load_language_model, quiet_transformers
 from rlhf_game.training_backends.policies.best_of_n import IGNORED, Distiller
 from rlhf_game.training_backends.policies.building import lora_config
@@ -47,6 +47,10 @@ class Example:
     response: Text
     lead: str = ""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt", text_of(self.prompt, "prompt"))
+        object.__setattr__(self, "response", response_of(self.response, "response"))
+
 
 @final
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class SupervisedTraining:
     max_length: int = 512
     """Tokens of prompt and response; longer examples are left out."""
     system: str | None = None
+    fold_system: bool = False
+    """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
     revision: str | None = None
     seed: int = 0
     save_steps: int = 100
@@ -158,7 +164,7 @@ def _load(training: SupervisedTraining) -> LanguageModel:
         _check_start(training, Path(training.start))
         if training.lora is None:
             name, revision = str(Path(training.start) / "model"), None
-    return load_language_model(name, revision=revision, device="cpu", dtype=dtype)
+    return load_language_model(name, revision=revision, device="cpu", dtype=dtype, folds_system=training.fold_system)
 
 
 def _check_start(training: SupervisedTraining, folder: Path) -> None:

@@ -112,7 +112,7 @@ def test_policies_are_trained_on_conversations_with_rewards_as_trl_calls_them(
     prompts, completions, columns = seen[0]
     assert prompts[0] in (ASKED, ASKED[:2])
     assert set(completions[0][0]) == {"role", "content"}
-    assert set(columns) == {"n"}
+    assert "n" in columns
     whole = replace(training, fold_system=True)
     assert whole.document() != training.document()
 

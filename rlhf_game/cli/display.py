@@ -171,8 +171,8 @@ def show_calls(report: "Mapping[str, Any]", as_json: bool) -> None:
         )
         for row in [*report["by"], {"purpose": "all", "model": "", **report}]
     ]
-    heads = ("purpose", "model", "calls", "kept already", "prompt tokens", "answer tokens, at most", "price, at most")
-    show_table("What would be asked (tokens are estimated)", heads, rows)
+    heads = ("purpose", "model", "calls", "kept already", "prompt tokens", "answer tokens", "price")
+    show_table("What would be asked (tokens are estimated; of answers, as many as max_tokens lets be)", heads, rows)
 
 
 def show_plan(document: "Mapping[str, Any]", as_json: bool) -> None:

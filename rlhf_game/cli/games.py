@@ -23,7 +23,7 @@ def settle(
     as NAME.policy.npy, and the receipt names it.
     """
     from rlhf_game.cli.display import show_receipt, show_receipts, write_out
-    from rlhf_game.errors import InputError
+    from rlhf_game.files.atomic import check_output
     from rlhf_game.files.build import settle as settle_game
     from rlhf_game.files.build import settle_without
     from rlhf_game.files.games import is_list, read_games
@@ -32,8 +32,10 @@ def settle(
 
     lines = is_list(game)
     games = read_games(game, trusted=trusted)
-    if out is not None and out.exists() and out.samefile(game):
-        raise InputError(f"{out}: the output must be another file than the game, found the game itself")
+    if out is not None:
+        for place in [out, *(beside(out, i + 1 if lines else None) for i in range(len(games)))]:
+            check_output(place, "game", game)
+            check_output(place, "game's table", *(file for one in games for file in one.files))
     receipts, long = [], {}
     for i, one in enumerate(games):
         settlement, values_without = (settle_game(one), None) if as_json or lines else settle_without(one)
@@ -54,17 +56,31 @@ def settle(
 
 
 def verify(
-    receipt: Annotated[Path, typer.Argument(metavar="RECEIPT", help="What settle or receipt --for wrote.")],
-    game: Annotated[Path, typer.Argument(metavar="GAME|REPORT", help="The game; or the group's own report, as JSON.")],
+    receipt: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RECEIPT|FOLDER",
+            help="What settle or receipt --for wrote; or what `run`, `simulate`, `train` or `discover` filled.",
+        ),
+    ],
+    game: Annotated[
+        Path | None, typer.Argument(metavar="GAME|REPORT", help="The game; or the group's own report, as JSON.")
+    ] = None,
     trusted: TrustCode = False,
 ) -> int:
     """Settle a game again and compare with its receipt: exit code 3, and what differs, if they disagree.
 
+    Of a folder, every file is compared with its seal, and what can be made again from the files in it is.
     A group's own receipt (receipt --for) is compared with its own report: {"reward": [..], "size": w}.
     Numbers agree within 1e-9 of the larger one (payments however small) or within rounding of the game's own scale.
     """
+    from rlhf_game.errors import InputError
     from rlhf_game.files.own import PROVED, is_own, own_differences
 
+    if receipt.is_dir():
+        return _verify_folder(receipt, trusted)
+    if game is None:
+        raise InputError(f"{receipt}: must come with its game, or the group's own report, or be a folder")
     if is_own(receipt):
         found = own_differences(receipt, game)
         for text in found or [f"verified: {receipt}", *PROVED]:
@@ -83,6 +99,15 @@ def verify(
     return 0
 
 
+def _verify_folder(folder: Path, trusted: bool) -> int:
+    from rlhf_game.cli.folders import verify_folder
+
+    found, said = verify_folder(folder, trusted=trusted)
+    for text in found or said:
+        typer.echo(text)
+    return DIFFERS if found else 0
+
+
 def receipt(
     source: Annotated[Path, typer.Argument(metavar="GAME|RUN", help="A game, or the folder of a run.")],
     name: Annotated[str, typer.Option("--for", metavar="NAME", help="The group whose bill it is.")],
@@ -91,7 +116,7 @@ def receipt(
 ) -> None:
     """Write one group's own receipt: what it needs to check its bill with its own report and nobody else's."""
     from rlhf_game.errors import InputError
-    from rlhf_game.files.atomic import write_text
+    from rlhf_game.files.atomic import check_output, write_text
     from rlhf_game.files.games import read_game
     from rlhf_game.files.own import own_receipt
     from rlhf_game.files.sampled import space_of
@@ -99,8 +124,7 @@ def receipt(
     game = source / "game.json" if source.is_dir() else source
     if not game.is_file():
         raise InputError(f"{source}: must be a game, or the folder of a run with a game.json, found neither")
-    if out.exists() and out.samefile(game):
-        raise InputError(f"{out}: the output must be another file than the game, found the game itself")
+    check_output(out, "game", game)
     if space_of(game) in ("samples", "draws"):
         raise InputError(
             f"{game}: space: a bill from samples is an estimate from everybody's rewards: no group can check it alone"

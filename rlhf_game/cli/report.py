@@ -38,32 +38,27 @@ def report(
 ) -> None:
     """Write one HTML page that holds all it shows: figures with their data, for screens, paper and screen readers."""
     from rlhf_game.errors import InputError
+    from rlhf_game.files.atomic import check_output
     from rlhf_game.files.sampled import space_of
-    from rlhf_game.report import REPORT
+    from rlhf_game.files.workspace import files_in
+    from rlhf_game.report import REPORT, keep_page
     from rlhf_game.report.folders import LANGUAGE_MODELS, folder_page, settled_page
     from rlhf_game.report.page import write_page
 
-    inside = source / "game.json" if source.is_dir() else source
-    if inside.is_file() and space_of(inside) not in LANGUAGE_MODELS:
-        page = settled_page(
-            inside,
-            receipt or _beside(inside, source, "receipt.json"),
-            audit or _beside(inside, source, "audit.json"),
-            trusted=trusted,
-        )
-    elif audit is not None or receipt is not None:
-        raise InputError(f"{source}: must be a game, or a folder with a game.json, to go with an audit or a receipt")
-    elif not source.is_dir():
-        raise InputError(f"{source}: must be a folder that a command filled, or a game, found neither")
+    if source.is_dir():
+        page = _unfinished(source) or folder_page(source, receipt, audit, trusted=trusted)
+    elif source.is_file() and space_of(source) not in LANGUAGE_MODELS:
+        page = settled_page(source, receipt, audit, trusted=trusted)
     else:
-        page = _unfinished(source) or folder_page(source)
-    path = out or (source / REPORT if source.is_dir() else source.with_suffix(".report.html"))
+        raise InputError(f"{source}: must be a folder that a command filled, or a game, found neither")
+    if source.is_dir() and (out is None or out.resolve() == (source / REPORT).resolve()):
+        typer.echo(f"report: {keep_page(source, page)}")
+        return
+    path = out or source.with_suffix(".report.html")
+    check_output(path, "game", *(files_in(source) if source.is_dir() else [source]))
+    check_output(path, "receipt", *([] if receipt is None else [receipt]))
+    check_output(path, "audit", *([] if audit is None else [audit]))
     typer.echo(f"report: {write_page(path, page)}")
-
-
-def _beside(game: Path, source: Path, name: str) -> Path | None:
-    """Return the file of a run's folder; of a single game nothing, whatever lies beside it."""
-    return game.with_name(name) if source.is_dir() and game.with_name(name).exists() else None
 
 
 def _unfinished(folder: Path) -> "Page | None":

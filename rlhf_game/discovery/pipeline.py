@@ -14,7 +14,8 @@ from rlhf_game.discovery.figure import check_installed, draw_search
 from rlhf_game.discovery.proposers import Proposer, Writer
 from rlhf_game.discovery.scoring import Judge
 from rlhf_game.errors import RunError
-from rlhf_game.files.workspace import Workspace, open_workspace
+from rlhf_game.files.verify import apart
+from rlhf_game.files.workspace import CONFIG, Workspace, open_workspace
 from rlhf_game.runs.chats import CALLS, dry_chat, open_chat
 from rlhf_game.runs.directory import Progress, unwatched
 
@@ -156,20 +157,44 @@ def _result(
         name: _gain(there["scores"], one["held_out"]["scores"]) for name, one in known.items()
     }  # fmt: skip
     return {
-        "best": {
-            "name": found.name, "expression": found.text, "origin": found.origin,
-            "search": {"score": found.score, "scores": found.scores, "reward": found.reward, "kl": found.kl},
-            "held_out": there,
-        },
+        "best": {**_best(found), "held_out": there},
         "baselines": known,
         "gain_over": gains,
-        "curve": _curve(entries, fields.generations),
+        **_counted(entries, fields.generations),
+    }
+
+
+def _best(found: Entry) -> dict[str, Any]:
+    search = {"score": found.score, "scores": list(found.scores), "reward": found.reward, "kl": found.kl}
+    return {"name": found.name, "expression": found.text, "origin": found.origin, "search": search}
+
+
+def _counted(entries: Sequence[Entry], generations: int) -> dict[str, Any]:
+    return {
+        "curve": _curve(entries, generations),
         "candidates": {
             "proposed": len(entries),
             "scored": sum(entry.score is not None for entry in entries),
             "rejected": sum(entry.reason is not None for entry in entries),
         },
-    }  # fmt: skip
+    }
+
+
+def discovery_differences(path: Path) -> list[str]:
+    """Return a line for each thing that the result of a finished discovery says otherwise than its candidates.
+
+    Scores are not made again: that takes the trainings.
+    """
+    workspace = Workspace(path)
+    entries = Archive(workspace, path / "candidates").read()
+    said, generations = workspace.read_json(path / RESULT), workspace.read_json(path / CONFIG)["generations"]
+    scores = said["best"]["held_out"]["scores"]
+    gains = {name: _gain(scores, one["held_out"]["scores"]) for name, one in said["baselines"].items()}
+    best = {**_best(ranked(entries)[0]), "held_out": said["best"]["held_out"]}
+    found = apart((), said, {**said, "best": best, "gain_over": gains, **_counted(entries, generations)})
+    if (path / "archive.jsonl").read_text(encoding="utf-8") != as_lines(entries):
+        found.append("archive.jsonl: must be the candidates, found others")
+    return found
 
 
 def _gain(mine: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:

@@ -59,6 +59,13 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
+def check_output(path: Path, what: str, *inputs: Path) -> None:
+    """Raise InputError when what is to be written at ``path`` would take the place of an input. what: the inputs are."""
+    for given in inputs:
+        if path.exists() and given.exists() and path.samefile(given):
+            raise InputError(f"{path}: the output must be another file than the {what}, found the {what} itself")
+
+
 def _check_target(shown: str, target: Path) -> None:
     if target.is_dir():
         raise InputError(f"{shown!a}: the output must be a file, found a folder")

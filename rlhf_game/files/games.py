@@ -45,6 +45,8 @@ class Game:
     boost: Table | None
     sha256: str
     """Of the canonical content (see canonical)."""
+    files: tuple[Path, ...] = ()
+    """Those that hold its tables."""
 
 
 def read_games(path: str | os.PathLike[str], *, trusted: bool = False) -> list[Game]:
@@ -140,7 +142,8 @@ def parse_game(document: Any, name: str, folder: Path, trusted: bool) -> Game:
         sha256 = hashlib.sha256(canonical(fields, folder, code).encode()).hexdigest()
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-    return Game(name, folder, fields, reference, rewards, boost, sha256)
+    files = tuple(locate(value.file, folder)[0] for _, value in _file_fields(fields))
+    return Game(name, folder, fields, reference, rewards, boost, sha256, files)
 
 
 def _file_fields(fields: Fields) -> Iterator[tuple[tuple[str | int, ...], TableFile]]:

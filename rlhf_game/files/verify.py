@@ -2,11 +2,11 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from sys import float_info
-from typing import Any, Final, final
+from typing import Any, Final, TypeAlias, final
 
 from rlhf_game import __version__
 from rlhf_game.files.build import settle
@@ -29,6 +29,7 @@ ABSOLUTE_PAYMENT: Final = 1e-28
 ON_TRUST: Final = ("version", "provenance")
 """What a receipt says that no game gives again: which release wrote it, and of which models and files."""
 NOTHING: Final = object()
+Place: TypeAlias = tuple[str | int, ...]
 
 
 @final
@@ -51,7 +52,7 @@ class Scale:
         total += again.strength * divergence + boost
         return cls(tuple(tops), total, payment * total)
 
-    def slack(self, place: tuple[str | int, ...], sizes: Sequence[int]) -> float:
+    def slack(self, place: Place, sizes: Sequence[int]) -> float:
         """Return the difference that the number at a place of the receipt may have, beside RELATIVE of the larger."""
         of_group = place[0] == "groups" and len(place) > 2
         match place[2] if of_group else place[-1] if place[-1] in ("level", "tightness") else place[0]:
@@ -136,19 +137,24 @@ def differences(receipt: Receipt, again: Receipt, scale: Scale) -> list[str]:
         found.append(f"version: the receipt says {receipt.version!a}, this is {__version__}")
     mine, theirs = receipt.model_dump(exclude=set(ON_TRUST)), again.model_dump(exclude=set(ON_TRUST))
     found += _policy_apart(mine.pop("policy"), theirs.pop("policy"))
-    return found + _apart((), mine, theirs, scale, [group.size for group in again.groups])
+    sizes = [group.size for group in again.groups]
+    return found + apart((), mine, theirs, lambda place: scale.slack(place, sizes))
 
 
-def _apart(place: tuple[str | int, ...], mine: Any, theirs: Any, scale: Scale, sizes: Sequence[int]) -> list[str]:
+def apart(place: Place, mine: Any, theirs: Any, slack: Callable[[Place], float] = lambda place: ABSOLUTE) -> list[str]:
+    """Return one line for each place at which two JSON values disagree, ``theirs`` made again.
+
+    place: where they are. slack: what numbers at a place may differ by, beside RELATIVE of the larger one.
+    """
     if isinstance(theirs, dict) and isinstance(mine, dict):
         keys = [*theirs, *(key for key in mine if key not in theirs)]
         pairs: list[Any] = [(key, mine.get(key, NOTHING), theirs.get(key, NOTHING)) for key in keys]
-        return [line for key, a, b in pairs for line in _apart((*place, key), a, b, scale, sizes)]
+        return [line for key, a, b in pairs for line in apart((*place, key), a, b, slack)]
     if isinstance(theirs, list) and isinstance(mine, list) and len(mine) == len(theirs):
         pairs = [(i, a, b) for i, (a, b) in enumerate(zip(mine, theirs, strict=True))]
-        return [line for i, a, b in pairs for line in _apart((*place, i), a, b, scale, sizes)]
+        return [line for i, a, b in pairs for line in apart((*place, i), a, b, slack)]
     if isinstance(theirs, float) and type(mine) in (int, float) and abs(mine) <= float_info.max:
-        if abs(mine - theirs) <= max(scale.slack(place, sizes), RELATIVE * max(abs(mine), abs(theirs))):
+        if abs(mine - theirs) <= max(slack(place), RELATIVE * max(abs(mine), abs(theirs))):
             return []
     elif type(mine) is type(theirs) and mine == theirs:
         return []

@@ -27,6 +27,8 @@ SUMS: Final = ".sha256sums"
 LOCK: Final = ".lock"
 CONFIG: Final = "config.json"
 """The identity: what must not change in a folder."""
+LAST: Final = ("receipt.json", "study.json", "metrics.json", "result.json")
+"""The last file that is written, of a run, a study, a training and a discovery."""
 _LINE: Final = re.compile("([0-9a-f]{64})  (.+)")
 Sums: TypeAlias = dict[str, set[str]]
 
@@ -83,12 +85,6 @@ class Workspace:
         if not path.exists():
             self.write_json(path, make())
         return self.read_json(path)
-
-    def identify(self, path: Path, document: dict[str, Any]) -> None:
-        """Say in a file what the folder, or a part of it, is of; raise InputError when it says another thing."""
-        if not path.exists():
-            self.write_json(path, document)
-        check_same(self.read_json(path), json.loads(json.dumps(document)), path.parent)
 
     def adopt(self, *paths: Path) -> None:
         """Remember files, and all files of folders, as they are now: what a library wrote, before it counts."""
@@ -216,6 +212,13 @@ def files_in(path: Path) -> Iterator[Path]:
         yield path
 
 
+def changes_of(folder: Path) -> list[str]:
+    """Return what is not as it was written in a folder that a command finished (see Workspace.differences)."""
+    workspace = Workspace(folder)
+    is_finished = workspace.is_sealed and any((folder / last).exists() for last in LAST)
+    return workspace.differences() if is_finished else []
+
+
 @contextmanager
 def open_workspace(path: Path, configuration: Documented, last: str, *, log: str = "calls") -> Iterator[Workspace]:
     """Hold the folder at ``path``, made if it is not there, and check that every file in it is as it was written.
@@ -241,7 +244,7 @@ def open_workspace(path: Path, configuration: Documented, last: str, *, log: str
                 workspace.check()
                 if not (path / last).exists():
                     workspace.forget(path / log)
-                check_same(_config(path), json.loads(json.dumps(configuration.document())), path)
+                _check_same(_config(path), json.loads(json.dumps(configuration.document())), path)
             else:  # nothing was made yet: a configuration that could not be run does not bind the folder
                 workspace.write_json(path / CONFIG, configuration.document())
             try:
@@ -277,7 +280,7 @@ def _config(path: Path) -> Any:
     return parse_json(read_text(path / CONFIG), str(path / CONFIG))
 
 
-def check_same(before: Any, now: Any, folder: Path) -> None:
+def _check_same(before: Any, now: Any, folder: Path) -> None:
     """Raise InputError that names the first field in which the document of a folder is another now."""
     if before == now:
         return

@@ -1,6 +1,10 @@
 """Reports: one HTML file that holds all it shows, of a run, a game, an audit, a study or any training."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rlhf_game.report.page import Page
 
 REPORT = "report.html"
 """The report in the folder that it is about."""
@@ -14,9 +18,19 @@ def write_report(folder: Path) -> Path:
     is the program of whoever filled the folder.
     """
     from rlhf_game.report.folders import folder_page
-    from rlhf_game.report.page import write_page
 
-    return write_page(folder / REPORT, folder_page(folder, trusted=True))
+    return keep_page(folder, folder_page(folder, trusted=True))
 
 
-__all__ = ["REPORT", "write_report"]
+def keep_page(folder: Path, page: "Page") -> Path:
+    """Write a page about a folder into it, as a file of its own where it is sealed; return it."""
+    from rlhf_game.files.workspace import Workspace
+    from rlhf_game.report.page import html_of, write_page
+
+    if not Workspace(folder).is_sealed:
+        return write_page(folder / REPORT, page)
+    Workspace(folder).write(folder / REPORT, html_of(page).encode("utf-8", "replace"))
+    return folder / REPORT
+
+
+__all__ = ["REPORT", "keep_page", "write_report"]

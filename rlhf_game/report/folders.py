@@ -1,6 +1,7 @@
 """Which report a folder gets, and what is read for it."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -9,12 +10,13 @@ from rlhf_game.files.documents import shown
 from rlhf_game.files.games import read_game
 from rlhf_game.files.receipts import Receipt, read_receipts
 from rlhf_game.files.sampled import space_of
+from rlhf_game.files.workspace import changes_of
 from rlhf_game.report.discoveries import discovery_page
 from rlhf_game.report.draws import draws_page
 from rlhf_game.report.finetuned import finetuned_page
 from rlhf_game.report.games import Settled, game_page
 from rlhf_game.report.lies import read_audit
-from rlhf_game.report.page import Page
+from rlhf_game.report.page import Note, Page, Section
 from rlhf_game.report.studies import read_study
 from rlhf_game.report.study_pages import study_page
 from rlhf_game.report.trainings import training_page
@@ -23,17 +25,30 @@ LANGUAGE_MODELS: Final[dict[str | None, Callable[[Path], Page]]] = {"samples": f
 """The reports of games that are known through texts of a language model."""
 
 
-def folder_page(folder: Path, *, trusted: bool = False) -> Page:
+def folder_page(folder: Path, receipt: Path | None = None, audit: Path | None = None, *, trusted: bool = False) -> Page:
     """Return the report of a folder. Raises InputError when it is none of a run, a study, a training or a discovery.
 
-    trusted: whether its game may run code that it names.
+    receipt, audit: default those in the folder. trusted: whether its game may run code that it names. Where files of
+    the folder are not as they were written, the page begins with that.
     """
+    page = _page(folder, receipt, audit, trusted)
+    found = [line for line in changes_of(folder) if not line.startswith("report.html:")]
+    if not found:
+        return page
+    note = Note("bad", f"Files of this folder are not as they were written: {'; '.join(found[:3])}")
+    first = Section("seal", "Is it as it was written?", "", (note,))
+    return replace(page, sections=(first, *page.sections))
+
+
+def _page(folder: Path, receipt: Path | None, audit: Path | None, trusted: bool) -> Page:
     game = folder / "game.json"
-    if game.exists() and (space := space_of(game)) in LANGUAGE_MODELS:
-        return LANGUAGE_MODELS[space](folder)
+    if game.exists() and (space := space_of(game)) not in LANGUAGE_MODELS:
+        there = [folder / name if (folder / name).exists() else None for name in ("receipt.json", "audit.json")]
+        return settled_page(game, receipt or there[0], audit or there[1], trusted=trusted)
+    if audit is not None or receipt is not None:
+        raise InputError(f"{folder}: must be a game, or a folder with a game.json, to go with an audit or a receipt")
     if game.exists():
-        beside = [folder / name if (folder / name).exists() else None for name in ("receipt.json", "audit.json")]
-        return settled_page(game, *beside, trusted=trusted)
+        return LANGUAGE_MODELS[space](folder)
     if (folder / "study.json").exists():
         return study_page(read_study(folder / "study.json"))
     if (folder / "metrics.json").exists():

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.atomic import write_bytes
+from rlhf_game.files.atomic import check_output, write_bytes
 from rlhf_game.files.build import build
 from rlhf_game.files.games import Game, read_game
 from rlhf_game.files.parts import label
@@ -43,6 +43,8 @@ def play_page(path: Path | None = None) -> str:
 
 def write_play_page(path: Path, game: Path | None = None) -> Path:
     """Write the page at ``path``, whole or not at all (see ``play_page``)."""
+    if game is not None:
+        check_output(path, "game", game)
     write_bytes(path, play_page(game).encode("utf-8", "replace"))
     return path
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from rlhf_game.engines import Engine, Serial
 from rlhf_game.errors import InputError
+from rlhf_game.files.verify import apart
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.texts import Backbones, TextReward, call_reward, count_cut, is_pointwise, sharing
 from rlhf_game.runs.chats import CALLS
-from rlhf_game.runs.config import Configuration
+from rlhf_game.runs.config import Configuration, RunConfig
 from rlhf_game.runs.directory import Progress, RunFolder, parquet_bytes, read_parquet, versions
 from rlhf_game.runs.generation import Drawn
 from rlhf_game.runs.specs import calibration_of
@@ -53,6 +54,18 @@ def score(
     provenance = {"config_sha256": configuration.sha256, "rewards": origins, "versions": versions()}
     folder.write(folder.scores, parquet_bytes(columns, provenance))
     folder.drop_parts()
+
+
+def rewards_again(config: RunConfig, folder: RunFolder) -> list[str]:
+    """Return a line for each group whose rewards in scores.parquet are not what its map makes of its raw scores."""
+    columns, _ = read_parquet(folder.scores)
+    found = []
+    for i, group in enumerate(config.groups):
+        rows = [k for k, name in enumerate(columns["group"]) if name == group.name]
+        prompts = [columns["prompt"][k] for k in rows]
+        again = calibration_of(group.reward, group.calibration)(np.array([columns["score"][k] for k in rows]), prompts)
+        found += apart(("scores", i), [columns["reward"][k] for k in rows], _floats(again))
+    return found
 
 
 def read_rewards(folder: RunFolder) -> tuple[dict[str, list[float]], dict[str, Any]]:

@@ -1,5 +1,6 @@
 """``rlhf-game simulate``: play what is left of a study, join its table, sum it up."""
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Any, Final, final
 
 from rlhf_game.engines import Engine, Serial
 from rlhf_game.files.tables import digest
+from rlhf_game.files.verify import apart
 from rlhf_game.files.workspace import Workspace, open_workspace
 from rlhf_game.runs.directory import Progress, unwatched
 from rlhf_game.simulations.results import Parts, join, row_groups
@@ -102,6 +104,16 @@ def partial_summary(folder: Path) -> dict[str, Any]:
 def _summed(study: Study, table: Path) -> dict[str, Any]:
     gathered, errors = _gathered(study, row_groups(table))
     return {**summary(study, gathered, errors), "results_sha256": digest(table)}
+
+
+def study_differences(folder: Path) -> list[str]:
+    """Return a line for each thing that the summary of a finished study says otherwise than its table.
+
+    Raises InputError when a file that the study names is not there any more, or was changed.
+    """
+    again = json.loads(json.dumps(_summed(read_study(folder), folder / TABLE)))
+    said = Workspace(folder).read_json(folder / SUMMARY)
+    return apart((), {**said, "version": again["version"]}, again)
 
 
 def _gathered(study: Study, tables: Iterable[Any]) -> tuple[list[Gathered], list[dict[str, Any]]]:

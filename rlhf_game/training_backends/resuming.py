@@ -147,8 +147,8 @@ def last_checkpoint(work: Path) -> str | None:
     for folder in work.glob("checkpoint-*"):
         if folder not in whole:
             shutil.rmtree(folder)
-    if whole:
-        _check(whole[-1])
+    for folder in whole:
+        _check(folder)
     return str(whole[-1]) if whole else None
 
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from rlhf_game.errors import RunError
+from rlhf_game.errors import InputError, RunError
 from rlhf_game.files.workspace import Workspace
 from rlhf_game.training_backends.checkpoints import find_checkpoint
 from rlhf_game.training_backends.policies.watching import Watch
@@ -54,13 +54,15 @@ def place_of_model(model: str, base: Path | None) -> str:
     return str(path.resolve()) if path.exists() else model
 
 
-def begin(document: dict[str, Any], out: Path) -> Workspace:
+def begin(document: dict[str, Any], out: Path) -> None:
     """Say in the folder what it is of; raise InputError when it is another training's or a file in it was changed."""
     workspace = Workspace(out)
     workspace.cut()
-    workspace.identify(out / "training.json", document)
+    before = workspace.kept(out / "training.json", lambda: document)
+    if before != document:
+        key = next(key for key in document if before.get(key) != document[key])
+        raise InputError(f"{out}: must be a new folder or that of this training, found one with other {key}")
     workspace.check()
-    return workspace
 
 
 def train_from_last(trainer: Any, out: Path, watch: Watch) -> None:
@@ -130,6 +132,8 @@ def finish(trainer: Any, out: Path, document: dict[str, Any], log: Sequence[Mapp
             "steps": int(trainer.state.global_step),
             "model_sha256": find_checkpoint(str(kept)).sha256,
         }
+        if document["training"]["keeps_checkpoints"]:
+            workspace.adopt(out / "checkpoints")
         workspace.write_json(out / CARD, card)
         if not document["training"]["keeps_checkpoints"]:
             shutil.rmtree(out / "checkpoints", ignore_errors=True)

@@ -53,8 +53,25 @@ class Workshop:
 
 def train_member(spec: MemberSpec, out: Path, shop: Workshop) -> None:
     """Train one reward model into the folder ``out``; one that is whole there is left as it is."""
-    if (out / CARD).exists():
-        return
+    if not (out / CARD).exists():
+        _train(spec, out, shop)
+
+
+def push_member(spec: MemberSpec, out: Path) -> None:
+    """Send a model that is whole to the hub, where its arguments for TRL say so."""
+    if spec.trl.get("push_to_hub"):
+        from rlhf_game.training_backends import push_folder
+
+        is_private, revision = bool(spec.trl.get("hub_private_repo")), spec.trl.get("hub_revision")
+        push_folder(
+            out,
+            str(spec.trl["hub_model_id"]),
+            is_private=is_private,
+            revision=None if revision is None else str(revision),
+        )
+
+
+def _train(spec: MemberSpec, out: Path, shop: Workshop) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     backbone = place_of(spec.backbone, shop.base)
     size = len(shop.subsets.training)
@@ -153,6 +170,7 @@ def _finetune(
         smoothing=spec.smoothing,
         seed=spec.seed,
         save_steps=spec.save_steps,
+        trl=spec.training_arguments(),
     )
     pairs = _pairs(shop.subsets.training)
     trained = finetune(backbone, [pairs[k] for k in drawn], how, out, head=head, watch=shop.watch)

@@ -14,7 +14,7 @@ from rlhf_game.rewards.aggregates import Aggregate, Mean, MeanMinusDeviation, Me
 from rlhf_game.rewards.diagnostics import accuracy, calibration_bins, spearman
 from rlhf_game.training.candidates import agreement_on, gold_of, optimisation_on, read_responses, scores_on
 from rlhf_game.training.kinds import Table, Task
-from rlhf_game.training.members import CARD, Workshop, rewards_of, train_member, write_metrics
+from rlhf_game.training.members import CARD, Workshop, push_member, rewards_of, train_member, write_metrics
 from rlhf_game.training.reward_models import (
     MemberSpec,
     RewardModelConfig,
@@ -43,6 +43,7 @@ def train_reward_models(fields: RewardModelFields, task: Task) -> dict[str, Any]
         rewards = rewards_of(specs[0], task.path / "model", shop)
         judged = _judged(rewards, shop.subsets)
         write_metrics(task.path / "model", judged, task.workspace)
+        push_member(specs[0], task.path / "model")
         return {"kind": fields.kind, "model": judged, "calibration": {"model": _calibration([rewards["test"]])}}
     assert isinstance(fields, SeveralFields)  # the only others
     responses = None if fields.candidates is None else read_responses(task.base / fields.candidates)
@@ -52,8 +53,9 @@ def train_reward_models(fields: RewardModelFields, task: Task) -> dict[str, Any]
         train_member(spec, place, shop)
     rewards_by_member = [rewards_of(spec, place, shop) for spec, place in zip(specs, places, strict=True)]
     members = [_judged(rewards, shop.subsets) for rewards in rewards_by_member]
-    for place, judged in zip(places, members, strict=True):
+    for spec, place, judged in zip(specs, places, members, strict=True):
         write_metrics(place, judged, task.workspace)
+        push_member(spec, place)
     aggregates = _aggregates(specs)
     together = {name: _together(aggregate, rewards_by_member) for name, aggregate in aggregates.items()}
     metrics: dict[str, Any] = {

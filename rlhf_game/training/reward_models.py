@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, final
+from typing import Annotated, Any, Literal, TypeAlias, final
 
 from pydantic import Field
 
@@ -22,6 +22,9 @@ class LoraSpec(Strict):
     alpha: Count = 16
     targets: list[Name] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+Plain: TypeAlias = bool | int | float | str
 
 
 class MemberFields(Strict, ABC):
@@ -48,11 +51,28 @@ class MemberFields(Strict, ABC):
     """What is read of texts that are too long for the backbone, wherever the model scores; None refuses them."""
     has_dropout: bool = False
     save_steps: Count = 100
+    trl: dict[Name, Plain | dict[Name, Plain]] = {}
+    """Further arguments of TRL's RewardConfig for lora and full; push_to_hub and hub_* for every method."""
 
 
 @final
 class MemberSpec(MemberFields):
     """One member of several."""
+
+    def training_arguments(self) -> dict[str, Any]:
+        """Return what TRL gets. Raises InputError that begins with the field."""
+        from rlhf_game.training_backends.trl_arguments import HUB, REWARD_MODELS, check_arguments
+
+        check_arguments(self.trl, REWARD_MODELS | HUB)
+        given = {name: value for name, value in self.trl.items() if name not in HUB}
+        if given and self.method in ("embedding", "head"):
+            name = min(given)
+            raise InputError(
+                f"trl.{name}: must be left out with method {self.method}, a convex fit, found {given[name]}"
+            )
+        if self.trl.get("push_to_hub") and not isinstance(self.trl.get("hub_model_id"), str):
+            raise InputError("trl.hub_model_id: must name the repository to push to, found none")
+        return given
 
 
 class RewardModelFields(MemberFields, PreferenceFields, ABC):
@@ -64,7 +84,15 @@ class RewardModelFields(MemberFields, PreferenceFields, ABC):
 
     def check(self, name: str) -> None:
         """Raise InputError when a member cannot be one."""
-        self.specs(name)
+        specs = self.specs(name)
+        try:
+            for spec in specs:
+                spec.training_arguments()
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+        pushed = [spec.trl.get("hub_model_id") for spec in specs if spec.trl.get("push_to_hub")]
+        if len(set(pushed)) < len(pushed):
+            raise InputError(f"{name}: trl.hub_model_id: must be another one for each member, found {pushed[0]} twice")
 
     def models(self) -> Mapping[str, str]:
         """Return the backbone."""

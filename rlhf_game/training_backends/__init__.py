@@ -8,7 +8,7 @@ _NAMES = {
     "rlhf_game.training_backends.autoregressive": ("NextTokens", "PolicyLogits", "expand_prompt"),
     "rlhf_game.training_backends.averaging": ("average_models", "load_average"),
     "rlhf_game.training_backends.checkpoints": ("Checkpoint", "find_checkpoint"),
-    "rlhf_game.training_backends.hub": ("load_rows",),
+    "rlhf_game.training_backends.hub": ("load_rows", "push_folder"),
     "rlhf_game.training_backends.models": ("LanguageModel", "load_language_model"),
     "rlhf_game.training_backends.reward_models": ("Named", "Networks", "is_identified", "load_reward_model"),
     "rlhf_game.training_backends.reward_training": ("Finetuning", "Lora", "finetune", "frozen_features"),
@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which then also know a name 
     from rlhf_game.training_backends.autoregressive import NextTokens, PolicyLogits, expand_prompt
     from rlhf_game.training_backends.averaging import average_models, load_average
     from rlhf_game.training_backends.checkpoints import Checkpoint, find_checkpoint
-    from rlhf_game.training_backends.hub import load_rows
+    from rlhf_game.training_backends.hub import load_rows, push_folder
     from rlhf_game.training_backends.models import LanguageModel, load_language_model
     from rlhf_game.training_backends.reward_models import Named, Networks, is_identified, load_reward_model
     from rlhf_game.training_backends.reward_training import Finetuning, Lora, finetune, frozen_features
@@ -35,5 +35,5 @@ __all__ = [
     "Checkpoint", "Classifier", "Embedder", "Finetuning", "LanguageModel", "Lora", "Named", "Networks", "NextTokens",
     "PolicyLogits", "Sample", "Sampling", "TorchTable", "average_models", "expand_prompt", "find_checkpoint",
     "finetune", "frozen_features", "is_identified", "load_average", "load_classifier", "load_embedder",
-    "load_language_model", "load_reward_model", "load_rows", "log_probabilities", "sample",
+    "load_language_model", "load_reward_model", "load_rows", "log_probabilities", "push_folder", "sample",
 ]  # fmt: skip

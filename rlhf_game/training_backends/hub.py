@@ -1,4 +1,4 @@
-"""Rows of a ``datasets`` dataset: one on the Hugging Face hub, or a folder that ``save_to_disk`` wrote."""
+"""The Hugging Face hub: rows of a dataset (or of a folder that ``save_to_disk`` wrote), and where a model is sent."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,9 @@ from typing import Any
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetNotFoundError
 from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+from huggingface_hub import HfApi
 
-from rlhf_game.errors import InputError
+from rlhf_game.errors import InputError, boundary
 
 
 def load_rows(name: str, *, split: str, revision: str | None = None, base: Path | None = None) -> list[Any]:
@@ -31,3 +32,11 @@ def load_rows(name: str, *, split: str, revision: str | None = None, base: Path 
         if had_bars:
             enable_progress_bar()
     return Dataset.to_list(found)  # type: ignore[no-any-return]
+
+
+def push_folder(folder: Path, repository: str, *, is_private: bool = False, revision: str | None = None) -> None:
+    """Send a model's folder to the hub, with the login or HF_TOKEN of this machine. Raises RunError when it cannot."""
+    with boundary(f"{repository} cannot be pushed to"):
+        api = HfApi()
+        api.create_repo(repository, private=is_private, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, revision=revision, commit_message="A reward model")

@@ -6,8 +6,8 @@ d = r(chosen) - r(rejected) and s = r(chosen) + r(rejected); TRL calls eta ``cen
 
 import copy
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, final
@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallba
 from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
-from rlhf_game.errors import InputError, RunError
+from rlhf_game.errors import InputError, RunError, boundary
 from rlhf_game.files.conversations import Text
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.training_backends.models import quiet_transformers
@@ -28,6 +28,7 @@ from rlhf_game.training_backends.reading import Truncate
 from rlhf_game.training_backends.resuming import SafeCheckpoints, last_checkpoint
 from rlhf_game.training_backends.reward_models import set_head
 from rlhf_game.training_backends.scorers import Classifier, Embedder, load_backbone, load_embedder
+from rlhf_game.training_backends.trl_arguments import REWARD_MODELS, check_arguments
 
 Pair: TypeAlias = tuple[Text, Text, Text]
 """Prompt, chosen response, rejected response."""
@@ -61,6 +62,12 @@ class Finetuning:
     smoothing: float = 0.0
     seed: int = 0
     save_steps: int = 100
+    trl: Mapping[str, Any] = field(default_factory=dict)
+    """Further arguments of TRL's RewardConfig, those of ``trl_arguments.REWARD_MODELS`` only. With bf16 (mixed
+    precision) the backbone under an adapter is kept in bfloat16; what is trained always is in float32."""
+
+    def __post_init__(self) -> None:
+        check_arguments(self.trl, REWARD_MODELS)
 
 
 @final
@@ -140,13 +147,15 @@ def finetune(
     kept beside ``out`` until it is whole; the same settings give the same weights however often it was stopped (on a
     CPU). Raises InputError when no pair fits in max_length, RunError when the loss is no number any more.
     """
-    classifier = load_backbone(backbone, base=base, seed=how.seed)
+    is_halved = how.lora is not None and bool(how.trl.get("bf16"))
+    classifier = load_backbone(backbone, base=base, seed=how.seed, dtype="bfloat16" if is_halved else "float32")
     if head is not None:
         set_head(classifier, *head)
     rows = _rows(classifier, pairs, how.max_length)
     settings = classifier.model.config.get_text_config()
     own_pad = getattr(settings, "pad_token_id", None)
-    pad = _unused_end(rows, len(classifier.tokenizer)) if own_pad is None else own_pad
+    known = len(classifier.tokenizer)
+    pad = own_pad if own_pad is not None and own_pad < known else _unused_end(rows, known)
     work = out.with_name(out.name + ".work")
     with torch.random.fork_rng(), quiet_transformers():
         trainer = _Trainer(
@@ -154,10 +163,12 @@ def finetune(
             args=_arguments(how, work, len(rows)),
             train_dataset=Dataset.from_list(rows),
             data_collator=partial(_padded, pad=pad),
-            processing_class=_with_a_pad(classifier.tokenizer),
+            processing_class=_with_pad(classifier.tokenizer, pad),
             peft_config=_lora(how.lora, classifier.missing),
         )
-        settings.pad_token_id = pad  # TRL has put the tokenizer's there
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
         trainer.smoothing = how.smoothing
         trainer.remove_callback(PrinterCallback)
         if watch is not None:
@@ -212,15 +223,20 @@ def _unused_end(rows: Sequence[dict[str, Any]], vocabulary: int) -> int:
     return unused
 
 
-def _with_a_pad(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """Return a copy that TRL takes, which wants some pad token; what is padded with decides ``_padded``."""
+def _with_pad(tokenizer: PreTrainedTokenizerBase, pad: int) -> PreTrainedTokenizerBase:
+    """Return a copy with that pad token: TRL and transformers give the model's configuration the tokenizer's."""
     known = copy.deepcopy(tokenizer)
-    if known.pad_token is None:
-        known.pad_token = known.eos_token or str(known.convert_ids_to_tokens(0))
+    known.pad_token = str(known.convert_ids_to_tokens(pad))
     return known
 
 
 def _arguments(how: Finetuning, work: Path, rows: int) -> Any:
+    defaults = {"bf16": False, "activation_checkpointing": False, "report_to": "none", "logging_steps": 10}
+    with boundary("trl", InputError):
+        return _reward_config(how, work, rows, {**defaults, **how.trl})
+
+
+def _reward_config(how: Finetuning, work: Path, rows: int, further: Mapping[str, Any]) -> Any:
     return RewardConfig(
         output_dir=str(work),
         num_train_epochs=how.epochs,
@@ -236,13 +252,10 @@ def _arguments(how: Finetuning, work: Path, rows: int) -> Any:
         save_strategy="steps",
         save_steps=how.save_steps,
         save_total_limit=2,
-        logging_steps=10,
         logging_first_step=True,
         use_cpu=not torch.cuda.is_available(),
-        bf16=False,
-        activation_checkpointing=False,
-        report_to="none",
         disable_tqdm=True,
+        **further,
     )
 
 

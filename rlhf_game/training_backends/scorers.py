@@ -196,7 +196,7 @@ def load_classifier(
     Raises InputError when there is no such model, it has several logits, or it is a language model without a head.
     """
     checkpoint = _found(name, revision, base)
-    classifier = _load(checkpoint, device, dtype=dtype)
+    classifier = _load(checkpoint, device, dtype)
     if classifier.missing:
         raise InputError(
             f"hf: {checkpoint.name} must be a trained reward model, its weights lack {classifier.missing[0]}"
@@ -212,6 +212,7 @@ def load_backbone(
     revision: str | None = None,
     base: Path | None = None,
     device: str = "auto",
+    dtype: str = "float32",
     seed: int = 0,
 ) -> Classifier:
     """Load any language model or encoder as a reward model with one logit; what it lacks is new and random by ``seed``.
@@ -220,17 +221,18 @@ def load_backbone(
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return _load(_found(name, revision, base), device, labels=1)
+        return _load(_found(name, revision, base), device, dtype, labels=1)
 
 
 def _found(name: str | Checkpoint, revision: str | None, base: Path | None) -> Checkpoint:
     return name if isinstance(name, Checkpoint) else find_checkpoint(name, revision=revision, base=base)
 
 
-def _load(checkpoint: Checkpoint, device: str, **options: Any) -> Classifier:
+def _load(checkpoint: Checkpoint, device: str, dtype: str, labels: int | None = None) -> Classifier:
     """Return the model with its configuration as it was saved: the tokenizer's pad token decides nothing."""
-    given = {"dtype": "float32", **options}
-    model, report = load_pretrained(AutoModelForSequenceClassification, checkpoint, with_report=True, **given)
+    model, report = load_pretrained(
+        AutoModelForSequenceClassification, checkpoint, dtype=dtype, with_report=True, labels=labels
+    )
     return Classifier(
         model.to(pick_device(device)).eval(),
         load_pretrained(AutoTokenizer, checkpoint),

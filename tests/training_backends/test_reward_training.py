@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
+from trl import RewardConfig
 
 from rlhf_game import InputError
 from rlhf_game.rewards.bradley_terry import Likelihood, fit_head
+from rlhf_game.training_backends import reward_training
 from rlhf_game.training_backends.checkpoints import find_checkpoint
 from rlhf_game.training_backends.resuming import last_checkpoint
 from rlhf_game.training_backends.reward_models import (
@@ -27,10 +32,12 @@ from rlhf_game.training_backends.reward_models import (
     save_head,
     set_head,
 )
-from rlhf_game.training_backends.reward_training import Finetuning, Lora, finetune, frozen_features
+from rlhf_game.training_backends.reward_training import Finetuning, Lora, Trained, finetune, frozen_features
 from rlhf_game.training_backends.scorers import head_of, load_backbone
+from rlhf_game.training_backends.trl_arguments import HUB, REWARD_MODELS
 from tests.preferences import preferences, triples
 from tests.training_backends.interrupted import HOW
+from tests.training_backends.matrix import ARCHITECTURES, Case, save_case, save_network
 
 ROWS = triples(preferences(64, seed=0))
 
@@ -165,3 +172,88 @@ def test_a_backbone_that_changed_is_refused(folder: Path, tmp_path: Path) -> Non
     (tmp_path / CARD).unlink()
     with pytest.raises(InputError, match="must have a card, reward_model.json"):
         load_reward_model(str(tmp_path))
+
+
+def trained(folder: Path, out: Path, rows: Any = ROWS, **changes: Any) -> tuple[Trained, dict[str, torch.Tensor]]:
+    done = finetune(
+        str(folder), rows, Finetuning(**{"max_steps": 3, "batch_size": 8, "max_length": 64, **changes}), out
+    )
+    (weights,) = out.glob("*model.safetensors")
+    return done, load_file(weights)
+
+
+def test_accumulated_gradients_are_those_of_the_larger_batch(folder: Path, tmp_path: Path) -> None:
+    plain = {"optim": "sgd", "lr_scheduler_type": "constant"}
+    _, large = trained(folder, tmp_path / "large", trl=plain, batch_size=8, learning_rate=0.1)
+    accumulated = {**plain, "gradient_accumulation_steps": 4, "weight_decay": 0.0}
+    _, small = trained(folder, tmp_path / "small", trl=accumulated, batch_size=2, learning_rate=0.1)
+    moved = load_backbone(str(folder)).model.state_dict()
+    for name, value in large.items():
+        torch.testing.assert_close(small[name], value, atol=1e-5, rtol=1e-4)
+    assert any(not torch.allclose(large[name], moved[name], atol=1e-3) for name in large)
+
+
+def test_activations_that_are_computed_again_change_nothing(folder: Path, tmp_path: Path) -> None:
+    _, kept = trained(folder, tmp_path / "kept")
+    _, again = trained(folder, tmp_path / "again", trl={"activation_checkpointing": True})
+    for name, value in kept.items():
+        torch.testing.assert_close(again[name], value, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("lora", [None, Lora(rank=2)], ids=["full", "lora"])
+def test_in_bf16_what_is_trained_stays_in_float32(folder: Path, tmp_path: Path, lora: Lora | None) -> None:
+    done, weights = trained(folder, tmp_path / "half", lora=lora, trl={"bf16": True}, learning_rate=1e-3)
+    exact, _ = trained(folder, tmp_path / "full", lora=lora, learning_rate=1e-3)
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+    assert done.losses[0] == pytest.approx(exact.losses[0], rel=0.03)  # bfloat16 has eight bits
+    assert done.losses[0] != exact.losses[0]
+
+
+def test_schedules_are_those_of_trl(folder: Path, tmp_path: Path) -> None:
+    rates: list[float] = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            rates.append(more["lr_scheduler"].get_last_lr()[0])
+
+    real = reward_training._Trainer.train
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            reward_training._Trainer, "train", lambda self, **more: (self.add_callback(Watch()), real(self, **more))
+        )
+        schedule = {"lr_scheduler_type": "cosine", "warmup_steps": 2}
+        trained(folder, tmp_path / "out", max_steps=4, learning_rate=1.0, trl=schedule)
+    np.testing.assert_allclose(rates, [0.5, 1.0, 0.5, 0.0], atol=1e-9)
+
+
+def test_arguments_are_those_that_trl_knows(folder: Path, tmp_path: Path) -> None:
+    assert {field.name for field in fields(RewardConfig)} >= REWARD_MODELS | HUB
+    with pytest.raises(
+        InputError, match=r"trl.output_dir: must be one of activation_checkpointing, .*found output_dir"
+    ):
+        Finetuning(trl={"output_dir": "elsewhere"})
+    with pytest.raises(InputError, match=r"^trl: ValueError: .*no_such"):
+        trained(folder, tmp_path / "out", trl={"lr_scheduler_type": "no_such"})
+
+
+@pytest.mark.parametrize("end", ["", " <eos>", " now"])
+def test_without_a_pad_id_the_last_token_is_trained_and_scored(folder: Path, tmp_path: Path, end: str) -> None:
+    # What is trained in batches is what scores alone: the losses are those of the scores, whatever a text ends with.
+    shutil.copytree(folder, tmp_path / "padless")
+    settings = json.loads((tmp_path / "padless" / "config.json").read_text())
+    (tmp_path / "padless" / "config.json").write_text(json.dumps(settings | {"pad_token_id": None}))
+    rows = [(prompt, yes + end, no + end) for prompt, yes, no in ROWS]
+    done, _ = trained(tmp_path / "padless", tmp_path / "out", rows, max_steps=1, batch_size=64, eta=0.0)
+    expected = np.logaddexp(0.0, -margins(load_backbone(str(tmp_path / "padless")), rows)).mean()
+    assert done.losses[0] == pytest.approx(expected, rel=1e-5)
+    assert json.loads((tmp_path / "out" / "config.json").read_text()).get("pad_token_id") is None
+    write_card(tmp_path / "out", tmp_path / "padless")
+    assert np.isfinite(margins(load_reward_model(str(tmp_path / "out")), rows)).all()
+
+
+def test_a_pair_is_trained_with_the_segments_that_it_is_scored_with(tmp_path: Path) -> None:
+    bert = ARCHITECTURES["BERT"]
+    place = save_case(tmp_path / "case", save_network(tmp_path / "bert", bert), bert, Case())
+    done, _ = trained(place, tmp_path / "out", max_steps=1, batch_size=64, eta=0.0)
+    expected = np.logaddexp(0.0, -margins(load_backbone(str(place)))).mean()
+    assert done.losses[0] == pytest.approx(expected, rel=1e-5)

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, final
 from rlhf_game.errors import InputError, MissingExtra
 from rlhf_game.training_backends.reward_training import Lora
 from rlhf_game.training_backends.sampling import Sampling
+from rlhf_game.training_backends.trl_arguments import OPTIMIZATION, check_arguments
 
 TrainerName: TypeAlias = Literal["rloo", "grpo", "ppo", "best_of_n"]
 Plain: TypeAlias = bool | int | float | str
@@ -33,18 +34,13 @@ FAITHFULNESS: Mapping[str, Faithfulness] = {
     ),
     "best_of_n": Faithfulness(False, "it has no lambda: its KL is at most log n - (n-1)/n, whatever the rewards"),
 }
-TRL_ARGUMENTS = frozenset(
-    {
-        "adam_beta1", "adam_beta2", "adam_epsilon", "cache_implementation", "dataloader_num_workers", "ddp_backend",
-        "ddp_bucket_cap_mb", "ddp_find_unused_parameters", "ddp_timeout", "deepspeed", "ds3_gather_for_generation",
-        "activation_checkpointing", "activation_checkpointing_kwargs", "fsdp", "fsdp_config", "lr_scheduler_kwargs",
-        "lr_scheduler_type", "max_grad_norm", "optim", "optim_args", "pad_to_multiple_of", "project", "report_to",
-        "run_name", "tf32", "torch_compile", "torch_empty_cache_steps", "use_transformers_continuous_batching",
-        "use_vllm", "vllm_enable_sleep_mode", "vllm_gpu_memory_utilization", "vllm_group_port",
-        "vllm_max_model_length", "vllm_mode", "vllm_model_impl", "vllm_server_base_url", "vllm_server_host",
-        "vllm_server_port", "vllm_server_timeout", "vllm_tensor_parallel_size", "warmup_steps",
-    }
-)  # fmt: skip
+TRL_ARGUMENTS = OPTIMIZATION | {
+    "cache_implementation", "ddp_backend", "ddp_bucket_cap_mb", "ddp_find_unused_parameters", "ddp_timeout",
+    "deepspeed", "ds3_gather_for_generation", "fsdp", "fsdp_config", "pad_to_multiple_of",
+    "use_transformers_continuous_batching", "use_vllm", "vllm_enable_sleep_mode", "vllm_gpu_memory_utilization",
+    "vllm_group_port", "vllm_max_model_length", "vllm_mode", "vllm_model_impl", "vllm_server_base_url",
+    "vllm_server_host", "vllm_server_port", "vllm_server_timeout", "vllm_tensor_parallel_size",
+}  # fmt: skip
 """Arguments of TRL's configurations that move neither the objective nor what is drawn, and may be passed on."""
 
 
@@ -109,9 +105,7 @@ class PolicyTraining:
         self._check_numbers()
         self._check_parts()
         object.__setattr__(self, "trl", tuple(sorted(dict(self.trl).items())))
-        for name, _ in self.trl:
-            if name not in TRL_ARGUMENTS:
-                raise InputError(f"trl.{name}: must be one of {', '.join(sorted(TRL_ARGUMENTS))}, found {name}")
+        check_arguments(dict(self.trl), TRL_ARGUMENTS)
         if dict(self.trl).get("use_vllm") and find_spec("vllm") is None:
             raise MissingExtra("vllm", "vllm")
 

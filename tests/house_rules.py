@@ -17,8 +17,11 @@ LONGEST_FILE = 400
 LONGEST_INIT = 80
 
 TRAINING = frozenset(
-    {"accelerate", "datasets", "gguf", "peft", "safetensors", "tokenizers", "torch", "transformers", "trl"}
-)
+    {
+        "accelerate", "datasets", "gguf", "huggingface_hub", "peft", "safetensors", "tokenizers", "torch",
+        "transformers", "trl",
+    }
+)  # fmt: skip
 
 
 @final

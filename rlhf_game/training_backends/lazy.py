@@ -6,8 +6,11 @@ from importlib import import_module
 from rlhf_game.errors import MissingExtra
 
 PACKAGES = frozenset(
-    {"accelerate", "datasets", "gguf", "peft", "safetensors", "tokenizers", "torch", "transformers", "trl"}
-)
+    {
+        "accelerate", "datasets", "gguf", "huggingface_hub", "peft", "safetensors", "tokenizers", "torch",
+        "transformers", "trl",
+    }
+)  # fmt: skip
 """What the extra ``train`` brings; any other module that is missing is an error of its own."""
 
 

@@ -3,6 +3,7 @@
 A page marks a generated part by ``<!-- generated: NAME -->`` and ``<!-- end -->``; NAME is one of
   output   what the Python examples since the last output printed; the examples of a page share their names
   extras   the optional dependencies, from pyproject.toml
+  tables, arrays, documents   what is read and what is refused, from the cases of tests/files/matrix.py
   demo     what `rlhf-game demo` prints; takes minutes, so it is written only with --demo and never checked
 """
 
@@ -62,8 +63,10 @@ def regenerated(text: str, with_demo: bool = False) -> str:
             printed.truncate()
         elif name == "extras":
             new = _extras()
+        elif name in ("tables", "arrays", "documents"):
+            new = _cases(name)
         else:
-            raise SystemExit(f"a generated part must be output, extras or demo, got {name!r}")
+            raise SystemExit(f"a generated part must be one of those above, got {name!r}")
         return f"<!-- generated: {name} -->\n{new}<!-- end -->"
 
     return PART.sub(write, text)
@@ -78,6 +81,15 @@ def _extras() -> str:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     rows = [f"| `{extra}` | {EXTRAS[extra]} |" for extra in project["optional-dependencies"]]
     return "\n".join(["| extra | brings |", "|---|---|", *rows]) + "\n"
+
+
+def _cases(name: str) -> str:
+    sys.path.insert(0, str(ROOT))
+    from tests.files import matrix
+
+    cases = {"tables": matrix.TABLES, "arrays": matrix.ARRAYS, "documents": matrix.DOCUMENTS}[name]
+    rows = [f"| {case[0]} | {'read' if case[-1] == matrix.READ else f'refused: {case[-1]}'} |" for case in cases]
+    return "\n".join(["| what | what happens |", "|---|---|", *rows]) + "\n"
 
 
 def _demo() -> str:

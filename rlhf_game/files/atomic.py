@@ -60,7 +60,7 @@ def json_bytes(value: Any) -> bytes:
 
 
 def check_output(path: Path, what: str, *inputs: Path) -> None:
-    """Raise InputError when what is to be written at ``path`` would take the place of an input. what: the inputs are."""
+    """Raise InputError when what is to be written at ``path`` would take the place of an input. what: these are."""
     for given in inputs:
         if path.exists() and given.exists() and path.samefile(given):
             raise InputError(f"{path}: the output must be another file than the {what}, found the {what} itself")

@@ -24,7 +24,7 @@ from rlhf_game.files.receipts import Receipt
 from rlhf_game.files.sampled import DrawsFile
 from rlhf_game.files.schema import Name, Positive, Strict, parse_model
 from rlhf_game.files.tables import digest
-from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.arrays import Array, numbers
 from rlhf_game.mechanism.draws.log_mean import doublings
 from rlhf_game.mechanism.draws.settlement import Drawn, Estimator, regret_bounds, settle_tapes
 from rlhf_game.mechanism.draws.tapes import Problem, Tape, cut
@@ -172,7 +172,7 @@ def _columns(path: Path, groups: Sequence[str]) -> dict[str, Array]:
     names = ["part", "prompt", "proposal", "exponential", "accepted", *(f"reward:{name}" for name in groups)]
     try:
         table = parquet.read_table(os.fspath(path), columns=names).to_pydict()
-        found = {name: np.asarray(table[name], dtype=np.float64) for name in names}
+        found = {name: numbers(table[name], name) for name in names}
     except (ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"tape.file: must be a tape with columns {', '.join(names)}, found: {error}") from None
     if not all(np.isfinite(values).all() for values in found.values()):

@@ -6,23 +6,18 @@ may call, and ``split`` (train or test) says what is held out: a row without one
 trained on.
 """
 
-import gzip
-import hashlib
 import os
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Text
-from rlhf_game.files.documents import kind, parse_json_lines, shown
+from rlhf_game.files.documents import kind, shown
 from rlhf_game.files.layouts import Split, divided, pair_of, split_of
-
-FORMS = ".jsonl, .jsonl.gz or .parquet"
+from rlhf_game.files.rows import read_rows
 
 
 @final
@@ -72,21 +67,8 @@ def read_preferences(path: str | os.PathLike[str], columns: Mapping[str, str] | 
 
     columns: other names of the fields, such as {"chosen": "concise"}. Raises InputError that names file and row.
     """
-    path = Path(path)
-    name = shown(str(path), 200)
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{name}: must be a file, found nothing there") from None
-    except OSError as error:
-        raise InputError(f"{name}: must be a readable file, found: {error.strerror}") from None
-    if path.suffix == ".parquet":
-        rows = _parquet_rows(path, name)
-    elif path.name.endswith((".jsonl", ".jsonl.gz")):
-        rows = parse_json_lines(_text(content, name, is_packed=path.suffix == ".gz"), name)
-    else:
-        raise InputError(f"{name}: must be preferences ending in {FORMS}, found {shown(path.name)!r}")
-    return preferences_of(rows, name, hashlib.sha256(content).hexdigest(), columns)
+    rows, sha256 = read_rows(path, "preferences")
+    return preferences_of(rows, shown(os.fspath(path), 200), sha256, columns)
 
 
 def preferences_of(
@@ -104,46 +86,6 @@ def preferences_of(
     if len(found) > 1 and len({(row.prompt, row.chosen, row.rejected) for row in found}) == 1:
         raise InputError(f"{name}: must hold different preferences, found the same one {len(found)} times")
     return Preferences(found, sha256, name)
-
-
-def _text(content: bytes, name: str, *, is_packed: bool) -> str:
-    if is_packed:
-        try:
-            content = gzip.decompress(content)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            line = _whole_lines(content) + 1
-            raise InputError(
-                f"{name}: must be a whole gzip file, found that it breaks at row {line}: {error}"
-            ) from None
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{name}: line {line}: must be UTF-8 text, found byte 0x{content[error.start]:02x}") from None
-    if not text.strip():
-        raise InputError(f"{name}: must hold preferences, found an empty file")
-    return text
-
-
-def _whole_lines(packed: bytes) -> int:
-    """Return how many lines of a broken gzip file can be read."""
-    try:
-        return zlib.decompressobj(wbits=31).decompress(packed).count(b"\n")
-    except zlib.error:
-        return 0
-
-
-def _parquet_rows(path: Path, name: str) -> Iterator[tuple[str, Any]]:
-    from pyarrow import ArrowException, parquet
-
-    try:
-        rows = parquet.read_table(os.fspath(path)).to_pylist()
-    except (ArrowException, OSError) as error:
-        reason = shown(str(error).splitlines()[0] if str(error) else type(error).__name__, 120)
-        raise InputError(f"{name}: must be a whole parquet file, found: {reason}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{name}: must hold UTF-8 text, found byte 0x{error.object[error.start]:02x}") from None
-    return ((f"{name}: row {i}", row) for i, row in enumerate(rows, start=1))
 
 
 def _row(where: str, row: Any, names: Mapping[str, str]) -> Preference:

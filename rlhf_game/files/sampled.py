@@ -20,6 +20,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.documents import parse_json, read_text, shown
 from rlhf_game.files.policies import PolicyFolder, folder_digest
 from rlhf_game.files.receipts import Receipt
+from rlhf_game.files.rows import read_columns
 from rlhf_game.files.schema import Name, Positive, Strict, parse_model
 from rlhf_game.files.tables import digest
 from rlhf_game.mechanism.arrays import Array
@@ -153,8 +154,9 @@ def read_sampled_game(path: str | os.PathLike[str]) -> SampledGameFile:
 
 def read_draws(samples: Path, scores: Path, fields: SampledFields) -> dict[str, PolicySamples]:
     """Return the draws of each policy, with every group's rewards of them."""
-    drawn = _columns(samples, "samples", ("policy", "prompt", "text", "log_probability", "log_reference"))
-    scored = _columns(scores, "scores", ("group", "prompt", "text", "reward"))
+    place: dict[str, type] = {"prompt": int, "text": str}
+    drawn = _columns(samples, "samples", {"policy": str, **place, "log_probability": float, "log_reference": float})
+    scored = _columns(scores, "scores", {"group": str, **place, "reward": float})
     names = [group.name for group in fields.groups]
     rewards = dict(
         zip(zip(scored["group"], scored["prompt"], scored["text"], strict=True), scored["reward"], strict=True)
@@ -179,19 +181,11 @@ def read_draws(samples: Path, scores: Path, fields: SampledFields) -> dict[str, 
     return found
 
 
-def _columns(path: Path, field: str, names: Sequence[str]) -> dict[str, list[Any]]:
-    from pyarrow import ArrowException, parquet
-
-    if not path.is_file():
-        raise InputError(f"{field}.file: must name a file beside the game, found none at {shown(str(path), 120)!r}")
+def _columns(path: Path, field: str, kinds: Mapping[str, type]) -> dict[str, list[Any]]:
     try:
-        table: dict[str, list[Any]] = parquet.read_table(os.fspath(path)).to_pydict()
-    except (ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{field}.file: must be a .parquet file, found: {shown(str(error), 120)}") from None
-    for name in names:
-        if name not in table:
-            raise InputError(f"{field}.file: must have the column {name}, found {', '.join(table) or 'none'}")
-    return table
+        return read_columns(path, kinds)
+    except InputError as error:
+        raise InputError(f"{field}.file: {error}") from None
 
 
 def settle_sampled(game: SampledGameFile) -> tuple[SampledSettlement, str]:

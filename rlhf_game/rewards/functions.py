@@ -85,3 +85,18 @@ class TextTable:
                 raise InputError(f"table: must have a number for each response (or a default), found none for {text!r}")
             found.append(float(value))
         return found
+
+
+@final
+@dataclass(frozen=True)
+class Column:
+    """The numbers in a column that comes with the prompts and completions."""
+
+    column: str
+    __name__: ClassVar[str] = "column"
+
+    def __call__(self, prompts: Sequence[Text], completions: Sequence[Text], **columns: Any) -> Any:
+        """Return the column. Raises InputError without it."""
+        if self.column not in columns:
+            raise InputError(f"column: must be one beside the prompts, found none called {self.column!r}")
+        return columns[self.column]

@@ -23,7 +23,9 @@ from rlhf_game.runs.calibrations import SomeCalibration, tag_of
 from rlhf_game.runs.chats import ModelSpec, SomeModel
 from rlhf_game.runs.draws.spec import DrawsSpec
 from rlhf_game.runs.finetuned_spec import FinetunedSpec
-from rlhf_game.runs.nested import refuse_rank
+from rlhf_game.runs.given import Given, GivenRows, GivenSpec, read_given
+from rlhf_game.runs.nested import nested, refuse_rank
+from rlhf_game.runs.own_rewards import ColumnSpec
 from rlhf_game.runs.prompt_rows import Prompts, prompts_of
 from rlhf_game.runs.prompts import PromptsSpec, read_examples, read_texts
 from rlhf_game.runs.specs import SomeReward
@@ -83,11 +85,12 @@ OutcomesSpec: TypeAlias = Annotated[
         | Annotated[TrieSpec, Tag("<trie>")]
         | Annotated[PromptsSpec, Tag("<prompts>")]
         | Annotated[FinetunedSpec, Tag("<finetuned>")]
-        | Annotated[DrawsSpec, Tag("<draws>")],
+        | Annotated[DrawsSpec, Tag("<draws>")]
+        | Annotated[GivenSpec, Tag("<given>")],
         Discriminator(
             tag_of,
             custom_error_type="outcomes",
-            custom_error_message="must have the kind candidates, trie, prompts, finetuned or draws",
+            custom_error_message="must have the kind candidates, trie, prompts, finetuned, draws or given",
         ),
     ],
     BeforeValidator(_candidates_unless_said),
@@ -108,8 +111,9 @@ class GroupSpec(Strict):
 class RunConfig(Strict):
     """A whole run."""
 
-    model: SomeModel
-    prompts: Prompts
+    model: SomeModel | None = None
+    """None, and no prompts either, only with outcomes given."""
+    prompts: Prompts | None = None
     system: Name | None = None
     outcomes: OutcomesSpec
     regularizer: SomeRegularizer = "kl"
@@ -131,7 +135,7 @@ class RunConfig(Strict):
 class Source:
     """All that generation may look at: nothing of the groups is in it."""
 
-    model: ModelSpec
+    language_model: ModelSpec | None
     prompts: tuple[Text, ...]
     columns: Mapping[str, tuple[Any, ...]]
     """Further columns of the prompts, [B] each, for rewards."""
@@ -139,6 +143,14 @@ class Source:
     outcomes: OutcomesSpec
     seed: int
     base: Path
+    given: Given | None = None
+    """The rows, where outcomes are given."""
+
+    @property
+    def model(self) -> ModelSpec:
+        """The language model; where outcomes are given there is none."""
+        assert self.language_model is not None
+        return self.language_model
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -155,6 +167,8 @@ class Configuration:
     source: Source
     files: Mapping[str, str]
     """The sha256 of each file that is part of the configuration."""
+    rows: GivenRows | None = None
+    """The rows of outcomes given, with the reports' numbers."""
 
     def document(self) -> dict[str, Any]:
         """Return the canonical content: what config.json holds and what must not change in a run directory."""
@@ -196,7 +210,8 @@ def parse_config(document: dict[str, Any], name: str, base: Path) -> Configurati
     fields = parse_model(RunConfig, document, name)
     _check(fields, name)
     try:
-        prompts, columns = prompts_of(fields.prompts, base)
+        rows = _read_given(fields, base)
+        prompts, columns = prompts_of(fields.prompts or [], base) if rows is None else (rows.given.prompts, {})
         if isinstance(fields.outcomes, PromptsSpec):
             read_texts(fields.outcomes.seeds, base)
             read_examples(fields.outcomes.examples, base)
@@ -207,8 +222,26 @@ def parse_config(document: dict[str, Any], name: str, base: Path) -> Configurati
         files |= hashes_of_models([model for group in fields.groups for model in group.reward.models()], base)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-    source = Source(fields.model, prompts, columns, fields.system, fields.outcomes, fields.seed, base)
-    return Configuration(fields, source, files)
+    source = Source(
+        fields.model, prompts, columns, fields.system, fields.outcomes, fields.seed, base, rows and rows.given
+    )
+    return Configuration(fields, source, files, rows)
+
+
+def _read_given(fields: RunConfig, base: Path) -> GivenRows | None:
+    """Return the rows of outcomes given, with a number in every column that a reward takes; else None."""
+    rows = read_given(fields.outcomes, base) if isinstance(fields.outcomes, GivenSpec) else None
+    for i, group in enumerate(fields.groups):
+        for one in nested(group.reward, f"groups[{i}].reward"):
+            if not isinstance(one.reward, ColumnSpec):
+                continue
+            if rows is None:
+                raise InputError(f"{one.place}: must be with outcomes given only, found {fields.outcomes.kind}")
+            try:
+                rows.check_numbers(one.reward.column)
+            except InputError as error:
+                raise InputError(f"{one.place}.column: {error}") from None
+    return rows
 
 
 def _check(fields: RunConfig, name: str) -> None:
@@ -220,7 +253,19 @@ def _check(fields: RunConfig, name: str) -> None:
         raise InputError(f"{name}: payment: revenue must come with normalization sum or max, found none")
     if isinstance(fields.outcomes, TrieSpec | FinetunedSpec | DrawsSpec):
         _check_open(fields, name)
+    _check_asked(fields, name)
     _check_prompts(fields, name)
+
+
+def _check_asked(fields: RunConfig, name: str) -> None:
+    """Ask for a model and prompts, but where all that was asked and said is given."""
+    asked = {"model": fields.model, "prompts": fields.prompts}
+    if isinstance(fields.outcomes, GivenSpec):
+        for field in (key for key, value in {**asked, "system": fields.system}.items() if value is not None):
+            raise InputError(f"{name}: {field}: must not be here: what was asked and said is in the rows, found it")
+        return
+    for field in (key for key, value in asked.items() if value is None):
+        raise InputError(f"{name}: {field}: must be given, found nothing")
 
 
 def _check_open(fields: RunConfig, name: str) -> None:
@@ -249,10 +294,11 @@ def _check_open(fields: RunConfig, name: str) -> None:
 def _check_prompts(fields: RunConfig, name: str) -> None:
     """Refuse what has no meaning for system prompts, and elsewhere what has one only for them."""
     outcomes = fields.outcomes
+    endpoint = None if fields.model is None else fields.model.endpoint
     if not isinstance(outcomes, PromptsSpec):
         if fields.strength == 0:
             raise InputError(f"{name}: strength: must be > 0 (0 is for outcomes prompts), found 0.0")
-        if fields.model.endpoint is not None and isinstance(outcomes, DrawsSpec | CandidatesSpec):
+        if endpoint is not None and isinstance(outcomes, DrawsSpec | CandidatesSpec):
             if isinstance(outcomes, CandidatesSpec) and outcomes.proposal is not None:
                 raise InputError(
                     f"{name}: outcomes.proposal: must not be here: it needs probabilities of the endpoint, found one"
@@ -263,7 +309,7 @@ def _check_prompts(fields: RunConfig, name: str) -> None:
                         f"{name}: outcomes.{key}: must not be here with an endpoint (say it in its options), found "
                         f"{value}"
                     )
-        elif fields.model.endpoint is not None:
+        elif endpoint is not None:
             raise InputError(
                 f"{name}: model.endpoint: must not be here, where the model's own probabilities are needed (it may be "
                 "with outcomes candidates, prompts or draws), found an endpoint"
@@ -282,6 +328,8 @@ def _files(fields: RunConfig) -> list[str]:
     named = [file for group in fields.groups for file in group.reward.files()]
     if isinstance(fields.outcomes, PromptsSpec):
         named += fields.outcomes.files()
+    if isinstance(fields.outcomes, GivenSpec):
+        named.append(fields.outcomes.file)
     return sorted({*named, *([fields.prompts] if isinstance(fields.prompts, str) else [])})
 
 

@@ -36,8 +36,12 @@ def count_calls(configuration: Configuration, path: Path) -> dict[str, Any]:
             texts = [f"{k} " + "word" * outcomes.max_new_tokens for k in range(len(prompts))]  # as long as they can be
         else:
             texts = count_candidates(source, outcomes, ledger, calls)
+    elif source.given is not None:
+        prompts, texts = [source.prompts[b] for b in source.given.places], list(map(str, source.given.responses))
     elif judges or source.model.endpoint is not None:
-        raise InputError(f"outcomes: must be candidates or prompts to count calls beforehand, found {outcomes.kind}")
+        raise InputError(
+            f"outcomes: must be candidates, given or prompts to count calls beforehand, found {outcomes.kind}"
+        )
     for judge in judges:
         judge.build_judge(source.base, calls).count(prompts, texts, ledger)
     return ledger.report()

@@ -134,7 +134,7 @@ def policy_training(task: TrainingTask) -> "PolicyTraining":
     from rlhf_game.training_backends.policies import PolicyTraining, PpoSettings
 
     fields = task.configuration.fields
-    spec, model = spec_of(task.configuration), fields.model
+    spec, model = spec_of(task.configuration), task.configuration.source.model
     lora = None if spec.lora == "full" else spec.lora
     heard = dict(task.shares)
     if model.dtype == "float16":

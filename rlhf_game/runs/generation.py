@@ -15,6 +15,7 @@ from rlhf_game.runs.asked import ask_candidates, open_responder, sample_of
 from rlhf_game.runs.candidates import merge
 from rlhf_game.runs.config import CandidatesSpec, Source, TrieSpec
 from rlhf_game.runs.directory import Progress, RunFolder, parquet_bytes, read_parquet, versions
+from rlhf_game.runs.given import Given
 from rlhf_game.runs.prompts import PromptsSpec
 from rlhf_game.runs.prompts_game import find_prompts, open_chats, prompts_provenance
 from rlhf_game.runs.tries import find_responses
@@ -50,6 +51,9 @@ def generate(source: Source, folder: RunFolder, progress: Progress) -> None:
     if isinstance(source.outcomes, PromptsSpec):
         _find_prompts(source, source.outcomes, folder, progress)
         return
+    if source.given is not None:
+        folder.write(folder.candidates, parquet_bytes(*_given(source.given)))
+        return
     if source.model.endpoint is not None:
         _ask(source, folder, progress)
         return
@@ -77,6 +81,18 @@ def generate(source: Source, folder: RunFolder, progress: Progress) -> None:
         provenance |= more
     folder.write(folder.candidates, parquet_bytes(columns, provenance))
     folder.drop_parts()
+
+
+def _given(given: Given) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """Return the columns of outcomes that are given, and where they come from."""
+    columns: dict[str, list[Any]] = {
+        "prompt": list(given.places),
+        "prompt_text": [str(given.prompts[place]) for place in given.places],
+        "text": [str(response) for response in given.responses],
+        "count": list(given.counts),
+        "weight": list(given.weights),
+    }
+    return columns, {"model": None, "rows": given.origin(), "versions": versions()}
 
 
 def _find_prompts(source: Source, outcomes: PromptsSpec, folder: RunFolder, progress: Progress) -> None:

@@ -139,13 +139,16 @@ class Scorer:
         Raises InputError that names the group.
         """
         group, source = self._configuration.fields.groups[i], self._configuration.source
-        asked = [source.prompts[b] for b in prompts]
-        columns = {name: [values[b] for b in prompts] for name, values in source.columns.items()}
+        if self._configuration.rows is not None:
+            asked, said, columns = self._configuration.rows.told(prompts, texts)
+        else:
+            asked, said = [source.prompts[b] for b in prompts], list(texts)
+            columns = {name: [values[b] for b in prompts] for name, values in source.columns.items()}
         if token_ids is not None:
             columns["completion_ids"] = list(token_ids)
         try:
-            scores = call_reward(self._reward(i), asked, texts, columns, prompts)
-            self._cut[i] += count_cut(self._reward(i), asked, texts)
+            scores = call_reward(self._reward(i), asked, said, columns, prompts)
+            self._cut[i] += count_cut(self._reward(i), asked, said)
         except InputError as error:
             raise InputError(f"groups[{i}].reward: {error}") from error
         try:

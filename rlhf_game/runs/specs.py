@@ -1,19 +1,16 @@
 """What a configuration may say about one group's reward."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, final
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
-from rlhf_game.errors import InputError
-from rlhf_game.files.documents import parse_json, read_text, shown
 from rlhf_game.files.schema import Name, Positive, Strict
 from rlhf_game.rewards.aggregates import Aggregate, Mean, MeanMinusDeviation, Median, Minimum, UncertaintyWeighted
 from rlhf_game.rewards.calibration import Affine, Calibration, Logistic
 from rlhf_game.rewards.ensemble import Ensemble
-from rlhf_game.rewards.functions import PythonFunction, TextTable
 from rlhf_game.rewards.lexical import Brevity, Clean, Readability, Sentiment
 from rlhf_game.rewards.mix import Mix, Part
 from rlhf_game.rewards.neural import EMBEDDER, ImplicitReward, RewardModel, Similarity, Truncate, WeightAverage
@@ -22,60 +19,7 @@ from rlhf_game.rewards.texts import TextReward
 from rlhf_game.runs.calibrations import CalibrationSpec, SomeCalibration, tag_of
 from rlhf_game.runs.chats import GradingFields, KeyName, WebAddress
 from rlhf_game.runs.nested import Nested, RewardSpec
-
-
-@final
-class PythonSpec(RewardSpec):
-    """A function with TRL's signature: ``package.module:function`` or ``path/to/file.py:function``."""
-
-    kind: Literal["python"] = "python"
-    function: Annotated[str, Field(pattern=r"^[^:]+(:\\[^:]+)?:[A-Za-z_][A-Za-z0-9_]*$")]
-    abstain: float | None = None
-    """What a None of the function stands for, in its own unit; without it None is an error."""
-
-    def build(self, base: Path) -> TextReward:
-        """Return the reward."""
-        return PythonFunction(self.function, base, self.abstain)
-
-    def own_files(self) -> tuple[str, ...]:
-        """Return the file that defines the function, when it is named."""
-        place = self.function.rpartition(":")[0]
-        return (place,) if place.endswith(".py") else ()
-
-
-@final
-class TableSpec(RewardSpec):
-    """Numbers for texts: {text: number}, here or in a .json file."""
-
-    kind: Literal["table"] = "table"
-    file: Name | None = None
-    values: Annotated[dict[str, float] | None, Field(validate_default=True)] = None
-    default: float | None = None
-
-    @field_validator("values")
-    @classmethod
-    def _one_source(cls, values: dict[str, float] | None, info: Any) -> dict[str, float] | None:
-        if (values is None) == (info.data.get("file") is None):
-            raise PydanticCustomError("one_source", "must be given where file is not, and only there")
-        return values
-
-    def build(self, base: Path) -> TextReward:
-        """Return the reward."""
-        return TextTable((self.values or {}) if self.file is None else _read_values(base / self.file), self.default)
-
-    def own_files(self) -> tuple[str, ...]:
-        """Return the file with the numbers."""
-        return () if self.file is None else (self.file,)
-
-
-def _read_values(path: Path) -> Mapping[str, float]:
-    document = parse_json(read_text(path), str(path))
-    is_table = isinstance(document, dict) and all(
-        isinstance(v, int | float) and not isinstance(v, bool) for v in document.values()
-    )
-    if not is_table:
-        raise InputError(f"{shown(str(path), 200)}: must be a JSON object of texts and their numbers")
-    return {text: float(value) for text, value in document.items()}
+from rlhf_game.runs.own_rewards import ColumnSpec, PythonSpec, TableSpec
 
 
 @final
@@ -369,7 +313,7 @@ class MixSpec(RewardSpec):
 
 MAIN = {
     "python": "function", "hf": "model", "similarity": "text", "brevity": "words", "mix": "parts", "table": "file",
-    "warm": "members", "ensemble": "members", "endpoint": "url", "implicit": "folder",
+    "warm": "members", "ensemble": "members", "endpoint": "url", "implicit": "folder", "column": "column",
 }  # fmt: skip
 """What the short form ``name: value`` gives a value to."""
 ALONE = ("sentiment", "readability", "brevity", "clean")
@@ -399,6 +343,7 @@ SomeReward: TypeAlias = Annotated[
     Annotated[
         Annotated[PythonSpec, Tag("<python>")]
         | Annotated[TableSpec, Tag("<table>")]
+        | Annotated[ColumnSpec, Tag("<column>")]
         | Annotated[SentimentSpec, Tag("<sentiment>")]
         | Annotated[ReadabilitySpec, Tag("<readability>")]
         | Annotated[BrevitySpec, Tag("<brevity>")]
@@ -414,7 +359,7 @@ SomeReward: TypeAlias = Annotated[
         Discriminator(
             tag_of,
             custom_error_type="reward",
-            custom_error_message="must name a reward: python, table, sentiment, readability, brevity, clean, "
+            custom_error_message="must name a reward: python, table, column, sentiment, readability, brevity, clean, "
             "similarity, hf, warm, implicit, ensemble, endpoint, judge or mix",
         ),
     ],

@@ -93,7 +93,9 @@ def cut(write: Callable[[Path], str]) -> Callable[[Path], str]:
 
 
 TABLES: list[tuple[str, Callable[[Path], str], str]] = [
-    (".npy of float64, float32, float16, long double", npy(ROW), READ),
+    (".npy of float64", npy(ROW), READ),
+    (".npy of float16 or float32", npy(ROW.astype(np.float16)), READ),
+    (".npy of long doubles", npy(ROW.astype(np.longdouble)), READ),
     (".npy of another byte order", npy(ROW.astype(">f4")), READ),
     (".npy of integers", npy(np.array([0, 1], np.uint8)), READ),
     (".npy in Fortran's order", npy(np.asfortranarray([ROW])[0]), READ),

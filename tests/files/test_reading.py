@@ -1,5 +1,6 @@
 """Everything that is read as numbers, form by form: it is read right, or one line says what is wrong with it."""
 
+import gzip
 import json
 import os
 from collections.abc import Callable
@@ -11,6 +12,8 @@ import pytest
 
 from rlhf_game import KL, Menu, Report, RunError, SquaredL2, Table
 from rlhf_game.errors import InputError
+from rlhf_game.files.rows import read_rows
+from rlhf_game.files.sampled import read_sampled_game
 from rlhf_game.files.tables import read_table
 from rlhf_game.mechanism.arrays import scalar
 from rlhf_game.rewards import call_reward
@@ -139,3 +142,84 @@ def test_bounds_have_the_end_that_rewards_have(tmp_path: Path, bounds: list[floa
     (tmp_path / "g.json").write_text(json.dumps({**game, "bounds": [-1e130, 1e130], "strength": 1,
                                                  "groups": [{"name": "a", "reward": [[1, 0]]}]}))  # fmt: skip
     assert run("settle", tmp_path / "g.json").code == 0
+
+
+ROWS = [{"policy": p, "prompt": 0, "text": t, "log_probability": -1.0, "log_reference": -1.0}
+        for p in ("reference", "final") for t in ("x", "y")]  # fmt: skip
+SCORES = [{"group": "a", "prompt": 0, "text": t, "reward": 0.5} for t in ("x", "y")]
+SAMPLED = {
+    "space": "samples", "regularizer": "kl", "strength": 1.0, "payment": "none", "payments_from": "samples",
+    "level": 0.95, "cap": 3.0, "groups": [{"name": "a", "size": 1}], "policies": ["reference", "final"],
+    "trainer": {"name": "rloo", "is_faithful": True, "reason": "it is"},
+    "cost": {"trainings": 1, "tokens": 1, "drawn": 1, "seconds": "t.json"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("field", "column", "values", "said"),
+    [
+        (
+            "samples",
+            "log_probability",
+            [-1.0, None, -1.0, -1.0],
+            "COLUMN: must hold finite numbers, found nothing (null) in row 2",
+        ),
+        ("samples", "log_reference", [[-1.0]] * 4, "COLUMN: must hold finite numbers, found a list of 1 in row 1"),
+        (
+            "samples",
+            "log_reference",
+            [-1.0, -1.0, float("nan"), -1.0],
+            "COLUMN: must hold finite numbers, found nan in row 3",
+        ),
+        ("samples", "log_reference", ["-1"] * 4, 'COLUMN: must hold finite numbers, found the text "-1" in row 1'),
+        ("samples", "text", [["x"]] * 4, "COLUMN: must hold texts, found a list of 1 in row 1"),
+        ("samples", "text", ["x", None, "x", "y"], "COLUMN: must hold texts, found nothing (null) in row 2"),
+        ("samples", "prompt", [0.5] * 4, "COLUMN: must hold integers, found 0.5 in row 1"),
+        ("samples", "prompt", [True] * 4, "COLUMN: must hold integers, found true in row 1"),
+        ("samples", "policy", None, "must have the column policy, found"),
+        ("scores", "reward", [0.5, None], "COLUMN: must hold finite numbers, found nothing (null) in row 2"),
+        ("scores", "reward", [{"a": 1}] * 2, "COLUMN: must hold finite numbers, found a mapping in row 1"),
+        ("scores", "group", [["a"]] * 2, "COLUMN: must hold texts, found a list of 1 in row 1"),
+    ],
+)
+def test_nulls_and_lists_in_a_sampled_game(tmp_path: Path, field: str, column: str, values: Any, said: str) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    for name, rows in (("samples", ROWS), ("scores", SCORES)):
+        table = {key: [row[key] for row in rows] for key in rows[0]}
+        if name == field:
+            table[column] = values
+            table = {key: column for key, column in table.items() if column is not None}
+        parquet.write_table(pa.table(table), tmp_path / f"{name}.parquet")
+    named = {name: {"file": f"{name}.parquet", "sha256": "0"} for name in ("samples", "scores")}
+    (tmp_path / "g.json").write_text(json.dumps({**SAMPLED, **named}))
+    with pytest.raises(InputError) as caught:
+        read_sampled_game(tmp_path / "g.json")
+    assert str(caught.value).startswith(f"{tmp_path / 'g.json'}: {field}.file: ")
+    assert said.replace("COLUMN", column) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "happens"),
+    [
+        ("p.jsonl", b'\xef\xbb\xbf{"a": 1}\n\n', [{"a": 1}]),
+        ("p.jsonl.gz", gzip.compress(b'\xef\xbb\xbf{"a": 1}\r\n'), [{"a": 1}]),
+        ("p.jsonl.gz", gzip.compress(b'{"a": 1}')[:-9], "must be a whole gzip file, found that it breaks at row 1"),
+        ("p.jsonl.gz", gzip.compress(bytes(2**28 + 1), 1), "must be at most 268435456 bytes when it is unpacked"),
+        ("p.jsonl", b'{"a": "\\ud800"}', "line 1: a: must be text, found half of a surrogate pair"),
+        ("p.jsonl", b'{"a": 1}\n\n{"a": 1}', "line 2: must be a JSON document, found an empty line"),
+        ("p.parquet", b"PAR1", "must be a whole parquet file, found"),
+        ("p.csv", b"a\n1\n", "must be rows ending in .jsonl, .jsonl.gz or .parquet, found 'p.csv'"),
+    ],
+    ids=["mark", "packed", "cut", "huge", "half", "empty line", "no parquet", "csv"],
+)  # fmt: skip
+def test_rows(tmp_path: Path, name: str, content: bytes, happens: Any) -> None:
+    (tmp_path / name).write_bytes(content)
+    if not isinstance(happens, str):
+        assert [row for _, row in read_rows(tmp_path / name, "rows")[0]] == happens
+        return
+    with pytest.raises(InputError) as caught:
+        list(read_rows(tmp_path / name, "rows")[0])
+    assert str(caught.value).startswith(f"{tmp_path / name}: ")
+    assert happens in str(caught.value)

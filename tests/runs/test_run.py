@@ -112,7 +112,8 @@ def test_candidates_cannot_depend_on_any_report(write: Write, tmp_path: Path) ->
     """Generation is given a Source, which has nothing of any group in it; so other groups, the same bytes."""
     assert list(inspect.signature(generation.generate).parameters) == ["source", "folder", "progress"]
     assert {field.name for field in fields(Source)} == {
-        "model",
+        "language_model",
+        "given",
         "prompts",
         "columns",
         "system",

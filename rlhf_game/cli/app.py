@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from rlhf_game import __version__
-from rlhf_game.cli import audit, demo, discover, doctor, games, init, meter, play, report, run, simulate, train
+from rlhf_game.cli import audit, demo, discover, doctor, games, init, meter, play, report, run, schema, simulate, train
 from rlhf_game.errors import CombinationError, InputError, MissingExtra, RlhfGameError, happened
 from rlhf_game.files.documents import shown
 
@@ -114,6 +114,7 @@ def _app() -> typer.Typer:
     app.command("meter")(meter.meter)
     app.command("play")(play.play)
     app.command("init")(init.init)
+    app.command("schema")(schema.schema)
     app.command("doctor")(doctor.doctor)
     app.command("demo")(demo.demo)
     return app

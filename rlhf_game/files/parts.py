@@ -12,6 +12,7 @@ from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
 from rlhf_game.errors import InputError
+from rlhf_game.files.hints import Part
 from rlhf_game.registry import is_built_in, is_code, names, source_file, source_of
 
 PLACES: Final = "path/to/file.py:Name or package.module:Name"
@@ -111,8 +112,12 @@ def _check(role: str, said: Any) -> Any:
     raise PydanticCustomError("part", "must be {known}, {places}", {"known": known, "places": PLACES})
 
 
-SomeRegularizer: TypeAlias = Annotated[Any, AfterValidator(partial(_check, "regularizer"))]
-SomePayment: TypeAlias = Annotated[Any, AfterValidator(partial(_check, "payment"))]
+SomeRegularizer: TypeAlias = Annotated[
+    Any, AfterValidator(partial(_check, "regularizer")), Part("kind", partial(names, "regularizer"))
+]
+SomePayment: TypeAlias = Annotated[
+    Any, AfterValidator(partial(_check, "payment")), Part("kind", partial(names, "payment"))
+]
 
 
 def whose(role: str) -> Callable[[Any], str]:
@@ -126,4 +131,6 @@ def whose(role: str) -> Callable[[Any], str]:
     return tag
 
 
-SomeTraining: TypeAlias = Annotated[Any, AfterValidator(partial(_check, "training"))]
+SomeTraining: TypeAlias = Annotated[
+    Any, AfterValidator(partial(_check, "training")), Part("rule", partial(names, "training"))
+]

@@ -178,7 +178,7 @@ def parse_fields(document: Any, name: str) -> Fields:
         )
     if not isinstance(space, str) or space not in SPACES:
         raise InputError(f"{name}: space: must be {' or '.join(SPACES)}, found {kind(space)}")
-    return parse_model(SPACES[space], document, name)
+    return parse_model(SPACES[space], {key: value for key, value in document.items() if key != "$schema"}, name)
 
 
 def parse_model(model: type[Model], document: Any, name: str) -> Model:

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from rlhf_game.chat import REPLIES, Chat, ChatModel, Endpoint, Ledger, LocalModel, Prices
 from rlhf_game.chat.keys import is_address
+from rlhf_game.files.hints import OrText
 from rlhf_game.files.schema import Name, Nonnegative, Positive, Strict
 
 CALLS = "calls"
@@ -111,7 +112,7 @@ class ModelSpec(Strict):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     fold_system: bool = False
     """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
-    endpoint: Annotated[ChatEndpointSpec | None, BeforeValidator(_at)] = None
+    endpoint: Annotated[ChatEndpointSpec | None, BeforeValidator(_at), OrText()] = None
     """Where it is asked, an address or more about it; None: on this machine."""
 
 
@@ -119,7 +120,7 @@ def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-SomeModel: TypeAlias = Annotated[ModelSpec, BeforeValidator(_named)]
+SomeModel: TypeAlias = Annotated[ModelSpec, BeforeValidator(_named), OrText()]
 
 
 def open_chat(spec: ModelSpec, base: Path, calls: Path, *, seed: int = 0, batch_size: int = 16) -> Chat:

@@ -202,6 +202,7 @@ def read_document(path: str | os.PathLike[str], of: str) -> tuple[dict[str, Any]
     if not isinstance(document, dict):
         raise InputError(f"{name}: must be a mapping with the keys of a {of}, found {kind(document)}")
     document.pop("files", None)  # of a config.json that this package wrote
+    document.pop("$schema", None)  # for editors
     return document, name
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias, final
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
+from rlhf_game.files.hints import OrText, ShortForms
 from rlhf_game.files.schema import Name, Positive, Strict
 from rlhf_game.rewards.aggregates import Aggregate, Mean, MeanMinusDeviation, Median, Minimum, UncertaintyWeighted
 from rlhf_game.rewards.calibration import Affine, Calibration, Logistic
@@ -244,7 +245,7 @@ def _kind_alone(value: Any) -> Any:
     return {"kind": value} if isinstance(value, str) else value
 
 
-SomeAggregate: TypeAlias = Annotated[AggregateSpec, BeforeValidator(_kind_alone)]
+SomeAggregate: TypeAlias = Annotated[AggregateSpec, BeforeValidator(_kind_alone), OrText()]
 
 
 @final
@@ -364,6 +365,7 @@ SomeReward: TypeAlias = Annotated[
         ),
     ],
     BeforeValidator(_spelled_out),
+    ShortForms(MAIN, ALONE),
 ]
 EnsembleSpec.model_rebuild()
 PartSpec.model_rebuild()

@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeAlias, final
 from pydantic import BeforeValidator, Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from rlhf_game.files.hints import OrText
 from rlhf_game.files.schema import Name, Strict
 from rlhf_game.training.kinds import TrainingFields
 
@@ -40,7 +41,7 @@ def _file_alone(value: Any) -> Any:
     return {"file": value} if isinstance(value, str) else value
 
 
-SomeData: TypeAlias = Annotated[DataSpec, BeforeValidator(_file_alone)]
+SomeData: TypeAlias = Annotated[DataSpec, BeforeValidator(_file_alone), OrText()]
 
 
 class PreferenceFields(TrainingFields, ABC):

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Text, as_called
+from rlhf_game.files.hints import OrText
 from rlhf_game.files.schema import Name, Nonnegative, Positive
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.overlap import RougeL, rouge
@@ -39,7 +40,7 @@ class EsoConfig(TrainingFields):
     kind: Literal["eso"]
     model: Name
     revision: Name | None = None
-    data: Annotated[DemonstrationSpec, BeforeValidator(_file_alone)]
+    data: Annotated[DemonstrationSpec, BeforeValidator(_file_alone), OrText()]
     reward: SomeReward | None = None
     """Of a sample; None: ROUGE-L with the row's completion. Rewards are told that column as ``completion``."""
     weight: Nonnegative = 0.05

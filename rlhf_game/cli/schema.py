@@ -1,0 +1,80 @@
+"""``schema``: the JSON Schema of every file that a command reads, for editors that complete and check it."""
+
+import json
+from enum import StrEnum
+from typing import Annotated, Any, Final, final
+
+import typer
+
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+
+@final
+class File(StrEnum):
+    """What a schema is of."""
+
+    GAME = "game"
+    RUN = "run"
+    TRAIN = "train"
+    SIMULATE = "simulate"
+    DISCOVER = "discover"
+
+
+def schema(
+    of: Annotated[File, typer.Argument(metavar="game|run|train|simulate|discover", help="The file that is described.")],
+) -> None:
+    """Print the JSON Schema of a file. What needs numbers to be read (shapes, sums) only the command checks."""
+    typer.echo(json.dumps(schema_of(of), indent=1))
+
+
+def schema_of(of: File) -> dict[str, Any]:
+    """Return the JSON Schema of a file."""
+    from pydantic import TypeAdapter
+
+    made = TypeAdapter(_type_of(of)).json_schema()
+    made.pop("title", None)
+    inside = made.get("$defs", {})
+    for top in [made, *(inside[one["$ref"].rpartition("/")[2]] for one in made.get("anyOf", ()))]:
+        if "properties" in top:
+            top["properties"]["$schema"] = {"type": "string", "description": "Read by editors only."}
+            if of is File.SIMULATE:  # what is swept is taken out before a point of the study is checked
+                top["properties"]["sweep"] = {
+                    "type": "object",
+                    "additionalProperties": {"type": "array", "minItems": 1},
+                }
+    known = sorted({one["properties"]["kind"]["const"] for one in inside.values() if "const" in _kind(one)})
+    for own in (one for one in inside.values() if one.get("additionalProperties") is True and _kind(one)):
+        own["properties"]["kind"] = {"type": "string", "not": {"enum": known}}  # a part of someone's own
+    return {"$schema": DIALECT, "title": f"rlhf-game {of.value}", **made}
+
+
+def _kind(definition: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = definition.get("properties", {}).get("kind", {})
+    return found
+
+
+def _type_of(of: File) -> Any:
+    match of:
+        case File.GAME:
+            from rlhf_game.files.schema import Fields
+
+            return Fields
+        case File.RUN:
+            from rlhf_game.runs.config import RunConfig
+
+            return RunConfig
+        case File.TRAIN:
+            from functools import reduce
+            from operator import or_
+
+            from rlhf_game.training.config import KINDS
+
+            return reduce(or_, KINDS.values())  # type: ignore[arg-type]
+        case File.SIMULATE:
+            from rlhf_game.simulations.study import KINDS as STUDIES
+
+            return STUDIES["games"] | STUDIES["market"]
+        case File.DISCOVER:
+            from rlhf_game.discovery.config import DiscoveryConfig
+
+            return DiscoveryConfig

@@ -1,0 +1,50 @@
+"""What JSON Schema is told of forms that are turned into others before they are checked, for editors to complete."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import final
+
+from pydantic import GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+
+@final
+@dataclass(frozen=True)
+class OrText:
+    """A text stands for the mapping, too."""
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [{"type": "string"}, handler(core)]}
+
+
+@final
+@dataclass(frozen=True)
+class Part:
+    """A registered name, a place in code, or a mapping with one of them under ``key`` and the part's own fields.
+
+    names: returns the names that are known when a schema is made.
+    """
+
+    key: str
+    names: Callable[[], list[str]]
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        name = {"anyOf": [{"enum": self.names()}, {"type": "string", "pattern": ":"}]}
+        spelled_out = {"type": "object", "required": [self.key], "properties": {self.key: name}}
+        return {"anyOf": [name, spelled_out]}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ShortForms:
+    """``name`` for the kinds of ``alone``, ``{name: value, ...}`` for those of ``main``, besides ``{kind: name}``."""
+
+    main: Mapping[str, str]
+    alone: tuple[str, ...]
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        named = [
+            {"type": "object", "required": [kind], "not": {"required": ["kind"]}} for kind in (*self.main, "judge")
+        ]
+        return {"anyOf": [{"enum": list(self.alone)}, handler(core), *named]}

@@ -75,7 +75,7 @@ LAYERS = {
     "cli": _layer(
         "errors registry mechanism agents files",
         "click typer rich numpy",
-        "",
+        "pydantic",
         "discovery engines report runs training simulations training_backends",
     ),
     "__main__": _layer("cli", ""),

@@ -69,7 +69,7 @@ def _type_of(of: File) -> Any:
 
             from rlhf_game.training.config import KINDS
 
-            return reduce(or_, KINDS.values())  # type: ignore[arg-type]
+            return reduce(or_, KINDS.values())
         case File.SIMULATE:
             from rlhf_game.simulations.study import KINDS as STUDIES
 

@@ -171,7 +171,7 @@ def parse_fields(document: Any, name: str) -> Fields:
     if not isinstance(document, dict):
         raise InputError(f"{name}: must be a mapping with the keys of a game, found {kind(document)}")
     space = document.get("space", "table")
-    if space in TEXTS:
+    if isinstance(space, str) and space in TEXTS:
         raise InputError(
             f"{name}: space: must be {' or '.join(SPACES)} here, found {space}: {TEXTS[space]}, which verify reads; "
             "what is proved about its lies is the certificate in the receipt"

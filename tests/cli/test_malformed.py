@@ -322,7 +322,7 @@ def test_the_games_that_the_wrong_ones_were_made_from_are_right(tmp_path: Path) 
         (["setle", "x"], "No such command 'setle'"),
         (["settle", "x.yaml", "--jsno"], "No such option"),
         (["settle", "x.yaml", "y.yaml"], "unexpected extra argument"),
-        (["verify", "x.yaml"], "Missing argument 'GAME'"),
+        (["verify", "x.yaml"], "must come with its game, or the group's own report"),
         (["settle", "x.yaml", "-o"], "requires an argument"),
     ],
 )

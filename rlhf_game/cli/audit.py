@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from rlhf_game.agents.coalitions import Deviation
     from rlhf_game.files.games import Game
     from rlhf_game.mechanism.audit import Regret
-    from rlhf_game.mechanism.reports import Report
+    from rlhf_game.mechanism.mechanism import Mechanism
+    from rlhf_game.mechanism.reports import Group, Report
+    from rlhf_game.mechanism.spaces.base import PolicySpace
 
 VIOLATED: Final = 3
 
@@ -29,11 +31,22 @@ def audit(
         bool, typer.Option("--assert", help="Exit with 3 if a lie gains or a truthful group loses.")
     ] = False,
     coalitions: Annotated[
-        bool, typer.Option("--coalitions", help="Also search for joint lies of every two groups.")
+        bool, typer.Option("--coalitions", help="Also search for joint lies of every two groups, and ask for the core.")
     ] = False,
     false_names: Annotated[
         bool, typer.Option("--false-names", help="Also search for lies of each group under two names.")
     ] = False,
+    rules: Annotated[
+        str | None,
+        typer.Option(
+            "--mechanism", metavar="MODULE:FUNCTION", help="Audit this instead: rewards, sizes to policy, payments."
+        ),
+    ] = None,
+    prior: Annotated[
+        Path | None,
+        typer.Option("--prior", metavar="PRIOR", help="Also: what lies gain on average over types of this scenario."),
+    ] = None,
+    samples: Annotated[int, typer.Option("--samples", min=2, help="With --prior: draws of the others' types.")] = 200,
     trusted: TrustCode = False,
 ) -> int:
     """Search for profitable lies of every group, and print the bracket [found, proved] of its regret.
@@ -57,18 +70,23 @@ def audit(
     one = read_game(_file(game), trusted=trusted)
     settle(one)  # an error names the file and the field
     space, mechanism, groups = build(one)
+    if rules is not None:
+        mechanism = _foreign(rules)
     is_partial = isinstance(space, Trie)
     if isinstance(space, Trie):
         space = space.table
     limit = one.fields.size_limit
     if limit is None:
         limit = SIZES * max(group.size for group in groups)
-    streams = np.random.default_rng(seed).spawn(3)
+    streams = np.random.default_rng(seed).spawn(4)
     strategies = standard_strategies(len(groups), starts)
     with np.errstate(all="ignore"):
         regrets = audit_groups(mechanism, groups, space, strategies, rng=streams[0], size_limit=limit)
-        joint = {}
+        joint, more = {}, dict[str, Any]()
+        if prior is not None:
+            more["interim"] = _interim(prior, one, mechanism, groups, space, limit, samples, streams[3])
         if coalitions:
+            more["core"] = _core(mechanism, groups, space)
             pairs = [(i, j) for j in range(len(groups)) for i in range(j)]
             joint["coalitions"] = [
                 Coalition(pair, starts).deviate(mechanism, groups, space, limit, rng)
@@ -81,12 +99,94 @@ def audit(
             ]
     if as_json:
         outcomes = "found" if is_partial else "all"
-        write_out(_document(one, regrets, joint, limit, starts, seed, outcomes))
+        settings = {"size_limit": limit, "starts": starts, "seed": seed, "outcomes": outcomes}
+        write_out(_document(one, rules or label("payment", one.fields.payment), regrets, joint, more, settings))
     else:
-        show_audit(label("payment", one.fields.payment), regrets, joint)
+        show_audit(rules or label("payment", one.fields.payment), regrets, joint)
+        _show_more(more)
         if is_partial:
             write_out("audited: the mechanism that runs, which is the one over the responses that were found.\n")
     return _verdict(regrets) if check else 0
+
+
+def _foreign(target: str) -> "Mechanism":
+    """Return the mechanism that a function is; raise InputError when it is none."""
+    from rlhf_game.agents.foreign import foreign
+    from rlhf_game.errors import InputError
+    from rlhf_game.registry import load
+
+    function = load(target, Path())
+    if not callable(function):
+        raise InputError(
+            f"--mechanism: must be a function of rewards and sizes, found {target!r}, which is {function!r}"
+        )
+    return foreign(function, target)
+
+
+def _core(mechanism: "Mechanism", groups: "Sequence[Group]", space: "PolicySpace[Any]") -> dict[str, Any] | None:
+    """Return how the settlement stands to the core; None where the core says nothing of these rules."""
+    from rlhf_game.agents.core import core
+    from rlhf_game.errors import CombinationError, InputError
+
+    try:
+        found = core(mechanism, groups, space)
+    except (CombinationError, InputError):
+        return None
+    return {
+        "is_in": found.is_in,
+        "worst_gain": found.worst_gain,
+        "blocking": list(found.blocking),
+        "least_revenue": found.least_revenue,
+    }
+
+
+def _interim(
+    prior: Path,
+    game: "Game",
+    mechanism: "Mechanism",
+    groups: "Sequence[Group]",
+    space: "PolicySpace[Any]",
+    limit: int,
+    samples: int,
+    rng: Any,
+) -> list[dict[str, Any]]:
+    """Return for each group what its type gains on average by the best report that was found."""
+    from rlhf_game.agents.interim import interim_regret
+    from rlhf_game.errors import InputError
+    from rlhf_game.mechanism.reports import Normalization
+    from rlhf_game.mechanism.spaces.table import Table
+    from rlhf_game.simulations.priors import others_of, read_prior
+
+    if not isinstance(space, Table) or not space.layout.is_flat:
+        raise InputError(
+            f"{game.name}: must be a table of outcomes for one prompt, to go with a prior; found another game"
+        )
+    domain = Normalization(game.fields.normalization)
+    source = read_prior(prior, len(groups), space.layout.widths[0], domain)
+    out = []
+    for i, (group, stream) in enumerate(zip(groups, rng.spawn(len(groups)), strict=True)):
+        draw = others_of(source, i, domain)
+        found = interim_regret(mechanism, group, i, space, draw, size_limit=limit, samples=samples, rng=stream)
+        out.append({"interim_regret": found.regret.document(), "interim_report": _report(found.report)})
+    return out
+
+
+def _show_more(more: dict[str, Any]) -> None:
+    from rlhf_game.cli.display import number, write_out
+
+    if more.get("core") is not None:
+        core = more["core"]
+        who = " + ".join(core["blocking"])
+        gain = number(core["worst_gain"])
+        said = (
+            "the settlement is in the core."
+            if core["is_in"]
+            else f"not in the core: {who} and the provider gain {gain}."
+        )
+        write_out(f"{said} The least revenue in the core is {number(core['least_revenue'])}.\n")
+    for found in more.get("interim", []):
+        mean = found["interim_regret"]
+        write_out(f"interim regret found: {mean['estimate']:.4g} [{mean['low']:.4g}, {mean['high']:.4g}]\n")
 
 
 def _file(path: Path) -> Path:
@@ -122,26 +222,25 @@ def _verdict(regrets: "Sequence[Regret]") -> int:
 
 def _document(
     game: "Game",
+    payment: str,
     regrets: "Sequence[Regret]",
     joint: "dict[str, list[Deviation]]",
-    limit: int,
-    starts: int,
-    seed: int,
-    outcomes: str,
+    more: dict[str, Any],
+    settings: dict[str, Any],
 ) -> str:
-    from rlhf_game.files.parts import label
     from rlhf_game.mechanism.audit import TOLERANCE
 
+    groups = [_group(regret) for regret in regrets]
+    for group, found in zip(groups, more.pop("interim", []), strict=False):
+        group |= found
     content: dict[str, Any] = {
-        "payment": label("payment", game.fields.payment),
-        "outcomes": outcomes,
-        "groups": [_group(regret) for regret in regrets],
+        "payment": payment,
+        "groups": groups,
         **{name: [_joint(deviation) for deviation in deviations] for name, deviations in joint.items()},
+        **more,
         "domain": game.fields.normalization,
-        "size_limit": limit,
         "tolerance": TOLERANCE,
-        "starts": starts,
-        "seed": seed,
+        **settings,
         "game_sha256": game.sha256,
     }
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
@@ -166,7 +265,7 @@ def _joint(deviation: "Deviation") -> dict[str, Any]:
     return {
         "members": list(deviation.members),
         "truthful_utility": deviation.truthful_utility,
-        "gain_found": deviation.found,
+        "gain": deviation.found,
         "reports": [_report(report) for report in deviation.reports],
     }
 

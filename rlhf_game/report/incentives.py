@@ -194,8 +194,8 @@ def _differences(bracket: Bracket, at: int, changes: Sequence[Change]) -> Iterat
 
 
 def _joint(joint: Sequence[tuple[Joint, str]]) -> TableBlock:
-    rows = tuple((" + ".join(one.members), how, number(one.gain_found)) for one, how in joint)
-    data = tuple((" + ".join(one.members), how, one.truthful_utility, one.gain_found) for one, how in joint)
+    rows = tuple((" + ".join(one.members), how, number(one.gain)) for one, how in joint)
+    data = tuple((" + ".join(one.members), how, one.truthful_utility, one.gain) for one, how in joint)
     return TableBlock(
         "joint",
         "Lies that are told together",

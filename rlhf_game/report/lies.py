@@ -56,7 +56,7 @@ class Joint(Strict):
 
     members: list[str]
     truthful_utility: float
-    gain_found: float
+    gain: float
 
 
 @final

@@ -118,7 +118,7 @@ def test_hostile_texts_of_an_audit_are_texts(tmp_path: Path) -> None:
         }
         for text in HOSTILE
     ]  # fmt: skip
-    joint = [{"members": list(HOSTILE[:2]), "truthful_utility": 0.0, "gain_found": 0.1}]
+    joint = [{"members": list(HOSTILE[:2]), "truthful_utility": 0.0, "gain": 0.1}]
     audit = {"payment": "affine", "groups": groups, "starts": 1, "seed": 0, "coalitions": joint}
     (folder / "audit.json").write_text(json.dumps(audit))
     check_harmless(page_of(write_report(folder)))

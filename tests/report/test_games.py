@@ -219,7 +219,7 @@ def test_an_audit_that_was_made_before_is_shown_instead_of_a_search(tmp_path: Pa
     folder = folder_of(tmp_path / "run", HAND)
     made = make_audit(read_game(folder / "game.json")).model_dump()
     made["groups"][0] |= {"regret_found": 0.125, "best_gain": 0.125, "regret_bound": 0.5}
-    made |= {"coalitions": [{"members": ["a", "b"], "truthful_utility": 0.7, "gain_found": 0.25}], "starts": 77}
+    made |= {"coalitions": [{"members": ["a", "b"], "truthful_utility": 0.7, "gain": 0.25}], "starts": 77}
     (folder / "audit.json").write_text(json.dumps(made))
     page = page_of(write_report(folder))
     assert float(data_of(page, "regret")[0]["gain found"]) == 0.125

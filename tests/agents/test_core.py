@@ -1,0 +1,70 @@
+"""The core: by every coalition, the classic public good that is not in it, and the least revenue that is."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+import rlhf_game as rg
+from rlhf_game.agents.core import core
+from rlhf_game.errors import CombinationError, InputError
+
+AFFINE = rg.Mechanism(rg.SocialWelfare(), rg.AffinePayments())
+
+
+def groups_of(rewards: np.ndarray, sizes: np.ndarray) -> list[rg.Group]:
+    return [rg.Group(str(i), r, int(w)) for i, (r, w) in enumerate(zip(rewards, sizes, strict=True))]
+
+
+def by_hand(groups: list[rg.Group], space: rg.Table, payments: np.ndarray) -> float:
+    """The most that any set of groups and the provider gain, one after the other."""
+    settled = AFFINE.settle([rg.Report(g.reward, g.size) for g in groups], space)
+    worth = settled.sizes * settled.values
+    cost = worth.sum() - settled.affine_social_welfare
+    gains = []
+    for size in range(1, len(groups)):
+        for some in combinations(range(len(groups)), size):
+            alone = AFFINE.settle([rg.Report(groups[i].reward, groups[i].size) for i in some], space)
+            has = payments.sum() - cost + sum(worth[i] - payments[i] for i in some)
+            gains.append(alone.affine_social_welfare - has)
+    return max(gains)
+
+
+def test_the_worst_gain_is_that_of_every_coalition() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        groups = groups_of(rng.dirichlet(np.ones(4), 4), rng.integers(1, 5, 4))
+        space = rg.Table(rng.dirichlet(np.ones(4)), rg.KL(0.3))
+        found = core(AFFINE, groups, space)
+        payments = AFFINE.settle([rg.Report(g.reward, g.size) for g in groups], space).payments
+        assert found.worst_gain == pytest.approx(by_hand(groups, space, payments), abs=1e-12)
+        assert found.least_revenue >= payments.sum() - 1e-9  # affine payments are the least that are truthful
+
+
+def test_a_public_good_is_given_away_and_the_big_group_objects() -> None:
+    """Two small groups together outbid the big one, and neither pays: it would have paid for its own outcome."""
+    groups = [rg.Group("big", [0.0, 1.0], 10), rg.Group("one", [1.0, 0.0], 10), rg.Group("two", [1.0, 0.0], 10)]
+    found = core(AFFINE, groups, rg.Table([0.5, 0.5], rg.KL(0.01)))
+    assert not found.is_in
+    assert found.blocking == ("big",)
+    assert found.worst_gain == pytest.approx(10, abs=0.05)
+    assert found.least_revenue == pytest.approx(10, abs=0.05)
+    none = core(rg.Mechanism(rg.SocialWelfare(), rg.NoPayments()), groups[:2], rg.Table([0.5, 0.5], rg.KL(0.01)))
+    assert not none.is_in
+
+
+def test_two_groups_with_affine_payments_are_in_the_core() -> None:
+    groups = [rg.Group("a", [0.6, 0.3, 0.1], 3), rg.Group("b", [0.1, 0.2, 0.7], 2)]
+    found = core(AFFINE, groups, rg.Table([0.7, 0.2, 0.1], rg.KL(0.5)))
+    assert found.is_in
+    assert found.least_revenue == pytest.approx(0.373756102268, abs=1e-9)
+
+
+def test_what_the_core_says_nothing_of() -> None:
+    groups = groups_of(np.eye(2), np.ones(2))
+    table = rg.Table([0.5, 0.5], rg.KL(1.0))
+    with pytest.raises(CombinationError, match="without weights and boosts"):
+        core(rg.Mechanism(rg.AffineWelfare(weights=[1.0, 2.0]), rg.AffinePayments()), groups, table)
+    many = groups_of(np.tile([1.0, 0.0], (13, 1)), np.ones(13))
+    with pytest.raises(InputError, match="groups must be at most 12 for the core, got 13"):
+        core(AFFINE, many, table)

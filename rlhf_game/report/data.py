@@ -58,7 +58,7 @@ def _plain(cell: Cell) -> str:
     if isinstance(cell, str):
         text = "".join(c if c >= " " or c in "\t\r\n" else "\N{REPLACEMENT CHARACTER}" for c in cell)
         return "'" + text if text.startswith(FORMULA) else text
-    return repr(cell)
+    return repr(float(cell)) if isinstance(cell, float) else repr(cell)  # numpy's numbers say their type
 
 
 def column(values: Sequence[Cell]) -> list[str]:

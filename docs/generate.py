@@ -4,6 +4,7 @@ A page marks a generated part by ``<!-- generated: NAME -->`` and ``<!-- end -->
   output   what the Python examples since the last output printed; the examples of a page share their names
   extras   the optional dependencies, from pyproject.toml
   tables, arrays, documents   what is read and what is refused, from the cases of tests/files/matrix.py
+  scoring  what makes a reward model's score, from the cases of tests/training_backends
   demo     what `rlhf-game demo` prints; takes minutes, so it is written only with --demo and never checked
 """
 
@@ -65,6 +66,8 @@ def regenerated(text: str, with_demo: bool = False) -> str:
             new = _extras()
         elif name in ("tables", "arrays", "documents"):
             new = _cases(name)
+        elif name == "scoring":
+            new = _scoring()
         else:
             raise SystemExit(f"a generated part must be one of those above, got {name!r}")
         return f"<!-- generated: {name} -->\n{new}<!-- end -->"
@@ -90,6 +93,19 @@ def _cases(name: str) -> str:
     cases = {"tables": matrix.TABLES, "arrays": matrix.ARRAYS, "documents": matrix.DOCUMENTS}[name]
     rows = [f"| {case[0]} | {'read' if case[-1] == matrix.READ else f'refused: {case[-1]}'} |" for case in cases]
     return "\n".join(["| what | what happens |", "|---|---|", *rows]) + "\n"
+
+
+def _scoring() -> str:
+    sys.path.insert(0, str(ROOT))
+    from tests.training_backends import cases
+
+    rows = [
+        f"| {name} | {' | '.join(cases.scored(kind, pad) for pad in cases.PADS.values())} |"
+        for name, kind in cases.ARCHITECTURES.items()
+    ]
+    head = ["| pad id in the configuration: | " + " | ".join(cases.PADS) + " |", "|---|" + "---|" * len(cases.PADS)]
+    forms = ", ".join(f"*{form}*" for form in cases.FORMS)
+    return "\n".join([*head, *rows, "", f"Each of these, as: {forms}."]) + "\n"
 
 
 def _demo() -> str:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from rlhf_game import InputError
+from rlhf_game.runs.specs import SomeReward
 from rlhf_game.training import read_training
 from tests import tiny
 from tests.cli.runner import run as command
@@ -100,3 +102,26 @@ def test_texts_that_are_not_read_whole_are_counted_in_the_receipt(write: Write, 
     counted = receipt["provenance"]["truncated"]
     distinct = len(receipt["policy"][0])
     assert counted == {"a": distinct, "b": distinct}  # every response to the first prompt
+
+
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        ({"hf": "rm", "truncate": "tail"}, {"kind": "hf", "model": "rm", "truncate": "tail"}),
+        ({"python": "f.py:f", "abstain": 0.5}, {"kind": "python", "function": "f.py:f", "abstain": 0.5}),
+        (
+            {"similarity": "yes", "model": "m", "truncate": "head"},
+            {"kind": "similarity", "text": "yes", "model": "m", "truncate": "head"},
+        ),
+        ({"table": {"yes": 1.0}}, {"kind": "table", "values": {"yes": 1.0}}),
+    ],
+)
+def test_the_short_form_of_a_reward_may_say_more(short: dict[str, Any], long: dict[str, Any]) -> None:
+    read = TypeAdapter(SomeReward).validate_python
+    assert read(short) == read(long)
+
+
+@pytest.mark.parametrize("wrong", [{"hf": "a", "python": "b"}, {"hf": {"model": "a"}, "truncate": "tail"}, {"no": 1}])
+def test_a_short_form_names_one_reward(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="must name a reward"):
+        TypeAdapter(SomeReward).validate_python(wrong)

@@ -23,15 +23,8 @@ from rlhf_game.training_backends.reward_models import CARD, Named, Networks, loa
 from rlhf_game.training_backends.reward_training import Finetuning, Lora, finetune
 from rlhf_game.training_backends.scorers import Classifier, Embedder
 from tests.preferences import preferences, triples
-from tests.training_backends.matrix import (
-    ARCHITECTURES,
-    ENDS_IN_EOS,
-    EOS,
-    Case,
-    save_adapter,
-    save_case,
-    save_network,
-)
+from tests.training_backends.cases import ARCHITECTURES, ENDS_IN_EOS, EOS, Case
+from tests.training_backends.matrix import save_adapter, save_case, save_network
 from tests.training_backends.test_matrix import PAIRS, as_transformers_does, check
 
 CASE = Case(template=ENDS_IN_EOS)

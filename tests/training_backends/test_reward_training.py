@@ -36,8 +36,9 @@ from rlhf_game.training_backends.reward_training import Finetuning, Lora, Traine
 from rlhf_game.training_backends.scorers import head_of, load_backbone
 from rlhf_game.training_backends.trl_arguments import HUB, REWARD_MODELS
 from tests.preferences import preferences, triples
+from tests.training_backends.cases import ARCHITECTURES, Case
 from tests.training_backends.interrupted import HOW
-from tests.training_backends.matrix import ARCHITECTURES, Case, save_case, save_network
+from tests.training_backends.matrix import save_case, save_network
 
 ROWS = triples(preferences(64, seed=0))
 

@@ -60,13 +60,11 @@ class LanguageModel:
 
         Raises InputError when there is neither.
         """
-        pad = self.tokenizer.pad_token_id
-        if pad is not None:
-            return int(pad)
-        if not self.end_ids:
-            name = self.provenance.get("model")
-            raise InputError(f"model: {name} must have a token that ends a text or one for padding, found neither")
-        return self.end_ids[0]
+        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, *self.end_ids):
+            if token is not None:
+                return int(token)
+        name = self.provenance.get("model")
+        raise InputError(f"model: {name} must have a token that ends a text or one for padding, found neither")
 
     def render(self, prompt: Text, system: str | None = None) -> str:
         """Return the text that the model continues: through its chat template when it has one."""
@@ -131,6 +129,19 @@ def load_language_model(
     if model.generation_config is not None:  # what TRL and transformers draw with ends where a turn does
         model.generation_config.eos_token_id = list(loaded.end_ids) or None
     return loaded
+
+
+def load_trainable(name: str, *, revision: str | None, device: str, dtype: str, folds_system: bool) -> LanguageModel:
+    """Load a language model to train: as ``load_language_model`` does, its tokenizer with the tokens that TRL asks for.
+
+    Raises InputError when there is no token to fill batches with.
+    """
+    model = load_language_model(name, revision=revision, device=device, dtype=dtype, folds_system=folds_system)
+    tokenizer, end = model.tokenizer, model.end_id
+    if end is not None and tokenizer.eos_token_id is None:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(model.pad_id)
+    return model
 
 
 def load_pretrained(

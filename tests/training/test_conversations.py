@@ -1,7 +1,7 @@
 """Trainings on conversations: pairs, demonstrations and prompts in TRL's conversational layouts, to the end."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from rlhf_game import InputError
 from rlhf_game.rewards import ImplicitReward, RewardModel, call_reward
 from rlhf_game.training_backends import load_language_model, log_probabilities
-from rlhf_game.training_backends.policies import PolicyTraining, load_policy, train_policy
+from rlhf_game.training_backends.policies import EsoTraining, PolicyTraining, load_policy, train_eso, train_policy
+from rlhf_game.training_backends.preferences import PreferenceTraining, train_preferences
+from rlhf_game.training_backends.self_training import Example, SupervisedTraining, train_supervised
 from tests import tiny
 from tests.cli.runner import run as command
 from tests.training_backends.test_templates import CHATML, GEMMA, TURNS, WORDS
@@ -147,3 +150,39 @@ def test_reward_models_read_whole_conversations_by_their_own_template(tmp_path: 
             logit = model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits[0, 0]
         assert score == pytest.approx(float(logit), abs=1e-5)
     assert found[0] != pytest.approx(found[1], abs=1e-3)
+
+
+@pytest.mark.parametrize("trainer", ["sft", "dpo", "eso", "best_of_n", "rloo", "grpo", "ppo"])
+def test_a_model_without_an_end_and_without_padding_is_one_line_for_every_trainer(tmp_path: Path, trainer: Any) -> None:
+    model = str(tiny.save_language_model(tmp_path / "model", chat=None))
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.eos_token = tokenizer.pad_token = None
+    tokenizer.save_pretrained(model)
+    network = AutoModelForCausalLM.from_pretrained(model)
+    for settings in (network.config, network.generation_config):
+        settings.eos_token_id = settings.pad_token_id = None
+    network.save_pretrained(model)
+    how: dict[str, Any] = {"device": "cpu", "batch_size": 4}
+    train: dict[str, Callable[[], Any]] = {
+        "sft": lambda: train_supervised(
+            SupervisedTraining(model, max_steps=1, **how), [Example("good", "yes")], tmp_path / "out"
+        ),
+        "dpo": lambda: train_preferences(
+            PreferenceTraining(model, max_steps=1, **how), [("good", "yes", "no")], tmp_path / "out"
+        ),
+        "eso": lambda: train_eso(
+            EsoTraining(model, max_new_tokens=3, **how), [("good", "yes")], reward_of_length, tmp_path / "out"
+        ),
+    }
+    policy = PolicyTraining(
+        model, strength=0.5, weights=(1.0,), max_steps=1, num_generations=4, max_new_tokens=3, **how
+    )
+    with pytest.raises(InputError, match="must have a token that ends a text or one for padding, found neither"):
+        if trainer in train:
+            train[trainer]()
+        else:
+            train_policy(replace(policy, trainer=trainer), ["good"], {"a": reward_of_length}, tmp_path / "out")
+
+
+def reward_of_length(prompts: Any, completions: Any, **columns: Any) -> list[float]:
+    return [len(completion) / 100 for completion in completions]

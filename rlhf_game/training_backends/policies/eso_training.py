@@ -17,7 +17,7 @@ from trl.trainer.sft_config import SFTConfig
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Text, document_of, response_of, text_of
-from rlhf_game.training_backends.models import LanguageModel, load_language_model, quiet_transformers
+from rlhf_game.training_backends.models import LanguageModel, load_trainable, quiet_transformers
 from rlhf_game.training_backends.policies.building import lora_config
 from rlhf_game.training_backends.policies.eso import IGNORED, EsoTrainer
 from rlhf_game.training_backends.policies.folders import (
@@ -210,7 +210,7 @@ def _trainer(
     """Return the trainer, and what the card says of the rows."""
     # A LoRA's backbone is frozen and may be coarse; weights that are trained in bfloat16 would swallow small updates.
     dtype = training.dtype if training.lora is not None else "float32"
-    model = load_language_model(
+    model = load_trainable(
         training.model, revision=training.revision, device="cpu", dtype=dtype, folds_system=training.fold_system
     )
     encoded = encode_rows(training, model, rows)

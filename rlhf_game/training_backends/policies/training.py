@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Conversation, Text, document_of, text_of
 from rlhf_game.training_backends.checkpoints import find_checkpoint
-from rlhf_game.training_backends.models import LanguageModel, load_language_model, quiet_transformers
+from rlhf_game.training_backends.models import LanguageModel, load_language_model, load_trainable, quiet_transformers
 from rlhf_game.training_backends.policies.best_of_n import Asked, choose_winners, make_distiller, read_winners
 from rlhf_game.training_backends.policies.building import make_settings, make_trainer, ordered_rows
 from rlhf_game.training_backends.policies.folders import (
@@ -119,9 +119,11 @@ def _prepare(
 ) -> Any:
     # A LoRA's backbone is frozen and may be coarse; weights that are trained in bfloat16 would swallow small updates.
     dtype = training.dtype if training.lora is not None else "float32"
-    model = load_language_model(
+    model = load_trainable(
         training.model, revision=training.revision, device="cpu", dtype=dtype, folds_system=training.fold_system
     )
+    if model.end_id is None and training.trainer != "best_of_n":
+        raise InputError(f"model: {training.model} must have a token that ends a response, found none")
     encoded = model.encode_prompts(asked.prompts, training.system)
     check_length(model, encoded, training.max_new_tokens)
     named = [NamedReward(name, reward, model, tuple(asked.columns)) for name, reward in rewards.items()]

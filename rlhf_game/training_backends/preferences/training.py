@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import document_of, response_of, text_of
 from rlhf_game.files.workspace import Workspace
-from rlhf_game.training_backends.models import LanguageModel, load_language_model, quiet_transformers
+from rlhf_game.training_backends.models import LanguageModel, load_trainable, quiet_transformers
 from rlhf_game.training_backends.policies.folders import (
     CARD,
     begin,
@@ -148,7 +148,7 @@ def _check_columns(training: PreferenceTraining, pairs: Sequence[Pair], columns:
 def _load(training: PreferenceTraining, name: str) -> LanguageModel:
     # A LoRA's backbone is frozen and may be coarse; weights that are trained in bfloat16 would swallow small updates.
     dtype = training.dtype if training.lora is not None else "float32"
-    return load_language_model(
+    return load_trainable(
         name, revision=training.revision, device=training.device, dtype=dtype, folds_system=training.fold_system
     )
 

@@ -18,7 +18,7 @@ from trl.trainer.utils import disable_dropout_in_model
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Text, response_of, text_of
-from rlhf_game.training_backends.models import LanguageModel, load_language_model, quiet_transformers
+from rlhf_game.training_backends.models import LanguageModel, load_trainable, quiet_transformers
 from rlhf_game.training_backends.policies.best_of_n import IGNORED, Distiller
 from rlhf_game.training_backends.policies.building import lora_config
 from rlhf_game.training_backends.policies.folders import (
@@ -164,7 +164,7 @@ def _load(training: SupervisedTraining) -> LanguageModel:
         _check_start(training, Path(training.start))
         if training.lora is None:
             name, revision = str(Path(training.start) / "model"), None
-    return load_language_model(name, revision=revision, device="cpu", dtype=dtype, folds_system=training.fold_system)
+    return load_trainable(name, revision=revision, device="cpu", dtype=dtype, folds_system=training.fold_system)
 
 
 def _check_start(training: SupervisedTraining, folder: Path) -> None:

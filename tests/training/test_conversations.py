@@ -175,13 +175,12 @@ def test_a_model_without_an_end_and_without_padding_is_one_line_for_every_traine
         ),
     }
     policy = PolicyTraining(
-        model, strength=0.5, weights=(1.0,), max_steps=1, num_generations=4, max_new_tokens=3, **how
-    )
+        model, strength=0.5, weights=(1.0,), trainer=trainer if trainer not in train else "rloo", max_steps=1,
+        num_generations=4, max_new_tokens=3, **how,
+    )  # fmt: skip
+    of_rewards = lambda: train_policy(policy, ["good"], {"a": reward_of_length}, tmp_path / "out")  # noqa: E731
     with pytest.raises(InputError, match="must have a token that ends a text or one for padding, found neither"):
-        if trainer in train:
-            train[trainer]()
-        else:
-            train_policy(replace(policy, trainer=trainer), ["good"], {"a": reward_of_length}, tmp_path / "out")
+        train.get(trainer, of_rewards)()
 
 
 def reward_of_length(prompts: Any, completions: Any, **columns: Any) -> list[float]:

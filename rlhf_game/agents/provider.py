@@ -48,10 +48,16 @@ class Cheat:
 @final
 @dataclass(frozen=True, eq=False)
 class ProviderAudit:
-    """Honest revenue, and the best that was found."""
+    """Honest revenue, and the best that was found of each kind."""
 
     revenue: float
-    best: Cheat
+    cheats: tuple[Cheat, ...]
+    """The best of each kind that was tried."""
+
+    @property
+    def best(self) -> Cheat:
+        """The best of all; of kind none where honesty is."""
+        return max((Cheat("none", self.revenue), *self.cheats), key=lambda cheat: cheat.revenue)
 
     @property
     def gain(self) -> float:
@@ -78,11 +84,12 @@ def audit_provider(
     """
     reports = [Report(group.reward, group.size) for group in groups]
     honest = float(mechanism.settle(reports, space).payments.sum())
-    found = [Cheat("none", honest), *_withheld(mechanism, groups, space)]
-    found.append(_invented(mechanism, reports, space, size_limit, starts, rng))
+    found = [_invented(mechanism, reports, space, size_limit, starts, rng)]
+    if len(groups) > 1:
+        found.append(max(_withheld(mechanism, groups, space), key=lambda cheat: cheat.revenue))
     if at_strength is not None and strength is not None:
         found.append(_shaded(mechanism, reports, strength, at_strength))
-    return ProviderAudit(honest, max(found, key=lambda cheat: cheat.revenue))
+    return ProviderAudit(honest, tuple(found))
 
 
 def with_one_more(mechanism: Mechanism, groups: int) -> Mechanism:

@@ -47,6 +47,9 @@ def audit(
         typer.Option("--prior", metavar="PRIOR", help="Also: what lies gain on average over types of this scenario."),
     ] = None,
     samples: Annotated[int, typer.Option("--samples", min=2, help="With --prior: draws of the others' types.")] = 200,
+    provider: Annotated[
+        bool, typer.Option("--provider", help="Also search for what the provider could gain by cheating.")
+    ] = False,
     trusted: TrustCode = False,
 ) -> int:
     """Search for profitable lies of every group, and print the bracket [found, proved] of its regret.
@@ -61,6 +64,7 @@ def audit(
     from rlhf_game.agents.coalitions import Coalition
     from rlhf_game.agents.false_names import FalseNames
     from rlhf_game.cli.display import show_audit, write_out
+    from rlhf_game.cli.provider import provider as audit_provider
     from rlhf_game.files.build import build, settle
     from rlhf_game.files.games import read_game
     from rlhf_game.files.parts import label
@@ -78,13 +82,15 @@ def audit(
     limit = one.fields.size_limit
     if limit is None:
         limit = SIZES * max(group.size for group in groups)
-    streams = np.random.default_rng(seed).spawn(4)
+    streams = np.random.default_rng(seed).spawn(5)
     strategies = standard_strategies(len(groups), starts)
     with np.errstate(all="ignore"):
         regrets = audit_groups(mechanism, groups, space, strategies, rng=streams[0], size_limit=limit)
         joint, more = {}, dict[str, Any]()
         if prior is not None:
             more["interim"] = _interim(prior, one, mechanism, groups, space, limit, samples, streams[3])
+        if provider:
+            more["provider"] = audit_provider(one, mechanism, groups, space, limit, streams[4])
         if coalitions:
             more["core"] = _core(mechanism, groups, space)
             pairs = [(i, j) for j in range(len(groups)) for i in range(j)]
@@ -167,13 +173,16 @@ def _interim(
     for i, (group, stream) in enumerate(zip(groups, rng.spawn(len(groups)), strict=True)):
         draw = others_of(source, i, domain)
         found = interim_regret(mechanism, group, i, space, draw, size_limit=limit, samples=samples, rng=stream)
-        out.append({"interim_regret": found.regret.document(), "interim_report": _report(found.report)})
+        out.append({"interim_regret": found.regret.document(), "interim_report": report_document(found.report)})
     return out
 
 
 def _show_more(more: dict[str, Any]) -> None:
     from rlhf_game.cli.display import number, write_out
+    from rlhf_game.cli.provider import said as said_of_provider
 
+    if "provider" in more:
+        write_out(said_of_provider(more["provider"]))
     if more.get("core") is not None:
         core = more["core"]
         who = " + ".join(core["blocking"])
@@ -256,7 +265,7 @@ def _group(regret: "Regret") -> dict[str, Any]:
         "regret_bound": regret.bound,
         "best_gain": regret.gain,
         "best_strategy": regret.best.strategy,
-        "best_report": _report(regret.report),
+        "best_report": report_document(regret.report),
         "gains": {trial.strategy: trial.gain for trial in regret.trials},
     }
 
@@ -266,11 +275,12 @@ def _joint(deviation: "Deviation") -> dict[str, Any]:
         "members": list(deviation.members),
         "truthful_utility": deviation.truthful_utility,
         "gain": deviation.found,
-        "reports": [_report(report) for report in deviation.reports],
+        "reports": [report_document(report) for report in deviation.reports],
     }
 
 
-def _report(report: "Report") -> dict[str, Any]:
+def report_document(report: "Report") -> dict[str, Any]:
+    """Return a report as audits print it."""
     reward: Any = report.reward
     rows = isinstance(reward, list) and len(reward) > 0 and not isinstance(reward[0], int | float)
     return {"size": int(report.size), "reward": [_list(row) for row in reward] if rows else _list(reward)}

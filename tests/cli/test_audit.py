@@ -179,3 +179,26 @@ def test_wrong_games_are_input_errors(tmp_path: Path) -> None:
     lines = tmp_path / "games.jsonl"
     lines.write_text("{}", encoding="utf-8")
     assert run("audit", lines).code == 2
+
+
+def test_what_the_provider_could_gain_is_in_the_audit(tmp_path: Path) -> None:
+    """The golden game of the theory: an invented group of at most 12 brings at least .73302 instead of .373756."""
+    game = {
+        "reference": [0.7, 0.2, 0.1], "strength": 0.5, "normalization": "sum", "size_limit": 12,
+        "groups": [
+            {"name": "one", "size": 3, "reward": [0.6, 0.3, 0.1]},
+            {"name": "two", "size": 2, "reward": [0.1, 0.2, 0.7]},
+        ],
+    }  # fmt: skip
+    (tmp_path / "game.json").write_text(json.dumps(game))
+    found = run("audit", tmp_path / "game.json", "--provider", "--starts", "2", "--json")
+    provider = json.loads(found.out)["provider"]
+    assert provider["revenue"] == pytest.approx(0.373756102268)
+    assert 0.73302 <= provider["by_kind"]["invented"] <= 0.733025
+    assert provider["best_revenue"] == max(provider["by_kind"].values())
+    assert provider["gain"] == pytest.approx(provider["best_revenue"] - provider["revenue"])
+    witness = provider["witness"]
+    (tmp_path / "again.json").write_text(json.dumps(game | {"strength": witness["strength"]}))
+    receipt = json.loads(run("settle", tmp_path / "again.json", "--json").out)
+    assert sum(group["payment"] for group in receipt["groups"]) == pytest.approx(provider["best_revenue"])
+    assert "a search: at least that" in run("audit", tmp_path / "game.json", "--provider", "--starts", "2").out

@@ -27,7 +27,8 @@ def provider(
 
     def at_strength(strength: float) -> "PolicySpace[Any]":
         other: Any = build(replace(game, fields=game.fields.model_copy(update={"strength": strength})))[0]
-        return getattr(other, "table", other)
+        table: PolicySpace[Any] = getattr(other, "table", other)
+        return table
 
     found = audit_provider(
         mechanism, groups, space, size_limit=limit, rng=rng, strength=game.fields.strength, at_strength=at_strength
@@ -54,12 +55,15 @@ def provider(
 def said(found: Mapping[str, Any]) -> str:
     """Return in words what the provider could gain."""
     witness = found["witness"]
-    what = {
-        "none": lambda: "nothing that was tried",
-        "invented": lambda: f"inventing a group of {witness['report']['size']}",
-        "withheld": lambda: f"not hearing {' and '.join(witness['groups'])}",
-        "strength": lambda: f"training at strength {witness['strength']:.4g}",
-    }[witness["kind"]]()
+    match witness["kind"]:
+        case "invented":
+            what = f"inventing a group of {witness['report']['size']}"
+        case "withheld":
+            what = f"not hearing {' and '.join(witness['groups'])}"
+        case "strength":
+            what = f"training at strength {witness['strength']:.4g}"
+        case _:
+            what = "nothing that was tried"
     return (
         f"the provider: honest revenue {found['revenue']:.6g}; {what} brings {found['best_revenue']:.6g} from the real "
         f"groups, {found['gain']:.6g} more (a search: at least that)\n"

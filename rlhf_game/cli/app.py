@@ -11,7 +11,22 @@ from typing import Annotated, Any, Final
 import typer
 
 from rlhf_game import __version__
-from rlhf_game.cli import audit, demo, discover, doctor, games, init, meter, play, report, run, schema, simulate, train
+from rlhf_game.cli import (
+    audit,
+    demo,
+    discover,
+    doctor,
+    export,
+    games,
+    init,
+    meter,
+    play,
+    report,
+    run,
+    schema,
+    simulate,
+    train,
+)
 from rlhf_game.errors import CombinationError, InputError, MissingExtra, RlhfGameError, happened
 from rlhf_game.files.documents import shown
 
@@ -113,6 +128,7 @@ def _app() -> typer.Typer:
     app.command("receipt")(games.receipt)
     app.command("meter")(meter.meter)
     app.command("play")(play.play)
+    app.command("export")(export.export)
     app.command("init")(init.init)
     app.command("schema")(schema.schema)
     app.command("doctor")(doctor.doctor)

@@ -2,7 +2,6 @@
 
 import re
 from itertools import product
-from typing import Any
 
 import numpy as np
 import pytest

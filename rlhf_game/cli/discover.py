@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from rlhf_game.cli.settings import Settings
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Count the calls of language models and their tokens; make none.")
@@ -16,6 +18,7 @@ def discover(
     as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: runs/CONFIG's name.")] = None,
     dry_run: DryRun = False,
+    settings: Settings = None,
 ) -> None:
     """Search for a loss of preferences: propose, check, train, score, archive; an interrupted search goes on."""
     from rlhf_game.cli.display import show_calls, show_table, write_out
@@ -26,7 +29,7 @@ def discover(
     from rlhf_game.discovery import discover as discover_pipeline
 
     share_the_processor()
-    configuration = read_discovery(config)
+    configuration = read_discovery(config, settings or ())
     folder = out or Path("runs") / config.stem
     if dry_run:
         show_calls(count_calls(configuration, folder), as_json)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from rlhf_game.cli.settings import Settings
 from rlhf_game.cli.simulate import Address, EngineName, Workers
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the receipt as JSON.")]
@@ -29,6 +30,7 @@ def run(
     as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: runs/CONFIG's name.")] = None,
     dry_run: DryRun = False,
+    settings: Settings = None,
     plan: Plan = False,
     yardstick: Yardstick = False,
     engine: Annotated[
@@ -61,7 +63,7 @@ def run(
     from rlhf_game.runs.pipeline import run as run_pipeline
 
     share_the_processor()
-    configuration = read_config(config)
+    configuration = read_config(config, settings or ())
     chosen = engine_of(engine or "local", workers, address) if engine or workers or address else None
     folder = out or Path("runs") / config.stem
     if dry_run:

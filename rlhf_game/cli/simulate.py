@@ -1,9 +1,15 @@
 """``simulate``: many games, strategies and seeds, into a folder."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from rlhf_game.cli.settings import Settings
+
+if TYPE_CHECKING:
+    from rlhf_game.engines import Engine
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 EngineName = Literal["serial", "local", "ray"]
@@ -27,6 +33,7 @@ def simulate(
     engine: Annotated[EngineName, typer.Option(help="Where the games are played; the results are the same.")] = "local",
     workers: Workers = None,
     address: Address = None,
+    settings: Settings = None,
     replay: Annotated[
         Path | None,
         typer.Option(metavar="STUDY", help="Write one game of this study (its folder or its file) as a game file."),
@@ -35,16 +42,17 @@ def simulate(
     point: Annotated[int, typer.Option(metavar="J", help="With --replay: the point of the sweep.")] = 0,
 ) -> None:
     """Play many games between strategic groups, with and without payments; an interrupted study goes on."""
+    from rlhf_game.engines import engine as engine_of
     from rlhf_game.errors import InputError
 
     if replay is not None:
-        if scenario is not None or game is None or out is None:
-            raise InputError("--replay must come with --game K and -o FILE, and without a scenario")
+        if scenario is not None or game is None or out is None or settings:
+            raise InputError("--replay must come with --game K and -o FILE, and without a scenario and --set")
         _replay(replay, game, point, out)
         return
     if scenario is None or game is not None:
         raise InputError("SCENARIO must be given, or --replay STUDY --game K -o FILE")
-    _play(scenario, as_json, out, engine, workers, address)
+    _play(scenario, settings or (), as_json, out, engine_of(engine, workers, address))
 
 
 def _replay(study: Path, game: int, point: int, out: Path) -> None:
@@ -55,22 +63,18 @@ def _replay(study: Path, game: int, point: int, out: Path) -> None:
     typer.echo(f"game: {out}")
 
 
-def _play(
-    scenario: Path, as_json: bool, out: Path | None, engine: EngineName, workers: int | None, address: str | None
-) -> None:
+def _play(scenario: Path, settings: Sequence[str], as_json: bool, out: Path | None, engine: "Engine") -> None:
     from rlhf_game.cli.display import write_out
     from rlhf_game.cli.progress import progress_on_stderr
     from rlhf_game.cli.report import leave_report, say_where
-    from rlhf_game.engines import engine as engine_of
     from rlhf_game.simulations.pipeline import SUMMARY
     from rlhf_game.simulations.pipeline import simulate as simulate_study
     from rlhf_game.simulations.study import read_study
 
-    study = read_study(scenario)
-    chosen = engine_of(engine, workers, address)
+    study = read_study(scenario, settings)
     folder = out or Path("runs") / scenario.stem
     with progress_on_stderr() as watch:
-        finished = simulate_study(study, folder, chosen, watch)
+        finished = simulate_study(study, folder, engine, watch)
     page = leave_report(folder)
     if as_json:
         write_out((folder / SUMMARY).read_text(encoding="utf-8"))

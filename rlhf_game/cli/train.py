@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from rlhf_game.cli.settings import Settings
+
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Count the calls of language models and their tokens; make none.")
 ]
@@ -16,6 +18,7 @@ def train(
     as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: runs/CONFIG's name.")] = None,
     dry_run: DryRun = False,
+    settings: Settings = None,
 ) -> None:
     """Train what CONFIG names by its kind: reward models or a policy; an interrupted training goes on."""
     from rlhf_game.cli.display import show_calls, show_table, write_out
@@ -26,7 +29,7 @@ def train(
     from rlhf_game.training import train as train_pipeline
 
     share_the_processor()
-    configuration = read_training(config)
+    configuration = read_training(config, settings or ())
     folder = out or Path("runs") / config.stem
     if dry_run:
         show_calls(count_calls(configuration, folder), as_json)

@@ -1,6 +1,7 @@
 """The configuration of a discovery, read and checked."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, final
@@ -105,9 +106,12 @@ class DiscoveryConfiguration:
         return self.fields.model_dump(mode="json", exclude_none=True)
 
 
-def read_discovery(path: str | os.PathLike[str]) -> DiscoveryConfiguration:
-    """Return the configuration of a .yaml or .json file. Raises InputError that names file and field."""
-    document, name = read_document(path, "discovery")
+def read_discovery(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> DiscoveryConfiguration:
+    """Return the configuration of a .yaml or .json file. settings: fields to set, each ``path=value``.
+
+    Raises InputError that names file and field.
+    """
+    document, name = read_document(path, "discovery", settings)
     fields = parse_model(DiscoveryConfig, document, name)
     if fields.tasks.tokens**fields.tasks.length > 4096:
         raise InputError(

@@ -101,6 +101,8 @@ def parse_yaml(text: str, name: str) -> Any:
         mark = error.problem_mark or error.context_mark
         where = "" if mark is None else f" at line {mark.line + 1}, column {mark.column + 1}"
         raise InputError(f"{name}: must be YAML, found{where}: {shown(error.problem or 'a fault', 100)}") from None
+    except UnicodeEncodeError:
+        raise InputError(f"{name}: must be text, found half of a surrogate pair") from None
     except yaml.YAMLError as error:  # characters that YAML forbids
         raise InputError(f"{name}: must be YAML, found: {shown(str(error).splitlines()[0], 100)}") from None
     if _HALF.search(text):

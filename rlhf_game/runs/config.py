@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, final
@@ -17,6 +17,7 @@ from rlhf_game.files.documents import kind, parse_json, parse_yaml, read_text, s
 from rlhf_game.files.names import check_names
 from rlhf_game.files.parts import SomePayment, SomeRegularizer, SomeTraining, sources
 from rlhf_game.files.schema import Name, Nonnegative, Positive, Strict, parse_model
+from rlhf_game.files.settings import set_fields
 from rlhf_game.files.tables import digest
 from rlhf_game.mechanism.reports import LARGEST_SIZE
 from rlhf_game.runs.calibrations import SomeCalibration, tag_of
@@ -181,16 +182,20 @@ class Configuration:
         return hashlib.sha256(json.dumps(self.document(), sort_keys=True).encode()).hexdigest()
 
 
-def read_config(path: str | os.PathLike[str]) -> Configuration:
-    """Return the configuration of a .yaml or .json file. Raises InputError that names file and field."""
-    document, name = read_document(path, "run")
+def read_config(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> Configuration:
+    """Return the configuration of a .yaml or .json file. settings: fields to set, each ``path=value``.
+
+    Raises InputError that names file and field.
+    """
+    document, name = read_document(path, "run", settings)
     return parse_config(document, name, Path(path).parent)
 
 
-def read_document(path: str | os.PathLike[str], of: str) -> tuple[dict[str, Any], str]:
+def read_document(path: str | os.PathLike[str], of: str, settings: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
     """Return what a .yaml or .json configuration says, and the file's name for messages. of: what it configures.
 
-    Raises InputError that names the file when it is of another kind or no mapping.
+    settings: fields to set, each ``path=value``. Raises InputError that names the file when it is of another kind or no
+    mapping.
     """
     name, suffix = shown(os.fspath(path), 200), Path(path).suffix.lower()
     if suffix not in SUFFIXES:
@@ -203,7 +208,7 @@ def read_document(path: str | os.PathLike[str], of: str) -> tuple[dict[str, Any]
         raise InputError(f"{name}: must be a mapping with the keys of a {of}, found {kind(document)}")
     document.pop("files", None)  # of a config.json that this package wrote
     document.pop("$schema", None)  # for editors
-    return document, name
+    return set_fields(document, settings, name), name
 
 
 def parse_config(document: dict[str, Any], name: str, base: Path) -> Configuration:

@@ -1,10 +1,8 @@
 """A study: a specification with what it sweeps, cut into chunks that any process can play."""
 
-import copy
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -16,6 +14,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, parse_json, read_text, shown
 from rlhf_game.files.games import Game, parse_game
 from rlhf_game.files.schema import parse_model
+from rlhf_game.files.settings import changed, steps
 from rlhf_game.runs.config import hash_of, read_document
 from rlhf_game.simulations.contents import parquet_bytes
 from rlhf_game.simulations.fields import StudyFields
@@ -30,8 +29,6 @@ FIXED: Final = ("kind", "seed", "games", "payments", "chunk", "sweep")
 SOURCE: Final = "source.json"
 """Says of a study's folder where, from there, the files are that the study names."""
 MOST_POINTS: Final = 100_000
-
-_STEP = re.compile(r"([A-Za-z_][A-Za-z_0-9]*)|\[([0-9]+)\]|\.")
 
 
 @final
@@ -161,14 +158,15 @@ def play(chunks: Sequence[Chunk]) -> Part:
     return Part(chunks[0].number, len(chunks), monotonic() - begun, parquet_bytes(rows, {}))
 
 
-def read_study(path: str | os.PathLike[str]) -> Study:
+def read_study(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> Study:
     """Return the study of a .yaml or .json file, or of a folder that one filled.
 
-    Raises InputError that names file and field, also where a file that is part of a folder's study was changed since.
+    settings: fields of a file to set, each ``path=value``. Raises InputError that names file and field, also where a
+    file that is part of a folder's study was changed since.
     """
     folder = Path(path)
     if not folder.is_dir():
-        document, name = read_document(path, "study")
+        document, name = read_document(path, "study", settings)
         return parse_study(document, name, folder.parent)
     known, origin = folder / "config.json", folder / SOURCE
     document, name = read_document(known, "study")
@@ -196,7 +194,7 @@ def parse_study(document: Mapping[str, Any], name: str, base: Path) -> Study:
         chosen = {field: values[at] for (field, values), at in zip(sweep.items(), places, strict=True)}
         where = ", ".join(f"{field} = {shown(json.dumps(value))}" for field, value in chosen.items())
         label = f"{name}: with {where}" if where else name
-        fields = parse_model(KINDS[wanted], _changed(plain, chosen, name), label).beside(base)
+        fields = parse_model(KINDS[wanted], _swept(plain, chosen, name), label).beside(base)
         try:
             fields.check()
             source = fields.scenario.source(base, fields.rules.normalization)
@@ -238,7 +236,7 @@ def _sweep(given: Any, name: str) -> dict[str, list[Any]]:
             raise InputError(
                 f"{name}: sweep.{shown(field)}: must be a list of at least one value, found {kind(values)}"
             )
-        if _steps(field)[:1] in [[fixed] for fixed in FIXED]:
+        if steps(field)[:1] in [[fixed] for fixed in FIXED]:
             raise InputError(f"{name}: sweep.{shown(field)}: must not be {', '.join(FIXED)}, found one of these")
         points *= len(values)
     if points > MOST_POINTS:
@@ -246,47 +244,11 @@ def _sweep(given: Any, name: str) -> dict[str, list[Any]]:
     return given
 
 
-def _steps(field: str) -> list[str | int]:
-    """Return the keys and positions that a field's path goes through: ``strategies[0].temperature`` has three."""
-    steps: list[str | int] = []
-    at = 0
-    while at < len(field):
-        step = _STEP.match(field, at)
-        if step is None:
-            return []
-        if step[1] is not None:
-            steps.append(step[1])
-        elif step[2] is not None:
-            steps.append(int(step[2]))
-        at = step.end()
-    return steps
-
-
-def _changed(document: Mapping[str, Any], chosen: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return a copy of a document in which the chosen fields have their values."""
-    out: dict[str, Any] = copy.deepcopy(dict(document))
-    for field, value in chosen.items():
-        *path, last = _steps(field) or [""]
-        place: Any = out
-        for step in path:
-            place = _inside(place, step)
-        is_key = isinstance(last, str) and last != "" and isinstance(place, dict)
-        if is_key or (isinstance(last, int) and isinstance(place, list) and last < len(place)):
-            place[last] = copy.deepcopy(value)
-        else:
-            raise InputError(
-                f"{name}: sweep.{shown(field)}: must be a field of this study such as strength or "
-                "strategies[0].temperature, found no such place"
-            )
-    return out
-
-
-def _inside(place: Any, step: str | int) -> Any:
-    if isinstance(step, str) and isinstance(place, dict):
-        return place.get(step)
-    if isinstance(step, int) and isinstance(place, list) and step < len(place):
-        return place[step]
-    return None
+def _swept(document: Mapping[str, Any], chosen: Mapping[str, Any], name: str) -> dict[str, Any]:
+    try:
+        return changed(document, chosen, "strength or strategies[0].temperature")
+    except InputError as error:
+        raise InputError(f"{name}: sweep.{error}") from None
 
 
 def _typed(values: Sequence[Any]) -> list[Any]:

@@ -1,7 +1,7 @@
 """The configuration of a training, read and checked; each ``kind`` has a module of its own."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -49,9 +49,12 @@ class TrainingConfiguration:
         return {**self.fields.model_dump(mode="json", exclude_none=True), "files": dict(self.files)}
 
 
-def read_training(path: str | os.PathLike[str]) -> TrainingConfiguration:
-    """Return the configuration of a .yaml or .json file. Raises InputError that names file and field."""
-    document, name = read_document(path, "training")
+def read_training(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> TrainingConfiguration:
+    """Return the configuration of a .yaml or .json file. settings: fields to set, each ``path=value``.
+
+    Raises InputError that names file and field.
+    """
+    document, name = read_document(path, "training", settings)
     wanted = document.get("kind")
     if not isinstance(wanted, str) or wanted not in KINDS:
         raise InputError(f"{name}: kind: must be {', '.join(KINDS)}, found {kind(wanted)}")

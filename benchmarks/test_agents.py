@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 import rlhf_game as rg
-from rlhf_game.agents.domains import FixedSum
 from rlhf_game.agents.misreports import Noisy, RaiseAndLower, RewardMisreport
-from rlhf_game.agents.payoffs import TablePayoff
+from rlhf_game.agents.payoffs import Payoff
+from rlhf_game.mechanism.domains import FixedSum
 from rlhf_game.mechanism.regularizers.base import Regularizer
+from rlhf_game.mechanism.spaces.table import TableSolver
 
 COUNT, GROUPS, OUTCOMES = 100_000, 3, 10
 
 
-def utilities(payoff: TablePayoff, lie: RewardMisreport, truths: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def utilities(payoff: Payoff, lie: RewardMisreport, truths: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """The first group's utility in many games at once, up to what it cannot change: [COUNT]."""
     domain = FixedSum(np.zeros(len(truths)), np.ones(len(truths)))
     said = lie.distort(truths, domain, np.random.default_rng(0))
@@ -31,7 +32,9 @@ def test_misreports_per_second(benchmark: Any, regularizer: Regularizer, lie: Re
     sizes = rng.integers(1, 11, (GROUPS, COUNT)).astype(float)
     others = (sizes[1:, :, None] * rewards[1:]).sum(axis=0)
     stake = sizes[0][:, None] * rewards[0]
-    payoff = TablePayoff(regularizer, np.full(stake.shape, 1 / OUTCOMES), others, stake, np.ones(1), is_paid=True)
+    payoff = Payoff(
+        TableSolver(regularizer, np.full(stake.shape, 1 / OUTCOMES)), others, stake, np.ones(1), is_paid=True
+    )
     args = (payoff, lie, rewards[0], sizes[0])
     found = benchmark.pedantic(utilities, args=args, rounds=3, warmup_rounds=1)
     assert (found <= payoff.at(stake[None])[0] + 1e-12).all()  # none gains

@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "rlhf_game.mechanism.mechanism": ("Mechanism", "Settlement", "Settlements", "settle_many"),
-    "rlhf_game.mechanism.training": ("AffineRule", "AffineWelfare", "SocialWelfare"),
+    "rlhf_game.mechanism.training": ("Trained", "TrainingRule", "AffineRule", "AffineWelfare", "SocialWelfare"),
     "rlhf_game.mechanism.payments": ("AffinePayments", "NoPayments", "PaymentRule", "RevenueOptimal"),
     "rlhf_game.mechanism.reports": ("Group", "Report", "Normalization"),
     "rlhf_game.mechanism.regularizers.kl": ("KL",),
@@ -25,6 +25,9 @@ _NAMES = {
     "rlhf_game.agents.best_response": ("BestResponse",),
     "rlhf_game.agents.misreports": ("Polarize", "Resize"),
     "rlhf_game.registry": ("register",), "rlhf_game.runs.draws.space": ("Draws",),
+    "rlhf_game.runs.candidates": ("Candidates",), "rlhf_game.rewards.neural": ("HF",),
+    "rlhf_game.mechanism.spaces.base": ("Policy", "PolicySpace"),
+    "rlhf_game.mechanism.regularizers.base": ("Regularizer",),
     "rlhf_game.errors": ("RlhfGameError", "InputError", "CombinationError", "MissingExtra", "RunError"),
 }  # fmt: skip
 _LOCATIONS = {name: module for module, names in _NAMES.items() for name in names}
@@ -37,16 +40,20 @@ if TYPE_CHECKING:  # for editors and type checkers, which then also know a name 
     from rlhf_game.mechanism.audit import Regret, World
     from rlhf_game.mechanism.mechanism import Mechanism, Settlement, Settlements, settle_many
     from rlhf_game.mechanism.payments import AffinePayments, NoPayments, PaymentRule, RevenueOptimal
+    from rlhf_game.mechanism.regularizers.base import Regularizer
     from rlhf_game.mechanism.regularizers.f_divergences import Alpha, Hellinger, JensenShannon, PearsonChi2, ReverseKL
     from rlhf_game.mechanism.regularizers.kl import KL
     from rlhf_game.mechanism.regularizers.l2 import SquaredL2
     from rlhf_game.mechanism.reports import Group, Normalization, Report
+    from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
     from rlhf_game.mechanism.spaces.chain import Chain
     from rlhf_game.mechanism.spaces.menu import Menu
     from rlhf_game.mechanism.spaces.table import Table
     from rlhf_game.mechanism.spaces.trie import Trie
-    from rlhf_game.mechanism.training import AffineRule, AffineWelfare, SocialWelfare
+    from rlhf_game.mechanism.training import AffineRule, AffineWelfare, SocialWelfare, Trained, TrainingRule
     from rlhf_game.registry import register
+    from rlhf_game.rewards.neural import HF
+    from rlhf_game.runs.candidates import Candidates
     from rlhf_game.runs.draws.space import Draws
 else:
 
@@ -60,9 +67,10 @@ else:
 
 
 __all__ = [
-    "AffinePayments", "AffineRule", "AffineWelfare", "Alpha", "BestResponse", "Chain", "CombinationError", "Draws",
-    "Group", "Hellinger", "InputError", "JensenShannon", "KL", "Mechanism", "Menu", "MissingExtra", "NoPayments",
-    "Normalization", "PaymentRule", "PearsonChi2", "Polarize", "Regret", "Report", "Resize", "RevenueOptimal",
-    "ReverseKL", "RlhfGameError", "RunError", "Settlement", "Settlements", "SocialWelfare", "SquaredL2", "Table",
-    "Trie", "World", "audit", "register", "settle_many",
+    "AffinePayments", "AffineRule", "AffineWelfare", "Alpha", "BestResponse", "Candidates", "Chain", "CombinationError",
+    "Draws", "Group", "HF", "Hellinger", "InputError", "JensenShannon", "KL", "Mechanism", "Menu", "MissingExtra",
+    "NoPayments", "Normalization", "PaymentRule", "PearsonChi2", "Polarize", "Policy", "PolicySpace", "Regret",
+    "Regularizer", "Report", "Resize", "RevenueOptimal", "ReverseKL", "RlhfGameError", "RunError", "Settlement",
+    "Settlements", "SocialWelfare", "SquaredL2", "Table", "Trained", "TrainingRule", "Trie", "World", "audit",
+    "register", "settle_many",
 ]  # fmt: skip

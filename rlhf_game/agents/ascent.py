@@ -4,9 +4,9 @@ from typing import Final
 
 import numpy as np
 
-from rlhf_game.agents.domains import Domain
 from rlhf_game.agents.payoffs import Payoff
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.domains import Domain
 
 GROW: Final = 2.0
 SHRINK: Final = 0.25

@@ -6,52 +6,81 @@ from typing import Any
 import numpy as np
 
 from rlhf_game.agents.best_response import BestResponse
-from rlhf_game.agents.domains import coordinates
 from rlhf_game.agents.misreports import Blend, Indifferent, Noisy, Polarize, RaiseAndLower, Resize
 from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.audit import SIZES, Regret, Strategy, World, measure
-from rlhf_game.mechanism.mechanism import Mechanism
+from rlhf_game.mechanism.mechanism import Mechanism, Settlement
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
 
 
 def audit(
-    mechanism: Mechanism,
-    groups: Sequence[Group],
-    space: PolicySpace[Any],
+    mechanism: Mechanism | Settlement,
+    groups: Sequence[Group | Report] | None = None,
+    space: PolicySpace[Any] | None = None,
     strategies: Sequence[Strategy] | None = None,
     *,
-    rng: np.random.Generator | None = None,
+    rng: np.random.Generator | int | None = None,
     size_limit: int | None = None,
     types: Sequence[Report] | None = None,
 ) -> list[Regret]:
     """Return for each group what the strategies gained while all other groups say the truth, and the bound there is.
 
-    strategies: default ``standard_strategies``. rng: default a fixed seed; every group and strategy has its own stream.
+    mechanism: with the groups (a Report stands for the truth of a group without a name) and the space; or a settlement
+    alone, which brings them along: what was said there is taken for the truth. strategies: default
+    ``standard_strategies``. rng: a generator or a seed, default 0; every group and strategy has its own stream.
     size_limit: the largest size that may be reported, default 4 times the largest true one. types: a finite set of
     everything that a group may say; it is tried whole instead of the strategies, and then what is found is a proof.
 
-    Raises InputError when there is no group, no strategy, or an empty set of types.
+    Raises InputError when there is no group, no strategy, or an empty set of types; RunError when a search finds more
+    than what is proved.
     """
-    if not groups:
-        raise InputError("groups must hold at least one group, got none")
-    chosen = standard_strategies(len(groups)) if strategies is None else strategies
+    rules, truths, place = _game(mechanism, groups, space)
+    chosen = standard_strategies(len(truths)) if strategies is None else strategies
     if not chosen or (types is not None and not types):
         raise InputError("strategies and types must not be empty")
-    limit = SIZES * max(group.size for group in groups) if size_limit is None else size_limit
-    truths = [Report(group.reward, group.size) for group in groups]
-    streams = (np.random.default_rng(0) if rng is None else rng).spawn(len(groups))
+    limit = SIZES * max(group.size for group in truths) if size_limit is None else size_limit
+    said = [Report(group.reward, group.size) for group in truths]
+    streams = _generator(rng).spawn(len(truths))
     regrets = []
-    for at, (group, stream) in enumerate(zip(groups, streams, strict=True)):
-        world = World(mechanism, space, (*truths[:at], *truths[at + 1 :]), at, limit)
+    for at, (group, stream) in enumerate(zip(truths, streams, strict=True)):
+        world = World(rules, place, (*said[:at], *said[at + 1 :]), at, limit)
         if types is not None:
             reports = [(f"types[{k}]", report) for k, report in enumerate(types)]
         else:
             pairs = zip(chosen, stream.spawn(len(chosen)), strict=True)
             reports = [(_name(strategy), strategy(group, world, own)) for strategy, own in pairs]
-        least = _least_value(group, space)
+        least = _least_value(group, place)
         regrets.append(measure(group, world, reports, exhaustive=types is not None, least_value=least))
     return regrets
+
+
+def _game(
+    mechanism: Mechanism | Settlement, groups: Sequence[Group | Report] | None, space: PolicySpace[Any] | None
+) -> tuple[Mechanism, list[Group], PolicySpace[Any]]:
+    """Return the rules, the truths and the space of an audit."""
+    if isinstance(mechanism, Settlement):
+        if groups is not None or space is not None:
+            raise InputError("groups and space must be left out with a settlement, which brings them along")
+        settlement = mechanism
+        mechanism, groups, space = settlement.mechanism, settlement.reports, settlement.space.running
+    if not groups or space is None:
+        raise InputError("groups must hold at least one group, and space the space that they report on")
+    for i, group in enumerate(groups):
+        if not isinstance(group, Group | Report):
+            raise InputError(f"groups[{i}] must be a Group, such as Group('legal', [1, 0, 0], size=2), got {group!r}")
+    truths = [
+        one if isinstance(one, Group) else Group(f"group {i}", one.reward, one.size) for i, one in enumerate(groups)
+    ]
+    return mechanism, truths, space
+
+
+def _generator(rng: np.random.Generator | int | None) -> np.random.Generator:
+    if isinstance(rng, np.random.Generator):
+        return rng
+    if rng is None or (isinstance(rng, int | np.integer) and not isinstance(rng, bool) and rng >= 0):
+        return np.random.default_rng(0 if rng is None else rng)
+    raise InputError(f"rng must be a generator, or a seed >= 0, got {rng!r}")
 
 
 def standard_strategies(groups: int, starts: int = 64) -> list[Strategy]:
@@ -68,6 +97,6 @@ def _name(strategy: Strategy) -> str:
 
 def _least_value(group: Group, space: PolicySpace[Any]) -> float | None:
     try:
-        return coordinates(space).least_value(group.reward)
+        return space.coordinates(group.reward).least_value(group.reward)
     except CombinationError:
         return None

@@ -2,27 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, final
+from typing import ClassVar, Final, final
 
 import numpy as np
 
-from rlhf_game.agents.domains import Coordinates, MenuCoordinates, coordinates
-from rlhf_game.agents.search import Scene, all_starts, refine, scene, search, size_grid
+from rlhf_game.agents.search import Scene, all_starts, refine, scene, search, size_grid, starts
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.audit import World
-from rlhf_game.mechanism.mechanism import Mechanism
-from rlhf_game.mechanism.payments import AffinePayments, NoPayments, RevenueOptimal
-from rlhf_game.mechanism.regularizers.kl import KL
-from rlhf_game.mechanism.regularizers.l2 import SquaredL2
+from rlhf_game.mechanism.domains import Coordinates, Domain
 from rlhf_game.mechanism.reports import Group, Report
-from rlhf_game.mechanism.spaces.base import PolicySpace
-from rlhf_game.mechanism.spaces.chain import Chain
-from rlhf_game.mechanism.spaces.table import Table
-from rlhf_game.mechanism.training import AffineRule
 
-KNOWN_PAYMENTS: Final = (NoPayments, AffinePayments, RevenueOptimal)
-"""Payments whose gradient by a group's own report is known."""
 MOST_ON_A_CHAIN: Final = 8
 """Starts on an automaton, where every policy is a recursion; regularisers without a closed form get a quarter."""
 WAYS: Final = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
@@ -54,25 +44,43 @@ class BestResponse:
     def __call__(self, group: Group, world: World, rng: np.random.Generator) -> Report:
         """Return the best report found, the truth if none is better."""
         truth = Report(group.reward, group.size)
-        system = coordinates(world.space)
-        if isinstance(system, MenuCoordinates):
+        system = world.space.coordinates(group.reward)
+        if system.entries:
             return _best(group, world, [truth, *_pushes(group, world, system)])
-        if has_gradient(world.mechanism, world.space):
-            return _best(group, world, [truth, *self._climbed(group, world, rng)])
+        if system.solver(0) is None:
+            return self._tried(group, world, system, rng)
+        if world.mechanism.moves is not None:
+            return _best(group, world, [truth, *self._climbed(group, world, system, rng)])
         return self._groped(group, world, system, rng)
 
-    def _climbed(self, group: Group, world: World, rng: np.random.Generator) -> list[Report]:
+    def _climbed(self, group: Group, world: World, system: Coordinates, rng: np.random.Generator) -> list[Report]:
         stage = _stage(group, world)
         grid = size_grid(group.size, world.largest_size)
-        if isinstance(world.space, Chain):
+        count = affordable(system, self.starts)
+        if system.pace == "whole":
             grid = sorted({1, min(group.size, world.largest_size), world.largest_size})
         try:
-            found = search(stage, np.array(grid)[:, None], affordable(world.space, self.starts), rng)
-            if not isinstance(world.space, Chain):
+            found = search(stage, np.array(grid)[:, None], count, rng)
+            if system.pace != "whole":
                 found.append(refine(stage, found[0], grid))
         except InputError:  # a size so large that the regulariser refuses its numbers
-            found = search(stage, np.array([[group.size]]), affordable(world.space, self.starts), rng)
+            found = search(stage, np.array([[group.size]]), count, rng)
         return [stage.reports(one.rewards, one.sizes)[0] for one in found]
+
+    def _tried(self, group: Group, world: World, system: Coordinates, rng: np.random.Generator) -> Report:
+        """Return the best of simple lies at a few sizes, and of random moves from there: nothing else is known."""
+        truth = system.sheets(group.reward)
+        domains = system.domains(truth)
+        zeros = tuple(np.zeros_like(sheet) for sheet in truth)
+        begun = [
+            starts(sheet, other, domain, self.starts, rng)
+            for sheet, other, domain in zip(truth, zeros, domains, strict=True)
+        ]
+        lies = [tuple(sheet[s] for sheet in begun) for s in range(min(map(len, begun)))]
+        sizes = sorted({1, min(group.size, world.largest_size), world.largest_size})
+        reports = [Report(system.reward(lie), size) for lie in lies for size in sizes]
+        best = _best(group, world, [Report(group.reward, group.size), *reports])
+        return _polished(group, world, system, domains, best, rng)
 
     def _groped(self, group: Group, world: World, system: Coordinates, rng: np.random.Generator) -> Report:
         stage = _stage(group, world)
@@ -93,28 +101,20 @@ class BestResponse:
         def between(report: Report, way: float) -> Report:
             said = system.sheets(report.reward)
             moved = [mine + way * (other - mine) for mine, other in zip(truth, said, strict=True)]
-            return _projected(stage, moved, report.size)
+            return _projected(system, stage.domains[0], moved, report.size)
 
         tried = [between(report, way) for report in reports for way in WAYS]
         best = _best(group, world, [Report(group.reward, group.size), *reports, *tried])
-        return _polished(group, world, stage, best, rng)
+        return _polished(group, world, system, stage.domains[0], best, rng)
 
 
-def has_gradient(mechanism: Mechanism, space: PolicySpace[Any]) -> bool:
-    """Return whether the payoff of a report is known with its gradient, rather than only by settling."""
-    return (
-        isinstance(space, Table | Chain)
-        and isinstance(mechanism.training, AffineRule)
-        and isinstance(mechanism.payment, KNOWN_PAYMENTS)
-    )
-
-
-def affordable(space: PolicySpace[Any], starts: int) -> int:
+def affordable(system: Coordinates, starts: int) -> int:
     """Return how many starts to make do with where a policy takes many steps to solve."""
-    if isinstance(space, Chain):
-        return min(starts, MOST_ON_A_CHAIN)
-    if isinstance(space, Table) and not isinstance(space.regularizer, KL | SquaredL2):
-        return max(min(starts, MOST_ON_A_CHAIN), starts // 4)
+    match system.pace:
+        case "whole":
+            return min(starts, MOST_ON_A_CHAIN)
+        case "iterated":
+            return max(min(starts, MOST_ON_A_CHAIN), starts // 4)
     return starts
 
 
@@ -137,7 +137,7 @@ def _utility(group: Group, world: World, report: Report) -> float:
     return reached if np.isfinite(reached) else -np.inf
 
 
-def _pushes(group: Group, world: World, system: MenuCoordinates) -> list[Report]:
+def _pushes(group: Group, world: World, system: Coordinates) -> list[Report]:
     """Return the reports that reach every entry of a menu that any report can reach.
 
     All reward on one entry at the largest size raises that entry over each other one by the most that the domain
@@ -150,19 +150,26 @@ def _pushes(group: Group, world: World, system: MenuCoordinates) -> list[Report]
     return [Report(system.reward((vertex,)), size) for size in reversed(sizes) for vertex in vertices]
 
 
-def _projected(stage: Scene, rewards: Sequence[Array], size: int) -> Report:
-    sheets = [domain.project(sheet) for domain, sheet in zip(stage.domains[0], rewards, strict=True)]
-    return stage.reports([sheet[None] for sheet in sheets], (size,))[0]
+def _projected(system: Coordinates, domains: Sequence[Domain], rewards: Sequence[Array], size: int) -> Report:
+    sheets = tuple(domain.project(sheet) for domain, sheet in zip(domains, rewards, strict=True))
+    return Report(system.reward(sheets), size)
 
 
-def _polished(group: Group, world: World, stage: Scene, best: Report, rng: np.random.Generator) -> Report:
+def _polished(
+    group: Group,
+    world: World,
+    system: Coordinates,
+    domains: Sequence[Domain],
+    best: Report,
+    rng: np.random.Generator,
+) -> Report:
     """Return the report after random moves of shrinking length, taken when they raise the utility."""
-    reached = world.utility(group, best)
+    reached = _utility(group, world, best)
     length = 0.3
     for _ in range(POLISHES):
-        said = stage.coordinates.sheets(best.reward)
+        said = system.sheets(best.reward)
         moved = [sheet + length * np.ptp(sheet) * rng.standard_normal(sheet.shape) for sheet in said]
-        report = _projected(stage, moved, best.size)
+        report = _projected(system, domains, moved, best.size)
         value = _utility(group, world, report)
         if value > reached:
             best, reached, length = report, value, length * 1.5

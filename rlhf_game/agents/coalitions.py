@@ -11,15 +11,13 @@ from typing import Any, ClassVar, Final, final
 
 import numpy as np
 
-from rlhf_game.agents.best_response import affordable, has_gradient
-from rlhf_game.agents.domains import MenuCoordinates, coordinates
+from rlhf_game.agents.best_response import affordable
 from rlhf_game.agents.search import Scene, Sizes, scene, search
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.mechanism.audit import TOLERANCE
 from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
-from rlhf_game.mechanism.spaces.chain import Chain
 
 FEW_STARTS: Final = 4
 """Starts of a joint search on an automaton."""
@@ -81,7 +79,7 @@ class Coalition:
             return scene(mechanism, space, list(zip(self.members, own, strict=True)), others, own, is_paid=is_paid)
 
         choices = [sorted({1, min(group.size, size_limit), size_limit}) for group in own]
-        if isinstance(space, Chain):
+        if space.coordinates(own[0].reward).pace == "whole":
             choices = [sorted({min(group.size, size_limit), size_limit}) for group in own]
         tried = joint_reports(mechanism, space, own, stage, np.array(list(product(*choices))), self.starts, rng)
 
@@ -106,10 +104,10 @@ def joint_reports(
 
     truths: whose domain each report is in. stage: the scene, for payments as they are (None) or as stand-ins.
     """
-    system = coordinates(space)
-    if isinstance(system, MenuCoordinates):
+    system = space.coordinates(truths[0].reward)
+    if system.entries:
         domains = [system.domains(system.sheets(group.reward))[0] for group in truths]
-        entries = np.eye(len(system.space.divergence))
+        entries = np.eye(system.sheets(truths[0].reward)[0].shape[1])
         return [
             tuple(
                 Report(system.reward((domain.shaped(entry[None]),)), int(size))
@@ -118,8 +116,8 @@ def joint_reports(
             for entry in entries
             for row in sizes
         ]
-    count = FEW_STARTS if isinstance(space, Chain) else affordable(space, starts)
-    ways: tuple[bool | None, ...] = (None,) if has_gradient(mechanism, space) else (True, False)
+    count = FEW_STARTS if system.pace == "whole" else affordable(system, starts)
+    ways: tuple[bool | None, ...] = (None,) if mechanism.moves is not None else (True, False)
     out = []
     for way in ways:
         here = stage(way)

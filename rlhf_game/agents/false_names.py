@@ -17,8 +17,6 @@ from rlhf_game.errors import InputError
 from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
-from rlhf_game.mechanism.spaces.chain import Chain
-from rlhf_game.mechanism.training import AffineWelfare
 
 
 @final
@@ -62,7 +60,8 @@ class FalseNames:
             return scene(several, space, [(at, owner) for at in places], others, [owner], is_paid=is_paid)
 
         part = max(1, owner.size // self.names)
-        choices = {part, size_limit} if isinstance(space, Chain) else {1, part, min(owner.size, size_limit), size_limit}
+        is_slow = space.coordinates(owner.reward).pace == "whole"
+        choices = {part, size_limit} if is_slow else {1, part, min(owner.size, size_limit), size_limit}
         choices |= {owner.size - part * (self.names - 1)} - {0}
         sizes = np.array(list(combinations_with_replacement(sorted(choices), self.names)))
         plain = [tuple(Report(owner.reward, int(size)) for size in row) for row in sizes]
@@ -78,9 +77,4 @@ class FalseNames:
 
 def split(mechanism: Mechanism, count: int, group: int, names: int) -> Mechanism:
     """Return the mechanism when one of ``count`` groups appears under several names, each with its weight mu."""
-    training = mechanism.training
-    if not isinstance(training, AffineWelfare) or training.weights is None:
-        return mechanism
-    mu = training.multipliers(count)
-    weights = np.repeat(mu, np.where(np.arange(count) == group, names, 1))
-    return Mechanism(AffineWelfare(weights, training.boost), mechanism.payment)
+    return Mechanism(mechanism.training.split(count, group, names), mechanism.payment)

@@ -12,7 +12,6 @@ from typing import Any, Final, final
 
 import numpy as np
 
-from rlhf_game.agents.domains import coordinates
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.audit import TOLERANCE, World
@@ -86,7 +85,7 @@ def interim_regret(
 
 def _reports(group: Group, space: PolicySpace[Any], size_limit: int) -> list[Report]:
     """Return reports between the truth and single outcomes, favourites and the least, and beyond, at several sizes."""
-    system = coordinates(space)
+    system = space.coordinates(group.reward)
     truth = system.sheets(group.reward)
     domains = system.domains(truth)
     sizes = sorted({1, max(1, group.size // 2), group.size, min(2 * group.size, size_limit), size_limit})
@@ -112,7 +111,7 @@ def _moved(
     rng: np.random.Generator,
 ) -> tuple[Report, float]:
     """Return the report after random moves of shrinking length, kept where they raise the mean."""
-    system = coordinates(space)
+    system = space.coordinates(group.reward)
     domains = system.domains(system.sheets(group.reward))
     length = 0.3
     for _ in range(MOVES):

@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Final, final
 
 import numpy as np
 
-from rlhf_game.agents.domains import Domain, coordinates
 from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.audit import World
+from rlhf_game.mechanism.domains import Domain
 from rlhf_game.mechanism.reports import Group, Normalization, Report
 
 OWN: Final = "the group's own reward"
@@ -36,7 +36,7 @@ class RewardMisreport(ABC):
     @final
     def __call__(self, group: Group, world: World, rng: np.random.Generator) -> Report:
         """Return the report; raises CombinationError when the space's rewards are not tables."""
-        system = coordinates(world.space)
+        system = world.space.coordinates(group.reward)
         truth = system.sheets(group.reward)
         domains = system.domains(truth)
         said = tuple(self.distort(sheet, domain, rng) for sheet, domain in zip(truth, domains, strict=True))
@@ -159,7 +159,7 @@ class Blend:
         """Return the report; raises InputError when there is no such group."""
         if not 0 <= self.other < len(world.others):
             raise InputError(f"other must be one of the {len(world.others)} other groups, got {self.other}")
-        system = coordinates(world.space)
+        system = world.space.coordinates(group.reward)
         truth, others = system.sheets(group.reward), system.sheets(world.others[self.other].reward)
         said = tuple(map(self.distort, truth, others, system.domains(truth)))
         return Report(system.reward(said), group.size)
@@ -181,12 +181,12 @@ class Scale:
 
     def __call__(self, group: Group, world: World, rng: np.random.Generator) -> Report:
         """Return the report; raises CombinationError where the domain fixes the scale."""
-        declared = getattr(world.space, "normalization", Normalization.NONE)
+        declared = world.space.normalization
         if declared is not Normalization.NONE:
             raise CombinationError(
                 f"Scale needs rewards of any scale, not normalization {declared}; use Resize instead"
             )
-        system = coordinates(world.space)
+        system = world.space.coordinates(group.reward)
         said = tuple(self.factor * sheet for sheet in system.sheets(group.reward))
         return Report(system.reward(said), group.size)
 

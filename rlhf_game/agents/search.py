@@ -13,17 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_game.agents.ascent import ascend
-from rlhf_game.agents.domains import ChainCoordinates, Coordinates, Domain, TableCoordinates, coordinates, together
 from rlhf_game.agents.misreports import Blend, Indifferent, Polarize, RaiseAndLower
-from rlhf_game.agents.payoffs import ChainPayoff, Payoff, TablePayoff
+from rlhf_game.agents.payoffs import Payoff
 from rlhf_game.errors import CombinationError
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.domains import Coordinates, Domain, Sheets
 from rlhf_game.mechanism.mechanism import Mechanism
-from rlhf_game.mechanism.payments import NoPayments
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
-from rlhf_game.mechanism.spaces.table import Sheets
-from rlhf_game.mechanism.training import AffineRule, SocialWelfare
 
 Sizes = NDArray[np.int64]
 
@@ -96,10 +93,10 @@ def scene(
 
     stakes: the groups whose payoff counts (each once, also under several names). is_paid: whether affine payments are
     due; default whether the mechanism has payments at all. For another training rule than an affine maximiser the scene
-    is that of social welfare, a stand-in. Raises CombinationError on a space other than a table or an automaton.
+    is that of social welfare, a stand-in. Raises CombinationError on a space that cannot say how its policies move.
     """
-    system = coordinates(space)
-    training = mechanism.training if isinstance(mechanism.training, AffineRule) else SocialWelfare()
+    system = space.coordinates(stakes[0].reward)
+    training = mechanism.training
     mu = training.multipliers(1 + max(position for position, _ in [*members, *others]))
     truths = tuple(system.sheets(group.reward) for _, group in members)
     zeros = tuple(np.zeros_like(sheet) for sheet in truths[0])
@@ -108,22 +105,17 @@ def scene(
     score = _sum(zeros, parts)
     stake = _sum(zeros, [(float(group.size), system.sheets(group.reward)) for group in stakes])
     multipliers = mu[[at for at, _ in members]]
-    paid = not isinstance(mechanism.payment, NoPayments) if is_paid is None else is_paid
-    payoffs: tuple[Payoff, ...]
-    if isinstance(system, TableCoordinates):
-        table = system.space
-        prompt_weights = tuple(table.prompt_weights[rows] for rows in table.layout.members)
-        sheets = zip(table.reference, score, stake, strict=True)
-        payoffs = tuple(TablePayoff(table.regularizer, *sheet, multipliers, paid) for sheet in sheets)
-        effort = ON_TABLES
-    elif isinstance(system, ChainCoordinates):
-        prompt_weights = (np.ones(1),)
-        payoffs = (ChainPayoff(system, score[0][0], stake[0][0], multipliers, paid),)
-        effort = ON_CHAINS
-    else:
-        raise CombinationError(f"a search by gradients needs a Table or a Chain, not {type(space).__name__}")
+    paid = mechanism.moves != "free" if is_paid is None else is_paid
+    payoffs = []
+    for k, sheet in enumerate(zip(score, stake, strict=True)):
+        solver = system.solver(k)
+        if solver is None:
+            raise CombinationError(f"a search by gradient needs to know how policies of a {type(space).__name__} move")
+        payoffs.append(Payoff(solver, *sheet, multipliers, paid))
     domains = tuple(system.domains(truth) for truth in truths)
-    return Scene(system, truths, domains, payoffs, score, prompt_weights, multipliers, effort)
+    effort = ON_CHAINS if system.pace == "whole" else ON_TABLES
+    weights = system.prompt_weights()
+    return Scene(system, truths, domains, tuple(payoffs), score, weights, multipliers, effort)
 
 
 def _sum(zeros: Sheets, parts: Sequence[tuple[float, Sheets]]) -> Sheets:
@@ -243,7 +235,8 @@ def _best(values: Array, rewards: Array) -> tuple[Array, Array]:
 def _run(stage: Scene, k: int, sizes: Sizes, rewards: Array, steps: int) -> tuple[Array, Array]:
     """Ascend on one sheet from rewards [Z, S, C, B, m]: payoffs [Z, S, B] and rewards, in chunks of rows."""
     z, s, b = (axis.ravel() for axis in np.indices((*rewards.shape[:2], rewards.shape[3])))
-    domain = together([domain[k] for domain in stage.domains])
+    own, *others = [domain[k] for domain in stage.domains]
+    domain = own.together(others)
     payoff = stage.payoffs[k]
     values = np.empty((*rewards.shape[:2], rewards.shape[3]))
     out = np.empty(rewards.shape)

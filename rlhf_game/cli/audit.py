@@ -69,16 +69,14 @@ def audit(
     from rlhf_game.files.games import read_game
     from rlhf_game.files.parts import label
     from rlhf_game.mechanism.audit import SIZES
-    from rlhf_game.mechanism.spaces.trie import Trie
 
     one = read_game(_file(game), trusted=trusted)
     settle(one)  # an error names the file and the field
     space, mechanism, groups = build(one)
     if rules is not None:
         mechanism = _foreign(rules)
-    is_partial = isinstance(space, Trie)
-    if isinstance(space, Trie):
-        space = space.table
+    is_partial = space.running is not space
+    space = space.running
     limit = one.fields.size_limit
     if limit is None:
         limit = SIZES * max(group.size for group in groups)

@@ -2,10 +2,10 @@
 
 A gain is always signed, and the difference of two utilities that ``Mechanism.settle`` gives: whoever has the witness
 can settle the game again and find the same number. A search only ever finds a lower bound on regret; the upper bound is
-the certificate of theory section 5, for payment rules that have one. Strategies live in ``rlhf_game.agents``.
+what the payment rule proves (theory section 5), where it does. A search that finds more than what is proved is an
+error. Strategies live in ``rlhf_game.agents``.
 """
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,18 +14,15 @@ from typing import Any, Final, Protocol, final
 import numpy as np
 
 from rlhf_game.errors import InputError, RunError
+from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.mechanism import Mechanism, Settlement, read_profile
-from rlhf_game.mechanism.participation import ParticipationPayments
-from rlhf_game.mechanism.payments import AffinePayments, NoPayments, RevenueOptimal, WithFee
 from rlhf_game.mechanism.reports import Group, Profile, Report, check_size
-from rlhf_game.mechanism.several import ModelPayments
 from rlhf_game.mechanism.spaces.base import PolicySpace
-from rlhf_game.mechanism.training import AffineRule
 
 TOLERANCE: Final = 1e-9
 """A difference up to this share of the money that it is made of (values and payments) is rounding."""
-CERTIFIED: Final = (AffinePayments, RevenueOptimal)
-"""Payments of the form h_i - ASW_-i(p) / mu_i, where h_i does not depend on the report of group i."""
+ROUNDING: Final = 64 * 2.0**-53
+"""A difference up to this share of everybody's size times largest reward is rounding, too: policies are made of it."""
 SIZES: Final = 4
 """The default largest size that may be reported, in multiples of the largest size there is."""
 
@@ -77,6 +74,16 @@ class World:
         own = settlement.policy.model_of(self.position)
         value = own.values([self.space.read(group.reward)])[0]
         return float(group.size * value), float(settlement.payments[self.position])
+
+    def rounding(self, report: Report) -> float:
+        """Return what rounding can do to a utility when the group says ``report``: it knows everybody's scale."""
+        own = report.size * self.space.magnitude(self.space.read(report.reward))
+        return ROUNDING * (own + self._scale)
+
+    @functools.cached_property
+    def _scale(self) -> float:
+        magnitudes = [self.space.magnitude(reward) for reward in self._others.rewards]
+        return float(self._others.sizes @ np.array(magnitudes)) if magnitudes else 0.0
 
     @functools.cached_property
     def _others(self) -> Profile[Any]:
@@ -176,66 +183,59 @@ def measure(
     exhaustive: the reports are all that the group may say, so the largest gain is the regret, and also its bound.
     least_value: min over all policies of <p, r> at the group's reward, where that is known: it bounds utilities.
     """
-    settlement = world.settle(Report(group.reward, group.size))
+    truth = Report(group.reward, group.size)
+    settlement = world.settle(truth)
     value, payment = world.money(group, settlement)
-    truthful, tolerance = value - payment, TOLERANCE * (abs(value) + abs(payment))
+    truthful, tolerance = value - payment, TOLERANCE * (abs(value) + abs(payment)) + world.rounding(truth)
 
     def tried(strategy: str, report: Report) -> Trial | None:
         try:
             value, payment = world.money(group, world.settle(report))
+            slack = tolerance + TOLERANCE * (abs(value) + abs(payment)) + world.rounding(report)
         except (InputError, RunError):
             return None
-        gain = value - payment - truthful
-        slack = tolerance + TOLERANCE * (abs(value) + abs(payment))
-        return Trial(strategy, report, gain, slack) if np.isfinite(gain) else None
+        return Trial(strategy, report, value - payment - truthful, slack)
 
     trials = tuple(trial for name, report in reports if (trial := tried(name, report)) is not None)
-    trials = trials or (Trial("Truthful()", Report(group.reward, group.size), 0.0, tolerance),)
-    slack = _certificate(world, settlement)
-    bound = slack
+    trials = trials or (Trial("Truthful()", truth, 0.0, tolerance),)
+    certificate, rational = _proofs(group, world, settlement, least_value)
+    bound = certificate
     if exhaustive:
         largest = max(0.0, *(trial.gain for trial in trials))
         bound = largest if bound is None else min(bound, largest)
-    rational = _rationality(group, world, slack, least_value)
-    return Regret(group.name, truthful, trials, bound, tolerance, rational)
+    return _check(Regret(group.name, truthful, trials, bound, tolerance, rational), certificate)
 
 
-def _certificate(world: World, settlement: Settlement) -> float | None:
-    """Return the certificate of theory section 5, in the group's own money: the training gap / mu.
+def _proofs(
+    group: Group, world: World, settlement: Settlement, least: float | None
+) -> tuple[float | None, float | None]:
+    """Return what the payment rule proves of a group: the bound on its regret, and on its truthful utility.
 
-    Whatever group i reports, its utility is [ASW(p) - h_-i] / mu_i <= [max ASW - h_-i] / mu_i, with ASW at its truth;
-    the truth gets at least max ASW - gap. It holds where the payment is h_i - ASW_-i(p) / mu_i, as in CERTIFIED (for a
-    policy that is not optimal: if its ``externalities`` are what Policy defines), and for a choice among models, which
-    is exact.
+    least: min over all policies of <p, r> at the group's reward, where that is known.
     """
-    mechanism = world.mechanism
-    payment = mechanism.payment.rule if isinstance(mechanism.payment, WithFee) else mechanism.payment
-    if isinstance(payment, ModelPayments | ParticipationPayments):
-        return float(settlement.policy.gap)  # the choice among sets and policies is exact
-    if not isinstance(payment, CERTIFIED) or not isinstance(mechanism.training, AffineRule):
-        return None
-    multipliers = mechanism.training.multipliers(len(world.others) + 1)
-    return float(settlement.policy.gap / multipliers[world.position])
+    payment, at = settlement.mechanism.payment, world.position
+    bounds, utilities = payment.own("regret_bounds"), payment.own("utility_bounds")
+    worths = np.full(len(settlement.sizes), np.nan)
+    worths[at] = np.nan if least is None else group.size * least
+    regret = None if bounds is None else bounds(settlement.trained)
+    utility = None if utilities is None else utilities(settlement.trained, worths)
+    return _entry(regret, at), _entry(utility, at)
 
 
-def _rationality(group: Group, world: World, slack: float | None, least_value: float | None) -> float | None:
-    """Return a lower bound on the truthful utility that holds whatever the others report.
+def _entry(proved: Array | None, at: int) -> float | None:
+    return None if proved is None or np.isnan(proved[at]) else float(proved[at])
 
-    Without payments, size * least value. With affine payments the same less the gap (derived): the utility is at least
-    [max ASW - gap - max ASW_-i] / mu, and adding mu w r to a score raises its maximum by mu w min r or more. Revenue-
-    optimal payments leave 0 or more by their definition.
-    """
-    payment = world.mechanism.payment
-    if isinstance(payment, WithFee):
-        without = dataclasses.replace(world, mechanism=Mechanism(world.mechanism.training, payment.rule))
-        found = _rationality(group, without, slack, least_value)
-        return None if found is None else found - payment.fee
-    if isinstance(payment, ParticipationPayments):
-        return None if slack is None else -slack
-    if isinstance(payment, RevenueOptimal):
-        return None if slack is None else -slack
-    if least_value is None:
-        return None
-    if isinstance(payment, NoPayments):
-        return group.size * least_value
-    return None if slack is None else group.size * least_value - slack
+
+def _check(regret: Regret, certificate: float | None) -> Regret:
+    """Return the bracket; raise RunError when the search has found more than is proved: one of the two is wrong."""
+    if certificate is not None and regret.gain > certificate + regret.best.tolerance:
+        raise RunError(
+            f"{regret.group} gains {regret.gain:.6g} by {regret.best.strategy}, more than the {certificate:.6g} that "
+            "is proved: the search or the proof is wrong, and neither can be relied on"
+        )
+    if regret.ir_bound is not None and regret.truthful_utility < regret.ir_bound - regret.tolerance:
+        raise RunError(
+            f"{regret.group} has {regret.truthful_utility:.6g} at the truth, less than the {regret.ir_bound:.6g} that "
+            "is proved: the settlement or the proof is wrong, and neither can be relied on"
+        )
+    return regret

@@ -1,7 +1,7 @@
 """A training rule and a payment rule, checked to fit, and the receipt that they produce."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import numpy as np
@@ -11,10 +11,10 @@ from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.arrays import Array, finite
 from rlhf_game.mechanism.payments import AffinePayments, PaymentRule
 from rlhf_game.mechanism.regularizers.base import Regularizer
-from rlhf_game.mechanism.reports import Normalization, Profile, Report, V
+from rlhf_game.mechanism.reports import Group, Normalization, Profile, Report, V
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 from rlhf_game.mechanism.spaces.table import Table
-from rlhf_game.mechanism.training import AffineWelfare, SocialWelfare, Trained, TrainingRule
+from rlhf_game.mechanism.training import AffineRule, AffineWelfare, SocialWelfare, Trained, TrainingRule
 
 
 @final
@@ -32,6 +32,16 @@ class Settlement:
     """v_i(p) of one member, at the reported reward: [n]."""
     payments: Array
     """What each group owes: [n]."""
+    mechanism: "Mechanism"
+    trained: Trained[Any]
+    """The policy with the rule, the reports and the space that it comes from."""
+    reports: "tuple[Report | Group, ...]" = ()
+    """What the groups said (a Group: its truth), where it was settled from reports."""
+
+    @property
+    def space(self) -> PolicySpace[Any]:
+        """What was settled on."""
+        return self.trained.space
 
     @property
     def utilities(self) -> Array:
@@ -73,16 +83,21 @@ class Mechanism:
                 f"{type(self.payment).__name__} pays for {wanted}, not {type(self.training).__name__}"
             )
 
-    def settle(self, reports: Sequence[Report], space: PolicySpace[V]) -> Settlement:
-        """Train on the reports and charge for them.
+    def settle(
+        self, reports: Sequence[Report | Group] | Mapping[str, Report | Group], space: PolicySpace[V]
+    ) -> Settlement:
+        """Train on the reports and charge for them. A group stands for its true report; a mapping is read in its order.
 
-        Raises InputError when there is no report or a report does not fit the space.
+        Raises InputError when there is no report, a report does not fit the space, or float64 cannot hold the result.
         """
-        return self.settle_profile(read_profile(reports, space), space)
+        said = tuple(reports.values()) if isinstance(reports, Mapping) else reports
+        settlement = self.settle_profile(read_profile(said, space), space)
+        return replace(settlement, reports=tuple(said))
 
     def settle_profile(self, profile: Profile[V], space: PolicySpace[V]) -> Settlement:
         """Train and charge for reports that the space has read already."""
-        return self.charge(Trained(self.training, profile, space, self.training.train(profile, space)))
+        with np.errstate(all="ignore"):  # what comes out of an overflow is not finite, and refused
+            return self.charge(Trained(self.training, profile, space, self.training.train(profile, space)))
 
     def charge(self, trained: Trained[Any]) -> Settlement:
         """Charge for what the training rule has trained."""
@@ -92,16 +107,26 @@ class Mechanism:
                 f"{type(self.payment).__name__}.charge must return one number per group, {list(values.shape)}, "
                 f"got {list(payments.shape)}"
             )
-        return Settlement(trained.policy, trained.sizes, values, payments)
+        if not (
+            np.isfinite(values).all() and np.isfinite(payments).all() and np.isfinite(trained.policy.welfare).all()
+        ):
+            raise InputError("reports must have results that float64 can hold, got some that overflow it")
+        return Settlement(trained.policy, trained.sizes, values, payments, self, trained)
+
+    @property
+    def moves(self) -> str | None:
+        """How a report moves what its group earns (see PaymentRule), where an affine maximiser is trained."""
+        is_affine = type(self.training).train is AffineRule.train
+        return self.payment.own("moves") if is_affine else None
 
 
-def read_profile(reports: Sequence[Report], space: PolicySpace[V]) -> Profile[V]:
+def read_profile(reports: Sequence[Report | Group], space: PolicySpace[V]) -> Profile[V]:
     """Return the reports in the space's coordinates; the message of an InputError names the report's position."""
     if not isinstance(reports, Sequence) or not reports:
         raise InputError(f"reports must be a list of at least one report, got {reports!r}")
     rewards = []
     for i, report in enumerate(reports):
-        if not isinstance(report, Report):
+        if not isinstance(report, Report | Group):
             raise InputError(f"report {i} must be a Report, such as Report([1, 0, 0], size=2), got {report!r}")
         try:
             rewards.append(space.read(report.reward))

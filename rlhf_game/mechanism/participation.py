@@ -155,3 +155,13 @@ class ParticipationPayments(PaymentRule[Participation]):
             for i, inside in enumerate(chosen.takes_part)
         ]
         return np.array(due) / weights
+
+    def regret_bounds(self, optimum: Trained[Participation]) -> Array | None:
+        """Return the gap of the policy: the choice among sets is exact."""
+        gap = optimum.policy.gap
+        return None if gap is None else np.full(len(optimum.sizes), float(gap))
+
+    def utility_bounds(self, optimum: Trained[Participation], least: Array) -> Array | None:
+        """Return 0 less the gap: who would lose is left out."""
+        bounds = self.regret_bounds(optimum)
+        return None if bounds is None else -bounds

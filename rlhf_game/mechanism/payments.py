@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import UnionType
-from typing import Any, ClassVar, Generic, TypeVar, Union, final, get_args, get_origin
+from typing import Any, ClassVar, Generic, Literal, TypeVar, Union, final, get_args, get_origin
 
 import numpy as np
 
@@ -20,6 +20,9 @@ class PaymentRule(ABC, Generic[Rule]):
 
     pays_for: ClassVar[tuple[type[TrainingRule], ...]] = (TrainingRule,)
     """The training rules that it can charge for, as its type argument says."""
+    moves: ClassVar[Literal["affine", "free"] | None] = None
+    """How a report moves what its group earns, up to what no report of the group can change: as affine payments do, as
+    without any, or (None) in another way."""
 
     def __init_subclass__(cls) -> None:
         """Read the training rules off the type argument."""
@@ -32,6 +35,25 @@ class PaymentRule(ABC, Generic[Rule]):
     @abstractmethod
     def charge(self, optimum: Trained[Rule]) -> Array:
         """Return what each group owes, in units of reward: [n]; of B games at once [B, n]."""
+
+    def regret_bounds(self, optimum: Trained[Rule]) -> Array | None:
+        """Return what no report of a group gains more than, in its own money, as a proof: [n]; None without one.
+
+        A proof speaks for the exact type that defines it: for a subclass, which may charge otherwise, it is not asked.
+        """
+        return None
+
+    def utility_bounds(self, optimum: Trained[Rule], least: Array) -> Array | None:
+        """Return what a truthful group has at least, whatever the others say, as a proof: [n]; None without one.
+
+        least: w_i min_p v_i(p), [n]; NaN where it is not known. Asked as ``regret_bounds`` is.
+        """
+        return None
+
+    @final
+    def own(self, name: str) -> Any:
+        """Return an attribute that its exact type defines: None where only a class above it has one."""
+        return getattr(self, name) if name in vars(type(self)) else None
 
 
 def _rules(argument: Any, of: type) -> tuple[type[TrainingRule], ...]:
@@ -50,9 +72,15 @@ def _rules(argument: Any, of: type) -> tuple[type[TrainingRule], ...]:
 class NoPayments(PaymentRule[TrainingRule]):
     """Nobody pays; truth is then dominated under most training rules (Thm 3.3)."""
 
+    moves: ClassVar[Literal["affine", "free"] | None] = "free"
+
     def charge(self, optimum: Trained[TrainingRule]) -> Array:
         """Return zeros."""
         return np.zeros(optimum.sizes.shape)
+
+    def utility_bounds(self, optimum: Trained[TrainingRule], least: Array) -> Array | None:
+        """Return the least values."""
+        return least
 
 
 @final
@@ -64,9 +92,29 @@ class AffinePayments(PaymentRule[AffineRule]):
     all rewards are non-negative.
     """
 
+    moves: ClassVar[Literal["affine", "free"] | None] = "affine"
+
     def charge(self, optimum: Trained[AffineRule]) -> Array:
         """Return the externalities of the groups, in each group's own unit of money."""
         return optimum.externalities() / optimum.weights
+
+    def regret_bounds(self, optimum: Trained[AffineRule]) -> Array | None:
+        """Return the training gap / mu (theory section 5).
+
+        Whatever group i reports, its utility is [ASW(p) - h_-i] / mu_i <= [max ASW - h_-i] / mu_i, with ASW at its
+        truth; the truth gets at least max ASW - gap. It holds where the payment is h_i - ASW_-i(p) / mu_i and h_i does
+        not depend on the report (for a policy that is not optimal: if its ``externalities`` are what Policy defines).
+        """
+        return _gap_bounds(optimum)
+
+    def utility_bounds(self, optimum: Trained[AffineRule], least: Array) -> Array | None:
+        """Return the least values less the gap (derived).
+
+        The utility is at least [max ASW - gap - max ASW_-i] / mu, and adding mu w r to a score raises its maximum by
+        mu w min r or more.
+        """
+        bounds = _gap_bounds(optimum)
+        return None if bounds is None else least - bounds
 
 
 @final
@@ -77,12 +125,23 @@ class RevenueOptimal(PaymentRule[AffineRule]):
     pay_i = affine payment + inf over types (r', w') of the domain of the truthful utility. The infimum is at w' = 1.
     """
 
+    moves: ClassVar[Literal["affine", "free"] | None] = "affine"
+
     def charge(self, optimum: Trained[AffineRule]) -> Array:
         """Return affine payments plus the utility of the least favoured type.
 
         Raises CombinationError when the space has no declared domain.
         """
         return (optimum.externalities() + optimum.least_gains()) / optimum.weights
+
+    def regret_bounds(self, optimum: Trained[AffineRule]) -> Array | None:
+        """Return the training gap / mu: what is added does not depend on the group's report."""
+        return _gap_bounds(optimum)
+
+    def utility_bounds(self, optimum: Trained[AffineRule], least: Array) -> Array | None:
+        """Return 0 less the gap, by the definition of what is added."""
+        bounds = _gap_bounds(optimum)
+        return None if bounds is None else -bounds
 
 
 @final
@@ -101,6 +160,28 @@ class WithFee(PaymentRule[TrainingRule]):
             raise InputError(f"fee must be a finite number >= 0, got {self.fee!r}")
         object.__setattr__(self, "pays_for", self.rule.pays_for)
 
+    @property
+    def moves(self) -> Literal["affine", "free"] | None:  # type: ignore[override]
+        """As the other rule's payments do."""
+        return self.rule.own("moves")  # type: ignore[no-any-return]
+
     def charge(self, optimum: Trained[Any]) -> Array:
         """Return the rule's payments plus the fee."""
         return self.rule.charge(optimum) + self.fee
+
+    def regret_bounds(self, optimum: Trained[Any]) -> Array | None:
+        """Return what the other rule proves."""
+        proof = self.rule.own("regret_bounds")
+        return None if proof is None else proof(optimum)
+
+    def utility_bounds(self, optimum: Trained[Any], least: Array) -> Array | None:
+        """Return what the other rule proves, less the fee."""
+        proof = self.rule.own("utility_bounds")
+        found = None if proof is None else proof(optimum, least)
+        return None if found is None else found - self.fee
+
+
+def _gap_bounds(optimum: Trained[AffineRule]) -> Array | None:
+    """Return the training gap / mu, [n]; None for another policy than an affine maximiser's, or an unknown gap."""
+    gap = optimum.policy.gap
+    return np.asarray(gap / optimum.weights) if optimum.is_affine and gap is not None else None

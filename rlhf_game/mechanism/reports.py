@@ -31,7 +31,7 @@ class Reward(Protocol):
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """The truth, private: one member's reward r_i and the number of members w_i."""
 
@@ -42,9 +42,19 @@ class Group:
     def __post_init__(self) -> None:
         check_size(self.size)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Group) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[Any, ...]:
+        return self.name, self.size, _content(self.reward)
+
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Report:
     """What a group says: same fields as its truth, another type, so that the two cannot be confused."""
 
@@ -53,6 +63,29 @@ class Report:
 
     def __post_init__(self) -> None:
         check_size(self.size)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Report) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @property
+    def _key(self) -> tuple[Any, ...]:
+        return self.size, _content(self.reward)
+
+
+def _content(reward: Any) -> Any:
+    """Return what tells two rewards apart: the numbers of a table, and for anything else the object itself."""
+    if callable(reward):
+        return id(reward)
+    try:
+        numbers = np.asarray(reward, dtype=np.float64) + 0.0
+    except (TypeError, ValueError):  # rows of different lengths, or no numbers at all
+        return (
+            tuple(map(_content, reward)) if isinstance(reward, Sequence) and not isinstance(reward, str) else id(reward)
+        )
+    return numbers.shape, numbers.tobytes()
 
 
 def check_size(size: Any) -> None:

@@ -244,3 +244,13 @@ class ModelPayments(PaymentRule[SeveralModels]):
         """Return the externalities of the groups, each in its own unit of money."""
         multipliers = optimum.rule.rule.multipliers(len(optimum.rewards))
         return optimum.policy.externalities(multipliers * optimum.sizes, optimum.rewards) / multipliers
+
+    def regret_bounds(self, optimum: Trained[SeveralModels]) -> Array | None:
+        """Return the gap: the choice among models is exact."""
+        gap = optimum.policy.gap
+        return None if gap is None else np.full(len(optimum.sizes), float(gap))
+
+    def utility_bounds(self, optimum: Trained[SeveralModels], least: Array) -> Array | None:
+        """Return the least values less the gap."""
+        bounds = self.regret_bounds(optimum)
+        return None if bounds is None else least - bounds

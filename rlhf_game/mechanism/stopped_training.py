@@ -18,9 +18,10 @@ import numpy as np
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.domains import Sheets
 from rlhf_game.mechanism.payments import PaymentRule
 from rlhf_game.mechanism.regularizers.base import Optimum, Regularizer
-from rlhf_game.mechanism.spaces.table import Sheets, Table
+from rlhf_game.mechanism.spaces.table import Table
 from rlhf_game.mechanism.training import Trained
 from rlhf_game.mechanism.welfare_rules import TableRule, table_of
 

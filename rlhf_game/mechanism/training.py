@@ -22,6 +22,18 @@ class TrainingRule(ABC):
     def train(self, profile: Profile[V], space: PolicySpace[V]) -> Policy[V]:
         """Return the policy that this rule trains on the profile."""
 
+    def multipliers(self, groups: int) -> Array:
+        """Return mu of the affine welfare that its policies are judged by, [groups]: ones, unless it has weights."""
+        return np.ones(groups)
+
+    def boosts(self) -> Sequence[Any]:
+        """Return the provider's own rewards in that welfare (none or one), not yet read by a space."""
+        return ()
+
+    def split(self, groups: int, group: int, names: int) -> "TrainingRule":
+        """Return the rule when one of the groups appears under several names, each treated as the group was."""
+        return self
+
     def fitted(self, space: PolicySpace[Any]) -> "TrainingRule":
         """Return the rule with what it finds out about a space before any report is heard: itself, unless it learns."""
         return self
@@ -31,16 +43,11 @@ Rule = TypeVar("Rule", bound=TrainingRule, covariant=True)
 """The training rules that something is for."""
 
 
-class AffineRule(TrainingRule):
-    """argmax_p sum_i mu_i w_i <p, r_i> + <b, p> - strength * D(p || q): an affine maximiser (Roberts 1979)."""
+class AffineRule(TrainingRule, ABC):
+    """argmax_p sum_i mu_i w_i <p, r_i> + <b, p> - strength * D(p || q): an affine maximiser (Roberts 1979).
 
-    @abstractmethod
-    def multipliers(self, groups: int) -> Array:
-        """Return mu: one weight > 0 per group, [groups]."""
-
-    @abstractmethod
-    def boosts(self) -> Sequence[Any]:
-        """Return the rewards that the provider itself adds to the score (none or one), not yet read by a space."""
+    A subclass may say other ``multipliers`` (mu > 0, [groups]) and ``boosts``; neither may depend on a report.
+    """
 
     @final
     def train(self, profile: Profile[V], space: PolicySpace[V]) -> Policy[V]:
@@ -59,14 +66,6 @@ class AffineRule(TrainingRule):
 @dataclass(frozen=True)
 class SocialWelfare(AffineRule):
     """Maximise sum_i w_i v_i(p) - strength * D(p || q) (Def. 4.1 of arXiv:2405.16276)."""
-
-    def multipliers(self, groups: int) -> Array:
-        """Return ones."""
-        return np.ones(groups)
-
-    def boosts(self) -> Sequence[Any]:
-        """Return none."""
-        return ()
 
 
 @final
@@ -98,6 +97,11 @@ class AffineWelfare(AffineRule):
             raise InputError(f"weights must be one per group ({groups}), got {weights.size}")
         return weights
 
+    def split(self, groups: int, group: int, names: int) -> "AffineWelfare":
+        """Return the rule with the group's weight for each of its names."""
+        repeats = np.where(np.arange(groups) == group, names, 1)
+        return self if self.weights is None else AffineWelfare(np.repeat(self.multipliers(groups), repeats), self.boost)
+
     def boosts(self) -> Sequence[Any]:
         """Return the boost, if there is one."""
         return () if self.boost is None else (self.boost,)
@@ -128,14 +132,19 @@ class Trained(Generic[Rule]):
         return self.profile.sizes.T
 
     @cached_property
-    def weights(self: "Trained[AffineRule]") -> Array:
+    def weights(self) -> Array:
         """mu_i: [n]."""
         return self.rule.multipliers(len(self.rewards))
 
     @property
-    def shares(self: "Trained[AffineRule]") -> Array:
+    def shares(self) -> Array:
         """mu_i w_i, what each group's reward counts in the score: [n]."""
         return np.asarray(self.weights * self.sizes)
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether the policy is what an affine maximiser trains, and not what a subclass put in its place."""
+        return type(self.rule).train is AffineRule.train
 
     def values(self) -> Array:
         """Return v_i(p) of one member, at the reported reward: [n]."""

@@ -22,10 +22,11 @@ import numpy as np
 
 from rlhf_game.errors import CombinationError, InputError, RunError
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.domains import Sheets
 from rlhf_game.mechanism.reports import Profile, V
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 from rlhf_game.mechanism.spaces.given import GivenPolicy
-from rlhf_game.mechanism.spaces.table import Sheets, Table
+from rlhf_game.mechanism.spaces.table import Table
 from rlhf_game.mechanism.training import TrainingRule
 
 TOLERANCE = 1e-8
@@ -35,12 +36,14 @@ LARGEST_STEP = 40.0
 
 
 def table_of(space: PolicySpace[Any], of: type) -> Table:
-    """Return a space whose outcomes are enumerated; raise CombinationError that names what asks for one."""
-    if isinstance(space, Table):
-        return space
-    raise CombinationError(
-        f"{of.__name__} needs a Table, not {type(space).__name__}; SocialWelfare trains on any space"
-    )
+    """Return a space's enumerated outcomes; raise CombinationError that names what asks for them."""
+    try:
+        table: Table = space.enumeration
+    except CombinationError:
+        raise CombinationError(
+            f"{of.__name__} needs a Table, not {type(space).__name__}; SocialWelfare trains on any space"
+        ) from None
+    return table
 
 
 class TableRule(TrainingRule):

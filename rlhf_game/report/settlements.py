@@ -6,7 +6,6 @@ from typing import Any, Final, final
 
 import numpy as np
 
-from rlhf_game.agents.domains import coordinates
 from rlhf_game.agents.misreports import Polarize
 from rlhf_game.errors import CombinationError
 from rlhf_game.files.build import build
@@ -20,7 +19,6 @@ from rlhf_game.mechanism.payments import AffinePayments, NoPayments
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
 from rlhf_game.mechanism.spaces.table import Table
-from rlhf_game.mechanism.spaces.trie import Trie
 from rlhf_game.mechanism.training import AffineRule
 
 SHARPNESS: Final = tuple(2.0 ** (k / 2) for k in range(-6, 7))
@@ -67,7 +65,7 @@ class Sharpness:
 def running(game: Game) -> tuple[PolicySpace[Any], Mechanism, list[Group]]:
     """Return the space, mechanism and groups that run: of a trie the table over the responses that were found."""
     space, mechanism, groups = build(game)
-    return (space.table if isinstance(space, Trie) else space), mechanism, groups
+    return space.running, mechanism, groups
 
 
 def largest_size(game: Game) -> int:
@@ -125,7 +123,8 @@ def sharpness(game: Game) -> list[Sharpness] | None:
     """
     space, mechanism, groups = running(game)
     try:
-        coordinates(space)
+        for group in groups:
+            space.coordinates(group.reward)
     except CombinationError:
         return None
     if not isinstance(mechanism.training, AffineRule):

@@ -106,6 +106,10 @@ class RewardModel:
         return dict(self._scorer.provenance)
 
 
+HF = RewardModel
+"""What it is called at the top: ``rlhf_game.HF("runs/rm")``."""
+
+
 @final
 @dataclass(frozen=True)
 class WeightAverage:

@@ -16,11 +16,12 @@ from numpy.typing import ArrayLike
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Text, response_of, text_of
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.domains import Coordinates, Sheets
 from rlhf_game.mechanism.draws.importance import normalized_weights
 from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.reports import Normalization
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
-from rlhf_game.mechanism.spaces.table import Sheets, Table
+from rlhf_game.mechanism.spaces.table import Table, TableCoordinates
 from rlhf_game.rewards import texts as rewards
 from rlhf_game.rewards.texts import TextReward, call_reward
 
@@ -91,6 +92,7 @@ class Candidates(PolicySpace[Sheets]):
             prompt_weights=prompt_weights,
             normalization=normalization,
         )
+        self.strength, self.normalization = regularizer.strength, self.table.normalization
 
     @classmethod
     def draw(
@@ -120,9 +122,26 @@ class Candidates(PolicySpace[Sheets]):
         """Return a reward as a table over the drafts; raise InputError if it does not fit or is outside the domain."""
         return self.table.read(self._on_outcomes(reward) if callable(reward) else reward)
 
-    def read_boost(self, boost: ArrayLike) -> Sheets:
+    def read_boost(self, boost: TextReward | ArrayLike) -> Sheets:
         """Return what the provider adds to the score; it has no domain to be in."""
-        return self.table.read_boost(boost)
+        return self.table.read_boost(self._on_outcomes(boost) if callable(boost) else boost)
+
+    @property
+    def enumeration(self) -> Table:
+        """The table over the drafts."""
+        return self.table
+
+    def coordinates(self, reward: TextReward | ArrayLike) -> Coordinates:
+        """Return the rows of the prompts."""
+        return TableCoordinates(self.table, self.read_boost)
+
+    def magnitude(self, reward: Sheets) -> float:
+        """Return the largest entry's size."""
+        return self.table.magnitude(reward)
+
+    def least_gain(self, weights: Array, rewards: Sequence[Sheets], multiplier: float) -> Any:
+        """Return the infimum over the declared domain."""
+        return self.table.least_gain(weights, rewards, multiplier)
 
     def maximize(self, weights: Array, rewards: Sequence[Sheets]) -> Policy[Sheets]:
         """Return the exact optimum over the drafts."""

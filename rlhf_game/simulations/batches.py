@@ -14,10 +14,10 @@ from typing import Any, Final, final
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_game.agents.domains import Domain, declared
 from rlhf_game.files.build import regularizer_of
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.audit import SIZES
+from rlhf_game.mechanism.domains import Domain, declared
 from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.payments import AffinePayments, NoPayments, PaymentRule, RevenueOptimal
 from rlhf_game.mechanism.regularizers.base import Regularizer

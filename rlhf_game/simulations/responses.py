@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_game.agents.ascent import ascend
-from rlhf_game.agents.domains import Domain, together
 from rlhf_game.agents.misreports import Polarize
-from rlhf_game.agents.payoffs import TablePayoff
+from rlhf_game.agents.payoffs import Payoff
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.domains import Domain
+from rlhf_game.mechanism.spaces.table import TableSolver
 from rlhf_game.simulations.batches import Batch, Reports
 
 TIE: Final = 1e-9
@@ -54,8 +55,10 @@ def _search(
     truths, own, error = batch.rewards[chosen], batch.sizes[chosen], noise[chosen]
     domains = [batch.domain(truth) for truth in truths]
     stake = (own[..., None] * truths).sum(axis=0)
-    payoff = TablePayoff(batch.unit, batch.reference, others / scale, stake / scale, np.ones(len(chosen)), is_paid)
-    joint = together(domains)
+    payoff = Payoff(
+        TableSolver(batch.unit, batch.reference), others / scale, stake / scale, np.ones(len(chosen)), is_paid
+    )
+    joint = domains[0].together(domains[1:])
     domain = Heard(joint.low, joint, error)
     begun = [_starts(truth, one, starts) for truth, one in zip(truths, domains, strict=True)]
     best_rewards, best_sizes = truths.copy(), own.copy()
@@ -100,6 +103,12 @@ class Heard(Domain):
     def rows(self, which: NDArray[np.intp]) -> "Heard":
         """Return the domain of some rows."""
         return Heard(self.low[..., which], self.domain.rows(which), self.error[..., which, :])
+
+    def together(self, others: Sequence[Domain]) -> "Heard":
+        """Return the domain of several groups."""
+        heard = [self, *(other for other in others if isinstance(other, Heard))]
+        first, *more = [one.domain for one in heard]
+        return Heard(np.stack([one.low for one in heard]), first.together(more), np.stack([one.error for one in heard]))
 
 
 def _starts(truth: Array, domain: Domain, count: int) -> list[Array]:

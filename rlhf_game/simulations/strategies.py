@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
-from rlhf_game.agents.domains import Domain
 from rlhf_game.agents.misreports import Indifferent, Noisy, Polarize, RaiseAndLower, RewardMisreport
 from rlhf_game.files.build import make
 from rlhf_game.files.parts import whose
 from rlhf_game.files.schema import Name, Positive, Strict, parse_model
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.audit import World
+from rlhf_game.mechanism.domains import Domain
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.registry import find
 from rlhf_game.simulations.batches import Batch, Reports

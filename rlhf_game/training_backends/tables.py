@@ -18,6 +18,7 @@ from torch import Tensor
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import BLOCK, Array, blocks
+from rlhf_game.mechanism.domains import Coordinates, Sheets
 from rlhf_game.mechanism.regularizers.base import RECOMPUTE, WHOLE, Block, by_row
 from rlhf_game.mechanism.regularizers.kl import (
     KL,
@@ -32,7 +33,7 @@ from rlhf_game.mechanism.regularizers.kl import (
 )
 from rlhf_game.mechanism.reports import Normalization
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
-from rlhf_game.mechanism.spaces.table import Table
+from rlhf_game.mechanism.spaces.table import Table, TableCoordinates
 
 GPU_BLOCK = 2**26
 """Entries of a block of all rewards on a GPU (512 MiB): few and long kernels."""
@@ -47,7 +48,7 @@ class TorchTable(PolicySpace[Tensors]):
 
     The arguments are those of Table. device: "cpu", "cuda", "cuda:1", ... Rewards may be what a Table reads, or tensors
     shaped like a reference that is no ragged list, on any device: float64 ones there already are not copied, so their
-    author must not change them. Affine payments and none; no payments that need the domain.
+    author must not change them. Fair welfares and other rules that need numpy's outcomes are not for it.
 
     Raises InputError as Table does, and when the regulariser is not KL.
     """
@@ -66,6 +67,7 @@ class TorchTable(PolicySpace[Tensors]):
             raise InputError(f"regularizer must be KL for a torch table, got {type(regularizer).__name__}")
         self.device = torch.device(device)
         self.strength = regularizer.strength
+        self.normalization = Normalization.parse(normalization)
         self.table = Table(
             reference, regularizer, outcomes=outcomes, prompt_weights=prompt_weights, normalization=normalization
         )
@@ -83,6 +85,21 @@ class TorchTable(PolicySpace[Tensors]):
     def read_boost(self, boost: Any) -> Tensors:
         """Return a boost as tensors on the device."""
         return self._take(boost) if isinstance(boost, Tensor) else self._put(self.table.read_boost(boost))
+
+    def coordinates(self, reward: Any) -> Coordinates:
+        """Return the rows of the prompts; searches move in numpy."""
+        return TableCoordinates(self.table, self._rows)
+
+    def magnitude(self, reward: Tensors) -> float:
+        """Return the largest entry's size."""
+        return max(float(sheet.abs().max()) for sheet in reward)
+
+    def least_gain(self, weights: Array, rewards: Sequence[Tensors], multiplier: float) -> Any:
+        """Return the infimum over the declared domain, by numpy."""
+        return self.table.least_gain(weights, [tuple(map(_numpy, reward)) for reward in rewards], multiplier)
+
+    def _rows(self, reward: Any) -> Sheets:
+        return self.table.read_boost(reward.detach().cpu().numpy() if isinstance(reward, Tensor) else reward)
 
     def maximize(self, weights: Array, rewards: Sequence[Tensors]) -> "TorchPolicy":
         """Return the exact optimum."""

@@ -4,20 +4,21 @@ import numpy as np
 import pytest
 
 from rlhf_game.agents.ascent import ascend
-from rlhf_game.agents.domains import Domain, FixedSum, MaxOne
-from rlhf_game.agents.payoffs import TablePayoff
+from rlhf_game.agents.payoffs import Payoff
+from rlhf_game.mechanism.domains import Domain, FixedSum, MaxOne
+from rlhf_game.mechanism.spaces.table import TableSolver
 from tests.strategies import regularizer
 
 GAMES, OUTCOMES = 60, 4
 
 
-def drawn(name: str, *, is_paid: bool) -> tuple[TablePayoff, np.ndarray, np.ndarray]:
+def drawn(name: str, *, is_paid: bool) -> tuple[Payoff, np.ndarray, np.ndarray]:
     """A payoff of many games, the true rewards (sum 1), and rewards to start from: [1, GAMES, OUTCOMES]."""
     rng = np.random.default_rng(0)
     truth, others = rng.dirichlet(np.ones(OUTCOMES), (2, GAMES))
     reference = rng.dirichlet(np.full(OUTCOMES, 5.0), GAMES)
     strength = 6.0 if name == "l2" else 1.0  # weaker, L2 policies stand on faces, where a start can be flat
-    payoff = TablePayoff(regularizer(name, strength), reference, 2 * others, 3 * truth, np.ones(1), is_paid)
+    payoff = Payoff(TableSolver(regularizer(name, strength), reference), 2 * others, 3 * truth, np.ones(1), is_paid)
     return payoff, truth[None], rng.dirichlet(np.ones(OUTCOMES), (1, GAMES))
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import rlhf_game as rg
-from rlhf_game.agents.domains import FixedSum, MaxOne, coordinates
+from rlhf_game.mechanism.domains import FixedSum, MaxOne
 from rlhf_game.mechanism.spaces.chain import Chain
+from rlhf_game.mechanism.spaces.trie import Trie
 from tests.agents import brute
 
 CHAIN = ([[0, 1, -1], [1, 0, -1]], [[0.6, 0.3, 0.1], [0.5, 0.5, 0.0]])
@@ -52,7 +53,7 @@ def test_reports_made_from_rows_are_read_back_and_are_in_the_domain(kind: str, n
         )
         truth = rng.random(3)
         truth = {"none": truth, "sum": truth / truth.sum(), "max": truth / truth.max()}[normalization]
-    system = coordinates(space)
+    system = space.coordinates(truth)
     sheets = system.sheets(truth)
     np.testing.assert_allclose(system.reward(sheets), truth, rtol=1e-14)
     (domain,) = system.domains(sheets)
@@ -66,11 +67,12 @@ def test_reports_made_from_rows_are_read_back_and_are_in_the_domain(kind: str, n
 
 def test_negative_rewards_keep_their_least_entry() -> None:
     space = rg.Table([0.5, 0.5], rg.KL(1))
-    (domain,) = coordinates(space).domains(coordinates(space).sheets([-0.5, 0.25]))
+    (domain,) = space.coordinates([0.0]).domains(space.coordinates([0.0]).sheets([-0.5, 0.25]))
     assert domain.low.tolist() == [-0.5]
     assert domain.project(np.array([[-5.0, 3.0]])).tolist() == [[-0.5, 0.25]]
 
 
 def test_a_space_without_tables_is_named() -> None:
-    with pytest.raises(rg.CombinationError, match="need a Table, a Menu or a Chain, not object"):
-        coordinates(object())
+    trie = Trie([0.6, 0.4], [0.1], rg.KL(1.0), bounds=(0, 1), outcomes=[(0,), (1,)])
+    with pytest.raises(rg.CombinationError, match="misreports of rewards on a Trie need rewards that are arrays"):
+        trie.coordinates(len)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import rlhf_game as rg
-from rlhf_game.agents.domains import FixedSum, MaxOne, coordinates
 from rlhf_game.agents.misreports import (
     Blend,
     Indifferent,
@@ -16,6 +15,7 @@ from rlhf_game.agents.misreports import (
     Scale,
     Truthful,
 )
+from rlhf_game.mechanism.domains import FixedSum, MaxOne
 
 MECHANISM = rg.Mechanism(rg.SocialWelfare(), rg.AffinePayments())
 RNG = np.random.default_rng(0)
@@ -115,7 +115,7 @@ def test_every_strategy_says_what_it_uses() -> None:
 
 def test_noise_is_reproducible_and_of_the_stated_scale() -> None:
     truth = np.tile([[0.25, 0.25, 0.2, 0.3]], (1, 1))
-    wide = coordinates(rg.Table(np.full(4, 0.25), rg.KL(1))).domains((truth,))[0]
+    wide = rg.Table(np.full(4, 0.25), rg.KL(1)).coordinates(truth).domains((truth,))[0]
     lie = Noisy(0.1)
     again = [lie.distort(truth, wide, np.random.default_rng(5)) for _ in range(2)]
     np.testing.assert_array_equal(*again)

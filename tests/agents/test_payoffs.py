@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import rlhf_game as rg
-from rlhf_game.agents.domains import coordinates
 from rlhf_game.agents.search import scene
 from rlhf_game.mechanism.spaces.chain import Chain
 from tests.strategies import regularizer
@@ -26,7 +25,7 @@ def game(space: object, payment: object, members: int, rng: np.random.Generator)
 
 
 def shares_of(stage: object, space: object, said: list[np.ndarray], sizes: np.ndarray) -> np.ndarray:
-    rows = np.stack([coordinates(space).sheets(reward)[0] for reward in said])
+    rows = np.stack([space.coordinates(reward).sheets(reward)[0] for reward in said])
     return (stage.multipliers * sizes)[:, None, None] * rows
 
 

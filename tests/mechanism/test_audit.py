@@ -230,8 +230,8 @@ def test_wrong_arguments_are_named() -> None:
         rg.audit(mechanism, groups, space, types=[])
     with pytest.raises(rg.InputError, match="position must be from 0 to 0"):
         rg.World(mechanism, space, (), 1)
-    with pytest.raises(rg.CombinationError, match="need a Table, a Menu or a Chain"):
-        rg.audit(mechanism, groups, Blunt(space), [rg.Polarize(2)])
+    with pytest.raises(rg.CombinationError, match="misreports of rewards on a Blunt need rewards that are arrays"):
+        rg.audit(mechanism, [rg.Group("one", len)], Blunt(space), [rg.Polarize(2)])
 
 
 def test_a_world_keeps_the_order_of_reports() -> None:

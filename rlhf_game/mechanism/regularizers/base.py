@@ -12,6 +12,7 @@ from typing import Any, ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf_game.errors import CombinationError
 from rlhf_game.mechanism.arrays import BLOCK, TEMPORARIES, Array, blocks, leave_one_out_sums, positive, stack
 
 Block = tuple[slice, slice]
@@ -28,6 +29,8 @@ class Optimum(ABC):
     """<p, s> - strength * D(p || q): [B]."""
     divergence: Array
     """D(p || q): [B]."""
+    is_exact: ClassVar[bool] = True
+    """Whether it is the maximum up to rounding, as a proof of its kind shows; False where it was found numerically."""
 
     @abstractmethod
     def probabilities(self, block: Block = WHOLE) -> Array:
@@ -70,34 +73,65 @@ class Optimum(ABC):
 
 @dataclass(frozen=True)
 class Regularizer(ABC):
-    """strength * D(p || q): strength is lambda > 0, in units of reward."""
+    """strength * D(p || q): strength is lambda > 0, in units of reward.
+
+    One of one's own says ``divergence`` and either ``argmax`` or ``conjugate``.
+    """
 
     strength: float
-    name: ClassVar[str]
+    name: ClassVar[str] = "own"
     """What the divergence is called in game files."""
+    is_closed: ClassVar[bool] = False
+    """Whether the optimum is a formula, so that a policy costs one reading of the score."""
     any_scale: ClassVar[bool] = False
     """Whether the optimum for a reference is also that for a multiple of it."""
+
+    def __init_subclass__(cls) -> None:
+        """Refuse a class that says neither its optimum nor the means to find it."""
+        super().__init_subclass__()
+        says = {name for name in vars(Regularizer) if getattr(cls, name) is not getattr(Regularizer, name)}
+        if not says & {"maximize", "link"} and not ("divergence" in says and says & {"argmax", "conjugate"}):
+            raise CombinationError(f"{cls.__name__} must say its divergence, and either its argmax or its conjugate")
 
     def __post_init__(self) -> None:
         positive(self.strength, "strength")
 
-    @abstractmethod
     def maximize(self, weights: Array, rewards: Sequence[Array], reference: Array) -> Optimum:
-        """Return the exact optimum for s = sum_i weights_i r_i on every row."""
+        """Return the optimum for s = sum_i weights_i r_i on every row.
 
-    @abstractmethod
+        Here it is ``argmax``, and what is read off it is done numerically, with the rounding of differences; a
+        regulariser that knows better says so.
+        """
+        from rlhf_game.mechanism.regularizers.numerical import NumericalOptimum
+
+        return NumericalOptimum(self, weights, rewards, reference)
+
+    def divergence(self, policy: Array, reference: Array) -> Array:
+        """Return D(p || q) of any policy: [B] of [B, m]. Here it is the shortfall when s = 0, without cancellation."""
+        out: Array = self.maximize(np.empty(0), (), reference).shortfall(policy) / self.strength
+        return out
+
+    def argmax(self, scores: Array, reference: Array) -> Array:
+        """Return argmax_p <p, s> - strength * D(p || q) on every row: [B, m]; here the slope of ``conjugate``."""
+        from rlhf_game.mechanism.regularizers.numerical import slope
+
+        return slope(self, scores, reference)
+
+    def conjugate(self, scores: Array, reference: Array) -> Array:
+        """Return max_p <p, s> - strength * D(p || q) on every row: [B]; here its value at ``argmax``."""
+        p = self.argmax(scores, reference)
+        out: Array = np.vecdot(p, scores) - self.strength * self.divergence(p, reference)
+        return out
+
     def gradient(self, policy: Array, reference: Array) -> Array:
         """Return the derivative of strength * D(p || q) by p, up to a constant of each row: [B, m] of [B, m].
 
         It is a score for which p is the optimum: exact where p > 0, and where p = 0 the largest that keeps it there
-        (-inf where no finite score does).
+        (-inf where no finite score does). Here it is a difference of divergences.
         """
+        from rlhf_game.mechanism.regularizers.numerical import cost_slope
 
-    @final
-    def divergence(self, policy: Array, reference: Array) -> Array:
-        """Return D(p || q) of any policy, without cancellation: [B] of [B, m]. It is the shortfall when s = 0."""
-        out: Array = self.maximize(np.empty(0), (), reference).shortfall(policy) / self.strength
-        return out
+        return cost_slope(self, policy, reference)
 
 
 @final

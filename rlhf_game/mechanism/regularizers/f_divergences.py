@@ -198,26 +198,36 @@ class DualOptimum(Optimum):
         """Return the infimum over r of max ASW(s + multiplier r) - max ASW(s): [B].
 
         With sum 1 the best r stands where the raised policy is least (water-filling; derived from the saddle point
-        max_p min_r). With maximum 1 it stands on one outcome, and every one is tried: O(m^2).
+        max_p min_r). The gain is convex in r with gradient multiplier * p, so where the search for r ends it is at most
+        multiplier * (<p, r> - min p) above the infimum, which is taken off. With maximum 1 the best r stands on one
+        outcome, and every one is tried: O(m^2).
         """
-        rewards = [self._fill(multiplier)] if is_sum else list(np.eye(self.reference.shape[1])[:, None, :])
-        gains = [self._gain(multiplier, np.broadcast_to(reward, self.reference.shape)) for reward in rewards]
-        return np.where((self.reference == 0).any(axis=1), 0.0, np.min(gains, axis=0))
+        if is_sum:
+            reward = self._fill(multiplier)
+            raised = self._raised(multiplier, reward)
+            p = raised.probabilities()
+            above = multiplier * np.einsum("bm,bm->b", p - p.min(axis=1, keepdims=True), reward)
+            least = np.maximum(gain(raised, multiplier, reward) - above, 0.0)
+        else:
+            rewards = [np.broadcast_to(row, self.reference.shape) for row in np.eye(self.reference.shape[1])]
+            least = np.min([gain(self._raised(multiplier, one), multiplier, one) for one in rewards], axis=0)
+        return np.where((self.reference == 0).any(axis=1), 0.0, least)
 
-    def _gain(self, multiplier: float, reward: Array) -> Array:
+    def _raised(self, multiplier: float, reward: Array) -> "DualOptimum":
+        """Return the optimum when a reward [B, m] is added."""
         pair = np.array([1.0, multiplier])
         summed = score(pair, [self.score.relative, reward], self.reference, self.strength, _potential)
-        return gain(DualOptimum(self.link, self.strength, 1.0, self.reference, summed), multiplier, reward)
+        return DualOptimum(self.link, self.strength, 1.0, self.reference, summed)
 
     def _fill(self, multiplier: float) -> Array:
         """Return the reward of sum 1 that raises the policy to a floor: [B, m]."""
         link, q = self.link, self.reference
         support = q > 0
         fall = self.slack - self.anchor_slack[:, None]
-        low, high = np.zeros(len(q)), 1 / support.sum(axis=1)
+        low, high = np.full(len(q), np.finfo(float).tiny), 1 / support.sum(axis=1)
         reward = np.zeros_like(q)
         for _ in range(MOST_HALVINGS):
-            floor = (low + high) / 2
+            floor = np.sqrt(low) * np.sqrt(high)  # it may be 1e-16 as well as 0.1
             at_floor = link.inverse(np.where(support, floor[:, None] / np.where(support, q, 1.0), 1.0))
             anchor = self._anchor_under(floor, fall)
             rise = (at_floor - anchor[:, None] - fall) / link.slope
@@ -239,7 +249,8 @@ class DualOptimum(Optimum):
         else:
             low, high = self.anchor_slack, np.where(support, at_floor, -np.inf).max(axis=1)
         for _ in range(MOST_HALVINGS):
-            middle = (low + high) / 2
+            both = np.maximum(low, 0), np.maximum(high, 0)
+            middle = np.where(low > 0, np.sqrt(both[0]) * np.sqrt(both[1]), (low + high) / 2)
             mass = np.maximum(held, q * link.density(middle[:, None] + fall)).sum(axis=1)
             above = (mass > 1) == (link.slope > 0)
             low, high = np.where(above, low, middle), np.where(above, middle, high)

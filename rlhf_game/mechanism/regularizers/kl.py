@@ -77,6 +77,7 @@ class KL(Regularizer):
     """D(p || q) = sum p log(p / q). Zero probabilities of the reference stay zero."""
 
     name: ClassVar[str] = "kl"
+    is_closed: ClassVar[bool] = True
     any_scale: ClassVar[bool] = True
 
     def maximize(self, weights: Array, rewards: Sequence[Array], reference: Array) -> "Gibbs":

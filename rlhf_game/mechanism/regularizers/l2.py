@@ -51,6 +51,7 @@ class SquaredL2(Regularizer):
     """D(p || q) = sum (p - q)^2. Outcomes that the reference excludes can come in."""
 
     name: ClassVar[str] = "l2"
+    is_closed: ClassVar[bool] = True
 
     def maximize(self, weights: Array, rewards: Sequence[Array], reference: Array) -> "Projection":
         """Return the projection of q + s / (2 strength) onto the simplex, for every row."""

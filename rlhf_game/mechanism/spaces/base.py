@@ -6,23 +6,35 @@ divergence Omega*(s - w r) - Omega*(s) + <p, w r> >= 0 (theory section 3), here 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Generic
+
+import numpy as np
 
 from rlhf_game.errors import CombinationError
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.reports import V
+from rlhf_game.mechanism.domains import ArrayCoordinates, Coordinates
+from rlhf_game.mechanism.reports import Normalization, V
 
 
 class Policy(ABC, Generic[V]):
-    """A trained policy p, which remembers the score s = sum_i weights_i r_i that it was trained on."""
+    """A trained policy p, which remembers the score s = sum_i weights_i r_i that it was trained on.
 
+    A policy of one's own says ``welfare``, ``divergence`` and ``values``. What else is asked of it is then done by
+    training again, if it also keeps its ``space`` and the ``weights`` and ``rewards`` that it was trained on; such
+    numbers are differences, with the rounding of a difference.
+    """
+
+    space: Any
+    weights: Array
+    rewards: Sequence[V]
     welfare: Any
     """<p, s> - strength * D(p || q), in units of reward: a number, of a table of games [B]."""
     divergence: Any
     """D(p || q), without the strength."""
-    gap: Any
-    """A certified bound on max ASW(s) - ASW(p): 0 when exact, the epsilon of epsilon-DSIC otherwise (section 5)."""
+    gap: Any = None
+    """A certified bound on max ASW(s) - ASW(p): 0 when exact, the epsilon of epsilon-DSIC otherwise (section 5); None
+    where there is no proof."""
 
     @abstractmethod
     def values(self, rewards: Sequence[V]) -> Array:
@@ -32,16 +44,54 @@ class Policy(ABC, Generic[V]):
         """Return the policy that serves a group, by its position: this one serves all, unless there are several."""
         return self
 
-    @abstractmethod
     def externalities(self, weights: Array, rewards: Sequence[V]) -> Array:
         """Return max ASW(s - w r) - ASW(s - w r)(p) for each of k pairs: [k], >= 0.
 
-        weights: [k], w r is the part of the score that is taken away. Defined where ``gap`` is 0.
+        weights: [k], w r is the part of the score that is taken away. Defined where the policy is optimal.
         """
+        values, out = self.values(rewards), []
+        for weight, reward, value in zip(weights, rewards, values, strict=True):
+            own = [k for k, mine in enumerate(self.rewards) if mine is reward and self.weights[k] == weight]
+            score, parts = np.append(self.weights, -weight), [*self.rewards, reward]
+            if own:  # a pair of the score is left out of the sum, so that only weights >= 0 are trained on
+                score, parts = np.delete(self.weights, own[0]), [r for k, r in enumerate(self.rewards) if k != own[0]]
+            out.append(self.space.maximize(score, parts).welfare - (self.welfare - weight * value))
+        return np.asarray(np.maximum(np.array(out), 0.0))
+
+    def pieces(self) -> Iterable[Array]:
+        """Yield the probabilities in order, in pieces [k] that stay small wherever that is possible."""
+        whole: Any = self
+        return [np.ravel(whole.probabilities)]
 
 
 class PolicySpace(ABC, Generic[V]):
-    """A reference, the cost of leaving it, and a way to the maximum: the convex function s -> max ASW(s)."""
+    """A reference, the cost of leaving it, and a way to the maximum: the convex function s -> max ASW(s).
+
+    Two methods and the values of the policy are all that is needed; what else is asked of a space has a general answer
+    here, done numerically, or names what is missing.
+    """
+
+    normalization: Normalization = Normalization.NONE
+    """The declared domain of rewards."""
+    strength: float = 1.0
+    """What D(p || q) is multiplied by, in units of reward."""
+
+    @property
+    def running(self) -> "PolicySpace[Any]":
+        """The space of the mechanism that runs: this one, unless it stands for more outcomes than it trains on."""
+        return self
+
+    @property
+    def enumeration(self) -> Any:
+        """The table of all outcomes, whose rewards are this space's own; raises CombinationError where there is none.
+
+        What needs enumerated outcomes (fair welfares, the median of policies, stopped training) asks for it.
+        """
+        raise CombinationError(f"enumerated outcomes need a Table, not {type(self).__name__}")
+
+    def coordinates(self, reward: Any) -> Coordinates:
+        """Return how rewards like this one are rows of numbers; raise CombinationError where they are not."""
+        return ArrayCoordinates.of(self, reward)
 
     @abstractmethod
     def read(self, reward: Any) -> V:
@@ -54,6 +104,10 @@ class PolicySpace(ABC, Generic[V]):
     @abstractmethod
     def maximize(self, weights: Array, rewards: Sequence[V]) -> Policy[V]:
         """Return argmax_p <p, sum_i weights_i r_i> - strength * D(p || q)."""
+
+    def magnitude(self, reward: V) -> float:
+        """Return at least the largest |<p, r>| of any policy, in units of reward; 0 where it is not known."""
+        return 0.0
 
     def least_gain(self, weights: Array, rewards: Sequence[V], multiplier: float) -> Any:
         """Return the infimum over rewards r of the domain of max ASW(s + multiplier r) - max ASW(s), >= 0.

@@ -29,6 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.arrays import BLOCK, Array, finite, frozen
+from rlhf_game.mechanism.domains import Coordinates
 from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.regularizers.kl import KL
 from rlhf_game.mechanism.reports import NORMALIZATION_TOLERANCE, Normalization
@@ -97,6 +98,7 @@ class Chain(PolicySpace[Array]):
         if not isinstance(regularizer, KL):
             raise CombinationError(f"an automaton is exact under KL only, not under {type(regularizer).__name__}")
         self.regularizer = regularizer
+        self.strength = regularizer.strength
         self.normalization = Normalization.parse(normalization)
         q = _read_reference(reference)
         self.shape: tuple[int, int] = (q.shape[0], q.shape[1])
@@ -109,6 +111,12 @@ class Chain(PolicySpace[Array]):
     @functools.cached_property
     def _all(self) -> Graph:
         return Graph.of(self.next_state, np.ones(self.shape, dtype=bool))
+
+    def coordinates(self, reward: Any) -> Coordinates:
+        """Return one row, of the pairs (state, token)."""
+        from rlhf_game.mechanism.spaces.chain_rows import ChainCoordinates
+
+        return ChainCoordinates(self)
 
     def read(self, reward: Any) -> Array:
         """Return the reward of each pair of positive probability: [N]; raise InputError unless it is in the domain."""
@@ -124,6 +132,10 @@ class Chain(PolicySpace[Array]):
     def maximize(self, weights: Array, rewards: Sequence[Array]) -> "ChainPolicy":
         """Return the Gibbs policy of sum_i weights_i r_i, in one pass over the pairs and one over the steps."""
         return ChainPolicy(self, weights, rewards)
+
+    def magnitude(self, reward: Array) -> float:
+        """Return the largest entry's size at every step."""
+        return self.horizon * float(np.abs(reward).max())
 
     def relative(self, weight: float, reward: Array) -> tuple[Array, float]:
         """Return weight * reward as a part [N] that is 0 at the first pair of the initial state, plus a constant.
@@ -201,7 +213,7 @@ class ChainPolicy(Policy[Array]):
     def __init__(self, space: Chain, weights: Array, rewards: Sequence[Array]) -> None:
         """Solve for the score sum_i weights_i r_i, rewards [N] in units of reward."""
         strength = space.regularizer.strength
-        self.space = space
+        self.space: Chain = space
         self.gap = 0.0
         score, constant = np.zeros(len(space.log_reference)), 0.0
         for weight, reward in zip(weights, rewards, strict=True):

@@ -7,8 +7,9 @@ import numpy as np
 
 from rlhf_game.errors import CombinationError
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.domains import Sheets
 from rlhf_game.mechanism.spaces.base import Policy
-from rlhf_game.mechanism.spaces.table import Sheets, Table
+from rlhf_game.mechanism.spaces.table import Table
 
 
 @final

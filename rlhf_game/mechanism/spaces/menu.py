@@ -5,13 +5,16 @@ two maxima over the same menu (theory section 3). Exact, DSIC and IR as long as 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, final
+from dataclasses import dataclass
+from math import fsum
+from typing import Any, ClassVar, final
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array, finite, frozen, leave_one_out_sums, positive
+from rlhf_game.mechanism.domains import Coordinates, Domain, Sheets, declared
 from rlhf_game.mechanism.regularizers.base import simplex_thresholds
 from rlhf_game.mechanism.reports import Normalization, Reward
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
@@ -44,6 +47,10 @@ class Menu(PolicySpace[Array]):
         if self.outcomes is not None and len(self.outcomes) != len(self.divergence):
             raise InputError(f"outcomes must be {len(self.divergence)} names, got {len(self.outcomes)}")
 
+    def coordinates(self, reward: Any) -> "MenuCoordinates":
+        """Return one row, of the entries."""
+        return MenuCoordinates(self)
+
     def read(self, reward: Reward | ArrayLike) -> Array:
         """Return the valuation of each entry, [K]; raise InputError on a wrong shape or domain."""
         values = self.read_boost(reward)
@@ -61,6 +68,10 @@ class Menu(PolicySpace[Array]):
         if self.outcomes is None:
             raise InputError("a reward that is a function needs the outcomes: Menu(..., outcomes=[...])")
         return reward(self.outcomes)
+
+    def magnitude(self, reward: Array) -> float:
+        """Return the largest entry's size."""
+        return float(np.abs(reward).max())
 
     def least_gain(self, weights: Array, rewards: Sequence[Array], multiplier: float) -> float:
         """Return the infimum over valuations v of the domain of max ASW(s + multiplier v) - max ASW(s), >= 0.
@@ -90,8 +101,10 @@ class MenuPolicy(Policy[Array]):
         self.space = space
         self.weights = weights
         self.rewards = rewards
-        terms = weights[:, None] * np.stack(rewards) if rewards else np.zeros((1, len(space.divergence)))
-        self.objective: Array = terms.sum(axis=0) - space.strength * space.divergence
+        terms = [*(weight * reward for weight, reward in zip(weights, rewards, strict=True))]
+        columns = zip(*(term.tolist() for term in (*terms, -space.strength * space.divergence)), strict=True)
+        self.objective: Array = np.array([fsum(column) for column in columns])
+        """Rounded once, so that ties do not depend on the order of the groups: [K]."""
         self.chosen = int(np.argmax(self.objective))
         self.welfare = float(self.objective[self.chosen])
         self.divergence = float(space.divergence[self.chosen])
@@ -127,3 +140,36 @@ class MenuPolicy(Policy[Array]):
                 rest = (0.0 if own is None else own.sum(axis=0)) - weight * (reward - reward[held])
             out.append(float((rest + cost).max()))
         return np.array(out)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class MenuCoordinates(Coordinates):
+    """One row: the valuation of each entry."""
+
+    space: Menu
+    entries: ClassVar[bool] = True
+
+    def sheets(self, reward: Any) -> Sheets:
+        """Return what the menu reads."""
+        return (self.space.read_boost(reward)[None],)
+
+    def reward(self, sheets: Sheets) -> Any:
+        """Return a list of valuations."""
+        return sheets[0][0]
+
+    def domains(self, truth: Sheets) -> tuple[Domain, ...]:
+        """Return the declared domain."""
+        return (declared(self.space.normalization, truth[0]),)
+
+    def prompt_weights(self) -> Sheets:
+        """Return one."""
+        return (np.ones(1),)
+
+    def solver(self, sheet: int) -> None:
+        """Return None: a policy does not move, it jumps."""
+        return
+
+    def least_value(self, reward: Any) -> float:
+        """Return the least entry."""
+        return float(self.sheets(reward)[0].min())

@@ -6,22 +6,20 @@ separates by prompt, every prompt has the same strength, and every quantity is t
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import LARGE, Array, blocks, extremes, finite, frozen, frozen_view, numbers, row_sums
+from rlhf_game.mechanism.domains import Coordinates, Domain, Sheets, Solver, declared
 from rlhf_game.mechanism.regularizers.base import Optimum, Regularizer
 from rlhf_game.mechanism.reports import Normalization, Reward
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 
 REFERENCE_TOLERANCE = 1e-6 + 1e-12
 """How far the sum of a row may be from 1 and still be renormalised (three times 0.333333 is, with its rounding)."""
-
-Sheets = tuple[Array, ...]
-"""One array [rows, m] per number of outcomes m that occurs."""
 
 
 @final
@@ -135,6 +133,7 @@ class Table(PolicySpace[Sheets]):
         if not isinstance(regularizer, Regularizer):
             raise InputError(f"regularizer must be one such as KL(strength=0.1), got {regularizer!r}")
         self.regularizer = regularizer
+        self.strength = regularizer.strength
         self.layout = Layout.of(reference)
         self.reference: Sheets = tuple(
             _distributions(sheet, members, regularizer)
@@ -167,6 +166,15 @@ class Table(PolicySpace[Sheets]):
         if tuple(len(prompt) for prompt in prompts) != self.layout.widths:
             raise InputError("outcomes must be labels shaped like the reference")
         return tuple(outcome for prompt in prompts for outcome in prompt)
+
+    @property
+    def enumeration(self) -> "Table":
+        """Itself."""
+        return self
+
+    def coordinates(self, reward: Any) -> "TableCoordinates":
+        """Return the rows of the prompts."""
+        return TableCoordinates(self, self.read_boost)
 
     def read(self, reward: Reward | ArrayLike) -> Sheets:
         """Return a reward as sheets: a table shaped like the reference, or a function that is called on the outcomes.
@@ -201,6 +209,10 @@ class Table(PolicySpace[Sheets]):
         ]
         return TablePolicy(self, optima)
 
+    def magnitude(self, reward: Sheets) -> float:
+        """Return the largest entry's size."""
+        return max(max(-low, high) for low, high in map(extremes, reward))
+
     def least_gain(self, weights: Array, rewards: Sequence[Sheets], multiplier: float) -> Any:
         """Return the infimum over rewards r of the domain of max ASW(s + multiplier r) - max ASW(s), >= 0.
 
@@ -225,12 +237,12 @@ class TablePolicy(Policy[Sheets]):
     """The exact optimum of a table."""
 
     def __init__(self, space: Table, optima: Sequence[Optimum]) -> None:
-        self.space = space
+        self.space: Table = space
         self.optima = tuple(optima)
         """One per sheet of the space."""
         self.welfare = space.mean([optimum.welfare for optimum in optima])
         self.divergence = space.mean([optimum.divergence for optimum in optima])
-        self.gap = 0.0
+        self.gap = 0.0 if all(optimum.is_exact for optimum in optima) else None
 
     @property
     def probabilities(self) -> Any:
@@ -277,3 +289,58 @@ def _distributions(sheet: Array, prompts: NDArray[np.intp], regularizer: Regular
     if (np.abs(totals - 1) <= 4e-16).all() or (regularizer.any_scale and sheet.size >= LARGE):
         return sheet
     return frozen(sheet / totals[:, None])
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TableCoordinates(Coordinates):
+    """One row for each prompt. read: from a reward as people write it to the table's sheets."""
+
+    space: Table
+    read: Callable[[Any], Sheets]
+
+    def sheets(self, reward: Any) -> Sheets:
+        """Return what the table reads."""
+        return self.read(reward)
+
+    def reward(self, sheets: Sheets) -> Any:
+        """Return a reward shaped like the reference."""
+        return self.space.layout.join(sheets)
+
+    def domains(self, truth: Sheets) -> tuple[Domain, ...]:
+        """Return the declared domain of each prompt."""
+        return tuple(declared(self.space.normalization, sheet) for sheet in truth)
+
+    @property
+    def pace(self) -> Literal["rows", "iterated", "whole"]:  # type: ignore[override]
+        """How much one policy takes: less where it has a closed form."""
+        return "rows" if self.space.regularizer.is_closed else "iterated"
+
+    def prompt_weights(self) -> Sheets:
+        """Return the weights of the prompts."""
+        return tuple(self.space.prompt_weights[rows] for rows in self.space.layout.members)
+
+    def solver(self, sheet: int) -> "TableSolver":
+        """Return the table's own optimum."""
+        return TableSolver(self.space.regularizer, self.space.reference[sheet])
+
+    def least_value(self, reward: Any) -> float:
+        """Return the mean over prompts of the least entry."""
+        return float(self.space.mean([sheet.min(axis=1) for sheet in self.sheets(reward)]))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TableSolver(Solver):
+    """The exact optimum of every row. reference: [B, m]."""
+
+    regularizer: Regularizer
+    reference: Array
+
+    def maximize(self, parts: Sequence[Array]) -> Optimum:
+        """Return the optimum of every row."""
+        return self.regularizer.maximize(np.ones(len(parts)), parts, self.reference)
+
+    def rows(self, which: NDArray[np.intp]) -> "TableSolver":
+        """Return the solver of some rows."""
+        return TableSolver(self.regularizer, self.reference[which])

@@ -34,13 +34,14 @@ from numpy.typing import ArrayLike
 
 from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.arrays import Array, finite, frozen
+from rlhf_game.mechanism.domains import Sheets
 from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.regularizers.kl import KL, phi
 from rlhf_game.mechanism.reports import Reward
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 from rlhf_game.mechanism.spaces.expansion import Expansion
-from rlhf_game.mechanism.spaces.table import Sheets, Table, TablePolicy
+from rlhf_game.mechanism.spaces.table import Table, TablePolicy
 
 STEPS = 80
 """Golden sections of the search for c: they shorten the bracket by a factor of 1e-17."""
@@ -127,6 +128,11 @@ class Trie(PolicySpace[Bounded]):
             outcomes=labels if outcomes is None else outcomes,
             prompt_weights=prompt_weights,
         )
+
+    @property
+    def running(self) -> Table:
+        """The table over the finished sequences."""
+        return self.table
 
     def read(self, reward: Reward | ArrayLike) -> Bounded:
         """Return a reward on the finished sequences; raise InputError if it leaves the bounds."""

@@ -196,7 +196,7 @@ class DrawsPolicy(Policy[DrawnReward]):
     def __init__(
         self, space: Draws, problem: Problem, rewards: Sequence[DrawnReward], rows: Sequence[Sequence[Row]]
     ) -> None:
-        self.space = space
+        self.space: Draws = space
         self._problem = problem
         self._rewards = tuple(rewards)
         self.tapes = tuple(_tape(problem, tape, space.draws) for tape in rows)

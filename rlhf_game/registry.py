@@ -35,6 +35,7 @@ _BASES: Final[Mapping[str, str]] = MappingProxyType(
         "training": f"{_MECHANISM}.training:TrainingRule",
         "space": f"{_MECHANISM}.spaces.base:PolicySpace",
         "scenario": "rlhf_game.simulations.populations:Scenario",
+        "train": "rlhf_game.training.kinds:TrainingFields",
     }
 )
 """Of each role, where the abstract class is that its parts are subclasses of; a strategy is any callable."""
@@ -77,6 +78,18 @@ _PLACES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             for kind in ("random", "polarised", "heavy", "duplicates", "niche", "correlated")
         }
         | {"run": "rlhf_game.simulations.recorded:RunScenario"},
+        "train": {
+            "distill": "rlhf_game.training.distill:DistillConfig",
+            "reward_model": "rlhf_game.training.reward_models:RewardModelConfig",
+            "ensemble": "rlhf_game.training.reward_models:EnsembleConfig",
+            "warm": "rlhf_game.training.reward_models:WarmConfig",
+            "preference": "rlhf_game.training.preference:PreferenceConfig",
+            "policy": "rlhf_game.training.policy:PolicyConfig",
+            "osp": "rlhf_game.training.osp:OspConfig",
+            "seft": "rlhf_game.training.seft:SeftConfig",
+            "eso": "rlhf_game.training.eso:EsoConfig",
+            "elastic_reset": "rlhf_game.training.elastic_reset:ElasticResetConfig",
+        },
         "strategy": {
             "truthful": f"{_AGENTS}.misreports:Truthful",
             "polarize": f"{_AGENTS}.misreports:Polarize",
@@ -99,8 +112,8 @@ _registered: dict[tuple[str, str], type] = {}
 def register(role: str, name: str) -> Callable[[Class], Class]:
     """Return a decorator that makes a class known by a name in this process: ``@register("payment", "half")``.
 
-    role: regularizer, payment, training, space, strategy or scenario. Raises InputError when there is no such role, the
-    name is taken or the class is none of the role's.
+    role: regularizer, payment, training, space, strategy, scenario or train (a kind of training). Raises InputError
+    when there is no such role, the name is taken or the class is none of the role's.
     """
     if not name.isidentifier():
         raise InputError(f"name must be letters, digits and underscores, got {name!r}")

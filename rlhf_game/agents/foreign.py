@@ -12,12 +12,13 @@ import numpy as np
 
 from rlhf_game.errors import CombinationError, RlhfGameError, RunError
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.domains import Sheets
 from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.payments import PaymentRule
 from rlhf_game.mechanism.reports import Profile, V
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 from rlhf_game.mechanism.spaces.given import GivenPolicy
-from rlhf_game.mechanism.spaces.table import Sheets, Table
+from rlhf_game.mechanism.spaces.table import Table
 from rlhf_game.mechanism.training import Trained, TrainingRule
 
 Function: TypeAlias = Callable[[Array, Array], tuple[Any, Any]]

@@ -50,6 +50,10 @@ def audit(
     provider: Annotated[
         bool, typer.Option("--provider", help="Also search for what the provider could gain by cheating.")
     ] = False,
+    strategy: Annotated[
+        list[str] | None,
+        typer.Option("--strategy", metavar="NAME", help="Also try this lie (path/to/file.py:Name)."),
+    ] = None,
     trusted: TrustCode = False,
 ) -> int:
     """Search for profitable lies of every group, and print the bracket [found, proved] of its regret.
@@ -65,7 +69,7 @@ def audit(
     from rlhf_game.agents.false_names import FalseNames
     from rlhf_game.cli.display import show_audit, write_out
     from rlhf_game.cli.provider import provider as audit_provider
-    from rlhf_game.files.build import build, settle
+    from rlhf_game.files.build import build, make, settle
     from rlhf_game.files.games import read_game
     from rlhf_game.files.parts import label
     from rlhf_game.mechanism.audit import SIZES
@@ -82,6 +86,7 @@ def audit(
         limit = SIZES * max(group.size for group in groups)
     streams = np.random.default_rng(seed).spawn(5)
     strategies = standard_strategies(len(groups), starts)
+    strategies += [make("strategy", name, Path(), "--strategy") for name in strategy or ()]
     with np.errstate(all="ignore"):
         regrets = audit_groups(mechanism, groups, space, strategies, rng=streams[0], size_limit=limit)
         joint, more = {}, dict[str, Any]()

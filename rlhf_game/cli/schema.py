@@ -67,9 +67,10 @@ def _type_of(of: File) -> Any:
             from functools import reduce
             from operator import or_
 
-            from rlhf_game.training.config import KINDS
+            from rlhf_game.registry import find, names
 
-            return reduce(or_, KINDS.values())
+            kinds: list[Any] = [find("train", name) for name in names("train")]
+            return reduce(or_, kinds)
         case File.SIMULATE:
             from rlhf_game.simulations.study import KINDS as STUDIES
 

@@ -15,7 +15,7 @@ from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.files.fees import fee_of
 from rlhf_game.files.games import Game
 from rlhf_game.files.parts import split
-from rlhf_game.files.schema import LARGEST, AutomatonFields, Fields, MenuFields, TableFields, explain
+from rlhf_game.files.schema import LARGEST, AutomatonFields, Fields, MenuFields, OwnFields, TableFields, explain
 from rlhf_game.files.tables import largest
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.certified import CertifiedSettlement, certify
@@ -43,7 +43,11 @@ def build(game: Game) -> tuple[PolicySpace[Any], Mechanism, list[Group]]:
     the payment rule does not fit.
     """
     regularizer = _regularizer(game)
-    space = _at(game.name, "", partial(_space, game, regularizer))
+    fields = game.fields
+    if isinstance(fields, OwnFields):
+        space = _own_space(game, fields)
+    else:
+        space = _at(game.name, "", partial(_space, game, fields, regularizer))
     training = _training(game)
     payment = make("payment", game.fields.payment, game.folder, game.name)
     if game.fields.models is not None or game.fields.training_cost is not None:
@@ -167,8 +171,9 @@ def _settle(game: Game, mechanism: Mechanism, profile: Profile[Any], space: Poli
     return settlement
 
 
-def _space(game: Game, regularizer: Regularizer) -> PolicySpace[Any]:
-    fields = game.fields
+def _space(
+    game: Game, fields: TableFields | MenuFields | AutomatonFields, regularizer: Regularizer
+) -> PolicySpace[Any]:
     if isinstance(fields, AutomatonFields):
         return Chain(
             fields.next_state,
@@ -196,6 +201,15 @@ def _space(game: Game, regularizer: Regularizer) -> PolicySpace[Any]:
         prompt_weights=fields.prompt_weights,
         normalization=fields.normalization,
     )
+
+
+def _own_space(game: Game, fields: OwnFields) -> PolicySpace[Any]:
+    called, _ = split("space", fields.space)
+    part = _at(f"{game.name}: space", "", lambda: find("space", called, game.folder))
+    said = {"strength": fields.strength, "normalization": fields.normalization}
+    given = {key: value for key, value in said.items() if key in inspect.signature(part).parameters}
+    space: PolicySpace[Any] = make("space", fields.space, game.folder, game.name, given)
+    return space
 
 
 def _regularizer(game: Game) -> Regularizer:

@@ -21,7 +21,7 @@ from rlhf_game.files.documents import parse_json, parse_json_lines, parse_yaml, 
 from rlhf_game.files.fees import check_fee
 from rlhf_game.files.names import check_names
 from rlhf_game.files.parts import sources
-from rlhf_game.files.schema import AutomatonFields, Fields, MenuFields, TableFields, TableFile, parse_fields
+from rlhf_game.files.schema import AutomatonFields, Fields, MenuFields, OwnFields, TableFields, TableFile, parse_fields
 from rlhf_game.files.tables import Shape, Table, describe, digest, from_lists, locate, read_table, shape_of
 from rlhf_game.mechanism.reports import NORMALIZATION_TOLERANCE
 
@@ -130,7 +130,8 @@ def parse_game(document: Any, name: str, folder: Path, trusted: bool) -> Game:
     fields = parse_fields(document, name)
     try:
         _check_names(fields)
-        said = {"regularizer": fields.regularizer, "training": fields.training, "payment": fields.payment}
+        space = {"space": fields.space} if isinstance(fields, OwnFields) else {}
+        said = {**space, "regularizer": fields.regularizer, "training": fields.training, "payment": fields.payment}
         code = sources(said, folder, trusted=trusted)
         rewards = tuple(_table(group.reward, folder, f"groups[{i}].reward") for i, group in enumerate(fields.groups))
         reference = _reference(fields, folder, rewards)
@@ -149,7 +150,7 @@ def parse_game(document: Any, name: str, folder: Path, trusted: bool) -> Game:
 def _file_fields(fields: Fields) -> Iterator[tuple[tuple[str | int, ...], TableFile]]:
     """Yield the place and the value of each table that is in a file of its own."""
     places: list[tuple[tuple[str | int, ...], Any]] = [(("boosts",), fields.boosts)]
-    if not isinstance(fields, MenuFields):
+    if isinstance(fields, TableFields | AutomatonFields):
         places.append((("reference",), fields.reference))
     places += [(("groups", i, "reward"), group.reward) for i, group in enumerate(fields.groups)]
     for place, value in places:
@@ -167,7 +168,9 @@ def _table(value: Any, folder: Path, field: str) -> Table:
 
 
 def _reference(fields: Fields, folder: Path, rewards: Sequence[Table]) -> Table:
-    """Return q; of a menu the divergences, which are zeros where the game gives none."""
+    """Return q; of a menu the divergences, zeros where the game gives none; of a space of one's own zeros."""
+    if isinstance(fields, OwnFields):
+        return np.zeros(shape_of(rewards[0]))
     if not isinstance(fields, MenuFields):
         return _table(fields.reference, folder, "reference")
     if fields.divergence is not None:
@@ -196,6 +199,8 @@ def _check_space(fields: Fields, reference: Table) -> None:
     shape = shape_of(reference)
     if isinstance(fields, AutomatonFields):
         _check_automaton(fields, reference)
+        return
+    if isinstance(fields, OwnFields):
         return
     if fields.outcomes is not None:
         _check_labels(fields.outcomes, shape)

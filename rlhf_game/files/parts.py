@@ -109,7 +109,8 @@ def _check(role: str, said: Any) -> Any:
     if is_order and (":" in name or name in names(role)):
         return said
     known = _known(role).replace("alpha:A", "alpha:A with a number A other than 0 and 1")
-    raise PydanticCustomError("part", "must be {known}, {places}", {"known": known, "places": PLACES})
+    known = f"{known}, " if known else ""
+    raise PydanticCustomError("part", "must be {known}{places}", {"known": known, "places": PLACES})
 
 
 SomeRegularizer: TypeAlias = Annotated[
@@ -118,6 +119,7 @@ SomeRegularizer: TypeAlias = Annotated[
 SomePayment: TypeAlias = Annotated[
     Any, AfterValidator(partial(_check, "payment")), Part("kind", partial(names, "payment"))
 ]
+SomeSpace: TypeAlias = Annotated[Any, AfterValidator(partial(_check, "space")), Part("kind", partial(names, "space"))]
 
 
 def whose(role: str) -> Callable[[Any], str]:

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, final
@@ -19,9 +19,6 @@ from rlhf_game.files.schema import AutomatonFields, Strict
 from rlhf_game.files.tables import digest
 from rlhf_game.mechanism.arrays import LARGE, Array
 from rlhf_game.mechanism.spaces.base import Policy
-from rlhf_game.mechanism.spaces.chain import ChainPolicy
-from rlhf_game.mechanism.spaces.table import TablePolicy
-from rlhf_game.mechanism.spaces.trie import TriePolicy
 
 RELATIVE = 1e-9
 ABSOLUTE = 1e-15
@@ -67,7 +64,7 @@ def write_policy(path: Path, game: Game, policy: Policy[Any]) -> PolicyFile:
     seen = hashlib.sha256()
 
     def parts() -> Iterator[memoryview]:
-        numbers = (np.ascontiguousarray(piece, dtype="<f8").data for piece in _pieces(policy))
+        numbers = (np.ascontiguousarray(piece, dtype="<f8").data for piece in policy.pieces())
         for part in chain([_header(_shape(game))], numbers):
             seen.update(part)
             yield part
@@ -91,7 +88,7 @@ def policy_differences(said: PolicyFile, folder: Path, game: Game, policy: Polic
         if file.read(len(header)) != bytes(header):
             return [f"policy.file: {shown(said.file)!r} has another shape or type than the policy of the game"]
         start = 0
-        for piece in _pieces(policy):
+        for piece in policy.pieces():
             found = row_difference(np.fromfile(file, dtype="<f8", count=piece.size), piece, "policy", start)
             if found:
                 return found
@@ -112,18 +109,6 @@ def row_difference(
     i = int(np.argmax(wrong))
     more = f" (and {int(wrong.sum()) - 1} more)" if wrong.sum() > 1 else ""
     return [f"{at}[{start + i}]: the receipt says {float(a[i])!r}, the game gives {float(b[i])!r}{more}"]
-
-
-def _pieces(policy: Policy[Any]) -> Iterable[Array]:
-    """Return the probabilities in order, in pieces [k] that stay small wherever the space can make such."""
-    if isinstance(policy, TriePolicy):
-        return policy.table.pieces()
-    if isinstance(policy, TablePolicy):
-        return policy.pieces()
-    if isinstance(policy, ChainPolicy):
-        return (policy.step(k).ravel() for k in range(policy.space.horizon))
-    whole: Any = policy
-    return [np.ravel(whole.probabilities)]
 
 
 def _shape(game: Game) -> tuple[int, ...]:

@@ -162,7 +162,9 @@ def receipt_of(game: Game, settlement: Settlement) -> Receipt:
         regularizer=None if game.fields.regularizer is None else label("regularizer", game.fields.regularizer),
         strength=game.fields.strength,
         payment=label("payment", game.fields.payment),
-        policy=None if is_long(game) or game.fields.models is not None else _lists(policy.probabilities),
+        policy=None
+        if is_long(game) or game.fields.models is not None
+        else _lists(getattr(policy, "probabilities", None)),
         social_welfare=social_welfare,
         divergence=divergence,
         affine_social_welfare=affine_social_welfare,
@@ -233,4 +235,6 @@ def _intervals(estimate: Estimate) -> Any:
 
 
 def _lists(policy: Any) -> Any:
+    if policy is None:  # a policy of someone's own without probabilities to write down
+        return None
     return [row.tolist() for row in policy] if isinstance(policy, list) else policy.tolist()

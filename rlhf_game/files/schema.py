@@ -8,9 +8,10 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, shown
-from rlhf_game.files.parts import SomePayment, SomeRegularizer, SomeTraining
+from rlhf_game.files.parts import PLACES, SomePayment, SomeRegularizer, SomeSpace, SomeTraining
 from rlhf_game.files.tables import FORMS
 from rlhf_game.mechanism.reports import LARGEST_SIZE
+from rlhf_game.registry import names
 
 LONGEST = 1_000_000
 """Tokens of a sequence of an automaton: each is a step of the computation."""
@@ -155,7 +156,18 @@ class AutomatonFields(CommonFields):
     strength: Positive
 
 
-Fields: TypeAlias = TableFields | MenuFields | AutomatonFields
+@final
+class OwnFields(CommonFields):
+    """A space of someone's own: a place of code, or a mapping with it as ``kind`` and the space's own fields."""
+
+    space: SomeSpace
+    regularizer: SomeRegularizer | None = None
+    """Only names what the space's divergence measures, for the receipt."""
+    strength: Positive = 1.0
+    """Goes to the space's own field of this name, where it has one."""
+
+
+Fields: TypeAlias = TableFields | MenuFields | AutomatonFields | OwnFields
 SPACES: dict[str, type[Fields]] = {
     "table": TableFields,
     "menu": MenuFields,
@@ -171,13 +183,15 @@ def parse_fields(document: Any, name: str) -> Fields:
     if not isinstance(document, dict):
         raise InputError(f"{name}: must be a mapping with the keys of a game, found {kind(document)}")
     space = document.get("space", "table")
+    if isinstance(space, dict) or (isinstance(space, str) and (":" in space or space in names("space"))):
+        return parse_model(OwnFields, {key: value for key, value in document.items() if key != "$schema"}, name)
     if isinstance(space, str) and space in TEXTS:
         raise InputError(
             f"{name}: space: must be {' or '.join(SPACES)} here, found {space}: {TEXTS[space]}, which verify reads; "
             "what is proved about its lies is the certificate in the receipt"
         )
     if not isinstance(space, str) or space not in SPACES:
-        raise InputError(f"{name}: space: must be {' or '.join(SPACES)}, found {kind(space)}")
+        raise InputError(f"{name}: space: must be {', '.join(SPACES)} or code ({PLACES}), found {kind(space)}")
     return parse_model(SPACES[space], {key: value for key, value in document.items() if key != "$schema"}, name)
 
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.spaces.table import Sheets, Table
+from rlhf_game.mechanism.domains import Sheets
+from rlhf_game.mechanism.spaces.table import Table
 from rlhf_game.mechanism.welfare_rules import TableRule
 
 TIE: Final = 1e-12

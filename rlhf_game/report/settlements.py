@@ -99,15 +99,17 @@ def changes(game: Game, settlement: Settlement, prompts: Sequence[str]) -> list[
             for s in range(len(before))
             if s == game.fields.initial
         ]
-    labels: Any = game.fields.outcomes
+    labels: Any = getattr(game.fields, "outcomes", None)
+    whole: Any = getattr(policy, "probabilities", None)
     if not isinstance(space, Table):
         rows = np.stack([np.asarray(reward) for reward in game.rewards])
         names = tuple(labels or (f"entry {k}" for k in range(rows.shape[1])))
-        return [Change("The menu", 1.0, names, np.zeros(rows.shape[1]), np.asarray(policy.probabilities), rows)]
+        if whole is None or rows.ndim != 2:  # of a space of someone's own, whose policies are not its rewards' shape
+            return []
+        return [Change("The menu", 1.0, names, np.zeros(rows.shape[1]), np.asarray(whole), rows)]
     found = []
     for b, (sheet, row) in enumerate(space.layout.places()):
-        table_policy = policy.table if hasattr(policy, "table") else policy
-        q, p = space.reference[sheet][row], table_policy.optima[sheet].probabilities()[row]
+        q, p = space.reference[sheet][row], np.asarray(whole if space.layout.is_flat else whole[b])
         own = None if labels is None else labels if space.layout.is_flat else labels[b]
         names = tuple(own or (f"outcome {x}" for x in range(len(q))))
         rewards = np.stack([space.read_boost(group.reward)[sheet][row] for group in groups])

@@ -7,6 +7,7 @@ from typing import Any, Final, TypeAlias
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, parse_json, read_text, shown
 from rlhf_game.files.schema import parse_model
+from rlhf_game.registry import find, names
 from rlhf_game.report.charts import Plot, Point, Series, plot
 from rlhf_game.report.data import Cell, Data, number
 from rlhf_game.report.page import Block, Figure, Key, Page, Panel, Section, TableBlock, provenance_rows
@@ -65,12 +66,15 @@ def _is_number(value: Any) -> bool:
 
 def _tables(config: Mapping[str, Any], metrics: dict[str, Any], folder: Path) -> tuple[Block, ...]:
     """Return the tables of the kind; raises InputError when config.json is none of a known kind."""
-    from rlhf_game.training.config import KINDS
+    from rlhf_game.training.kinds import TrainingFields
 
     name, wanted = shown(str(folder / "config.json"), 200), config.get("kind")
-    if not isinstance(wanted, str) or wanted not in KINDS:
-        raise InputError(f"{name}: kind: must be {', '.join(KINDS)}, found {kind(wanted)}")
-    fields = parse_model(KINDS[wanted], {key: value for key, value in config.items() if key != "files"}, name)
+    if isinstance(wanted, str) and ":" in wanted:
+        return ()  # someone's own: its tables would be its code's
+    if not isinstance(wanted, str) or wanted not in names("train"):
+        raise InputError(f"{name}: kind: must be {', '.join(names('train'))}, found {kind(wanted)}")
+    part: type[TrainingFields] = find("train", wanted)
+    fields = parse_model(part, {key: value for key, value in config.items() if key != "files"}, name)
     return tuple(
         TableBlock(
             f"table-{k}",

@@ -8,30 +8,11 @@ from typing import Any, final
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind
+from rlhf_game.files.parts import PLACES, code_files
 from rlhf_game.files.schema import parse_model
+from rlhf_game.registry import find, names
 from rlhf_game.runs.config import hash_of, hashes_of_models, read_document
-from rlhf_game.training.distill import DistillConfig
-from rlhf_game.training.elastic_reset import ElasticResetConfig
-from rlhf_game.training.eso import EsoConfig
 from rlhf_game.training.kinds import TrainingFields
-from rlhf_game.training.osp import OspConfig
-from rlhf_game.training.policy import PolicyConfig
-from rlhf_game.training.preference import PreferenceConfig
-from rlhf_game.training.reward_models import EnsembleConfig, RewardModelConfig, WarmConfig
-from rlhf_game.training.seft import SeftConfig
-
-KINDS: Mapping[str, type[TrainingFields]] = {
-    "distill": DistillConfig,
-    "reward_model": RewardModelConfig,
-    "ensemble": EnsembleConfig,
-    "warm": WarmConfig,
-    "preference": PreferenceConfig,
-    "policy": PolicyConfig,
-    "osp": OspConfig,
-    "seft": SeftConfig,
-    "eso": EsoConfig,
-    "elastic_reset": ElasticResetConfig,
-}
 
 
 @final
@@ -56,11 +37,16 @@ def read_training(path: str | os.PathLike[str], settings: Sequence[str] = ()) ->
     """
     document, name = read_document(path, "training", settings)
     wanted = document.get("kind")
-    if not isinstance(wanted, str) or wanted not in KINDS:
-        raise InputError(f"{name}: kind: must be {', '.join(KINDS)}, found {kind(wanted)}")
-    fields = parse_model(KINDS[wanted], document, name)
+    base = Path(path).parent
+    if not isinstance(wanted, str) or not (wanted in names("train") or ":" in wanted):
+        raise InputError(f"{name}: kind: must be {', '.join(names('train'))} or code ({PLACES}), found {kind(wanted)}")
+    try:
+        part: type[TrainingFields] = find("train", wanted, base)
+        files = {file: hash_of(file, base) for file in code_files([("train", wanted)], base)}
+    except InputError as error:
+        raise InputError(f"{name}: kind: {error}") from None
+    fields = parse_model(part, document, name)
     fields.check(name)
-    base, files = Path(path).parent, {}
     for field, file in fields.files().items():
         try:
             files[file] = hash_of(file, base)

@@ -41,7 +41,7 @@ class Table:
 
 
 class TrainingFields(Strict, ABC):
-    """The configuration of one kind; each kind is one final class in a module of its own, and a line in KINDS."""
+    """The configuration of one kind; each is a final class of its own and a line in the registry."""
 
     kind: str
 

@@ -89,8 +89,9 @@ class Regularizer(ABC):
     def __init_subclass__(cls) -> None:
         """Refuse a class that says neither its optimum nor the means to find it."""
         super().__init_subclass__()
-        says = {name for name in vars(Regularizer) if getattr(cls, name) is not getattr(Regularizer, name)}
-        if not says & {"maximize", "link"} and not ("divergence" in says and says & {"argmax", "conjugate"}):
+        asked = ("maximize", "divergence", "argmax", "conjugate")
+        says = {name for name in asked if getattr(cls, name) is not getattr(Regularizer, name)}
+        if "maximize" not in says and not ("divergence" in says and says & {"argmax", "conjugate"}):
             raise CombinationError(f"{cls.__name__} must say its divergence, and either its argmax or its conjugate")
 
     def __post_init__(self) -> None:

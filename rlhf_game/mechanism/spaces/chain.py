@@ -243,6 +243,10 @@ class ChainPolicy(Policy[Array]):
         """p_k(a | s): [K, S, T] (a new array each time; see ``step`` for one step at a time)."""
         return np.stack([self.step(k) for k in range(self.space.horizon)])
 
+    def pieces(self) -> Iterable[Array]:
+        """Yield p step by step."""
+        return (self.step(k).ravel() for k in range(self.space.horizon))
+
     def step(self, k: int) -> Array:
         """Return p_k(a | s), the next-token probabilities after k tokens: [S, T]."""
         out = np.zeros(self.space.shape)

@@ -25,7 +25,7 @@ everything with index F a number of the table on F:
 All of them close as delta -> 0 (u -> 0). They hold up to the rounding of float64, for the q that the model computed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -189,6 +189,10 @@ class TriePolicy(Policy[Bounded]):
     def probabilities(self) -> Any:
         """p on the finished sequences: [m], [B, m] or a list of B arrays."""
         return self.table.probabilities
+
+    def pieces(self) -> Iterable[Array]:
+        """Yield p in pieces."""
+        return self.table.pieces()
 
     def values(self, rewards: Sequence[Bounded]) -> Array:
         """Return <p, r> for k rewards: [k]."""

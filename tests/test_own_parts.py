@@ -1,0 +1,173 @@
+"""A part of one's own for each role, each in one file of a folder outside the package, used from everywhere.
+
+The files are those that CONTRIBUTING.md shows. What they say is compared with parts of the package that do the same.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rlhf_game as rg
+from rlhf_game.registry import find
+from tests.cli.runner import run
+
+PAGE = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
+FILES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL))
+GROUPS = [{"name": "a", "size": 3, "reward": [1.0, 0.0, 0.0]}, {"name": "b", "size": 1, "reward": [0.0, 0.25, 0.75]}]
+GAME = {"reference": [0.5, 0.3, 0.2], "strength": 0.5, "groups": GROUPS}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def settled(folder: Path, *, trusted: bool = True, **changes: Any) -> dict[str, Any]:
+    path = folder / "game.json"
+    path.write_text(json.dumps({key: value for key, value in (GAME | changes).items() if value is not None}))
+    done = run("settle", path, "--json", *(["--trust-code"] if trusted else []))
+    assert done.code == 0, done.err
+    return json.loads(done.out)
+
+
+def audited(folder: Path, *options: str) -> dict[str, Any]:
+    done = run("audit", folder / "game.json", "--json", "--starts", 2, "--trust-code", *options)
+    assert done.code == 0, done.err
+    return json.loads(done.out)
+
+
+def numbers(receipt: dict[str, Any], key: str) -> list[float]:
+    return [group[key] for group in receipt["groups"]]
+
+
+def truths() -> list[rg.Group]:
+    return [rg.Group(group["name"], group["reward"], group["size"]) for group in GROUPS]
+
+
+def test_the_page_shows_one_file_for_each_role() -> None:
+    assert set(FILES) == {"huber.py", "half.py", "shrunk.py", "deck.py", "spite.py", "fans.py", "letters.py"}
+
+
+def test_a_regularizer(folder: Path) -> None:
+    """The file's divergence is chi-squared, so everything is known; what is numerical has a looser tolerance."""
+    own = settled(folder, regularizer={"kind": "huber.py:Chi"})
+    known = settled(folder, regularizer="chi2", trusted=False)
+    np.testing.assert_allclose(own["policy"], known["policy"], atol=1e-10)
+    np.testing.assert_allclose(numbers(own, "payment"), numbers(known, "payment"), atol=1e-10)
+    settled(folder, regularizer={"kind": "huber.py:Chi"}, normalization="sum", payment="revenue")
+    audit = audited(folder)
+    assert [group["regret_bound"] for group in audit["groups"]] == [None, None]  # found numerically: no proof
+    assert max(group["best_gain"] for group in audit["groups"]) < 1e-9
+    part = find("regularizer", "huber.py:Chi", folder)
+    table = rg.Table(GAME["reference"], part(0.5), normalization="sum")
+    exact = rg.Table(GAME["reference"], rg.PearsonChi2(0.5), normalization="sum")
+    for payment in (rg.AffinePayments(), rg.RevenueOptimal()):
+        mine, theirs = (rg.Mechanism(rg.SocialWelfare(), payment).settle(truths(), one) for one in (table, exact))
+        assert (mine.payments <= theirs.payments + 1e-9).all()  # never more than the infimum
+        np.testing.assert_allclose(mine.payments, theirs.payments, atol=1e-4)
+    with pytest.raises(rg.CombinationError, match="must say its divergence, and either its argmax or its conjugate"):
+        type("Nothing", (rg.Regularizer,), {})
+
+
+def test_a_conjugate_is_enough(folder: Path) -> None:
+    table = rg.Table(GAME["reference"], find("regularizer", "huber.py:Entropy", folder)(0.5))
+    exact = rg.Table(GAME["reference"], rg.KL(0.5))
+    mechanism = rg.Mechanism(rg.SocialWelfare(), rg.AffinePayments())
+    mine, theirs = (mechanism.settle(truths(), one) for one in (table, exact))
+    np.testing.assert_allclose(mine.policy.probabilities, theirs.policy.probabilities, atol=1e-8)
+    np.testing.assert_allclose(mine.payments, theirs.payments, atol=1e-8)
+
+
+def test_a_payment_rule(folder: Path) -> None:
+    whole = numbers(settled(folder, trusted=False), "payment")
+    own = settled(folder, payment="half.py:Half")
+    np.testing.assert_allclose(numbers(own, "payment"), np.array(whole) / 2, rtol=1e-15)
+    assert [group["regret_bound"] for group in audited(folder)["groups"]] == [None, None]
+    settlement = rg.Mechanism(rg.SocialWelfare(), find("payment", "half.py:Half", folder)()).settle(
+        truths(), rg.Table(GAME["reference"], rg.KL(0.5))
+    )
+    np.testing.assert_allclose(settlement.payments, numbers(own, "payment"), rtol=1e-15)
+    regrets = rg.audit(settlement, strategies=[rg.Resize(2.0), rg.Polarize(4.0)])
+    assert any(regret.is_refuted for regret in regrets)
+
+
+def test_a_training_rule(folder: Path) -> None:
+    known = settled(folder, weights={"a": 3**-0.5, "b": 1.0}, trusted=False)
+    own = settled(folder, training={"rule": "shrunk.py:Shrunk", "power": 0.5}, payment="none")
+    np.testing.assert_allclose(own["policy"], known["policy"], rtol=1e-12)
+    assert all(group["regret_found"] > 0.01 for group in audited(folder)["groups"])
+    done = run("settle", folder / "game.json", "--trust-code")
+    assert done.code == 0
+    with pytest.raises(rg.CombinationError, match="AffinePayments pays for AffineRule, not Shrunk"):
+        rg.Mechanism(find("training", "shrunk.py:Shrunk", folder)(), rg.AffinePayments())
+
+
+def test_a_space(folder: Path) -> None:
+    """The file's space is a table with KL, so everything is known."""
+    own = settled(folder, space={"kind": "deck.py:Deck", "cards": [0.5, 0.3, 0.2]}, reference=None)
+    known = settled(folder, trusted=False)
+    for key in ("value", "payment", "utility"):
+        np.testing.assert_allclose(numbers(own, key), numbers(known, key), atol=1e-12)
+    np.testing.assert_allclose(own["policy"], known["policy"], rtol=1e-12)
+    settled(folder, space={"kind": "deck.py:Deck", "cards": [0.5, 0.3, 0.2]}, reference=None, payment="none")
+    free = audited(folder)["groups"]
+    known = settled(folder, trusted=False, payment="none")
+    for mine, theirs in zip(free, audited(folder)["groups"], strict=True):
+        assert mine["regret_found"] >= 0.98 * theirs["regret_found"] > 0.01
+    deck = find("space", "deck.py:Deck", folder)([0.5, 0.3, 0.2], 0.5)
+    regrets = rg.audit(rg.Mechanism(rg.SocialWelfare(), rg.AffinePayments()).settle(truths(), deck))
+    assert not any(regret.is_refuted for regret in regrets)
+    assert all(regret.bound is None for regret in regrets)
+    with pytest.raises(rg.CombinationError, match="a least gain needs a space with a declared domain, not Deck"):
+        rg.Mechanism(rg.SocialWelfare(), rg.RevenueOptimal()).settle(truths(), deck)
+
+
+def test_a_strategy(folder: Path) -> None:
+    settled(folder, payment="none", trusted=False)
+    audit = audited(folder, "--strategy", str(folder / "spite.py:Spite"))
+    assert any(name.startswith("Spite") for name in audit["groups"][0]["gains"])
+    spite = find("strategy", "spite.py:Spite", folder)(anger=2.0)
+    table = rg.Table(GAME["reference"], rg.KL(0.5))
+    regrets = rg.audit(rg.Mechanism(rg.SocialWelfare(), rg.NoPayments()), truths(), table, [spite])
+    assert regrets[0].best.strategy == "Spite(anger=2.0)"
+
+
+def test_a_kind_of_training(folder: Path) -> None:
+    path = folder / "training.json"
+    path.write_text(json.dumps({"kind": "letters.py:Letters", "words": ["one", "three"]}))
+    done = run("train", path, "-o", folder / "trained")
+    assert done.code == 0, done.err
+    assert json.loads((folder / "trained/metrics.json").read_text())["letters"] == 8
+    assert "8" in done.out
+    path.write_text(json.dumps({"kind": "letters.py:Letters", "word": ["one"]}))
+    done = run("train", path, "-o", folder / "other")
+    assert done.code == 2
+    assert "word" in done.err
+
+
+def test_all_of_them_in_a_study(folder: Path) -> None:
+    study = {
+        "games": 8,
+        "scenario": {"kind": "fans.py:Fans", "groups": 2, "outcomes": 3, "loyalty": 2.0},
+        "regularizer": "huber.py:Chi",
+        "strength": 0.5,
+        "training": {"rule": "shrunk.py:Shrunk", "power": 0.5},
+        "payments": ["none"],
+        "strategies": [{"kind": "spite.py:Spite", "anger": 2.0}, {"kind": "polarize"}],
+    }
+    path = folder / "study.json"
+    path.write_text(json.dumps(study))
+    done = run("simulate", path, "-o", folder / "one", "--json")
+    assert done.code == 0, done.err
+    spread = run("simulate", path, "-o", folder / "two", "--json", "--engine", "local", "--workers", 2)
+    assert spread.code == 0, spread.err
+    assert json.loads(spread.out)["summaries"] == json.loads(done.out)["summaries"]
+    (folder / "fans.py").write_text(FILES["fans.py"] + "\n# another file\n")
+    again = run("simulate", path, "-o", folder / "one")
+    assert again.code == 2  # its source is part of the study

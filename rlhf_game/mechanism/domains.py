@@ -208,12 +208,15 @@ class ArrayCoordinates(Coordinates):
     def of(space: Any, reward: Any) -> "ArrayCoordinates":
         """Return the coordinates of rewards like this one; raise CombinationError where it is no array of numbers."""
         try:
-            return ArrayCoordinates(space, finite([] if callable(reward) else reward, "reward").shape)
+            shape = () if callable(reward) else finite(reward, "reward").shape
         except InputError:
-            raise CombinationError(
-                f"misreports of rewards on a {type(space).__name__} need rewards that are arrays, or the space's own "
-                "`coordinates` (sizes can be misreported)"
-            ) from None
+            shape = ()
+        if shape:
+            return ArrayCoordinates(space, shape)
+        raise CombinationError(
+            f"misreports of rewards on a {type(space).__name__} need rewards that are arrays, or the space's own "
+            "`coordinates` (sizes can be misreported)"
+        )
 
     def sheets(self, reward: Any) -> Sheets:
         """Return all numbers in one row."""

@@ -89,7 +89,7 @@ def test_the_source_is_in_the_identity_of_the_game(folder: Path) -> None:
         ({"payment": {"kind": "mine.py:Half", "part": "all"}}, 'payment.part: must be a number, found the text "all"'),
         ({"payment": {"kind": "mine.py:Half", "part": 0}}, "payment.part: must be greater than 0, found 0"),
         ({"payment": {"part": 1}}, "payment: must be a name, or a mapping with the name as kind"),
-        ({"payment": "affin"}, "payment: must be affine, none, revenue, checkpoints, stopped, path/to/file.py:Name or"),
+        ({"payment": "affin"}, "payment: must be affine, none, revenue, participation, checkpoints, stopped, path/to"),
         ({"payment": "mine.py:Whole"}, "payment: must name something there is, found none called 'Whole' in mine.py"),
         ({"payment": "lost.py:Half"}, "payment: must name a file that exists"),
         ({"training": "nash"}, "AffinePayments pays for AffineRule, not NashWelfare"),

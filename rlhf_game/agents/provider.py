@@ -11,13 +11,12 @@ from typing import Any, Final, final
 
 import numpy as np
 
-from rlhf_game.agents.domains import Domain, coordinates
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.domains import Domain, Sheets
 from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
-from rlhf_game.mechanism.spaces.table import Sheets
 from rlhf_game.mechanism.training import AffineWelfare
 
 MOST_SUBSETS: Final = 8
@@ -128,7 +127,7 @@ def _invented(
     rng: np.random.Generator,
 ) -> Cheat:
     """Return the best invented report that was found: from many starts, entry by entry, at several sizes."""
-    system, several = coordinates(space), with_one_more(mechanism, len(reports))
+    system, several = space.coordinates(reports[0].reward), with_one_more(mechanism, len(reports))
     sheets = [system.sheets(report.reward) for report in reports]
     richest = max(sheets, key=lambda one: sum(float(sheet.sum()) for sheet in one))
     domains = system.domains(richest)

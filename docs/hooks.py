@@ -1,8 +1,11 @@
-"""Hooks of mkdocs: links to files of the repository outside docs lead to copies of them in the site.
+"""Hooks of mkdocs: formulas, and links to files of the repository outside docs lead to copies of them in the site.
 
 A page may say ../README.md or ../examples/run.yaml, which works on any host of the repository. In the site such a file
 is served from repository/; a page of Markdown becomes a page, a folder becomes a list of its files. A link to a file
 that does not exist fails the build.
+
+Formulas are LaTeX between dollar signs, as hosts of repositories show them; in the site they become MathML, which
+browsers draw without a script and without a network.
 """
 
 import posixpath
@@ -11,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+MATH = re.compile(r"\$\$(.+?)\$\$|(?<![\w\\$])\$(?!\s)([^$\n]+?)(?<!\s)\$(?![\w$])", re.S)
+CODE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.S | re.M)
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?(?=\))")
 FOLDER = "repository"
 PLAY = "try-to-cheat.html"
@@ -63,8 +68,28 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
+def formulas(markdown: str) -> tuple[str, list[str]]:
+    """Return a page with a mark for each formula outside code, and the formulas as MathML."""
+    from latex2mathml.converter import convert
+
+    found: list[str] = []
+
+    def marked(match: re.Match[str]) -> str:
+        found.append(convert(match[1] or match[2], display="block" if match[1] else "inline"))
+        return f"FORMULA{len(found) - 1}END"
+
+    parts = CODE.split(markdown)
+    return "".join(part if k % 2 else MATH.sub(marked, part) for k, part in enumerate(parts)), found
+
+
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """Put the formulas where their marks are."""
+    return re.sub(r"FORMULA(\d+)END", lambda match: page.meta["formulas"][int(match[1])], html)
+
+
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Let each link lead to where its target is in the site."""
+    """Mark the formulas, and let each link lead to where its target is in the site."""
+    markdown, page.meta["formulas"] = formulas(markdown)
     uri = page.file.src_uri
     path = uri.removeprefix(f"{FOLDER}/") if uri.startswith(f"{FOLDER}/") else f"docs/{uri}"
     if uri.endswith("/index.md") and (ROOT / path).parent.is_dir() and not (ROOT / path).exists():

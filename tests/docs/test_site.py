@@ -61,6 +61,28 @@ def test_the_reference_describes_public_names(site: Path) -> None:
         assert f">{name}</" in text or f".{name}" in text, name
 
 
+def test_formulas_are_drawn_and_no_docstring_is_taken_for_markup(site: Path) -> None:
+    theory = (site / "theory/index.html").read_text(encoding="utf-8")
+    formulas = len(re.findall(r"\$\$.+?\$\$|\$[^$\n]+\$", THEORY))
+    assert theory.count("<math") == formulas > 50
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.search(r"FORMULA\d+END", text), page
+        assert re.findall(r"<(?:p|q|b|nu|mu|visits|weights)[*_a-z]*,[^>]*>", text) == [], page
+        assert re.findall(r"\w<em>\s*[(,)=]", text) == [], page
+    reference = (site / "reference/index.html").read_text(encoding="utf-8")
+    assert "&lt;p, r&gt;" in reference
+    assert "p*" in reference
+
+
+def test_the_first_page_has_a_door_for_everybody_and_the_page_to_cheat_on_is_there(site: Path) -> None:
+    first = (site / "index.html").read_text(encoding="utf-8")
+    doors = ("I study mechanisms", "I train language models", "I provide the model", "I get the bill")
+    assert all(door in first for door in doors)
+    assert "Try to cheat" in (site / "try-to-cheat.html").read_text(encoding="utf-8")
+    assert "search" in first
+
+
 def _tests(path: Path) -> set[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}

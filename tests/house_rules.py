@@ -71,7 +71,9 @@ LAYERS = {
     "training_backends": Layer(
         frozenset({"errors", "callables", "mechanism", "files"}), TRAINING | {"numpy"}, frozenset({"jinja2"})
     ),
-    "report": _layer("errors registry mechanism agents files", "numpy pydantic", "jinja2 pyarrow", "training"),
+    "report": _layer(
+        "errors registry mechanism agents files", "numpy pydantic", "jinja2 matplotlib pyarrow", "training"
+    ),
     "cli": _layer(
         "errors registry mechanism agents files",
         "click typer rich numpy",

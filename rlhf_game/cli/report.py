@@ -34,6 +34,10 @@ def report(
         Path | None,
         typer.Option("-o", "--out", metavar="FILE", help="Default: FOLDER/report.html, or GAME.report.html beside it."),
     ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option("--figures", metavar="OUT", help="Write its figures and tables there: SVG, PDF, LaTeX, CSV."),
+    ] = None,
     trusted: TrustCode = False,
 ) -> None:
     """Write one HTML page that holds all it shows: figures with their data, for screens, paper and screen readers."""
@@ -51,6 +55,11 @@ def report(
         page = settled_page(source, receipt, audit, trusted=trusted)
     else:
         raise InputError(f"{source}: must be a folder that a command filled, or a game, found neither")
+    if figures is not None:
+        from rlhf_game.report.figures import write_figures
+
+        typer.echo(f"figures: {figures} ({len(write_figures(page, figures))} files)")
+        return
     if source.is_dir() and (out is None or out.resolve() == (source / REPORT).resolve()):
         typer.echo(f"report: {keep_page(source, page)}")
         return

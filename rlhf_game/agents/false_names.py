@@ -4,10 +4,10 @@ Affine-maximiser payments are not proof against it: a group that splits moves th
 is only charged for its own share of the move, and the sum of these is less than the charge for the whole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
-from typing import Any, ClassVar, final
+from itertools import islice
+from typing import Any, ClassVar, Final, final
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
 
+MOST_PARTS: Final = 24
+"""Ways to cut a size that are tried."""
+
 
 @final
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class FalseNames:
     """The best reports of one group under several names. Uses the mechanism and the reports of all groups.
 
     group: its position. names: how many, 2 or more. starts: joint rewards to start from, for each prompt and
-    combination of sizes; sizes are 1, an equal part, the true one and the limit. An affine maximiser gives every name
-    the weight of the group. What is found is a lower bound on what there is.
+    combination of sizes. The sizes of the names add up to the group's own: its members are real, its names are not.
+    An affine maximiser gives every name the weight of the group. What is found is a lower bound on what there is.
     """
 
     group: int
@@ -59,13 +62,11 @@ class FalseNames:
         def stage(is_paid: bool | None) -> Scene:
             return scene(several, space, [(at, owner) for at in places], others, [owner], is_paid=is_paid)
 
-        part = max(1, owner.size // self.names)
-        is_slow = space.coordinates(owner.reward).pace == "whole"
-        choices = {part, size_limit} if is_slow else {1, part, min(owner.size, size_limit), size_limit}
-        choices |= {owner.size - part * (self.names - 1)} - {0}
-        sizes = np.array(list(combinations_with_replacement(sorted(choices), self.names)))
+        sizes = np.array(parts_of(owner.size, self.names))  # none where there are fewer members than names
         plain = [tuple(Report(owner.reward, int(size)) for size in row) for row in sizes]
-        tried = plain + joint_reports(several, space, [owner] * self.names, stage, sizes, self.starts, rng)
+        tried = plain
+        if plain:
+            tried += joint_reports(several, space, [owner] * self.names, stage, sizes, self.starts, rng)
 
         def earns(reports: Sequence[Report]) -> tuple[float, float]:
             rules = mechanism if len(reports) == 1 else several
@@ -73,6 +74,26 @@ class FalseNames:
             return earned(rules, space, [*before, *reports, *after], charged, [owner])
 
         return best_of([owner], (Report(owner.reward, owner.size),), tried, earns)
+
+
+def parts_of(size: int, names: int) -> list[tuple[int, ...]]:
+    """Return ways to cut a size into so many parts, each >= 1, smallest first: all, or where there are many some.
+
+    Those are the most even one and those with the largest last parts. None where there are fewer members than names.
+    """
+    if size < names:
+        return []
+    even = tuple(sorted(size // names + (k < size % names) for k in range(names)))
+    return list(dict.fromkeys([even, *islice(_partitions(size, names, 1), MOST_PARTS)]))
+
+
+def _partitions(size: int, names: int, least: int) -> Iterator[tuple[int, ...]]:
+    if names == 1:
+        yield (size,)
+        return
+    for first in range(least, size // names + 1):
+        for rest in _partitions(size - first, names - 1, first):
+            yield (first, *rest)
 
 
 def split(mechanism: Mechanism, count: int, group: int, names: int) -> Mechanism:

@@ -34,8 +34,9 @@ def audit(
         bool, typer.Option("--coalitions", help="Also search for joint lies of every two groups, and ask for the core.")
     ] = False,
     false_names: Annotated[
-        bool, typer.Option("--false-names", help="Also search for lies of each group under two names.")
+        bool, typer.Option("--false-names", help="Also search for lies of each group under several names.")
     ] = False,
+    names: Annotated[int, typer.Option("--names", min=2, max=20, help="With --false-names: at most so many.")] = 2,
     rules: Annotated[
         str | None,
         typer.Option(
@@ -102,10 +103,12 @@ def audit(
                 for pair, rng in zip(pairs, streams[1].spawn(len(pairs)), strict=True)
             ]
         if false_names:
-            joint["false_names"] = [
-                FalseNames(at, 2, starts).deviate(mechanism, groups, space, limit, rng)
+            several = [
+                [FalseNames(at, k, starts).deviate(mechanism, groups, space, limit, rng) for k in range(2, names + 1)]
                 for at, rng in enumerate(streams[2].spawn(len(groups)))
             ]
+            joint["false_names"] = [max(found, key=lambda one: one.gain) for found in several]
+            more["several"] = [_several(found) for found in several]
     if as_json:
         outcomes = "found" if is_partial else "all"
         settings = {"size_limit": limit, "starts": starts, "seed": seed, "outcomes": outcomes}
@@ -184,6 +187,13 @@ def _show_more(more: dict[str, Any]) -> None:
     from rlhf_game.cli.display import number, write_out
     from rlhf_game.cli.provider import said as said_of_provider
 
+    for found in more.get("several", []):
+        names = found["false_names"]
+        if names["gain"] > 0:
+            write_out(
+                f"under {names['names']} names of {', '.join(map(str, names['sizes']))} members: {names['gain']:.6g} "
+                f"gained (found); a fee of {names['least_fee']:.6g} a name would stop what was found\n"
+            )
     if "provider" in more:
         write_out(said_of_provider(more["provider"]))
     if more.get("core") is not None:
@@ -243,8 +253,9 @@ def _document(
     from rlhf_game.mechanism.audit import TOLERANCE
 
     groups = [_group(regret) for regret in regrets]
-    for group, found in zip(groups, more.pop("interim", []), strict=False):
-        group |= found
+    for kind in ("interim", "several"):
+        for group, found in zip(groups, more.pop(kind, []), strict=False):
+            group |= found
     content: dict[str, Any] = {
         "payment": payment,
         "groups": groups,
@@ -270,6 +281,20 @@ def _group(regret: "Regret") -> dict[str, Any]:
         "best_strategy": regret.best.strategy,
         "best_report": report_document(regret.report),
         "gains": {trial.strategy: trial.gain for trial in regret.trials},
+    }
+
+
+def _several(found: "Sequence[Deviation]") -> dict[str, Any]:
+    """Return what one group's false names bring. found: the best under 2, 3, ... names."""
+    best = max(found, key=lambda one: one.gain)
+    fees = [one.found / k for k, one in enumerate(found, start=1)]
+    return {
+        "false_names": {
+            "gain": best.found,
+            "names": len(best.reports),
+            "sizes": [int(report.size) for report in best.reports],
+            "least_fee": max(fees),
+        }
     }
 
 

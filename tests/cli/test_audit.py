@@ -82,7 +82,8 @@ def test_joint_witnesses_are_replayed_from_the_json(tmp_path: Path) -> None:
         names = len(split["reports"])
         gain = sizes[at] * lied[at] - lie.payments[at : at + names].sum() - settlement.utilities[at]
         assert split["gain"] == pytest.approx(gain)
-        assert split["gain"] > 0.1
+        assert (split["gain"] > 0.1) is (sizes[at] > 1)
+        assert sum(report["size"] for report in split["reports"]) == sizes[at]
 
 
 def test_the_same_seed_gives_the_same_document(tmp_path: Path) -> None:
@@ -179,6 +180,30 @@ def test_wrong_games_are_input_errors(tmp_path: Path) -> None:
     lines = tmp_path / "games.jsonl"
     lines.write_text("{}", encoding="utf-8")
     assert run("audit", lines).code == 2
+
+
+def test_false_names_keep_the_members_and_a_fee_would_stop_them(tmp_path: Path) -> None:
+    """The golden game of the theory: 3 members pay .322525 as one name, .148123 as 2 + 1 and .074968 as 1 + 1 + 1."""
+    game = {
+        "reference": [0.7, 0.2, 0.1], "strength": 0.5, "normalization": "sum",
+        "groups": [
+            {"name": "one", "size": 3, "reward": [0.6, 0.3, 0.1]},
+            {"name": "two", "size": 2, "reward": [0.1, 0.2, 0.7]},
+        ],
+    }  # fmt: skip
+    (tmp_path / "game.json").write_text(json.dumps(game))
+    two, three = (
+        json.loads(run("audit", tmp_path / "game.json", "--false-names", "--names", k, "--starts", "2", "--json").out)
+        for k in ("2", "3")
+    )
+    one = two["groups"][0]["false_names"]
+    assert (one["names"], one["sizes"]) == (2, [1, 2])
+    assert one["gain"] >= 0.322525 - 0.148123 - 1e-6
+    assert one["least_fee"] == one["gain"]
+    more = three["groups"][0]["false_names"]
+    assert (more["names"], more["sizes"]) == (3, [1, 1, 1])
+    assert more["gain"] >= 0.322525 - 0.074968 - 1e-6
+    assert more["least_fee"] == max(one["gain"], more["gain"] / 2)
 
 
 def test_what_the_provider_could_gain_is_in_the_audit(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def test_joint_witnesses_are_replayed_from_the_json(tmp_path: Path) -> None:
         names = len(split["reports"])
         gain = sizes[at] * lied[at] - lie.payments[at : at + names].sum() - settlement.utilities[at]
         assert split["gain"] == pytest.approx(gain)
-        assert (split["gain"] > 0.1) is (sizes[at] > 1)
+        assert (split["gain"] > 0.1) == (sizes[at] > 1)
         assert sum(report["size"] for report in split["reports"]) == sizes[at]
 
 

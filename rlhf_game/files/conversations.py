@@ -67,17 +67,29 @@ def _words(message: Message) -> str:
 def text_of(value: Any, where: str, *, tools: Any = None) -> Text:
     """Return what a user gave as a text or as a list of messages; ``where`` begins every message of an error.
 
-    A message is ``{role, content}``, with further fields such as ``tool_calls`` and ``tool_call_id`` handed on. Content
-    may be a list of parts of type text; it may be null beside tool_calls only. Raises InputError on anything else.
+    A message is ``{role, content}``, with further fields such as ``tool_calls`` and ``tool_call_id`` handed on but for
+    nulls in them. Content may be a list of parts of type text; it may be null beside tool_calls only. tools: what the
+    model may call, a list of JSON schemas or its JSON text. Raises InputError on anything else.
     """
+    schemas = _tools(tools, f"{where}: tools") if tools else ""
     if isinstance(value, Conversation):
-        return value
+        return Conversation(value.messages, schemas) if schemas else value
     if isinstance(value, str):
-        return value if not tools else Conversation((Message("user", value),), _json(tools))
+        return Conversation((Message("user", value),), schemas) if schemas else value
     if not isinstance(value, Sequence) or not value:
         raise InputError(f"{where}: must be text or messages, found {kind(value)}")
     messages = tuple(_message(one, f"{where}[{k}]") for k, one in enumerate(value))
-    return Conversation(messages, _json(tools) if tools else "")
+    return Conversation(messages, schemas)
+
+
+def _tools(value: Any, where: str) -> str:
+    try:
+        schemas = json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        schemas = None
+    if not isinstance(schemas, Sequence) or not all(isinstance(schema, Mapping) for schema in schemas):
+        raise InputError(f"{where}: must be a list of JSON schemas, or its JSON text, found {kind(value)}")
+    return _json([_given(schema) for schema in schemas], where) if schemas else ""
 
 
 def _message(value: Any, where: str) -> Message:
@@ -90,7 +102,7 @@ def _message(value: Any, where: str) -> Message:
         raise InputError(f"{where}.role: must be one of {', '.join(ROLES)}, found {kind(role)}")
     more = _given({key: field for key, field in value.items() if key not in ("role", "content")})
     content = _content(value.get("content"), f"{where}.content", is_optional="tool_calls" in more)
-    return Message(cast(Role, role), content, _json(more) if more else "")
+    return Message(cast(Role, role), content, _json(more, where) if more else "")
 
 
 def _content(value: Any, where: str, *, is_optional: bool) -> str:
@@ -116,11 +128,11 @@ def _given(value: Any) -> Any:
     return [_given(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _json(value: Any) -> str:
+def _json(value: Any, where: str) -> str:
     try:
-        return json.dumps(value)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"messages must hold plain JSON values alone, found: {shown(str(error))}") from None
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{where}: must hold plain JSON values alone, found: {shown(str(error))}") from None
 
 
 def dialogue(prompt: Text, system: str | None = None) -> Conversation:
@@ -178,6 +190,14 @@ def response_of(value: Any, where: str) -> Text:
     if more or first.more:
         return text
     return first.content
+
+
+def question_of(value: Any, where: str, *, tools: Any = None) -> Text:
+    """Return a prompt as ``text_of`` does. Raises InputError when it is empty or ends with a system turn."""
+    prompt = filled(text_of(value, where, tools=tools), where)
+    if isinstance(prompt, Conversation) and prompt.messages[-1].role in ("system", "developer"):
+        raise InputError(f"{where}: must end with a turn to be answered, found a {prompt.messages[-1].role} turn")
+    return prompt
 
 
 def filled(text: Text, where: str) -> Text:

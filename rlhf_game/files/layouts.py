@@ -13,7 +13,16 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.conversations import Conversation, Message, Text, dialogue, filled, response_of, text_of
+from rlhf_game.files.conversations import (
+    Conversation,
+    Message,
+    Text,
+    dialogue,
+    filled,
+    question_of,
+    response_of,
+    text_of,
+)
 from rlhf_game.files.documents import kind, shown
 
 Split: TypeAlias = Literal["train", "test"]
@@ -96,10 +105,9 @@ def _prompt(row: Mapping[str, Any], where: str, name: str) -> Text | None:
     prompt = _read(given, f"{where}: {name}")
     if isinstance(prompt, Conversation) and len(prompt.messages) > 1 and _is_cue(prompt.messages[-1]):
         prompt = Conversation(prompt.messages[:-1])
-    if not earlier and not tools:
-        return prompt
-    turns = dialogue(prompt).messages
-    return text_of([*earlier, *turns], f"{where}: {name}", tools=tools)
+    if earlier:
+        prompt = Conversation((*earlier, *dialogue(prompt).messages))
+    return question_of(prompt, f"{where}: {name}", tools=tools)
 
 
 def _is_cue(message: Message) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import Field
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.conversations import Conversation, Text, filled, text_of
+from rlhf_game.files.conversations import Text, question_of
 from rlhf_game.files.documents import kind, lines_of, parse_json, parse_json_lines, read_text, shown
 from rlhf_game.files.schema import Name
 
@@ -41,10 +41,7 @@ def _prompt(row: Any, where: str) -> Text:
     text = row.get("prompt") if isinstance(row, dict) else row
     if not isinstance(text, str | list):
         raise InputError(f"{where}: must be text or messages, or have them as prompt, found {kind(row)}")
-    prompt = filled(text_of(text, where, tools=row.get("tools") if isinstance(row, dict) else None), where)
-    if isinstance(prompt, Conversation) and prompt.messages[-1].role in ("system", "developer"):
-        raise InputError(f"{where}: must end with a turn to be answered, found a {prompt.messages[-1].role} turn")
-    return prompt
+    return question_of(text, where, tools=row.get("tools") if isinstance(row, dict) else None)
 
 
 def _read(path: Path) -> list[Any]:

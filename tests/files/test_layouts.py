@@ -160,6 +160,7 @@ def test_a_response_that_calls_tools_stays_a_message_and_null_content_is_no_text
     prompt, chosen, rejected = pair_of(row, "row 1", NAMES)
     assert isinstance(prompt, Conversation)
     assert prompt.tool_schemas() == row["tools"]
+    assert pair_of({**row, "tools": json.dumps(row["tools"])}, "row 1", NAMES)[0] == prompt
     assert isinstance(chosen, Conversation)
     assert chosen.document() == [{"role": "assistant", "content": "", "tool_calls": [call]}]
     assert rejected == BAD
@@ -196,6 +197,10 @@ def test_responses_of_several_turns_keep_them() -> None:
         ({"history": [["a"]]}, "history[0]: must be a pair of texts"),
         ({"history": "a"}, "history: must be a list of [user, assistant] pairs or of messages"),
         ({"prompt": None}, "prompt: must be text or messages, found nothing"),
+        ({"prompt": [SYSTEM]}, "prompt: must end with a turn to be answered, found a system turn"),
+        ({"tools": "hello"}, "prompt: tools: must be a list of JSON schemas, or its JSON text, found the text"),
+        ({"tools": [1]}, "prompt: tools: must be a list of JSON schemas"),
+        ({"chosen": [{**assistant("a"), "tool_calls": [float("nan")]}]}, "chosen[0]: must hold plain JSON values"),
     ],
 )
 def test_what_is_no_conversation_is_one_line_that_names_the_field(change: dict[str, Any], said: str) -> None:

@@ -106,6 +106,18 @@ def test_a_system_turn_that_the_model_refuses_is_one_line_and_folded_where_that_
         assert command("run", declared, "-o", tmp_path / f"folded-{len(changes)}").code == 0
 
 
+def test_a_judge_on_this_machine_works_with_a_model_that_refuses_system_turns(write: Write, tmp_path: Path) -> None:
+    words = (*WORDS, *map(str, range(10)))
+    model = str(tiny.save_language_model(tmp_path / "gemma", chat=GEMMA, more=words))
+    judge = {"judge": {"model": model, "instruction": "yes", "low": 0, "high": 9}}
+    config = write(
+        model={"name": model, "fold_system": True}, prompts=[ASKED], groups=[{"name": "a", "reward": judge}],
+        outcomes={"kind": "candidates", "per_prompt": 2, "max_new_tokens": 2},
+    )  # fmt: skip
+    result = command("run", config, "-o", tmp_path / "out")
+    assert result.code == 0, result.err
+
+
 def test_candidates_in_python_may_be_messages() -> None:
     calls: list[Any] = []
 

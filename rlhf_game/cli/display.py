@@ -192,7 +192,24 @@ def show_plan(document: "Mapping[str, Any]", as_json: bool) -> None:
             changes = [(change["change"], f"{change['proposals']:.4g}") for change in one["changes"]]
             title = f"Proposals to the slowest prompt, for {one['draws']} draws"
             show_table(title, ("declared instead", "proposals"), changes)
-    for name in document["flat"]:
+    show_flat(document["flat"])
+
+
+def show_calibrations(document: "Mapping[str, Any]", as_json: bool) -> None:
+    """Print the maps and ceilings that public texts speak for, as a configuration says them."""
+    if as_json:
+        write_out(json.dumps(document) + "\n")
+        return
+    for one in document["groups"]:
+        numbers = ", ".join(f"{key}: {one['calibration'][key]:.6g}" for key in ("center", "scale"))
+        write_out(f"{one['name']}: calibration: {{kind: logistic, {numbers}}}, ceiling: {one['ceiling']:g}\n")
+        if one["flat"]:
+            write_out(f"  as declared now the reward {FLAT_SAID}\n")
+
+
+def show_flat(names: "Sequence[str]") -> None:
+    """Print of which groups the calibration leaves little to play for."""
+    for name in names:
         write_out(f"{name}'s reward {FLAT_SAID}\n")
 
 

@@ -24,6 +24,12 @@ Yardstick = Annotated[
     bool, typer.Option("--yardstick", help="Of candidates: measure what they keep of the gain over all texts.")
 ]
 
+Calibrate = Annotated[
+    Path | None,
+    typer.Option("--calibrate", metavar="FILE", help="Say which maps and ceilings the public texts of FILE speak for."),
+]
+Spread = Annotated[float, typer.Option(help="With --calibrate: the scale of a map, in standard deviations.")]
+
 
 def run(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="What to run: .yaml, .yml or .json.")],
@@ -33,6 +39,8 @@ def run(
     settings: Settings = None,
     plan: Plan = False,
     yardstick: Yardstick = False,
+    calibrate: Calibrate = None,
+    spread: Spread = 0.5,
     engine: Annotated[
         EngineName | None, typer.Option(help="Where trainings and scorings that do not need each other are done.")
     ] = None,
@@ -41,8 +49,10 @@ def run(
 ) -> None:
     """Draw responses of a language model, score them by each group's reward, settle; an interrupted run goes on."""
     from rlhf_game.cli.display import (
+        show_calibrations,
         show_calls,
         show_drawn,
+        show_flat,
         show_plan,
         show_receipt,
         show_table,
@@ -55,6 +65,8 @@ def run(
     from rlhf_game.engines import engine as engine_of
     from rlhf_game.files.build import settle_without
     from rlhf_game.runs.config import read_config
+    from rlhf_game.runs.draws.calibrating import calibrate as calibrate_on
+    from rlhf_game.runs.draws.calibrating import flat_groups
     from rlhf_game.runs.draws.pipeline import DrawsRun
     from rlhf_game.runs.draws.plan import plan as plan_run
     from rlhf_game.runs.draws.yardstick import check_yardstick, measure
@@ -72,6 +84,9 @@ def run(
     if plan:
         show_plan(plan_run(configuration), as_json)
         return
+    if calibrate is not None:
+        show_calibrations(calibrate_on(configuration, calibrate, spread), as_json)
+        return
     if yardstick:
         check_yardstick(configuration)
     with progress_on_stderr() as watch:
@@ -88,6 +103,7 @@ def run(
         return
     if isinstance(finished, DrawsRun):
         show_drawn(finished.receipt)
+        show_flat(flat_groups(finished))
         say_where("run", folder, page)
         return
     _, values_without = settle_without(finished.game)
@@ -95,6 +111,7 @@ def run(
     if finished.system_prompts:
         rows = [(one.text, f"{one.judge_score:.3f}", f"{one.probability:.4f}") for one in finished.system_prompts]
         show_table("The system prompts", ("system prompt", "judge's score", "probability"), rows)
+    show_flat(flat_groups(finished))
     if measured is not None:
         show_yardstick(measured)
     say_where("run", folder, page)

@@ -28,6 +28,7 @@ from rlhf_game.mechanism.arrays import Array, numbers
 from rlhf_game.mechanism.draws.log_mean import doublings
 from rlhf_game.mechanism.draws.settlement import Drawn, Estimator, regret_bounds, settle_tapes
 from rlhf_game.mechanism.draws.tapes import Problem, Tape, cut
+from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.reports import LARGEST_SIZE
 
 PILOT: Final = 16
@@ -186,7 +187,7 @@ def drawn_receipt(game: DrawnGame) -> Receipt:
     bounds = _regret_bounds(game)
     proposals = [tape.proposals for tape in game.tapes]
     prompts = [
-        {"accepted": tape.draws, "proposals": tape.proposals, "log_z": drawn.log_z[b].document()}
+        {"accepted": tape.draws, "proposals": tape.proposals, "log_z": _said(drawn.log_z[b], drawn.errors.log_z[b])}
         for b, tape in enumerate(game.tapes)
     ]
     is_free = fields.payment == "none"
@@ -197,9 +198,9 @@ def drawn_receipt(game: DrawnGame) -> Receipt:
         "strength": fields.strength,
         "payment": fields.payment,
         "policy": None,
-        "social_welfare": drawn.social_welfare.document(),
-        "divergence": drawn.divergence.document(),
-        "affine_social_welfare": drawn.affine_welfare.document(),
+        "social_welfare": _said(drawn.social_welfare, drawn.errors.social_welfare),
+        "divergence": _said(drawn.divergence, drawn.errors.divergence),
+        "affine_social_welfare": _said(drawn.affine_welfare, drawn.errors.affine_welfare),
         "groups": [
             _group(game, drawn, i, None if bounds is None else float(bounds[i])) for i in range(len(fields.groups))
         ],
@@ -224,26 +225,33 @@ def settle_drawn(game: DrawnGame) -> Drawn:
 
 
 def _group(game: DrawnGame, drawn: Drawn, i: int, bound: float | None) -> dict[str, Any]:
-    group = game.fields.groups[i]
-    value = drawn.values[i]
-    found = {"name": group.name, "size": group.size, "value": value.document()}
+    group, value = game.fields.groups[i], drawn.values[i]
+    errors = [
+        None if of is None else of[i] for of in (drawn.errors.values, drawn.errors.payments, drawn.errors.utilities)
+    ]
+    found = {"name": group.name, "size": group.size, "value": _said(value, errors[0])}
     if game.fields.payment == "none":
-        return {**found, "payment": 0.0, "utility": value.scaled(group.size).document(), "regret_bound": None}
-    error = None if drawn.standard_errors is None else float(drawn.standard_errors[i])
-    paid = float(drawn.payments.value[i])
-    is_noise = error is not None and abs(paid) < error
+        error = None if errors[0] is None else group.size * errors[0]
+        return {**found, "payment": 0.0, "utility": _said(value.scaled(group.size), error), "regret_bound": None}
     return {
         **found,
-        "payment": {**drawn.payments[i].document(), "standard_error": error},
-        "utility": drawn.utilities[i].document(),
+        "payment": _said(drawn.payments[i], errors[1]),
+        "utility": _said(drawn.utilities[i], errors[2]),
         "regret_bound": bound,
-        "draws_needed": _draws_needed(game.fields.draws, paid, error) if is_noise and error is not None else None,
+        "draws_needed": _draws_needed(game.fields.draws, float(drawn.payments.value[i]), errors[1]),
     }
 
 
-def _draws_needed(draws: int, paid: float, error: float) -> int | None:
-    """Return with how many draws of each prompt a bill would be twice its standard error; None where it is 0."""
-    return None if paid == 0 else ceil(draws * (2 * error / paid) ** 2)
+def _said(estimate: Estimate, error: Array | float | None) -> dict[str, Any]:
+    """Return an estimate as the receipt has it: with its standard error, where there is one."""
+    return {**estimate.document(), "standard_error": None if error is None else float(error)}
+
+
+def _draws_needed(draws: int, paid: float, error: float | None) -> int | None:
+    """Return with how many draws of each prompt a bill would be twice its standard error; None unless it is noise."""
+    if error is None or paid == 0 or abs(paid) >= error:
+        return None
+    return ceil(draws * (2 * float(error) / paid) ** 2)
 
 
 def _regret_bounds(game: DrawnGame) -> Array | None:

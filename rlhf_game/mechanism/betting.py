@@ -21,30 +21,30 @@ SLACK = 1e-9
 """How far, relative to their length, a number may be outside its bounds (rounding)."""
 LARGEST_BET = 0.75
 """Share of the capital that a bet may lose at most."""
-HALVINGS = 52
+HALVINGS = 40
+"""Ends are found to 2^-HALVINGS of the bounds, rounded outwards."""
 
 
-def betting_interval(samples: ArrayLike, bounds: tuple[float, float], level: float = 0.95) -> Estimate:
+def betting_interval(samples: ArrayLike, bounds: tuple[ArrayLike, ArrayLike], level: float = 0.95) -> Estimate:
     """Return the mean of each row and an interval for its expectation: [...] of [..., N], in the order drawn.
 
-    bounds: what every number is known to keep to. The interval lies within them; of one number it is the bounds.
+    bounds: what every number is known to keep to, one pair for all rows or one for each. The interval lies within
+    them; of one number it is the bounds.
     Raises InputError when there is no number, or one is out of bounds, or the level is not between 0 and 1.
     """
     array = finite(samples, "samples")
-    low, high = bounds
+    low, high = (finite(end, "bounds") for end in bounds)
     length = high - low
     if array.ndim == 0 or array.shape[-1] < 1:
         raise InputError("samples must be at least one number")
-    if not length >= 0 or not np.isfinite(length):
+    if not (length >= 0).all():
         raise InputError(f"bounds must be two finite numbers, the lower first, got {bounds}")
     if not 0 < level < 1:
         raise InputError(f"level must be between 0 and 1, got {level!r}")
-    if array.min() < low - SLACK * length or array.max() > high + SLACK * length:
+    slack = SLACK * length
+    if (array.min(axis=-1) < low - slack).any() or (array.max(axis=-1) > high + slack).any():
         raise InputError(f"samples must be within {bounds}, got {array.min():.6g} to {array.max():.6g}")
-    if length == 0:
-        ends = np.full(array.shape[:-1], low)
-        return Estimate(ends, ends, ends, level)
-    unit = np.clip((array - low) / length, 0.0, 1.0)
+    unit = np.clip((array - low[..., None]) / np.where(length > 0, length, 1.0)[..., None], 0.0, 1.0)
     target = np.log(2 / (1 - level))
     bets = _bets(unit, target)
     both = _lower_end(unit, bets, target), 1.0 - _lower_end(1.0 - unit, bets, target)

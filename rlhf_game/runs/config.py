@@ -292,6 +292,11 @@ def _check_open(fields: RunConfig, name: str) -> None:
     ):
         if value not in wanted:
             raise InputError(f"{name}: {field}: must be {' or '.join(wanted)} with outcomes {outcomes}, found {value}")
+    rule = fields.training.get("rule") if isinstance(fields.training, dict) else fields.training
+    if rule not in (None, "social_welfare", "affine"):
+        raise InputError(
+            f"{name}: training: must be social_welfare or affine with outcomes {outcomes}, found {shown(str(rule))}"
+        )
     why = f" with outcomes {outcomes}: a rank among the responses that were found says nothing about the others"
     for i, group in enumerate(fields.groups):
         refuse_rank(group.reward, f"{name}: groups[{i}].reward", why, group.calibration)

@@ -70,7 +70,9 @@ def test_a_run_leaves_a_tape_and_a_receipt_that_verify(config: Config, tmp_path:
     assert [one["accepted"] for one in receipt["draws"]["prompts"]] == [12, 12]
     assert min(receipt["draws"]["least_utilities"]) >= 0
     for group in receipt["groups"]:
-        assert set(group["payment"]) == {"estimate", "low", "high", "level", "standard_error"}
+        for name in ("value", "payment", "utility"):
+            assert set(group[name]) == {"estimate", "low", "high", "level", "standard_error"}
+            assert group[name]["standard_error"] > 0
         kept = group["size"] * group["value"]["estimate"] - group["payment"]["estimate"]
         assert group["utility"]["estimate"] == pytest.approx(kept)
     assert (command("verify", out / "receipt.json", out / "game.json").code, (out / "report.html").is_file()) == (
@@ -96,7 +98,7 @@ def test_what_is_served_and_billed_is_the_optimum_over_all_texts(config: Config,
     finished = done(config({"draws": 500, "max_proposals": 10**6}, prompts=[PROMPT]), tmp_path / "out")
     p = truth.optimum(SIZES)
     drawn, receipt = settle_drawn(finished.game), finished.receipt
-    exact, errors = truth.payments(p), drawn.standard_errors
+    exact, errors = truth.payments(p), drawn.errors.payments
     assert errors is not None
     assert (np.abs(drawn.payments.value - exact) < 4 * errors).all()
     assert (errors < 0.1).all()
@@ -262,6 +264,7 @@ def test_too_many_proposals_void_the_run_for_everybody(config: Config, tmp_path:
         ({"size_limit": 1}, {}, "outcomes.size_limit: must be at least the size of every group"),
         ({"draws": 0}, {}, "outcomes.draws: must be greater than or equal to 1"),
         ({"estimator": "plug_in"}, {}, "outcomes.estimator: must be"),
+        ({}, {"training": {"rule": "nash"}}, "training: must be social_welfare or affine with outcomes draws"),
         ({}, {"regularizer": "l2"}, "regularizer: must be kl with outcomes draws"),
         ({}, {"normalization": "sum"}, "normalization: must be none with outcomes draws"),
         ({}, {"payment": "revenue", "normalization": "sum"}, "must be none with outcomes draws"),

@@ -3,7 +3,7 @@
 Let M be the number of proposals until the T-th acceptance, alpha = Z exp(-H / strength) their acceptance rate. Then
 (derived; docs/draws.md)
 
-    E[psi(M) - psi(T)] = -log alpha,
+    E[psi(M) - psi(T)] = -log alpha,    Var[psi(M) - psi(T)] = E[psi'(T) - psi'(M)],
     E[Gamma(M + c) Gamma(T) / (Gamma(M) Gamma(T + c))] = alpha^-c   for every c > -T,
 
 so over prompts b with weights rho_b, with c_b = c rho_b, products of these are e-values for sum_b rho_b (-log alpha_b).
@@ -24,6 +24,13 @@ def rejections(proposals: ArrayLike, draws: ArrayLike) -> Array:
     from scipy.special import digamma
 
     return np.asarray(digamma(np.asarray(proposals, float)) - digamma(np.asarray(draws, float)))
+
+
+def rejection_variances(proposals: ArrayLike, draws: ArrayLike) -> Array:
+    """Return psi'(T) - psi'(M), the unbiased estimate of the variance of ``rejections``: [B]."""
+    from scipy.special import polygamma
+
+    return np.asarray(polygamma(1, np.asarray(draws, float)) - polygamma(1, np.asarray(proposals, float)))
 
 
 def rejections_of_each(proposals: ArrayLike, draws: ArrayLike, level: float) -> Estimate:

@@ -16,7 +16,12 @@ from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array, finite
 from rlhf_game.mechanism.betting import betting_interval
 from rlhf_game.mechanism.draws.log_mean import log_means, pivots
-from rlhf_game.mechanism.draws.partition import mean_rejections, rejections_of_each, void_probability
+from rlhf_game.mechanism.draws.partition import (
+    mean_rejections,
+    rejection_variances,
+    rejections_of_each,
+    void_probability,
+)
 from rlhf_game.mechanism.draws.tapes import Problem, Tape, averaged_utilities, tape_utilities
 from rlhf_game.mechanism.estimates import Estimate
 
@@ -34,8 +39,6 @@ class Drawn:
 
     values: Estimate
     payments: Estimate
-    standard_errors: Array | None
-    """Of the payments; None with one draw of each prompt."""
     utilities: Estimate
     second_payments: Array
     """By the other estimator."""
@@ -46,6 +49,24 @@ class Drawn:
     divergence: Estimate
     log_z: Estimate
     """Of each prompt: [B]."""
+    errors: "Errors"
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Errors:
+    """Standard errors, shaped like what they are of; None where one draw of each prompt does not tell.
+
+    Those of payments and utilities by ``rao_blackwell`` are those of the mean of single tapes, and so from above.
+    """
+
+    values: Array | None
+    payments: Array | None
+    utilities: Array | None
+    social_welfare: Array | None
+    affine_welfare: Array
+    divergence: Array | None
+    log_z: Array
 
 
 def settle_tapes(
@@ -74,16 +95,16 @@ def settle_tapes(
     second = _mean([part.mean(axis=1) for part in _utilities(SECOND[estimator], tapes, draws, None)], rho)
     log_z, welfare = _partition(tapes, rho, level)
     return Drawn(
-        values=_bets(served, np.zeros_like(most), most, level, worth).scaled(1 / problem.sizes),
-        payments=_bets(served - left, -most, most, level, worth - kept),
-        standard_errors=None if draws == 1 else _errors(estimator, tapes, rho, served - left),
-        utilities=_bets(left, np.zeros_like(most), most, level, kept),
+        values=_bet(served, (0.0 * most, most), level, worth).scaled(1 / problem.sizes),
+        payments=_bet(served - left, (-most, most), level, worth - kept),
+        utilities=_bet(left, (0.0 * most, most), level, kept),
         second_payments=worth - second,
         least_utilities=np.concatenate(parts, axis=1).min(axis=1),
-        social_welfare=_bet(served.sum(axis=0), (0.0, float(most.sum())), level, float(worth.sum())),
+        social_welfare=_bet(served.sum(axis=0), (0.0, most.sum()), level, worth.sum()),
         affine_welfare=welfare,
         divergence=_divergence(tapes, rho, draws, level),
         log_z=log_z,
+        errors=_errors(estimator, tapes, rho, draws),
     )
 
 
@@ -149,17 +170,40 @@ def _powers(tape: Tape) -> Array:
     return np.asarray(np.exp(-tape.problem.shares[:, None] * tape.drawn / tape.problem.strength))
 
 
-def _errors(estimator: Estimator, tapes: Sequence[Tape], rho: Array, bills: Array) -> Array:
-    """Return the standard errors of the payments: [n]. bills: of single tapes, all prompts together, [n, T]."""
-    if estimator != "log_mean":
-        return np.asarray(bills.std(axis=1, ddof=1) / np.sqrt(bills.shape[1]))
-    variance = np.zeros(len(bills))
-    for weight, tape in zip(rho, tapes, strict=True):
-        y, problem = _powers(tape), tape.problem
+def _errors(estimator: Estimator, tapes: Sequence[Tape], rho: Array, draws: int) -> Errors:
+    problem = tapes[0].problem
+    sizes, variances = (
+        problem.sizes[:, None],
+        rejection_variances([t.proposals for t in tapes], [t.draws for t in tapes]),
+    )
+    of_log_z = float(rho**2 @ variances)
+    served = [sizes * tape.drawn for tape in tapes]
+    if estimator == "log_mean":
         scale = (problem.strength / problem.multipliers)[:, None]
-        influence = problem.sizes[:, None] * tape.drawn + scale * y / y.mean(axis=1, keepdims=True)
-        variance += weight**2 * influence.var(axis=1, ddof=1) / tape.draws
-    return np.asarray(np.sqrt(variance))
+        left = [-scale * y / y.mean(axis=1, keepdims=True) for y in map(_powers, tapes)]
+    else:
+        left = [tape_utilities(tape) for tape in tapes]
+
+    def error(by_prompt: Sequence[Array]) -> Array | None:
+        """Return the standard error of the mean over draws, of which the prompts may have different numbers: [n]."""
+        if draws == 1:
+            return None
+        return np.asarray(
+            np.sqrt(sum(w**2 * x.var(axis=1, ddof=1) / x.shape[1] for w, x in zip(rho, by_prompt, strict=True)))
+        )
+
+    values, scores = error(served), error([tape.drawn_scores[None] for tape in tapes])
+    welfare = error([rows.sum(axis=0, keepdims=True) for rows in served])
+    return Errors(
+        values=None if values is None else values / problem.sizes,
+        payments=error([mine - theirs for mine, theirs in zip(served, left, strict=True)]),
+        utilities=error(left),
+        social_welfare=None if welfare is None else welfare[0],
+        affine_welfare=np.asarray(problem.strength * np.sqrt(of_log_z)),
+        # what is drawn does not depend on how many proposals it took
+        divergence=None if scores is None else np.sqrt((scores[0] / problem.strength) ** 2 + of_log_z),
+        log_z=np.sqrt(variances),
+    )
 
 
 def _partition(tapes: Sequence[Tape], rho: Array, level: float) -> tuple[Estimate, Estimate]:
@@ -191,16 +235,10 @@ def _rows(by_prompt: Sequence[Array], rho: Array, draws: int) -> Array:
     return _mean([rows[:, :draws] for rows in by_prompt], rho)
 
 
-def _bet(rows: Array, bounds: tuple[float, float], level: float, value: float) -> Estimate:
-    """Return the betting interval of a mean around another estimate of it, stretched where needed to hold it."""
-    found, number = betting_interval(rows, bounds, level), np.asarray(value)
-    return Estimate(number, np.minimum(found.low, number), np.maximum(found.high, number), level)
-
-
-def _bets(rows: Array, lows: Array, highs: Array, level: float, values: Array) -> Estimate:
-    columns = zip(rows, lows, highs, values, strict=True)
-    found = [_bet(row, (float(low), float(high)), level, value) for row, low, high, value in columns]
-    return Estimate(values, np.array([one.low for one in found]), np.array([one.high for one in found]), level)
+def _bet(rows: Array, bounds: tuple[ArrayLike, ArrayLike], level: float, values: ArrayLike) -> Estimate:
+    """Return betting intervals of means around other estimates of them, stretched where needed to hold them."""
+    found, numbers = betting_interval(rows, bounds, level), np.asarray(values, dtype=np.float64)
+    return Estimate(numbers, np.minimum(found.low, numbers), np.maximum(found.high, numbers), level)
 
 
 def _moved(estimate: Estimate, by: float) -> Estimate:

@@ -278,12 +278,9 @@ class DrawsPolicy(Policy[DrawnReward]):
         _, rewards = _scores(self._rewards, [prompt], beside, [0], [response])
         worth = self._problem.shares * np.minimum(rewards[:, 0], self._problem.ceilings)
         left = averaged_utilities(tape)
-        ends = [
-            betting_interval(single, (0.0, float(top)), self.space.level)
-            for single, top in zip(tape_utilities(tape), most, strict=True)
-        ]
-        low, high = (np.array([float(getattr(one, end)) for one in ends]) for end in ("low", "high"))
-        return Estimate(worth - left, worth - np.maximum(high, left), worth - np.minimum(low, left), self.space.level)
+        ends = betting_interval(tape_utilities(tape), (0.0 * most, most), self.space.level)
+        low, high = np.minimum(ends.low, left), np.maximum(ends.high, left)
+        return Estimate(worth - left, worth - high, worth - low, self.space.level)
 
     def _value(self, reward: DrawnReward) -> float:
         for i, one in enumerate(self._rewards):

@@ -2,28 +2,32 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rlhf_game.cli.settings import Settings
 from rlhf_game.cli.simulate import Address, EngineName, Workers
 
+if TYPE_CHECKING:
+    from rlhf_game.runs.config import Configuration
+    from rlhf_game.runs.draws.pipeline import DrawsRun
+    from rlhf_game.runs.finetuned import FinetunedRun
+    from rlhf_game.runs.pipeline import Finished
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print the receipt as JSON.")]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Count the calls of language models and their tokens; make none.")
 ]
-
 Plan = Annotated[
     bool,
     typer.Option("--plan", help="Draw a few responses and say what each kind of outcome would take; write nothing."),
 ]
-
 Yardstick = Annotated[
     bool, typer.Option("--yardstick", help="Of candidates: measure what they keep of the gain over all texts.")
 ]
-
 Calibrate = Annotated[
     Path | None,
     typer.Option("--calibrate", metavar="FILE", help="Say which maps and ceilings the public texts of FILE speak for."),
@@ -48,44 +52,20 @@ def run(
     address: Address = None,
 ) -> None:
     """Draw responses of a language model, score them by each group's reward, settle; an interrupted run goes on."""
-    from rlhf_game.cli.display import (
-        show_calibrations,
-        show_calls,
-        show_drawn,
-        show_flat,
-        show_plan,
-        show_receipt,
-        show_table,
-        show_trained,
-        show_yardstick,
-        write_out,
-    )
+    from rlhf_game.cli.display import write_out
     from rlhf_game.cli.progress import progress_on_stderr
     from rlhf_game.cli.report import leave_report, say_where
     from rlhf_game.engines import engine as engine_of
-    from rlhf_game.files.build import settle_without
     from rlhf_game.runs.config import read_config
-    from rlhf_game.runs.draws.calibrating import calibrate as calibrate_on
-    from rlhf_game.runs.draws.calibrating import flat_groups
-    from rlhf_game.runs.draws.pipeline import DrawsRun
-    from rlhf_game.runs.draws.plan import plan as plan_run
     from rlhf_game.runs.draws.yardstick import check_yardstick, measure
-    from rlhf_game.runs.dry_run import count_calls
-    from rlhf_game.runs.finetuned import FinetunedRun
     from rlhf_game.runs.pipeline import run as run_pipeline
 
     share_the_processor()
     configuration = read_config(config, settings or ())
     chosen = engine_of(engine or "local", workers, address) if engine or workers or address else None
     folder = out or Path("runs") / config.stem
-    if dry_run:
-        show_calls(count_calls(configuration, folder), as_json)
-        return
-    if plan:
-        show_plan(plan_run(configuration), as_json)
-        return
-    if calibrate is not None:
-        show_calibrations(calibrate_on(configuration, calibrate, spread), as_json)
+    if dry_run or plan or calibrate is not None:
+        _show_before(configuration, folder, dry_run, plan, calibrate, spread, as_json)
         return
     if yardstick:
         check_yardstick(configuration)
@@ -97,24 +77,54 @@ def run(
         text = (folder / "receipt.json").read_text(encoding="utf-8")
         write_out(text if measured is None else json.dumps({**json.loads(text), "yardstick": measured}) + "\n")
         return
+    _show(finished, measured)
+    say_where("run", folder, page)
+
+
+def _show_before(
+    configuration: "Configuration",
+    folder: Path,
+    dry_run: bool,
+    plan: bool,
+    calibrate: Path | None,
+    spread: float,
+    as_json: bool,
+) -> None:
+    """Print what is known before anything is spent; nothing is written."""
+    from rlhf_game.cli.display import show_calibrations, show_calls, show_plan
+    from rlhf_game.runs.draws.calibrating import calibrate as calibrate_on
+    from rlhf_game.runs.draws.plan import plan as plan_run
+    from rlhf_game.runs.dry_run import count_calls
+
+    if dry_run:
+        show_calls(count_calls(configuration, folder), as_json)
+    elif plan:
+        show_plan(plan_run(configuration), as_json)
+    elif calibrate is not None:
+        show_calibrations(calibrate_on(configuration, calibrate, spread), as_json)
+
+
+def _show(finished: "Finished | FinetunedRun | DrawsRun", measured: Mapping[str, Any] | None) -> None:
+    """Print a finished run. measured: what its candidates keep, where that was asked for."""
+    from rlhf_game.cli.display import show_drawn, show_flat, show_receipt, show_table, show_trained, show_yardstick
+    from rlhf_game.files.build import settle_without
+    from rlhf_game.runs.draws.calibrating import flat_groups
+    from rlhf_game.runs.draws.pipeline import DrawsRun
+    from rlhf_game.runs.finetuned import FinetunedRun
+
     if isinstance(finished, FinetunedRun):
         show_trained(finished.receipt)
-        say_where("run", folder, page)
         return
     if isinstance(finished, DrawsRun):
         show_drawn(finished.receipt)
-        show_flat(flat_groups(finished))
-        say_where("run", folder, page)
-        return
-    _, values_without = settle_without(finished.game)
-    show_receipt(finished.receipt, values_without)
-    if finished.system_prompts:
-        rows = [(one.text, f"{one.judge_score:.3f}", f"{one.probability:.4f}") for one in finished.system_prompts]
-        show_table("The system prompts", ("system prompt", "judge's score", "probability"), rows)
+    else:
+        show_receipt(finished.receipt, settle_without(finished.game)[1])
+        if finished.system_prompts:
+            rows = [(one.text, f"{one.judge_score:.3f}", f"{one.probability:.4f}") for one in finished.system_prompts]
+            show_table("The system prompts", ("system prompt", "judge's score", "probability"), rows)
     show_flat(flat_groups(finished))
     if measured is not None:
         show_yardstick(measured)
-    say_where("run", folder, page)
 
 
 def share_the_processor() -> None:

@@ -11,10 +11,10 @@ from typing import Any, ClassVar, Final, final
 
 import numpy as np
 
-from rlhf_game.agents.best_response import affordable
+from rlhf_game.agents.best_response import BestResponse, affordable
 from rlhf_game.agents.search import Scene, Sizes, scene, search
 from rlhf_game.errors import InputError, RunError
-from rlhf_game.mechanism.audit import TOLERANCE
+from rlhf_game.mechanism.audit import TOLERANCE, World
 from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
@@ -82,6 +82,8 @@ class Coalition:
         if space.coordinates(own[0].reward).pace == "whole":
             choices = [sorted({min(group.size, size_limit), size_limit}) for group in own]
         tried = joint_reports(mechanism, space, own, stage, np.array(list(product(*choices))), self.starts, rng)
+        if mechanism.moves is None:  # nothing is known of the rule: what is best for each one alone is tried as well
+            tried.append(self._alone(mechanism, groups, space, size_limit, rng))
 
         def earns(reports: Sequence[Report]) -> tuple[float, float]:
             said = dict(zip(self.members, reports, strict=True))
@@ -89,6 +91,22 @@ class Coalition:
             return earned(mechanism, space, everyone, self.members, own)
 
         return best_of(own, tuple(map(_truth, own)), tried, earns)
+
+    def _alone(
+        self,
+        mechanism: Mechanism,
+        groups: Sequence[Group],
+        space: PolicySpace[Any],
+        size_limit: int,
+        rng: np.random.Generator,
+    ) -> tuple[Report, ...]:
+        """Return each member's best response to the truth of all others."""
+        truths = [_truth(group) for group in groups]
+        found = []
+        for at in self.members:
+            world = World(mechanism, space, (*truths[:at], *truths[at + 1 :]), at, size_limit)
+            found.append(BestResponse(self.starts)(groups[at], world, rng))
+        return tuple(found)
 
 
 def joint_reports(

@@ -44,6 +44,11 @@ class Rules:
     payments: Mapping[str, PaymentRule[Any]] = field(default_factory=lambda: PAYMENTS)
     base: Path = Path()
 
+    def is_known(self, payment: str) -> bool:
+        """Return whether best responses under a payment rule are found by their gradient, in many games at once."""
+        of_ours = isinstance(self.payments[payment], AffinePayments | NoPayments | RevenueOptimal)
+        return of_ours and isinstance(self.training, SocialWelfare)
+
     def at(self, strength: float) -> Regularizer:
         """Return the regulariser of that strength."""
         return regularizer_of(self.regularizer, strength, self.base, "study")

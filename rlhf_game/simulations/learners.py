@@ -15,6 +15,7 @@ from pydantic import Discriminator, Field
 
 from rlhf_game.files.schema import Positive, Strict
 from rlhf_game.mechanism.arrays import Array, leave_one_out_sums
+from rlhf_game.mechanism.payments import NoPayments
 from rlhf_game.simulations.batches import Batch, Reports
 from rlhf_game.simulations.populations import Share
 from rlhf_game.simulations.responses import best_responses
@@ -28,12 +29,17 @@ Mask: TypeAlias = NDArray[np.bool_]
 @final
 @dataclass(frozen=True, eq=False)
 class Repeated:
-    """B markets: the truth, what each item of the menu says (item 0: the truth), the rounds, whether money flows."""
+    """B markets: the truth, what each item of the menu says (item 0: the truth), the rounds, the payment rule."""
 
     batch: Batch
     items: tuple[Reports, ...]
     rounds: int
-    is_paid: bool
+    payment: str
+
+    @property
+    def is_paid(self) -> bool:
+        """Whether money flows."""
+        return not isinstance(self.batch.rules.payments[self.payment], NoPayments)
 
     @property
     def stakes(self) -> Array:
@@ -45,6 +51,9 @@ class Repeated:
 
         batch: the markets as they are now (their strength may change).
         """
+        if not batch.rules.is_known(self.payment):
+            found = [[self._settled(batch, said, i, item) for item in self.items] for i in movers]
+            return np.moveaxis(np.array(found), 1, 2)
         scale = batch.strength[:, None]
         noise = np.zeros_like(batch.rewards) if batch.noise is None else batch.noise
         others = leave_one_out_sums(said.sizes[..., None] * (said.rewards + noise))[list(movers)] / scale
@@ -60,6 +69,13 @@ class Repeated:
         if self.is_paid:
             worth -= batch.strength * optimum.externalities(np.ones(1), [own])[0].reshape(shape[:-1])
         return np.moveaxis(worth / self.stakes[list(movers)], 0, -1)
+
+    def _settled(self, batch: Batch, said: Reports, mover: int, item: Reports) -> Array:
+        """Return what one mover gets by an item, by settling under a rule that nothing is known of: [B]."""
+        rewards, sizes = said.rewards.copy(), said.sizes.copy()
+        rewards[mover], sizes[mover] = item.rewards[mover], item.sizes[mover]
+        settled = batch.settle(Reports(rewards, sizes, said.owners), [self.payment])[self.payment]
+        return np.asarray(settled.utilities[mover] / self.stakes[mover])
 
 
 class Learner(ABC):

@@ -77,6 +77,12 @@ class MarketStudy(StudyFields):
     def check(self) -> None:
         """Raise InputError when fields do not go together."""
         super().check()
+        unknown = [payment for payment in self.paid if not self.rules.is_known(payment)]
+        if unknown and not self.learning.has_mixtures:
+            raise InputError(
+                "learning.over: must be menu with a training rule or payments of one's own, whose best reports are not "
+                f"found by gradient; found reports with {unknown[0]}"
+            )
         if self.entry is not None and self.entry.first is not None and hasattr(self.scenario, "groups"):
             groups = self.scenario.groups
             if self.entry.first > groups:
@@ -101,7 +107,7 @@ class MarketStudy(StudyFields):
         chances = np.stack([self._chances(trial, len(games.batch.sizes)) for trial in games.trials], axis=-1)
         histories = []
         for payment in self.paid:
-            game = Repeated(games.batch, items, self.rounds, is_paid=payment != "none")
+            game = Repeated(games.batch, items, self.rounds, payment)
             learner = self.learning.begin(game, chances[-1, 0])
             histories += _Market(self, payment, game, learner).play(chances)
         out = {name: np.stack([row[name] for row in histories], axis=1) for name in histories[0]}

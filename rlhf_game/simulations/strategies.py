@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
+from rlhf_game.agents.best_response import BestResponse
+from rlhf_game.agents.coalitions import Coalition
 from rlhf_game.agents.misreports import Indifferent, Noisy, Polarize, RaiseAndLower, RewardMisreport
 from rlhf_game.files.build import make
 from rlhf_game.files.parts import whose
@@ -21,7 +23,9 @@ from rlhf_game.files.schema import Name, Positive, Strict, parse_model
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.audit import World
 from rlhf_game.mechanism.domains import Domain
+from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.reports import Group, Report
+from rlhf_game.mechanism.spaces.table import Table
 from rlhf_game.registry import find
 from rlhf_game.simulations.batches import Batch, Reports
 from rlhf_game.simulations.responses import best_responses, joint_responses
@@ -216,8 +220,10 @@ class BestResponseStrategy(Strategy):
         return True
 
     def reports(self, occasion: Occasion) -> Reports:
-        """Return the responses of the liars, all to the truth of the others."""
+        """Return the responses of the liars, all to the truth of the others; one by one where no gradient is known."""
         batch = occasion.batch
+        if not batch.rules.is_known(occasion.payment):
+            return _one_by_one(BestResponse(self.starts), occasion)
         rewards, sizes = batch.rewards.copy(), batch.sizes.copy()
         for i, liars in enumerate(occasion.liars):
             games = np.flatnonzero(liars)
@@ -263,6 +269,14 @@ class CoalitionStrategy(Strategy):
         batch = occasion.batch
         rewards, sizes = batch.rewards.copy(), batch.sizes.copy()
         members = list(range(self.members))
+        if not batch.rules.is_known(occasion.payment):
+            search = Coalition(tuple(members), self.starts)
+            for game in range(len(batch.strength)):
+                space, mechanism, groups = _game(occasion, game)
+                limit, rng = int(batch.limit[game]), occasion.streams(game)
+                for i, said in zip(members, search.deviate(mechanism, groups, space, limit, rng).reports, strict=True):
+                    rewards[i, game], sizes[i, game] = space.read(said.reward)[0][0], said.size
+            return Reports(rewards, sizes, np.arange(len(rewards)))
         found = joint_responses(batch, members, is_paid=occasion.is_paid, starts=self.starts, steps=self.steps)
         rewards[members], sizes[members] = found
         return Reports(rewards, sizes, np.arange(len(rewards)))
@@ -318,17 +332,28 @@ class OwnStrategy(Strategy):
 
     def reports(self, occasion: Occasion) -> Reports:
         """Return the lies of the liars beside the truth of the others."""
-        lie, batch = self.made(occasion.batch.rules.base, "strategies"), occasion.batch
-        if isinstance(lie, Strategy):
-            return lie.reports(occasion)
-        rewards, sizes = batch.rewards.copy(), batch.sizes.copy()
-        for i, game in np.argwhere(occasion.liars).tolist():
-            space, mechanism = batch.game(game, occasion.payment)
-            groups = [Group(f"group {j}", batch.rewards[j, game], int(batch.sizes[j, game])) for j in range(len(sizes))]
-            others = tuple(Report(one.reward, one.size) for j, one in enumerate(groups) if j != i)
-            said = lie(groups[i], World(mechanism, space, others, i, int(batch.limit[game])), occasion.streams(game))
-            rewards[i, game], sizes[i, game] = space.read(said.reward)[0][0], said.size
-        return Reports(rewards, sizes, np.arange(len(rewards)))
+        lie = self.made(occasion.batch.rules.base, "strategies")
+        return lie.reports(occasion) if isinstance(lie, Strategy) else _one_by_one(lie, occasion)
+
+
+def _game(occasion: Occasion, game: int) -> tuple[Table, Mechanism, list[Group]]:
+    """Return one game as an audit takes it: its space, its rules, the true groups."""
+    batch = occasion.batch
+    space, mechanism = batch.game(game, occasion.payment)
+    pairs = zip(batch.rewards[:, game], batch.sizes[:, game], strict=True)
+    return space, mechanism, [Group(f"group_{i}", reward, int(size)) for i, (reward, size) in enumerate(pairs)]
+
+
+def _one_by_one(lie: Any, occasion: Occasion) -> Reports:
+    """Return what liars say by a strategy of an audit, game by game, while all others say the truth."""
+    batch = occasion.batch
+    rewards, sizes = batch.rewards.copy(), batch.sizes.copy()
+    for i, game in np.argwhere(occasion.liars).tolist():
+        space, mechanism, groups = _game(occasion, game)
+        others = tuple(Report(one.reward, one.size) for j, one in enumerate(groups) if j != i)
+        said = lie(groups[i], World(mechanism, space, others, i, int(batch.limit[game])), occasion.streams(game))
+        rewards[i, game], sizes[i, game] = space.read(said.reward)[0][0], said.size
+    return Reports(rewards, sizes, np.arange(len(rewards)))
 
 
 _Plain: TypeAlias = (

@@ -45,7 +45,9 @@ def test_regret_of_multiplicative_weights_is_below_its_bound() -> None:
 
     truth, rng, rounds = batch(), np.random.default_rng(8), 50
     other = Reports(batch(seed=9).rewards, truth.sizes, truth.truth.owners)
-    game = Repeated(truth, (truth.truth, other, Reports(truth.rewards, 2 * truth.sizes, other.owners)), rounds, True)
+    game = Repeated(
+        truth, (truth.truth, other, Reports(truth.rewards, 2 * truth.sizes, other.owners)), rounds, "affine"
+    )
     learner = MultiplicativeWeights(kind="multiplicative_weights").begin(game, rng.random((GROUPS, GAMES)))
     items, expected = np.zeros((GROUPS, GAMES, 3)), np.zeros((GROUPS, GAMES))
     low, high = np.inf, -np.inf
@@ -71,8 +73,8 @@ def test_what_an_item_would_have_paid_is_what_it_pays() -> None:
     truth = batch(noise=0.03)
     item = lies(truth, 4)
     said = lies(truth, 5)
-    for is_paid, payment in ((True, "affine"), (False, "none")):
-        game = Repeated(truth, (truth.truth, item), 10, is_paid)
+    for payment in ("affine", "none"):
+        game = Repeated(truth, (truth.truth, item), 10, payment)
         payoffs = game.payoffs(truth, said, range(GROUPS)) * game.stakes[..., None]
         for i in range(GROUPS):
             for k, one in enumerate((truth.truth, item)):

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from rlhf_game.errors import InputError
+from rlhf_game.errors import InputError, boundary
 from rlhf_game.files.conversations import Conversation, Text, answered, dialogue, text_of
 from rlhf_game.training_backends.checkpoints import Checkpoint, find_checkpoint
 from rlhf_game.training_backends.templates import encode, render, turn_end
@@ -162,15 +162,11 @@ def load_pretrained(
         options["num_labels"] = labels
     if with_report:
         options["output_loading_info"] = True
-    with quiet_transformers():
-        try:
-            return kind.from_pretrained(
-                checkpoint.location, revision=checkpoint.revision, trust_remote_code=False, **options
-            )
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
-            raise InputError(f"model: {checkpoint.name} cannot be loaded{offline}: {reason}") from error
+    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") else ""
+    with quiet_transformers(), boundary(f"model: {checkpoint.name} cannot be loaded{offline}", InputError):
+        return kind.from_pretrained(
+            checkpoint.location, revision=checkpoint.revision, trust_remote_code=False, **options
+        )
 
 
 def loaded_provenance(checkpoint: Checkpoint, model: PreTrainedModel) -> Mapping[str, str | None]:

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rlhf_game.errors import InputError, RunError
+from rlhf_game.errors import InputError, boundary
 
 Truncate: TypeAlias = Literal["head", "tail"]
 """What is read of a text that is too long: its first tokens or its last ("head-only", "tail-only", Sun et al. 2019)."""
@@ -87,11 +87,5 @@ def last_by_length(model: Any) -> Iterator[None]:
 
 def forward(model: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     """Return what the model makes of the tensors. Raises RunError where transformers cannot."""
-    try:
+    with boundary(f"the model {model.config.name_or_path} cannot read what its tokenizer makes"):
         return model(**tensors)
-    except (TypeError, ValueError, IndexError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        name = model.config.name_or_path or type(model).__name__
-        raise RunError(
-            f"the model {name} cannot read its tokenizer's tensors: {type(error).__name__}: {reason}"
-        ) from error

@@ -18,9 +18,9 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
-from rlhf_game.errors import InputError
+from rlhf_game.errors import InputError, boundary
 from rlhf_game.files.conversations import Text
-from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.arrays import Array, finite
 from rlhf_game.training_backends.checkpoints import Checkpoint, find_checkpoint, model_folder
 from rlhf_game.training_backends.models import load_pretrained, quiet_transformers
 from rlhf_game.training_backends.reading import Truncate
@@ -96,7 +96,12 @@ class HeadReward:
 
     def score(self, pairs: Sequence[tuple[Text, Text]], *, batch_size: int = 16) -> Array:
         """Return the reward of each (prompt, completion): [k]."""
-        return self.features.of(pairs, batch_size) @ self.weights + self.bias
+        features = self.features.of(pairs, batch_size)
+        if features.shape[1] != len(self.weights):
+            raise InputError(
+                f"a head must have {features.shape[1]} weights for its backbone, found {len(self.weights)}"
+            )
+        return features @ self.weights + self.bias
 
     def count_cut(self, pairs: Sequence[tuple[Text, Text]]) -> int:
         """Return how many of the pairs it does not read whole."""
@@ -107,7 +112,15 @@ class HeadReward:
 def read_card(folder: str | Path) -> dict[str, Any]:
     """Return the card of a reward model's folder; empty where there is none (a model from elsewhere)."""
     path = Path(folder) / CARD
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    with boundary(f"{path} must be a card", InputError):
+        card = dict(json.loads(path.read_text(encoding="utf-8")))
+    if card.get("truncate") not in (None, "head", "tail"):
+        raise InputError(f"{path}: truncate: must be head or tail, found {card['truncate']!a}")
+    if not isinstance(card.get("eta") or 0.0, int | float):
+        raise InputError(f"{path}: eta: must be a number, found {card['eta']!a}")
+    return card
 
 
 def is_identified(name: str, base: Path | None = None) -> bool:
@@ -121,9 +134,10 @@ def save_head(folder: Path, weights: Array, bias: float) -> None:
 
 
 def load_head(folder: Path) -> tuple[Array, float]:
-    """Return the weights [d] and the bias of a linear head."""
-    tensors = load_file(folder / HEAD)
-    return np.asarray(tensors["weight"], dtype=np.float64), float(tensors["bias"][0])
+    """Return the weights [d] and the bias of a linear head. Raises InputError when the file holds none."""
+    with boundary(f"{folder / HEAD} must hold a weight and a bias", InputError):
+        tensors = load_file(folder / HEAD)
+        return finite(tensors["weight"], "weight").reshape(-1), float(finite(tensors["bias"], "bias").item())
 
 
 def set_head(classifier: Classifier, weights: Array, bias: float) -> None:
@@ -190,6 +204,8 @@ class Networks:
     def _head(self, wanted: Named, folder: Path) -> Scorer:
         card = read_card(folder)
         backbone = self._backbone(wanted.name, card)
+        if card.get("method") not in ("embedding", "head"):
+            raise InputError(f"hf: {wanted.name}: method: must be embedding or head in its card, found another")
         weights, bias = load_head(folder)
         origin = {**_origin(wanted, folder).provenance, "model": wanted.name, "backbone": dict(card["backbone"])}
         truncate = wanted.truncate or card.get("truncate")
@@ -205,9 +221,9 @@ class Networks:
 
     def _backbone(self, name: str, card: Mapping[str, Any]) -> Checkpoint:
         """Return the backbone that a card names, after comparing its weights with those that were trained on."""
-        if "backbone" not in card:
+        known = card.get("backbone")
+        if not isinstance(known, dict) or not isinstance(known.get("model"), str):
             raise InputError(f"hf: {name} must have a card, {CARD}, that names its backbone; found none")
-        known = card["backbone"]
         found = self._checkpoint(known["model"], known.get("revision"))
         if found.sha256 != known.get("sha256"):
             raise InputError(
@@ -217,11 +233,13 @@ class Networks:
         return found
 
     def _adapter(self, wanted: Named, folder: Path) -> Scorer:
+        origin = _origin(wanted, folder).provenance
         card, settings = read_card(folder), _adapter_settings(wanted.name, folder)
         backbone = self._backbone(wanted.name, card) if card else self._base(wanted, folder, settings)
         key = ("adapted", backbone.location)
         plain: Classifier = self._kept(key, lambda: load_backbone(backbone, device=self._device))
-        with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
+        weights = folder / ADAPTER_WEIGHTS
+        with boundary(f"hf: {wanted.name} must hold {ADAPTER_WEIGHTS}", InputError), safe_open(weights, "pt") as file:
             saved = {name.removeprefix("base_model.model.") for name in file.keys()}  # noqa: SIM118 - no mapping
         if random := [name for name in plain.missing if name not in saved]:
             raise InputError(f"hf: {wanted.name} must hold all that its backbone lacks, its weights lack {random[0]}")
@@ -230,9 +248,9 @@ class Networks:
         self._networks[key] = replace(plain, model=model)
         own = (folder / "tokenizer_config.json").is_file()
         tokenizer = load_pretrained(AutoTokenizer, find_checkpoint(str(folder))) if own else plain.tokenizer
-        origin = {**_origin(wanted, folder).provenance, "model": wanted.name, "backbone": dict(backbone.provenance)}
+        known = {**origin, "model": wanted.name, "backbone": dict(backbone.provenance)}
         truncate = wanted.truncate or card.get("truncate")
-        return replace(plain, model=model, tokenizer=tokenizer, provenance=origin, adapter=name, truncate=truncate)
+        return replace(plain, model=model, tokenizer=tokenizer, provenance=known, adapter=name, truncate=truncate)
 
     def _base(self, wanted: Named, folder: Path, settings: PeftConfig) -> Checkpoint:
         """Return the backbone that an adapter names: from here, the configuration's folder, or its own."""
@@ -245,10 +263,8 @@ class Networks:
 
 
 def _adapter_settings(name: str, folder: Path) -> PeftConfig:
-    try:
+    with boundary(f"hf: {name} must be an adapter that peft reads", InputError):
         settings: PeftConfig = PeftConfig.from_pretrained(str(folder))
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"hf: {name} must be an adapter that peft reads: {str(error).splitlines()[0]}") from error
     if settings.task_type != "SEQ_CLS":
         raise InputError(
             f"hf: {name} must be an adapter of a reward model, task_type SEQ_CLS (the others hold no trained head), "
@@ -259,17 +275,13 @@ def _adapter_settings(name: str, folder: Path) -> PeftConfig:
 
 def _with_adapter(model: Any, folder: Path, name: str, wanted: str) -> Any:
     """Return a model, in evaluation mode, with one more adapter. Raises InputError when it does not fit."""
-    try:
-        with quiet_transformers():
-            warnings.filterwarnings("error", "Found missing adapter keys")
-            if not isinstance(model, PeftModel):
-                return PeftModel.from_pretrained(model, folder, adapter_name=name).eval()
-            if lacking := model.load_adapter(str(folder), adapter_name=name).missing_keys:
-                raise KeyError(f"it lacks {lacking[0]}")
-            return model.eval()
-    except (ValueError, TypeError, KeyError, RuntimeError, UserWarning) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"hf: {wanted} must be an adapter that fits its backbone: {reason}") from error
+    with quiet_transformers(), boundary(f"hf: {wanted} must be an adapter that fits its backbone", InputError):
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        if not isinstance(model, PeftModel):
+            return PeftModel.from_pretrained(model, folder, adapter_name=name).eval()
+        if lacking := model.load_adapter(str(folder), adapter_name=name).missing_keys:
+            raise KeyError(f"it lacks {lacking[0]}")
+        return model.eval()
 
 
 def _origin(wanted: Named, folder: Path) -> Checkpoint:

@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from rlhf_game.errors import InputError
+from rlhf_game.errors import InputError, boundary
 from rlhf_game.files.conversations import Text, answered
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.training_backends.checkpoints import Checkpoint, find_checkpoint
@@ -93,7 +93,11 @@ def load_embedder(
 def _room_in_training(checkpoint: Checkpoint) -> int | None:
     """Return the length that sentence-transformers wrote beside an embedder's weights, if it did."""
     path = Path(checkpoint.location) / "sentence_bert_config.json"
-    return json.loads(path.read_text(encoding="utf-8")).get("max_seq_length") if path.is_file() else None
+    if not path.is_file():
+        return None
+    with boundary(f"{path} must be sentence-transformers' settings", InputError):
+        longest = json.loads(path.read_text(encoding="utf-8")).get("max_seq_length")
+        return None if longest is None else int(longest)
 
 
 @final

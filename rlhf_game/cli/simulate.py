@@ -11,6 +11,12 @@ from rlhf_game.cli.settings import Settings
 if TYPE_CHECKING:
     from rlhf_game.engines import Engine
 
+SHOWN = {
+    "games": ("welfare", "revenue", "gain", "regret"),
+    "market": ("truthful", "efficiency", "welfare", "revenue"),
+    "equilibrium": ("equilibria", "price_of_anarchy", "price_of_stability", "welfare_price_of_anarchy", "revenue"),
+}
+"""The measures that are printed, by the kind of study."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
 EngineName = Literal["serial", "local", "ray"]
 Workers = Annotated[
@@ -87,16 +93,16 @@ def _show(summary: dict[str, Any]) -> None:
     from rlhf_game.cli.display import show_table
 
     fields = [axis["field"] for axis in summary["axes"]]
-    is_market = summary["kind"] == "market"
-    names = ("truthful", "efficiency", "welfare", "revenue") if is_market else ("welfare", "revenue", "gain", "regret")
+    is_market, has_strategies = summary["kind"] == "market", summary["kind"] == "games"
+    names = SHOWN[summary["kind"]]
     rows = []
     for one in summary["summaries"]:
         at = [str(summary["points"][one["point"]][field]) for field in fields]
-        who = [] if is_market else [one["strategy"]]
+        who = [one["strategy"]] if has_strategies else []
         numbers = [_mean(one["last" if is_market else "measures"][name]) for name in names]
         rows.append((one["payment"], *who, *at, *numbers))
     titles = [f"{name} at the end" if is_market else name for name in names]
-    show_table("", ("payment", *([] if is_market else ["strategy"]), *fields, *titles), rows)
+    show_table("", ("payment", *(["strategy"] if has_strategies else []), *fields, *titles), rows)
     if summary["failed"]:
         first = summary["errors"][0]
         typer.echo(f"{summary['failed']} of {summary['rows']} rows failed; the first: {first['error']}")

@@ -1,5 +1,6 @@
 """The pages of studies: separate games under many lies, and markets of groups that learn."""
 
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from rlhf_game.report.charts import Plot, Point, Series, plot
@@ -22,7 +23,7 @@ from rlhf_game.report.sweeps import (
     setting,
     slot_of,
 )  # fmt: skip
-from rlhf_game.report.verdicts import ending_note, told, verdict_notes, verdict_table, welfare_note
+from rlhf_game.report.verdicts import ending_note, price_note, told, verdict_notes, verdict_table, welfare_note
 
 MOST_ROUNDS: Final = 240
 """Rounds of a curve; of more, every second, third ... one is drawn."""
@@ -43,7 +44,8 @@ def study_page(study: StudyFile) -> Page:
         facts.append(
             ("Settings", str(settings), " \N{MULTIPLICATION SIGN} ".join(str(len(a.values)) for a in study.axes))
         )
-    facts.append(("Ways to report", str(len(study.strategies)), "the truth among them"))
+    if study.kind != "equilibrium":
+        facts.append(("Ways to report", str(len(study.strategies)), "the truth among them"))
     facts.append(("Payment rules", str(len(study.payments)), ", ".join(study.payments)))
     if is_market:
         facts.append(("Rounds", f"{study.rounds:,}", "of each game"))
@@ -52,11 +54,11 @@ def study_page(study: StudyFile) -> Page:
     facts.append(("Failed", f"{study.failed:,}", f"of {study.rows:,} rows"))
     swept = f", over {names_of([axis.field for axis in study.axes])}" if study.axes else ""
     return Page(
-        title="What groups learn to say" if is_market else "Does lying pay?",
+        title=TITLES.get(study.kind, "Does lying pay?"),
         lead=f"{total:,} seeded games, each played {names_of([rule(payment) for payment in study.payments])}{swept}. "
         "Bars and bands are intervals of the means.",
         facts=tuple(facts),
-        sections=(*_partial(study, total), *(_market(study, sweep) if is_market else _games(study, sweep))),
+        sections=(*_partial(study, total), *SECTIONS.get(study.kind, _games)(study, sweep)),
         provenance=provenance_rows(
             ("specification SHA-256", study.config_sha256),
             ("seed", study.seed),
@@ -190,3 +192,26 @@ def _courses(study: StudyFile, point: int, measure: str) -> tuple[list[Series], 
         series.append(Series(rule(one.payment), slot_of(study, one.payment), dots, is_dashed=is_free))
         rows += [(*setting(study, one), one.payment, measure, t, *end) for t, end in at.items()]
     return series, rows
+
+
+def _equilibria(study: StudyFile, sweep: Sweep) -> list[Section]:
+    notes: list[Block] = [price_note(study, payment) for payment in study.payments]
+    if sweep.field:
+        names = ("price_of_anarchy", "price_of_stability", "welfare_price_of_anarchy", "affine_welfare")
+        curves = [Curve(payment) for payment in study.payments]
+        panels = [(sentence(MEASURES[name]), name, curves) for name in names]
+        caption = "Of the worst equilibrium found in each game, unless the heading says otherwise; means over games."
+        notes.append(over(sweep, "prices", "What equilibria cost", caption, panels))
+    lead = (
+        "Groups answer each other with the best reports found, in turn, until nobody is found to gain by another one. "
+        "A price is the best welfare there is over that of an equilibrium; it has no value where that is not above 0."
+    )
+    sections = [Section("equilibria", "What equilibria cost", lead, tuple(notes))]
+    return [*sections, Section("numbers", "All means", "", (*failures(study), means(study)))]
+
+
+TITLES: Final = {"market": "What groups learn to say", "equilibrium": "Where answers to answers end"}
+SECTIONS: Final[Mapping[str, Callable[[StudyFile, Sweep], list[Section]]]] = {
+    "market": _market,
+    "equilibrium": _equilibria,
+}

@@ -15,6 +15,10 @@ MEASURES: Final = {
     "regret": "largest gain of a liar",
     "gaining": "share of games in which a liar gains",
     "victims_loss": "what the others lose",
+    "equilibria": "beginnings that ended in an equilibrium",
+    "price_of_anarchy": "price of anarchy, affine social welfare",
+    "price_of_stability": "price of stability, affine social welfare",
+    "welfare_price_of_anarchy": "price of anarchy, plain social welfare",
     "welfare": "social welfare",
     "affine_welfare": "affine social welfare",
     "loss": "affine social welfare lost",
@@ -29,6 +33,12 @@ MEASURES: Final = {
     "broke": "groups without budget",
     "chosen_strength": "strength that the provider chose",
 }
+IN_TABLES: Final = {
+    "games": ("welfare", "revenue", "gain", "regret"),
+    "market": ("efficiency", "truthful", "welfare", "revenue"),
+    "equilibrium": ("equilibria", "price_of_anarchy", "price_of_stability", "welfare_price_of_anarchy", "revenue"),
+}
+"""The measures of the table of all means, by the kind of study."""
 ENDS: Final = ("", " low", " high")
 RULES: Final = {
     "affine": "with affine payments",
@@ -110,7 +120,7 @@ def over(
             drawn.append(Panel(drawing, heading, "", at if len(sweep.slices) > 1 else None))
     more = left_out(study, sum(len(points) for _, points in sweep.slices))
     fields = tuple(axis.field for axis in study.axes)
-    strategy = () if study.kind == "market" else ("strategy",)
+    strategy = () if study.kind != "games" else ("strategy",)
     header = (*fields, "payments", *strategy, "measure", "mean", "low", "high")
     return Figure(
         key, title, tuple(drawn), caption + more, Data(header, tuple(dict.fromkeys(rows))), keys or legend(study),
@@ -126,7 +136,7 @@ def _series(sweep: Sweep, curve: Curve, found: Sequence[tuple[Summary, Interval]
 
 
 def _row(study: StudyFile, one: Summary, measure: str, value: Interval) -> tuple[Cell, ...]:
-    strategy = () if study.kind == "market" else (one.strategy,)
+    strategy = () if study.kind != "games" else (one.strategy,)
     return (*setting(study, one), one.payment, *strategy, measure, value.estimate, value.low, value.high)
 
 
@@ -239,27 +249,25 @@ def failures(study: StudyFile) -> tuple[Note, ...]:
 
 def means(study: StudyFile) -> TableBlock:
     """Return the means of every setting, strategy and payment rule."""
-    is_market = study.kind == "market"
-    measures = (
-        ("efficiency", "truthful", "welfare", "revenue") if is_market else ("welfare", "revenue", "gain", "regret")
-    )
+    is_market, has_strategies = study.kind == "market", study.kind == "games"
+    measures = IN_TABLES[study.kind]
     cells: list[list[Cell]] = []
     for one in study.summaries:
-        who = [] if is_market else [one.strategy]
+        who = [one.strategy] if has_strategies else []
         row: list[Cell] = [rule(one.payment), *who, *setting(study, one)]
         for measure in measures:
             value = (one.last if is_market else one.measures).get(measure)
             ends = value if isinstance(value, Interval) else None
             row += [ends.estimate, ends.low, ends.high] if ends else [None, None, None]
         cells.append(row)
-    texts = 1 if is_market else 2
+    texts = 2 if has_strategies else 1
     fixed = texts + len(study.axes)
     shown = [column(values) for values in zip(*cells, strict=True)]
     columns = shown[:fixed]
     for k in range(len(measures)):
         mean, low, high = shown[fixed + 3 * k : fixed + 3 * k + 3]
         columns.append([f"{m}\n{a} to {b}" if a != b else m for m, a, b in zip(mean, low, high, strict=True)])
-    heads = ["Payments", *([] if is_market else ["Strategy"]), *(axis.field for axis in study.axes)]
+    heads = ["Payments", *(["Strategy"] if has_strategies else []), *(axis.field for axis in study.axes)]
     names = [f"{measure}{end}" for measure in measures for end in ENDS]
     return TableBlock(
         "means",

@@ -198,6 +198,18 @@ def welfare_note(study: StudyFile) -> list[Note]:
     ]
 
 
+def price_note(study: StudyFile, payment: str) -> Note:
+    """Return what equilibria cost under a payment rule, from the least to the largest mean of the settings."""
+    names = ("price_of_anarchy", "price_of_stability", "welfare_price_of_anarchy")
+    anarchy, stability, plain = (_ends(study, payment, name) for name in names)
+    if not anarchy:
+        return Note("bad", f"{sentence(rule(payment))} no game has an equilibrium with a price.")
+    settings = f", over {len(anarchy)} settings" if len(anarchy) > 1 else ""
+    said = f"the price of anarchy is {_span(anarchy, 3)} and that of stability {_span(stability, 3)}"
+    more = f"; of plain social welfare the price of anarchy is {_span(plain, 3)}" if plain else ""
+    return Note("plain", f"{sentence(rule(payment))} {said}, of affine social welfare{more}, on average{settings}.")
+
+
 def _ends(study: StudyFile, payment: str, measure: str) -> list[float]:
     return [value.estimate for _, value in select(study, range(len(study.points)), measure, payment)]
 

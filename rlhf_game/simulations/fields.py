@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, TypeAlias, final
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias, final
 
 import numpy as np
 from pydantic import ConfigDict, Discriminator, Field, PrivateAttr, Tag
@@ -117,6 +117,9 @@ class StudyFields(Strict, ABC):
     """``rewards``: every row of the table also holds the true rewards and the reference of its game."""
     chunk: int
 
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("gain", "efficiency")
+    """Columns with no value in some games (an empty cell): nobody lies, or there is no welfare to share."""
+
     @abstractmethod
     def choices(self) -> Sequence[Strategy]:
         """Return the strategies that there are, the truth first."""
@@ -222,7 +225,7 @@ class StudyFields(Strict, ABC):
     def play(self, source: Source, layout: Layout, trials: Sequence[Trial], values: Mapping[str, Any]) -> Any:
         """Return the rows of some games as a pyarrow table: a pure function of its arguments and this specification."""
         games, errors = self.games_of(source, trials)
-        done, failed = measure_all(games, self.measure)
+        done, failed = measure_all(games, self.measure, self.OPTIONAL)
         return table(layout, trials, done, errors | failed, values)
 
     def _games(self, drawn: Mapping[Trial, Population], trials: Sequence[Trial]) -> Games:

@@ -17,13 +17,18 @@ from rlhf_game.files.schema import parse_model
 from rlhf_game.files.settings import changed, steps
 from rlhf_game.runs.config import hash_of, read_document
 from rlhf_game.simulations.contents import parquet_bytes
+from rlhf_game.simulations.equilibria import EquilibriumStudy
 from rlhf_game.simulations.fields import StudyFields
 from rlhf_game.simulations.games import GamesStudy
 from rlhf_game.simulations.market import MarketStudy
 from rlhf_game.simulations.populations import Source
 from rlhf_game.simulations.trials import Layout, Trial
 
-KINDS: Final[Mapping[str, type[StudyFields]]] = {"games": GamesStudy, "market": MarketStudy}
+KINDS: Final[Mapping[str, type[StudyFields]]] = {
+    "games": GamesStudy,
+    "market": MarketStudy,
+    "equilibrium": EquilibriumStudy,
+}
 FIXED: Final = ("kind", "seed", "games", "payments", "chunk", "sweep")
 """What a sweep cannot change: the rows of all points are one table."""
 SOURCE: Final = "source.json"

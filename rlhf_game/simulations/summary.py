@@ -7,7 +7,6 @@ from typing import Any, Final, final
 import numpy as np
 
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.simulations.games import GamesStudy
 from rlhf_game.simulations.market import MarketStudy
 from rlhf_game.simulations.study import Study
 from rlhf_game.simulations.trials import LISTS, column_of
@@ -147,7 +146,7 @@ def summary(study: Study, gathered: Sequence[Gathered], errors: Sequence[Mapping
         out["rounds"] = study.fields.rounds
     failed = [study.points[point].layout.rows * one.failed for point, one in enumerate(gathered)]
     out |= {"rows": sum(rows), "failed": sum(failed), "errors": list(errors)[:MOST_ERRORS]}
-    of_point = _games_summaries if isinstance(study.fields, GamesStudy) else _market_summaries
+    of_point = SUMMARIES[study.fields.kind]
     out["summaries"] = [part for point, one in enumerate(gathered) if one.games for part in of_point(study, point, one)]
     return out
 
@@ -172,6 +171,20 @@ def _games_summaries(study: Study, point: int, gathered: Gathered) -> Iterable[d
         }
 
 
+def _equilibrium_summaries(study: Study, point: int, gathered: Gathered) -> Iterable[dict[str, Any]]:
+    for k, payment in enumerate(study.points[point].fields.paid):
+        yield {
+            "point": point,
+            "payment": payment,
+            "games": gathered.games,
+            "failed": gathered.failed,
+            "measures": {name: of.document(k) for name, of in gathered.measures.items()},
+            "groups": [
+                {name: of.document((k, i)) for name, of in gathered.by_group.items()} for i in range(gathered.groups)
+            ],
+        }
+
+
 def _market_summaries(study: Study, point: int, gathered: Gathered) -> Iterable[dict[str, Any]]:
     fields = study.points[point].fields
     assert isinstance(fields, MarketStudy)
@@ -186,3 +199,11 @@ def _market_summaries(study: Study, point: int, gathered: Gathered) -> Iterable[
             "measures": {name: of.document(rounds) for name, of in gathered.measures.items()},
             "last": {name: of.document(k) for name, of in gathered.ends.items()},
         }
+
+
+SUMMARIES: Final = {
+    "games": _games_summaries,
+    "equilibrium": _equilibrium_summaries,
+    "market": _market_summaries,
+}
+"""What is summed up of a point, by the kind of study."""

@@ -12,8 +12,6 @@ from rlhf_game.errors import RlhfGameError, RunError
 from rlhf_game.simulations.batches import Batch
 from rlhf_game.simulations.populations import Population
 
-OPTIONAL: Final = ("gain", "efficiency")
-"""What has no value in some games (NaN, an empty cell of the table): nobody lies, or there is no welfare to share."""
 LISTS: Final = ("reference", "reward_i", "mixture_i")
 """Columns of which a cell is a list of numbers."""
 FLAGS: Final = ("lies_i",)
@@ -98,23 +96,24 @@ def by_shape(drawn: Mapping[Trial, Population]) -> list[list[Trial]]:
 
 
 def measure_all(
-    groups: Sequence[Games], measure: Measure
+    groups: Sequence[Games], measure: Measure, optional: Sequence[str]
 ) -> tuple[list[tuple[Sequence[Trial], Measured]], dict[Trial, str]]:
     """Return what is measured of each group of games, and what the games that fail say.
 
-    Where a group fails as a whole, its games are measured one by one, and only those that fail alone are given up.
+    optional: the columns that may have no value (NaN). Where a group fails as a whole, its games are measured one by
+    one, and only those that fail alone are given up.
     """
     done: list[tuple[Sequence[Trial], Measured]] = []
     errors: dict[Trial, str] = {}
     for games in groups:
         try:
             with np.errstate(all="ignore"):  # what comes out of an overflow is not finite, and refused
-                done.append((games.trials, _finite(measure(games))))
+                done.append((games.trials, _finite(measure(games), optional)))
         except FAILURES as error:
             if len(games.trials) == 1:
                 errors[games.trials[0]] = _said(error)
                 continue
-            alone, failed = measure_all([games.one(at) for at in range(len(games.trials))], measure)
+            alone, failed = measure_all([games.one(at) for at in range(len(games.trials))], measure, optional)
             done += alone
             errors |= failed
     return done, errors
@@ -146,9 +145,9 @@ def table(
     return joined.add_column(0, "point", pyarrow.array(point)).combine_chunks()
 
 
-def _finite(measured: Measured) -> Measured:
+def _finite(measured: Measured, optional: Sequence[str]) -> Measured:
     def is_whole(name: str, array: NDArray[Any]) -> bool:
-        return not (np.isinf(array) if name in OPTIONAL else ~np.isfinite(array)).any()
+        return not (np.isinf(array) if name in optional else ~np.isfinite(array)).any()
 
     with_holes = [name for name, array in measured.items() if not is_whole(name, array)]
     if with_holes:
@@ -183,7 +182,7 @@ def _column(name: str, array: NDArray[Any]) -> Any:
 
     flat = np.ascontiguousarray(array).ravel()
     if name not in LISTS:
-        return pyarrow.array(flat, _type(name), from_pandas=name in OPTIONAL)
+        return pyarrow.array(flat, _type(name), from_pandas=True)
     offsets = np.arange(0, flat.size + 1, array.shape[-1], dtype=np.int32)
     return pyarrow.ListArray.from_arrays(offsets, flat)
 

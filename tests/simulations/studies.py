@@ -29,6 +29,19 @@ MARKET: dict[str, Any] = {
 }
 
 
+EQUILIBRIUM: dict[str, Any] = {
+    "kind": "equilibrium",
+    "seed": 5,
+    "games": 6,
+    "scenario": {"kind": "random", "groups": 2, "outcomes": 3, "sizes": [1, 3]},
+    "strength": 0.5,
+    "beginnings": 2,
+    "rounds": 6,
+    "steps": 20,
+    "chunk": 4,
+}
+
+
 def study(changes: dict[str, Any] | None = None, of: dict[str, Any] = GAMES, base: Path = Path()) -> Study:
     return parse_study({**of, **(changes or {})}, "study.yaml", base)
 

@@ -40,7 +40,7 @@ def test_whole_parts_can_be_swept() -> None:
     [
         ({"strength": -1.0}, "^study.yaml: strength: must be greater than 0"),
         ({"colour": 1}, "^study.yaml: colour: must be one of the keys"),
-        ({"kind": "poker"}, "^study.yaml: kind: must be games or market, found the text"),
+        ({"kind": "poker"}, "^study.yaml: kind: must be games or market or equilibrium, found the text"),
         ({"games": 0}, "^study.yaml: games: must be"),
         ({"scenario": {"kind": "random", "groups": 0}}, "^study.yaml: scenario.random.groups: must be"),
         ({"payments": ["affine", "affine"]}, "^study.yaml: payments: must name each rule once"),

@@ -199,7 +199,7 @@ def source_of(target: str, base: Path | None = None) -> "Source":
         file = _origin(place)
         if file is None:
             raise InputError(f"must name a module with a source, found none called {place}")
-    return Source(target, _digests(file.resolve()), file.resolve().parent)
+    return Source(target, digests_of(file.resolve()), file.resolve().parent)
 
 
 @final
@@ -289,7 +289,7 @@ def _run_once(path: Path, digests: tuple[tuple[str, str], ...]) -> ModuleType:
 
 
 def _run(path: Path) -> ModuleType:
-    return _run_once(path, tuple(sorted(_digests(path).items())))
+    return _run_once(path, tuple(sorted(digests_of(path).items())))
 
 
 @final
@@ -323,7 +323,7 @@ def _siblings(folder: Path) -> Iterator[None]:
         sys.modules.update(aside)
 
 
-def _digests(file: Path) -> dict[str, str]:
+def digests_of(file: Path) -> dict[str, str]:
     """Return the SHA-256 of a file and of every module in its folder that it imports, also indirectly, by path."""
     folder, found, waiting = file.parent, dict[str, str](), [file]
     while waiting:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, final
 
 from rlhf_game.callables import call
 from rlhf_game.errors import InputError
-from rlhf_game.registry import load
+from rlhf_game.registry import load, source_of
 from rlhf_game.rewards.texts import Text, plain
 
 
@@ -45,6 +45,12 @@ class PythonFunction:
         if self.abstain is None or not isinstance(returned, list | tuple):
             return returned
         return [self.abstain if value is None else value for value in returned]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The function, and the sha256 of its file and of the modules beside it that it imports."""
+        files = source_of(self.target, self.base).document()
+        return {"function": self.target, "abstain": self.abstain, "files": files}
 
     @property
     def provenance(self) -> dict[str, Any]:

@@ -50,6 +50,15 @@ class Similarity:
         return [float(value) for value in embedded[1:] @ embedded[0]]
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What decides its scores; nothing is loaded."""
+        return {
+            "text": self.text,
+            "weights": weights_of(self.model, self.base, self.revision),
+            "truncate": self.truncate,
+        }
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """Which weights answered."""
         return dict(self._embedder.provenance)
@@ -101,6 +110,11 @@ class RewardModel:
         ]
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What decides its scores; nothing is loaded."""
+        return {"weights": weights_of(self.model, self.base, self.revision), "truncate": self.truncate}
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """Which weights answered."""
         return dict(self._scorer.provenance)
@@ -142,6 +156,11 @@ class WeightAverage:
         return int(self._scorer.count_cut(pairs_of(prompts, completions)))
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What decides its scores; nothing is loaded."""
+        return {"weights": [weights_of(member, self.base) for member in self.members]}
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """Which weights were averaged."""
         return dict(self._scorer.provenance)
@@ -176,6 +195,20 @@ class ImplicitReward:
         ]
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What decides its scores; nothing is loaded."""
+        return {"weights": weights_of(self.folder, self.base)}
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """Which weights answered: the policy's and the reference's."""
         return dict(self._scorer.provenance)
+
+
+def weights_of(name: str, base: Path | None, revision: str | None = None) -> dict[str, Any]:
+    """Return which weights a name stands for now, without loading them. Raises InputError when there are none."""
+    from rlhf_game.training_backends.checkpoints import find_checkpoint, model_folder
+
+    folder = model_folder(name, base)
+    found = find_checkpoint(str(folder) if folder.is_dir() else name, revision=revision, base=base)
+    return dict(found.provenance)

@@ -20,6 +20,7 @@ from rlhf_game.files.schema import Name, Nonnegative, Positive, Strict, parse_mo
 from rlhf_game.files.settings import set_fields
 from rlhf_game.files.tables import digest
 from rlhf_game.mechanism.reports import LARGEST_SIZE
+from rlhf_game.registry import source_file, source_of
 from rlhf_game.runs.calibrations import SomeCalibration, tag_of
 from rlhf_game.runs.chats import ModelSpec, SomeModel
 from rlhf_game.runs.draws.spec import DrawsSpec
@@ -222,6 +223,9 @@ def parse_config(document: dict[str, Any], name: str, base: Path) -> Configurati
             read_texts(fields.outcomes.seeds, base)
             read_examples(fields.outcomes.examples, base)
         files = {file: hash_of(file, base) for file in _files(fields)}
+        for i, group in enumerate(fields.groups):
+            files |= hashes_of_code(group.reward.code(), base, f"groups[{i}].reward")
+        files = dict(sorted(files.items()))
         named = {"regularizer": fields.regularizer, "training": fields.training, "payment": fields.payment}
         for role, digests in sources(named, base, trusted=True).items():
             files |= {f"{role}: {file}": sha256 for file, sha256 in digests.items()}
@@ -350,6 +354,24 @@ def hash_of(file: str, base: Path) -> str:
     if not path.is_file():
         raise InputError(f"must name a file that exists, found none at {shown(str(path), 200)}")
     return digest(path)
+
+
+def hashes_of_code(targets: Iterable[str], base: Path, field: str) -> dict[str, str]:
+    """Return the SHA-256 of the files of functions, and of the modules of their folders that these import.
+
+    Files of this configuration's folder are called as they are from there. Raises InputError that begins with the field
+    when a function has no source.
+    """
+    found: dict[str, str] = {}
+    for target in targets:
+        try:
+            source = source_of(target, base)
+        except InputError as error:
+            raise InputError(f"{field}: {error}") from None
+        file = source_file(target, base)
+        folder = "" if file is None else os.path.relpath(file.parent, base)
+        found |= {os.path.normpath(os.path.join(folder, name)): one for name, one in source.document().items()}
+    return found
 
 
 def hashes_of_models(models: Iterable[str], base: Path) -> dict[str, str]:

@@ -33,6 +33,7 @@ from rlhf_game.runs.directory import Progress, RunFolder, unwatched, versions
 from rlhf_game.runs.finetuned_draws import (
     COST,
     MODEL,
+    TRAININGS,
     check_policy,
     draw,
     load_reference,
@@ -159,7 +160,7 @@ def _deliver_soup(configuration: Configuration, document: dict[str, Any], folder
     _, chosen = settle_sampled(SampledGameFile(str(folder.game), folder.path, fields, draws, ""))
     reference = load_reference(configuration.source, unwatched)
     spec = spec_of(configuration)
-    made = [make(task) for task in own_tasks(configuration, spec)]  # which are there already
+    made = [make(task) for task in own_tasks(configuration, spec, folder.path / TRAININGS)]  # which are there already
     entries = {REFERENCE: lambda: reference, **dict(soups(reference, made, spec.grid))}
     (folder.path / MODEL).parent.mkdir(exist_ok=True)
     save_language_model(entries[chosen](), folder.path / MODEL)

@@ -32,6 +32,8 @@ BATCH = 64
 """Sequences that are drawn at a time."""
 MODEL = Path("policy") / "model"
 """Where a run keeps the weights that it delivers."""
+TRAININGS = "trainings"
+"""Where a run keeps the policies that no other run may take."""
 COST = "cost.json"
 """The seconds of each training: the one thing that differs when a run is repeated, and so in no other file."""
 Loader: TypeAlias = "Callable[[], LanguageModel]"
@@ -59,12 +61,12 @@ def draw(configuration: Configuration, folder: RunFolder, watch: Progress, engin
     sampler = _Sampler(configuration.source, spec.samples, sampling, reference, folder, watch)
     rows = sampler.draw(0, REFERENCE, lambda: reference)
     if spec.payments_from == "soups":
-        made = _train(own_tasks(configuration, spec), watch, engine)
+        made = _train(own_tasks(configuration, spec, folder.path / TRAININGS), watch, engine)
         loaders: Iterable[tuple[str, Loader]] = soups(reference, made, spec.grid)
         weights = None
     else:
         made = _train([main_task(configuration, spec, folder.path / "policy")], watch, Serial())
-        made += _train(further_tasks(configuration, spec), watch, engine)
+        made += _train(further_tasks(configuration, spec, folder.path / TRAININGS), watch, engine)
         loaders = [(label, _from(place)) for label, place in _places(made)]
         weights = folder_digest(folder.path / MODEL)
         rows = sampler.with_final(rows, _from(made[0].folder))

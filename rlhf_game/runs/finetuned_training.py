@@ -14,7 +14,7 @@ from rlhf_game.files.conversations import document_of
 from rlhf_game.files.sampled import FINAL, without
 from rlhf_game.rewards.mix import Mix, Part
 from rlhf_game.rewards.texts import sharing
-from rlhf_game.runs.config import Configuration, GroupSpec
+from rlhf_game.runs.config import Configuration, GroupSpec, hashes_of_code
 from rlhf_game.runs.directory import Progress, unwatched, versions
 from rlhf_game.runs.finetuned_spec import FinetunedSpec
 from rlhf_game.runs.specs import calibration_of
@@ -70,8 +70,11 @@ def main_task(configuration: Configuration, spec: FinetunedSpec, out: Path) -> T
     return TrainingTask(configuration, FINAL, tuple(shares_of(configuration).items()), spec.steps, out, keeps)
 
 
-def further_tasks(configuration: Configuration, spec: FinetunedSpec) -> list[TrainingTask]:
-    """Return the trainings that the payments need beside the main one."""
+def further_tasks(configuration: Configuration, spec: FinetunedSpec, own: Path | None = None) -> list[TrainingTask]:
+    """Return the trainings that the payments need beside the main one.
+
+    own: the folder for those that no other run may take, as they listen to an endpoint without a version.
+    """
     shares = shares_of(configuration)
     if configuration.fields.payment == "none" or len(shares) < 2:
         return []
@@ -84,16 +87,33 @@ def further_tasks(configuration: Configuration, spec: FinetunedSpec) -> list[Tra
             without(name, len(shares)),
             tuple(pair for pair in shares.items() if pair[0] != name),
             steps,
+            _place(configuration, own, k, [other for other in shares if other != name]),
         )
-        for name in shares
+        for k, name in enumerate(shares)
     ]
 
 
-def own_tasks(configuration: Configuration, spec: FinetunedSpec) -> list[TrainingTask]:
-    """Return the trainings of soups: each group's own policy, as if all the weight there is were that group's."""
+def own_tasks(configuration: Configuration, spec: FinetunedSpec, own: Path | None = None) -> list[TrainingTask]:
+    """Return the trainings of soups: each group's own policy, as if all the weight there is were that group's.
+
+    own: see further_tasks.
+    """
     shares = shares_of(configuration)
     total = sum(shares.values())
-    return [TrainingTask(configuration, f"alone {name}", ((name, total),), spec.steps) for name in shares]
+    return [
+        TrainingTask(
+            configuration, f"alone {name}", ((name, total),), spec.steps, _place(configuration, own, k, [name])
+        )
+        for k, name in enumerate(shares)
+    ]
+
+
+def _place(configuration: Configuration, own: Path | None, k: int, heard: Sequence[str]) -> Path | None:
+    """Return where a training goes: into the cache where each run would make the same of it, else into ``own``."""
+    groups = [group for group in configuration.fields.groups if group.name in heard]
+    if own is None or all(group.reward.is_reproducible() for group in groups):
+        return None
+    return own / f"{k:03d}"
 
 
 def make(task: TrainingTask, watch: Progress = unwatched) -> Made:
@@ -187,6 +207,7 @@ def key_of(task: TrainingTask, training: "PolicyTraining") -> str:
     source = configuration.source
     model = find_checkpoint(training.model, revision=training.revision, base=source.base)
     named = {file for group in task.groups for file in (*group.reward.files(), *group.reward.models())}
+    named |= {file for group in task.groups for file in hashes_of_code(group.reward.code(), source.base, group.name)}
     content = {
         "training": training.document(),
         "model": [str(model.location), dict(model.provenance)],

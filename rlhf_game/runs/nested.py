@@ -4,7 +4,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, final
+from typing import Any, Final, final
+
+from pydantic import BaseModel
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.schema import Strict
@@ -36,6 +38,10 @@ class RewardSpec(Strict, ABC):
         """Return the files whose content is part of this reward, but for those of the rewards inside it."""
         return ()
 
+    def own_code(self) -> tuple[str, ...]:
+        """Return the functions whose source is part of this reward, but for those of the rewards inside it."""
+        return ()
+
     def own_models(self) -> tuple[str, ...]:
         """Return the models whose weights are part of this reward, but for those of the rewards inside it."""
         return ()
@@ -43,6 +49,18 @@ class RewardSpec(Strict, ABC):
     def files(self) -> tuple[str, ...]:
         """Return the files whose content is part of the configuration."""
         return tuple(file for one in nested(self) for file in one.reward.own_files())
+
+    def code(self) -> tuple[str, ...]:
+        """Return the functions whose source is part of the configuration, as they are named in it."""
+        return tuple(target for one in nested(self) for target in one.reward.own_code())
+
+    def is_reproducible(self) -> bool:
+        """Return whether another run gets the same rewards: not of an endpoint that has no version."""
+        return all(one.reward.is_fixed() for one in nested(self))
+
+    def is_fixed(self) -> bool:
+        """Return whether this reward stays what it is as long as its files and models do."""
+        return True
 
     def models(self) -> tuple[str, ...]:
         """Return the models whose weights are part of the configuration."""
@@ -64,6 +82,18 @@ def nested(reward: RewardSpec, place: str = "reward", calibration: CalibrationSp
     yield Nested(place, reward, calibration)
     for one in reward.inner():
         yield from nested(one.reward, f"{place}.{one.place}", one.calibration)
+
+
+def rewards_in(value: Any, place: str = "") -> Iterator[tuple[str, RewardSpec]]:
+    """Yield the rewards of a configuration, wherever they are in it, each with its place and not those inside it."""
+    if isinstance(value, RewardSpec):
+        yield place, value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from rewards_in(getattr(value, name), f"{place}.{name}" if place else name)
+    elif isinstance(value, list):
+        for i, one in enumerate(value):
+            yield from rewards_in(one, f"{place}[{i}]")
 
 
 BATCHES: Final = ": a rank among the responses of one batch is another reward in every batch"

@@ -29,10 +29,9 @@ class PythonSpec(RewardSpec):
         """Return the reward."""
         return PythonFunction(self.function, base, self.abstain)
 
-    def own_files(self) -> tuple[str, ...]:
-        """Return the file that defines the function, when it is named."""
-        place = self.function.rpartition(":")[0]
-        return (place,) if place.endswith(".py") else ()
+    def own_code(self) -> tuple[str, ...]:
+        """Return the function."""
+        return (self.function,)
 
 
 @final

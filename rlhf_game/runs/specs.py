@@ -173,10 +173,16 @@ class EndpointSpec(RewardSpec):
     workers: Annotated[int, Field(ge=1, le=1000)] = 4
     key_env: KeyName | None = None
     is_identified: bool = False
+    version: Name | None = None
+    """Of what answers there; without one, no other run takes what was made of its scores."""
 
     def build(self, base: Path) -> TextReward:
         """Return the reward."""
-        return ScoreEndpoint(**self.model_dump(exclude={"kind"}))
+        return ScoreEndpoint(**self.model_dump(exclude={"kind", "version"}))
+
+    def is_fixed(self) -> bool:
+        """Return whether its version is declared."""
+        return self.version is not None
 
 
 @final
@@ -195,10 +201,16 @@ class JudgeSpec(RewardSpec, GradingFields):
     temperature: Annotated[float, Field(ge=0, le=100)] | None = 0.0
     options: dict[str, Any] = {}
     """Further fields of the body of every request."""
+    version: Name | None = None
+    """Of what answers at ``url``; without one, no other run takes what was made of its grades."""
 
     def build(self, base: Path) -> TextReward:
         """Return the reward."""
         return self.build_judge(base)
+
+    def is_fixed(self) -> bool:
+        """Return whether it is on this machine, or its version is declared."""
+        return self.url is None or self.version is not None
 
     def build_keeping(self, base: Path, calls: Path) -> TextReward:
         """Return the reward, which keeps its answers."""
@@ -206,7 +218,7 @@ class JudgeSpec(RewardSpec, GradingFields):
 
     def build_judge(self, base: Path, calls: Path | None = None) -> Judge:
         """Return the judge. calls: the folder that keeps its answers."""
-        known = self.model_dump(exclude={"kind", "ungraded"})
+        known = self.model_dump(exclude={"kind", "ungraded", "version"})
         return Judge(**known, ungraded=self.declared, base=base, calls=calls)
 
     def own_models(self) -> tuple[str, ...]:

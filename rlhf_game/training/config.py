@@ -11,7 +11,8 @@ from rlhf_game.files.documents import kind
 from rlhf_game.files.parts import PLACES, code_files
 from rlhf_game.files.schema import parse_model
 from rlhf_game.registry import find, names
-from rlhf_game.runs.config import hash_of, hashes_of_models, read_document
+from rlhf_game.runs.config import hash_of, hashes_of_code, hashes_of_models, read_document
+from rlhf_game.runs.nested import rewards_in
 from rlhf_game.training.kinds import TrainingFields
 
 
@@ -57,4 +58,9 @@ def read_training(path: str | os.PathLike[str], settings: Sequence[str] = ()) ->
             files |= hashes_of_models([model], base)
         except InputError as error:
             raise InputError(f"{name}: {field}: {error}") from None
+    for place, reward in rewards_in(fields):
+        try:
+            files |= hashes_of_code(reward.code(), base, place)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
     return TrainingConfiguration(fields, base, files)

@@ -40,6 +40,11 @@ class ElasticReset(TrainerCallback, KeepsTensors):
         self._initial: dict[str, Tensor] = {}
         self._average: dict[str, Tensor] = {}
 
+    @property
+    def identity(self) -> list[float]:
+        """What decides the resets."""
+        return [self.every, self.decay]
+
     def tensors(self) -> dict[str, Tensor]:
         """Return the average, theta_0, and the two numbers that must not change between them."""
         if any(isinstance(parameter, DTensor) for parameter in self._parameters.values()):

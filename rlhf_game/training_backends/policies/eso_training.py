@@ -17,6 +17,7 @@ from trl.trainer.sft_config import SFTConfig
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Text, document_of, response_of, text_of
+from rlhf_game.files.identity import digest_of
 from rlhf_game.training_backends.models import LanguageModel, load_trainable, quiet_transformers
 from rlhf_game.training_backends.policies.building import lora_config
 from rlhf_game.training_backends.policies.eso import IGNORED, EsoTrainer
@@ -159,7 +160,8 @@ def train_eso(
     training = replace(training, model=place_of_model(training.model, base))
     rows = [(text_of(asked, f"rows[{k}]"), response_of(said, f"rows[{k}]")) for k, (asked, said) in enumerate(rows)]
     told = hashlib.sha256(json.dumps([list(row) for row in rows], default=document_of).encode()).hexdigest()
-    document = json.loads(json.dumps({"training": {"trainer": "eso", **training.document()}, "rows_sha256": told}))
+    what = {"trainer": "eso", **training.document()}
+    document = json.loads(json.dumps({"training": what, "rows_sha256": told, "reward": digest_of(reward)}))
     with torch.random.fork_rng(), quiet_transformers(), explained(training, out):
         torch.manual_seed(training.seed)  # a LoRA's first weights
         settings = _settings(training, out / "checkpoints")

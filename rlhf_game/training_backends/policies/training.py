@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Conversation, Text, document_of, text_of
+from rlhf_game.files.identity import digest_of
 from rlhf_game.training_backends.checkpoints import find_checkpoint
 from rlhf_game.training_backends.models import LanguageModel, load_language_model, load_trainable, quiet_transformers
 from rlhf_game.training_backends.policies.best_of_n import Asked, choose_winners, make_distiller, read_winners
@@ -30,7 +31,7 @@ from rlhf_game.training_backends.policies.folders import (
 from rlhf_game.training_backends.policies.settings import FAITHFULNESS, Faithfulness, PolicyTraining
 from rlhf_game.training_backends.policies.trainers import NamedReward, Reward, refuse_ranks
 from rlhf_game.training_backends.policies.watching import Guard, Told, Watch, steps_of
-from rlhf_game.training_backends.resuming import checkpoints
+from rlhf_game.training_backends.resuming import KeepsTensors, checkpoints
 from rlhf_game.training_backends.sampling import check_length
 
 
@@ -88,7 +89,7 @@ def train_policy(
         raise InputError(f"weights must be {len(rewards)}, one per reward, got {len(training.weights)}")
     refuse_ranks(rewards)
     training = replace(training, model=place_of_model(training.model, base))
-    document = _document(training, prompts, rewards, columns)
+    document = _document(training, prompts, rewards, columns, callbacks)
     with torch.random.fork_rng(), quiet_transformers(), explained(training, out):
         torch.manual_seed(training.seed)  # a LoRA's first weights
         settings = make_settings(training, out / "checkpoints")
@@ -142,6 +143,7 @@ def _document(
     prompts: Sequence[Text],
     rewards: Mapping[str, Reward],
     columns: Mapping[str, Sequence[Any]],
+    callbacks: Sequence[TrainerCallback],
 ) -> dict[str, Any]:
     """Return what the folder is of, as JSON has it."""
     told = [list(prompts), {key: list(values) for key, values in columns.items()}]
@@ -149,7 +151,8 @@ def _document(
     document = {
         "training": training.document(),
         "prompts_sha256": hashlib.sha256(asked.encode()).hexdigest(),
-        "rewards": list(rewards),
+        "rewards": {name: digest_of(reward) for name, reward in rewards.items()},
+        "callbacks": [digest_of(one) for one in callbacks if isinstance(one, KeepsTensors)],
     }
     return json.loads(json.dumps(document))  # type: ignore[no-any-return]
 

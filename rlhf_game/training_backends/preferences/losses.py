@@ -181,7 +181,7 @@ class PairBatch:
 class PreferenceLoss:
     """A loss with its name; ``of`` returns one number per pair, [b], of which the batch's mean is trained on.
 
-    A loss of one's own needs a ``name`` and a ``formula``, which are what a training's folder remembers of it.
+    A loss of one's own needs a ``name`` and a ``formula`` for people; a training's folder remembers its code as well.
     """
 
     name: str

@@ -5,7 +5,8 @@ from math import isfinite
 from typing import Any, Literal, final
 
 from rlhf_game.errors import InputError
-from rlhf_game.training_backends.preferences.losses import PreferenceLoss, find_loss
+from rlhf_game.files.identity import digest_of
+from rlhf_game.training_backends.preferences.losses import LOSSES, PreferenceLoss, find_loss
 from rlhf_game.training_backends.reward_training import Lora
 
 
@@ -76,4 +77,5 @@ class PreferenceTraining:
     def document(self) -> dict[str, Any]:
         """Return all that decides the outcome, as JSON has it."""
         loss = self.objective
-        return {**asdict(replace(self, loss="dpo")), "loss": loss.name, "formula": loss.formula}
+        own = {} if LOSSES.get(loss.name) == loss else {"loss_sha256": digest_of(loss)}
+        return {**asdict(replace(self, loss="dpo")), "loss": loss.name, "formula": loss.formula, **own}

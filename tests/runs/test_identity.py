@@ -1,0 +1,91 @@
+"""What decides a result is in its identity: the source of functions, the modules beside them, versions of endpoints."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_game import InputError
+from rlhf_game.runs import read_config
+from rlhf_game.runs.config import parse_config
+from rlhf_game.runs.finetuned_training import further_tasks, key_of, policy_training, spec_of
+from rlhf_game.training.config import read_training
+from rlhf_game.training_backends.policies import train_policy
+from tests.runs.listed import QUICK, document
+from tests.training_backends.policies.enumerable import save_model
+from tests.training_backends.policies.interrupted import PROMPTS, training
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_model(tmp_path / "model")
+    code = "import helper\n\ndef good(prompts, completions, **columns):\n    return helper.count(completions)\n"
+    (tmp_path / "mine.py").write_text(code)
+    (tmp_path / "helper.py").write_text("def count(texts):\n    return [0.5] * len(texts)\n")
+    return tmp_path
+
+
+def keys(folder: Path, target: str) -> list[str]:
+    content = document({**QUICK, "payments_from": "leave_one_out"})
+    content["groups"][0]["reward"] = {"python": target}
+    configuration = parse_config(content, "config", folder)
+    tasks = further_tasks(configuration, spec_of(configuration), folder / "own")
+    assert all(task.out is None for task in tasks)
+    return [key_of(task, policy_training(task)) for task in tasks]
+
+
+@pytest.mark.parametrize("target", ["mine:good", "mine.py:good"])
+@pytest.mark.parametrize("file", ["mine.py", "helper.py"])
+def test_a_training_is_taken_again_only_while_its_functions_are_the_same(folder: Path, target: str, file: str) -> None:
+    before = keys(folder, target)
+    assert keys(folder, target) == before
+    (folder / file).write_text((folder / file).read_text() + "\nX = 1\n")
+    without_it, with_it = keys(folder, target)
+    assert without_it == before[0]  # the policy without the first group, whose function it is, is as it was
+    assert with_it != before[1]
+
+
+def endpoint(version: dict[str, str]) -> list[dict[str, Any]]:
+    plain = {"endpoint": {"url": "http://127.0.0.1:9", **version}}
+    judge = {"judge": {"model": "m", "url": "http://127.0.0.1:9", "instruction": "Grade.", **version}}
+    return [plain, judge, {"mix": {"parts": [{"reward": plain, "calibration": "unit"}]}}]
+
+
+@pytest.mark.parametrize("kind", [0, 1, 2])
+def test_what_an_endpoint_said_is_taken_again_only_if_its_version_is_declared(folder: Path, kind: int) -> None:
+    for version, out in (({}, folder / "own" / "001"), ({"version": "2026-11"}, None)):
+        content = document({**QUICK, "payments_from": "leave_one_out"})
+        content["groups"][0]["reward"] = endpoint(version)[kind]
+        configuration = parse_config(content, "config", folder)
+        tasks = further_tasks(configuration, spec_of(configuration), folder / "own")
+        assert [task.out for task in tasks] == [None, out]
+
+
+def test_modules_and_what_they_import_are_part_of_a_configuration(folder: Path) -> None:
+    content = document(QUICK)
+    content["groups"][0]["reward"] = {"mix": {"parts": [{"reward": {"python": "mine:good"}, "calibration": "unit"}]}}
+    (folder / "run.json").write_text(json.dumps(content))
+    first = read_config(folder / "run.json")
+    assert set(first.files) == {"mine.py", "helper.py"}
+    (folder / "helper.py").write_text("def count(texts):\n    return [0.25] * len(texts)\n")
+    assert read_config(folder / "run.json").sha256 != first.sha256
+    trained = {"kind": "policy", "model": "model", "prompts": ["a"], "strength": 1.0, "groups": content["groups"]}
+    (folder / "train.json").write_text(json.dumps(trained))
+    assert {"mine.py", "helper.py"} < set(read_training(folder / "train.json").files)
+
+
+def test_another_function_of_the_same_name_does_not_get_the_old_policy(tmp_path: Path) -> None:
+    how = replace(training("rloo", str(save_model(tmp_path / "base"))), max_steps=1)
+
+    def rewards(by: float) -> dict[str, Any]:
+        def good(prompts: Any, completions: Any, **columns: Any) -> list[float]:
+            return [by * len(text) for text in completions]
+
+        return {"first": good, "second": good}
+
+    first = train_policy(how, PROMPTS, rewards(1.0), tmp_path / "out")
+    assert train_policy(how, PROMPTS, rewards(1.0), tmp_path / "out") == first
+    with pytest.raises(InputError, match="found one with other rewards"):
+        train_policy(how, PROMPTS, rewards(2.0), tmp_path / "out")

@@ -156,11 +156,10 @@ def read_draws(samples: Path, scores: Path, fields: SampledFields) -> dict[str, 
     """Return the draws of each policy, with every group's rewards of them."""
     place: dict[str, type] = {"prompt": int, "text": str}
     drawn = _columns(samples, "samples", {"policy": str, **place, "log_probability": float, "log_reference": float})
-    scored = _columns(scores, "scores", {"group": str, **place, "reward": float})
     names = [group.name for group in fields.groups]
-    rewards = dict(
-        zip(zip(scored["group"], scored["prompt"], scored["text"], strict=True), scored["reward"], strict=True)
-    )
+    scored = _columns(scores, "scores", {"prompt_index": int, "response": str, **dict.fromkeys(names, float)})
+    pairs = list(zip(scored["prompt_index"], scored["response"], strict=True))
+    rewards = {(name, *pair): reward for name in names for pair, reward in zip(pairs, scored[name], strict=True)}
     found = {}
     for policy in fields.policies:
         rows = [k for k, of in enumerate(drawn["policy"]) if of == policy]

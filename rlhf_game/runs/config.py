@@ -257,6 +257,11 @@ def _read_given(fields: RunConfig, base: Path) -> GivenRows | None:
 def _check(fields: RunConfig, name: str) -> None:
     try:
         check_names([group.name for group in fields.groups], fields.weights or ())
+        for i, group in enumerate(fields.groups):
+            if group.name in ("prompt", "prompt_index", "response") or group.name.startswith("raw:"):
+                raise InputError(
+                    f"groups[{i}].name: must be no name of another column of scores.parquet, found {group.name!a}"
+                )
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     if fields.payment == "revenue" and fields.normalization == "none":

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
 
@@ -23,6 +23,10 @@ from rlhf_game.runs.tries import find_responses
 if TYPE_CHECKING:
     from rlhf_game.training_backends.models import LanguageModel
     from rlhf_game.training_backends.sampling import Sampling
+
+
+NAMES: Final = {"prompt": "prompt_index", "prompt_text": "prompt", "text": "response"}
+"""What columns of candidates are called in candidates.parquet."""
 
 
 @final
@@ -52,7 +56,7 @@ def generate(source: Source, folder: RunFolder, progress: Progress) -> None:
         _find_prompts(source, source.outcomes, folder, progress)
         return
     if source.given is not None:
-        folder.write(folder.candidates, parquet_bytes(*_given(source.given)))
+        folder.write(folder.candidates, candidates_bytes(*_given(source.given)))
         return
     if source.model.endpoint is not None:
         _ask(source, folder, progress)
@@ -79,7 +83,7 @@ def generate(source: Source, folder: RunFolder, progress: Progress) -> None:
         assert isinstance(source.outcomes, CandidatesSpec)  # a policy that is trained has a pipeline of its own
         columns, more = _draw(source, model, source.outcomes, folder, progress)
         provenance |= more
-    folder.write(folder.candidates, parquet_bytes(columns, provenance))
+    folder.write(folder.candidates, candidates_bytes(columns, provenance))
     folder.drop_parts()
 
 
@@ -100,7 +104,7 @@ def _find_prompts(source: Source, outcomes: PromptsSpec, folder: RunFolder, prog
     provenance = prompts_provenance(source, outcomes, chats)
     check_resumed(folder, provenance)
     columns, found = find_prompts(source, outcomes, chats, progress)
-    folder.write(folder.candidates, parquet_bytes(columns, {**provenance, "system_prompts": found}))
+    folder.write(folder.candidates, candidates_bytes(columns, {**provenance, "system_prompts": found}))
     folder.drop_parts()
 
 
@@ -113,7 +117,7 @@ def _ask(source: Source, folder: RunFolder, progress: Progress) -> None:
     replies = ask_candidates(source, source.outcomes, responder, progress)
     places = [(b, j) for b in range(len(source.prompts)) for j in range(source.outcomes.per_prompt)]
     drawn = dict(zip(places, map(sample_of, replies), strict=True))
-    folder.write(folder.candidates, parquet_bytes(_columns(source, source.outcomes, drawn), provenance))
+    folder.write(folder.candidates, candidates_bytes(_columns(source, source.outcomes, drawn), provenance))
     folder.drop_parts()
 
 
@@ -202,11 +206,21 @@ def _log_ratios(samples: Sequence[Mapping[str, Any]]) -> list[float]:
     ]
 
 
+def candidates_bytes(columns: Mapping[str, Any], provenance: Mapping[str, Any]) -> bytes:
+    """Return candidates.parquet: a row is a distinct response, in the order of the game.
+
+    columns: ``prompt`` counts the prompts from 0 (in the file prompt_index), ``prompt_text`` and ``text`` are what was
+    asked and answered (in the file prompt and response), ``weight`` the share of the prompt's reference.
+    """
+    return parquet_bytes({NAMES.get(name, name): values for name, values in columns.items()}, provenance)
+
+
 def read_drawn(folder: RunFolder) -> tuple[Drawn, dict[str, Any]]:
     """Return the candidates that were drawn, and where they come from."""
     columns, provenance = read_parquet(folder.candidates)
     ids = tuple(columns["token_ids"]) if "token_ids" in columns else None
-    return Drawn(tuple(columns["prompt"]), tuple(columns["text"]), tuple(columns["weight"]), ids), provenance
+    places, texts = tuple(columns["prompt_index"]), tuple(columns["response"])
+    return Drawn(places, texts, tuple(columns["weight"]), ids), provenance
 
 
 def _sampling(outcomes: CandidatesSpec) -> "Sampling":

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from rlhf_game.runs.directory import Progress, RunFolder, parquet_bytes, read_pa
 from rlhf_game.runs.generation import Drawn
 from rlhf_game.runs.specs import calibration_of
 
+RAW: Final = "raw:"
+"""Before the name of a group: its scores, which its calibration has not mapped to [0, 1] yet."""
+
 
 def score(
     configuration: Configuration, drawn: Drawn, folder: RunFolder, progress: Progress, engine: Engine | None = None
@@ -31,7 +34,12 @@ def score(
     if folder.scores.exists():
         return
     groups = configuration.fields.groups
-    columns: dict[str, list[Any]] = {name: [] for name in ("prompt", "text", "group", "score", "reward")}
+    prompts = configuration.source.prompts
+    columns: dict[str, list[Any]] = {
+        "prompt_index": list(drawn.prompts),
+        "prompt": [str(prompts[b]) for b in drawn.prompts],
+        "response": list(drawn.texts),
+    }
     origins = {}
     parts = [folder.part("scores", i) for i in range(len(groups))]
     known = [part.read() for part in parts]
@@ -44,11 +52,7 @@ def score(
         known[i] = next(scored)
         parts[i].write(known[i])
     for group, found in zip(groups, known, strict=True):
-        columns["prompt"] += drawn.prompts
-        columns["text"] += drawn.texts
-        columns["group"] += [group.name] * len(drawn.texts)
-        columns["score"] += found["scores"]
-        columns["reward"] += found["rewards"]
+        columns |= {f"{RAW}{group.name}": found["scores"], group.name: found["rewards"]}
         origins[group.name] = found["provenance"]
     progress("score", len(groups), len(groups))
     provenance = {"config_sha256": configuration.sha256, "rewards": origins, "versions": versions()}
@@ -61,20 +65,16 @@ def rewards_again(config: RunConfig, folder: RunFolder) -> list[str]:
     columns, _ = read_parquet(folder.scores)
     found = []
     for i, group in enumerate(config.groups):
-        rows = [k for k, name in enumerate(columns["group"]) if name == group.name]
-        prompts = [columns["prompt"][k] for k in rows]
-        again = calibration_of(group.reward, group.calibration)(np.array([columns["score"][k] for k in rows]), prompts)
-        found += apart(("scores", i), [columns["reward"][k] for k in rows], _floats(again))
+        scores = np.array(columns[f"{RAW}{group.name}"])
+        again = calibration_of(group.reward, group.calibration)(scores, columns["prompt_index"])
+        found += apart(("scores", i), columns[group.name], _floats(again))
     return found
 
 
 def read_rewards(folder: RunFolder) -> tuple[dict[str, list[float]], dict[str, Any]]:
     """Return each group's rewards, one per candidate, and where they come from."""
     columns, provenance = read_parquet(folder.scores)
-    rewards: dict[str, list[float]] = {}
-    for name, reward in zip(columns["group"], columns["reward"], strict=True):
-        rewards.setdefault(name, []).append(reward)
-    return rewards, provenance
+    return {name: columns[name] for name in provenance["rewards"]}, provenance
 
 
 def counted(folder: RunFolder) -> dict[str, dict[str, int]]:

@@ -63,7 +63,7 @@ def run_differences(path: Path, *, trusted: bool = False) -> list[str]:
 def _game_differences(folder: RunFolder, config: RunConfig) -> list[str]:
     drawn, origin = read_drawn(folder)
     columns, _ = read_parquet(folder.candidates)
-    prompts = dict(zip(columns["prompt"], columns["prompt_text"], strict=True))
+    prompts = dict(zip(columns["prompt_index"], columns["prompt"], strict=True))
     again = json.loads(
         json.dumps(game_document(config, list(prompts.values()), drawn, origin, read_rewards(folder)[0]))
     )

@@ -50,11 +50,8 @@ def samples(folder: Path, payment: str = "affine") -> Path:
     names = ("policy", "prompt", "text", "log_probability", "log_reference")
     drawn = dict(zip(names, zip(*rows, strict=True), strict=True))
     parquet.write_table(pyarrow.table(drawn), folder / "samples.parquet")
-    scored = [
-        (group, b, f"text {x}", abs(i - x / 2))
-        for i, group in enumerate("ab") for b in (0, 1) for x in range(3)
-    ]  # fmt: skip
-    scores = dict(zip(("group", "prompt", "text", "reward"), zip(*scored, strict=True), strict=True))
+    scored = [(b, f"text {x}", x / 2, abs(1 - x / 2)) for b in (0, 1) for x in range(3)]
+    scores = dict(zip(("prompt_index", "response", "a", "b"), zip(*scored, strict=True), strict=True))
     parquet.write_table(pyarrow.table(scores), folder / "scores.parquet")
     game = {
         "space": "samples", "regularizer": "kl", "strength": 1.0, "payment": payment, "payments_from": "samples",

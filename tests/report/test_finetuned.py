@@ -31,11 +31,8 @@ def folder_of(path: Path, *, is_faithful: bool = True) -> Path:
     ]  # fmt: skip
     names = ("policy", "prompt", "text", "log_probability", "log_reference")
     parquet.write_table(pyarrow.table(dict(zip(names, zip(*rows, strict=True), strict=True))), path / "samples.parquet")
-    scored = [
-        (group, b, text, reward if group == HOSTILE[2] else 1 - reward)
-        for group in (HOSTILE[2], "calm") for b in (0, 1) for text, reward in REWARDS.items()
-    ]  # fmt: skip
-    names = ("group", "prompt", "text", "reward")
+    scored = [(b, text, reward, 1 - reward) for b in (0, 1) for text, reward in REWARDS.items()]
+    names = ("prompt_index", "response", HOSTILE[2], "calm")
     parquet.write_table(
         pyarrow.table(dict(zip(names, zip(*scored, strict=True), strict=True))), path / "scores.parquet"
     )

@@ -82,9 +82,9 @@ def test_a_run_over_an_endpoint_settles_with_counts_as_the_reference(
             assert (one["model"], one["temperature"], one["max_tokens"], one["logprobs"]) == ("m", 0.9, 7, True)
             assert [turn["role"] for turn in one["messages"]] == ["system", "user"]
     rows = parquet.read_table(tmp_path / "out/candidates.parquet").to_pylist()
-    assert [row["text"] for row in rows] == ["good", "bad", "", "good good"] * 2
+    assert [row["response"] for row in rows] == ["good", "bad", "", "good good"] * 2
     assert [row["count"] for row in rows] == [2, 1, 1, 1] * 2
-    assert [row["log_probability"] for row in rows] == [-0.5 * (len(row["text"]) + 1) for row in rows]
+    assert [row["log_probability"] for row in rows] == [-0.5 * (len(row["response"]) + 1) for row in rows]
     game, receipt = (json.loads((tmp_path / "out" / name).read_text()) for name in ("game.json", "receipt.json"))
     assert game["reference"] == [[0.4, 0.2, 0.2, 0.2]] * 2
     assert receipt["provenance"]["model"] == {"endpoint": f"{url}/v1", "model": "m"}

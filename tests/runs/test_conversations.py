@@ -58,7 +58,7 @@ def test_a_run_over_conversations_gives_rewards_what_trl_gives_them(write: Write
     assert prompts[-1] == LONGER
     assert all(set(one[0]) == {"role", "content"} and len(one) == 1 for one in completions)
     table = parquet.read_table(tmp_path / "out" / "candidates.parquet")
-    assert table["prompt_text"].to_pylist()[-1] == "System: please\n\nUser: good yes\n\nAssistant: maybe\n\nUser: no"
+    assert table["prompt"].to_pylist()[-1] == "System: please\n\nUser: good yes\n\nAssistant: maybe\n\nUser: no"
     loaded = load_language_model(str(model), device="cpu")
     encoded = [loaded.encode_prompt(prompt) for prompt in configuration.source.prompts]
     assert loaded.tokenizer.convert_ids_to_tokens(encoded[0])[:3] == ["<start>", "system", "please"]

@@ -97,7 +97,7 @@ def test_a_game_over_prompts_is_settled_and_charged_as_a_table_of_its_valuations
     texts = game["outcomes"]
     assert len(texts) == 3
     for group in game["groups"]:
-        own = [row["reward"] for row in rows if row["group"] == group["name"]]
+        own = [row[group["name"]] for row in rows]
         wanted = [np.mean([r for r, d in zip(own, drawn, strict=True) if d["candidate"] == k]) for k in range(3)]
         np.testing.assert_allclose(group["reward"], wanted, rtol=1e-12)
     rewards = [group["reward"] for group in game["groups"]]

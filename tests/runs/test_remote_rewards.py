@@ -115,7 +115,8 @@ def test_a_receipt_counts_the_grades_that_were_declared(is_nested: bool, write: 
         judge["ungraded"] = 4
         assert command("run", write(groups=groups), "-o", tmp_path / "out").code == 0
         missing = sum(
-            not goodness(text) for text in parquet.read_table(tmp_path / "out/candidates.parquet")["text"].to_pylist()
+            not goodness(text)
+            for text in parquet.read_table(tmp_path / "out/candidates.parquet")["response"].to_pylist()
         )
     receipt, game = (json.loads((tmp_path / "out" / name).read_text()) for name in ("receipt.json", "game.json"))
     assert receipt["provenance"]["ungraded"] == {"judged": missing * (2 if is_nested else 1)}

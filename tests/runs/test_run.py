@@ -63,9 +63,9 @@ def test_candidates_are_the_merged_samples_with_their_weights(write: Write, tmp_
     rows = sample(loaded, configuration.source.prompts, 9, seed=4, sampling=Sampling(4), batch_size=8)
     for b, row in enumerate(rows):
         texts = [drawn.text for drawn in row]
-        kept = [k for k, prompt in enumerate(table["prompt"]) if prompt == b]
-        assert [table["text"][k] for k in kept] == list(dict.fromkeys(texts))
-        assert [table["count"][k] for k in kept] == [texts.count(table["text"][k]) for k in kept]
+        kept = [k for k, prompt in enumerate(table["prompt_index"]) if prompt == b]
+        assert [table["response"][k] for k in kept] == list(dict.fromkeys(texts))
+        assert [table["count"][k] for k in kept] == [texts.count(table["response"][k]) for k in kept]
         np.testing.assert_allclose([table["weight"][k] for k in kept], [table["count"][k] / 9 for k in kept])
         scored = log_probabilities(
             loaded,
@@ -79,17 +79,17 @@ def test_candidates_are_the_merged_samples_with_their_weights(write: Write, tmp_
 def test_scores_and_rewards_are_those_of_the_configuration(write: Write, tmp_path: Path) -> None:
     run(read_config(write()), tmp_path / "out")
     table = parquet.read_table(tmp_path / "out/scores.parquet").to_pylist()
-    for row in table:
-        words = row["text"].split()
-        if row["group"] == "kind":
-            assert row["score"] == words.count("good") - words.count("bad")
-            assert row["reward"] == pytest.approx(min(1, max(0, (row["score"] + 2) / 4)))
-        if row["group"] == "brief":
-            assert row["score"] == len(words)
-            assert row["reward"] == pytest.approx(1 / (1 + np.exp(-(row["score"] - 2) / 1.5)))
+    candidates = parquet.read_table(tmp_path / "out/candidates.parquet").to_pylist()
+    for row, candidate in zip(table, candidates, strict=True):
+        assert {key: candidate[key] for key in ("prompt_index", "prompt", "response")}.items() <= row.items()
+        words = row["response"].split()
+        assert row["raw:kind"] == words.count("good") - words.count("bad")
+        assert row["kind"] == pytest.approx(min(1, max(0, (row["raw:kind"] + 2) / 4)))
+        assert row["raw:brief"] == len(words)
+        assert row["brief"] == pytest.approx(1 / (1 + np.exp(-(row["raw:brief"] - 2) / 1.5)))
     game = read_game(tmp_path / "out/game.json")
     rewards = [reward for group in game.rewards for prompt in group for reward in prompt]
-    assert rewards == [row["reward"] for row in table]
+    assert rewards == [row[name] for name in ("kind", "brief", "ranked") for row in table]
 
 
 def test_every_file_says_where_it_comes_from(write: Write, tmp_path: Path) -> None:

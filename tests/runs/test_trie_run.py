@@ -63,11 +63,11 @@ def test_the_outcomes_are_distinct_texts_with_their_whole_probability(write: Wri
     """The special tokens <pad>, <bos> and <eos> leave no trace in the text, so several sequences spell it."""
     run(read_config(write(outcomes=TRIE | {"mass": 1.0}, groups=GROUPS)), tmp_path / "out")
     table = parquet.read_table(tmp_path / "out/candidates.parquet").to_pydict()
-    pairs = list(zip(table["prompt"], table["text"], strict=True))
+    pairs = list(zip(table["prompt"], table["response"], strict=True))
     assert len(set(pairs)) == len(pairs)
     assert max(table["count"]) > 1
     for b in range(3):
-        weights = [w for w, p in zip(table["weight"], table["prompt"], strict=True) if p == b]
+        weights = [w for w, p in zip(table["weight"], table["prompt_index"], strict=True) if p == b]
         assert sum(weights) == pytest.approx(1.0)
 
 

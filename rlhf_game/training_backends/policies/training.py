@@ -89,13 +89,16 @@ def train_policy(
         raise InputError(f"weights must be {len(rewards)}, one per reward, got {len(training.weights)}")
     refuse_ranks(rewards)
     training = replace(training, model=place_of_model(training.model, base))
-    document = _document(training, prompts, rewards, columns, callbacks)
+    document = _document(training, prompts, rewards, columns)
     with torch.random.fork_rng(), quiet_transformers(), explained(training, out):
         torch.manual_seed(training.seed)  # a LoRA's first weights
         settings = make_settings(training, out / "checkpoints")
         if settings.should_save:
             begin(document, out)
         settings.distributed_state.wait_for_everyone()
+        kept = [digest_of(one) for one in callbacks if isinstance(one, KeepsTensors)]
+        if (out / CARD).exists() and json.loads((out / CARD).read_text(encoding="utf-8"))["callbacks"] != kept:
+            raise InputError(f"{out}: must be a new folder or that of this training, found one with other callbacks")
         if not (out / CARD).exists():
             trainer = _prepare(training, settings, Asked(prompts, columns), rewards, out, watch, callbacks)
             train_from_last(trainer, out, watch)
@@ -105,7 +108,7 @@ def train_policy(
                 "seconds_before": sum(part["seconds"] for part in drawn),
             }
             log = steps_of(trainer.state.log_history)
-            finish(trainer, out, {**document, **before, **counted(trainer, log)}, log)
+            finish(trainer, out, {**document, "callbacks": kept, **before, **counted(trainer, log)}, log)
     return read_policy(out)
 
 
@@ -143,7 +146,6 @@ def _document(
     prompts: Sequence[Text],
     rewards: Mapping[str, Reward],
     columns: Mapping[str, Sequence[Any]],
-    callbacks: Sequence[TrainerCallback],
 ) -> dict[str, Any]:
     """Return what the folder is of, as JSON has it."""
     told = [list(prompts), {key: list(values) for key, values in columns.items()}]
@@ -152,7 +154,6 @@ def _document(
         "training": training.document(),
         "prompts_sha256": hashlib.sha256(asked.encode()).hexdigest(),
         "rewards": {name: digest_of(reward) for name, reward in rewards.items()},
-        "callbacks": [digest_of(one) for one in callbacks if isinstance(one, KeepsTensors)],
     }
     return json.loads(json.dumps(document))  # type: ignore[no-any-return]
 

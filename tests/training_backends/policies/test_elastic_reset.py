@@ -156,6 +156,9 @@ def test_resumed_with_other_resets_it_is_refused(folder: Path, tmp_path: Path) -
         train(folder, tmp_path / "out", ElasticReset(3, decay=0.9), lora=True)
     with pytest.raises(InputError, match="every must be None as in the checkpoint"):
         ElasticReset(3).restore({})
+    train(folder, tmp_path / "out", ElasticReset(3), lora=True)  # and finished it is not taken for another one
+    with pytest.raises(InputError, match="found one with other callbacks"):
+        train(folder, tmp_path / "out", ElasticReset(2), lora=True)
 
 
 def test_the_critic_is_not_reset_and_resets_fall_between_generations(folder: Path, tmp_path: Path) -> None:

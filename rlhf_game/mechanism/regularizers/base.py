@@ -7,6 +7,7 @@ reference q is [B, m] with rows that sum to 1, weights are [n] or [n, B]. Reward
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, final
 
 import numpy as np
@@ -18,6 +19,8 @@ from rlhf_game.mechanism.arrays import BLOCK, TEMPORARIES, Array, blocks, leave_
 Block = tuple[slice, slice]
 """Rows and columns of a sheet."""
 WHOLE: Block = (slice(None), slice(None))
+KEPT = 2**22
+"""Entries of all groups (32 MiB) up to which the sums without each group are kept."""
 RECOMPUTE = 1e3
 """A score more than this many times its own scale is summed again around its anchor, where it loses no digit."""
 
@@ -176,24 +179,41 @@ class Score:
         if where is None:
             gone = weight[rows] * (reward[rows, columns] - reward[rows, anchor])
             return np.asarray(self.relative[rows, columns] - gone)
+        if self._others is not None:
+            return np.asarray(self._others[where, rows, columns])
         out = np.zeros(len(rows))
         for i, (mine, other) in enumerate(zip(self.weights, self.rewards, strict=True)):
             if i != where:
                 out += mine[rows] * (other[rows, columns] - other[rows, anchor])
         return out
 
+    @cached_property
+    def _others(self) -> Array | None:
+        """What leave_one_out gives at every outcome, [n, B, m]; None where that is too much to keep."""
+        if len(self.rewards) * self.relative.size > KEPT:
+            return None
+        terms = np.stack(self.rewards) - at(self.rewards, self.anchor)[:, :, None]
+        terms *= self.weights[:, :, None]
+        return leave_one_out_sums(terms)
+
+    @cached_property
+    def _places(self) -> dict[Any, list[int]]:
+        """The rewards by where they are in memory."""
+        found: dict[Any, list[int]] = {}
+        for i, reward in enumerate(self.rewards):
+            found.setdefault(_memory(reward), []).append(i)
+        return found
+
     def _position(self, weight: Array, reward: Array) -> int | None:
-        for i, mine in enumerate(self.rewards):
-            if is_same(mine, reward) and np.array_equal(self.weights[i], weight):
+        for i in self._places.get(_memory(reward), ()):
+            if np.array_equal(self.weights[i], weight):
                 return i
         return None
 
 
-def is_same(mine: Array, other: Array) -> bool:
-    """Return whether two arrays are the same numbers in memory, without reading them."""
-    return mine is other or (
-        mine.shape == other.shape and mine.strides == other.strides and mine.ctypes.data == other.ctypes.data
-    )
+def _memory(array: Array) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """Return where the numbers of an array are."""
+    return array.__array_interface__["data"][0], array.shape, array.strides
 
 
 def at(rewards: Sequence[Array], anchor: Any) -> Array:

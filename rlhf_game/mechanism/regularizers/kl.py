@@ -218,11 +218,16 @@ class Gibbs(Optimum):
             is_plain = (cumulants > SMALL_CUMULANT * size) & (cumulants < np.inf)
             careful = ~(is_plain & (size < LARGEST_BESIDE_UNDERFLOW)) | lost
         means -= scales * held
-        for i in map(int, np.flatnonzero(careful.any(axis=1))):
-            chosen = careful[i]
-            share = (rewards[i][block][chosen] - held[i, chosen, None]) * scales[i, chosen, None]
-            means[i, chosen] = np.einsum("bm,bm->b", p[chosen], share)
-            cumulants[i, chosen] = _cumulants(p[chosen], share - means[i, chosen, None], lost[chosen])
+        groups, rows = np.nonzero(careful)
+        if groups.size:
+            few, place = np.unique(groups, return_inverse=True)
+            share = stack([rewards[i] for i in few], block)[place, rows]
+            share -= held[groups, rows, None]
+            share *= scales[groups, rows, None]
+            chosen = p[rows]
+            mean = np.einsum("km,km->k", chosen, share)
+            share -= mean[:, None]
+            means[groups, rows], cumulants[groups, rows] = mean, _cumulants(chosen, share, lost[rows])
         return log_mass, means, cumulants
 
     def _within(self, block: Block) -> tuple[Array, Array, NDArray[np.bool_]]:

@@ -18,6 +18,7 @@ from typing import final
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.domains import Solver
 
@@ -42,7 +43,22 @@ class Payoff:
         return Payoff(self.solver.rows(which), *tables, self.multipliers, self.is_paid)
 
     def at(self, shares: Array) -> tuple[Array, Array]:
-        """Return the payoffs [B] and their gradients [C, B, m] by the shares [C, B, m]."""
+        """Return the payoffs [B] and their gradients [C, B, m] by the shares [C, B, m].
+
+        Where the regulariser refuses the numbers of a game, nothing is to be gained: its payoff is -inf.
+        """
+        try:
+            return self._at(shares)
+        except InputError:
+            count = shares.shape[1]
+            if count == 1:
+                return np.full(1, -np.inf), np.zeros_like(shares)
+            halves = np.arange(count // 2), np.arange(count // 2, count)
+            found = [self.rows(half).at(shares[:, half]) for half in halves]
+            payoffs, gradients = zip(*found, strict=True)
+            return np.concatenate(payoffs), np.concatenate(gradients, axis=1)
+
+    def _at(self, shares: Array) -> tuple[Array, Array]:
         optimum = self.solver.maximize([self.others, *shares])
         p = optimum.probabilities()
         payoff = np.einsum("bm,bm->b", p, self.stake)

@@ -8,6 +8,7 @@ import pytest
 
 from rlhf_game import InputError
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.certificates import max_welfare, mean_interval
 from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.sampled_settlement import (
     ByFormula,
@@ -296,3 +297,68 @@ def test_one_group_alone_pays_nothing_by_any_rule_but_what_the_provider_loses() 
 def test_samples_that_do_not_fit_are_refused(ratios: Array) -> None:
     with pytest.raises(InputError, match="samples must have"):
         PolicySamples(np.zeros((3, 1, 4)), ratios)
+
+
+def the_intervals_of(world: World, level: float) -> tuple[Estimate, Estimate, Estimate, PolicySamples]:
+    """Intervals at a level, put together anew: of max ASW, of ASW, of ASW without each group, [n]; the reference."""
+    rng = np.random.default_rng(11)
+    delivered, reference = world.draw(perturbed(world), 400, rng), world.draw(world.q, 400, rng)
+    game = world.game
+    reach, top = game.strength * game.cap, float(game.shares.sum())
+
+    def held(shares: Array) -> Estimate:
+        worth = np.tensordot(shares, delivered.rewards, 1) - game.strength * np.clip(
+            delivered.log_ratios, -game.cap, game.cap
+        )
+        return mean_interval(worth.ravel(), (-reach, float(shares.sum()) + reach), level)
+
+    best = max_welfare(np.tensordot(game.shares, reference.rewards, 1), game.strength, (0.0, top), level=level)
+    others = [held(shares) for shares in game.without()]
+    stacked_others = Estimate(*(np.array([getattr(one, end) for one in others]) for end in ("value", "low", "high")))
+    return best, held(game.shares), stacked_others, reference
+
+
+def test_a_statement_about_two_intervals_gives_each_half_of_its_misses() -> None:
+    """The union bound: gap, payments and gains are differences of two intervals, each at half of 1 - level."""
+    world = World.make(4)
+    level = 1 - (1 - world.game.level) / 2
+    best, held, others, reference = the_intervals_of(world, level)
+    delivered = world.draw(perturbed(world), 400, np.random.default_rng(11))
+    settled = settle_samples(world.game, delivered, reference, ByReference(reference))
+    assert settled.certificate.gap.high == pytest.approx(best.high - held.low, rel=1e-12)
+    each = [
+        max_welfare(np.tensordot(s, reference.rewards, 1), world.game.strength, (0.0, float(s.sum())), level=level)
+        for s in world.game.without()
+    ]
+    high = (np.array([one.high for one in each]) - others.low) / MULTIPLIERS
+    np.testing.assert_allclose(settled.payments.high, high, rtol=1e-12)
+    gains = (held.high - np.array([one.low for one in each])) / MULTIPLIERS
+    np.testing.assert_allclose(settled.utilities.high, gains, rtol=1e-12)
+    assert settled.payments.level == settled.certificate.level == world.game.level
+
+
+def test_the_regret_bound_is_the_gap_and_what_the_report_can_move() -> None:
+    world = World.make(4)
+    rng = np.random.default_rng(12)
+    delivered, reference = world.draw(perturbed(world), 400, rng), world.draw(world.q, 400, rng)
+    for others, slack in (
+        (ByReference(reference), np.zeros(3)),
+        (ByFormula(reference), best_welfare(world.game, reference, world.game.level).width),
+    ):
+        found = settle_samples(world.game, delivered, reference, others).certificate
+        assert found.regret_bounds is not None
+        np.testing.assert_allclose(found.regret_bounds, (found.gap.high + slack) / MULTIPLIERS, rtol=1e-12)
+    assert (slack > 0).all()
+
+
+def test_the_best_of_a_menu_holds_for_all_of_its_entries_at_once() -> None:
+    world = World.make(6)
+    rng = np.random.default_rng(13)
+    entries = [world.draw(world.trained(world.game.shares, part), 300, rng) for part in (0.0, 0.5, 1.0)]
+    level = 0.9
+    found = ByMenu(entries).estimate(world.game, entries[2], level)
+    each = 1 - (1 - level) / len(entries)
+    rows = [world.game.others_welfare(entry, each) for entry in entries]
+    for end in ("low", "high"):
+        np.testing.assert_allclose(getattr(found, end), np.max([getattr(row, end) for row in rows], axis=0), rtol=1e-12)
+    assert found.level == level

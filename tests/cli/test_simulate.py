@@ -69,7 +69,7 @@ def test_games_that_fail_are_counted(tmp_path: Path) -> None:
     text += "seed: 5\nregularizer: js\npayments: [revenue]\n"
     result = run("simulate", written(tmp_path, text), "-o", tmp_path / "out", "--engine", "serial")
     assert result.code == 0
-    assert "of 18 rows failed; the first: RunError: revenue has values that float64 cannot hold" in result.out
+    assert "of 18 rows failed; the first: InputError: reports must have results that float64 can hold" in result.out
 
 
 def test_the_sweep_example_shows_that_truth_is_best_with_payments_only(tmp_path: Path) -> None:

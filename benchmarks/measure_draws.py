@@ -2,7 +2,7 @@
 
 RLHF_GAME_DATA=folder python benchmarks/measure_draws.py
 
-Needs helpful and harmless .jsonl.gz of rows {prompt, chosen, rejected, split} and the wheels of models.txt. About eight
+Needs helpful and harmless .jsonl.gz of rows {prompt, chosen, rejected, split} and the wheels of models.txt. About six
 minutes on one core, nearly all of it responses of the model; the same numbers every time on the same machine.
 """
 

@@ -326,7 +326,10 @@ def test_a_changed_tape_receipt_or_seed_is_found(config: Config, tmp_path: Path)
 
 
 def test_an_endpoint_proposes_as_well(config: Config, tmp_path: Path) -> None:
-    """A stand-in that answers by a counter: no probabilities are needed, and a shared answer is asked for once."""
+    """A stand-in that answers by a counter: no probabilities are needed, and no answer serves two draws.
+
+    The same prompt twice has draws of its own each time.
+    """
     words = ("a b", "c", "d a", "b", "c d")
 
     def answer(document: dict[str, Any], number: int) -> tuple[int, Any]:
@@ -334,7 +337,7 @@ def test_an_endpoint_proposes_as_well(config: Config, tmp_path: Path) -> None:
 
     with serving(answer) as (url, seen):
         model = {"name": "stand-in", "endpoint": {"url": f"{url}/v1"}}
-        path = config({"draws": 3}, model=model, system="Be brief.")
+        path = config({"draws": 3}, model=model, system="Be brief.", prompts=[PROMPT, PROMPT])
         finished = done(path, tmp_path / "out")
         asked = len(seen)
         assert asked >= sum(tape.proposals for tape in finished.game.tapes)

@@ -109,7 +109,7 @@ class EndpointProposer(Proposer):
                 self.system,
                 temperature=self.temperature,
                 max_tokens=self.max_new_tokens,
-                draw=_number(seed, part, j),
+                draw=_number(seed, part, b, j),
             )
             for b, j in wanted
         ]
@@ -117,9 +117,9 @@ class EndpointProposer(Proposer):
         return [Proposal(reply.text, reply.completion_tokens, reply.is_finished) for reply in replies]
 
 
-def _number(seed: int, part: int, j: int) -> int:
-    """Return a number by which no answer of another settlement is taken for this one's."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {part} {j}".encode()).digest()[:6], "big")
+def _number(seed: int, part: int, b: int, j: int) -> int:
+    """Return a number by which no other draw's answer is taken for this one's, nor that of another settlement."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {part} {b} {j}".encode()).digest()[:6], "big")
 
 
 def open_proposer(

@@ -1,0 +1,86 @@
+"""Other rules beside ours: each is what it says, and the audit tells who gains by lying to it."""
+
+import numpy as np
+import pytest
+from scipy.integrate import quad
+
+import rlhf_game as rg
+from rlhf_game.agents.baselines import (
+    Baseline,
+    compare,
+    mosaic,
+    pay_as_bid,
+    proportional_cost_sharing,
+    second_price,
+    token_auction,
+)  # fmt: skip
+from rlhf_game.errors import CombinationError
+
+Q, STRENGTH = np.array([0.7, 0.2, 0.1]), 0.5
+REWARDS = np.array([[0.6, 0.3, 0.1], [0.1, 0.2, 0.7], [0.3, 0.4, 0.3]])
+SIZES = np.array([3.0, 2.0, 1.0])
+GROUPS = [rg.Group(name, r, int(w)) for name, r, w in zip("abc", REWARDS, SIZES, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, Baseline]:
+    space = rg.Table(Q, rg.KL(STRENGTH), normalization="sum")
+    return {one.name: one for one in compare(GROUPS, space, size_limit=12, starts=1)}
+
+
+def test_only_rules_that_charge_for_the_harm_leave_nothing_to_gain(found: dict[str, Baseline]) -> None:
+    assert found["affine payments (ours)"].worst.found == 0
+    assert found["affine payments (ours)"].worst.bound == 0
+    assert found["MOSAIC"].worst.found == 0
+    assert found["MOSAIC"].worst.bound is None
+    for name in ("no payments", "pay as bid", "proportional cost sharing", "token auction"):
+        assert found[name].worst.found > 0.01, name
+
+
+def test_welfare_and_revenue_stand_beside_ours(found: dict[str, Baseline]) -> None:
+    ours = found["affine payments (ours)"]
+    assert ours.affine_welfare == max(one.affine_welfare for one in found.values())
+    assert found["no payments"].revenue == 0
+    assert found["pay as bid"].least_utility == pytest.approx(0, abs=1e-12)
+    assert found["second price on the favourite"].affine_welfare < ours.affine_welfare
+    assert all(one.least_utility >= -1e-12 for one in found.values())
+
+
+def test_every_rule_is_what_it_says() -> None:
+    p, paid = pay_as_bid(Q, STRENGTH, REWARDS, SIZES)
+    np.testing.assert_allclose(paid, SIZES * (REWARDS @ p))
+    p, paid = proportional_cost_sharing(Q, STRENGTH, REWARDS, SIZES)
+    assert paid.sum() == pytest.approx(STRENGTH * np.sum(p * np.log(p / Q)))  # the cost, no more and no less
+    p, paid = second_price(Q, STRENGTH, REWARDS, SIZES)
+    np.testing.assert_array_equal(p, [1, 0, 0])
+    np.testing.assert_allclose(paid, [1.4, 0, 0])
+
+
+def test_the_token_auction_charges_the_critical_amount() -> None:
+    """By quadrature: the bid times the share, minus the share integrated over lower bids (Myerson)."""
+    p, paid = token_auction(Q, STRENGTH, REWARDS, SIZES)
+    own = Q * np.exp(REWARDS / STRENGTH)
+    own /= own.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(p, SIZES @ own / SIZES.sum())
+    for i, bid in enumerate(SIZES):
+        rest = SIZES.sum() - bid
+        below = quad(lambda b, rest=rest: b / (b + rest), 0, bid)[0]
+        worth = REWARDS[i] @ (own[i] - Q)
+        assert paid[i] == pytest.approx(worth * (bid * bid / SIZES.sum() - below))
+    alone = token_auction(Q, STRENGTH, REWARDS[:1], SIZES[:1])[1]
+    np.testing.assert_allclose(alone, 0)
+
+
+def test_mosaic_is_the_affine_rule_on_its_candidates() -> None:
+    drawn = np.random.default_rng(0).multinomial(64, Q) / 64
+    p, paid = mosaic(Q, STRENGTH, REWARDS, SIZES)
+    settled = rg.Mechanism(rg.SocialWelfare(), rg.AffinePayments()).settle(
+        [rg.Report(r, int(w)) for r, w in zip(REWARDS, SIZES, strict=True)], rg.Table(drawn, rg.KL(STRENGTH))
+    )
+    np.testing.assert_allclose(p, settled.policy.probabilities)  # type: ignore[attr-defined]
+    np.testing.assert_allclose(paid, settled.payments, rtol=1e-8)
+
+
+def test_they_need_one_prompt_and_kl() -> None:
+    with pytest.raises(CombinationError, match="the baselines are defined on a table for one prompt with KL"):
+        compare(GROUPS, rg.Table(Q, rg.SquaredL2(1.0)), size_limit=4)

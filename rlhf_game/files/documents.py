@@ -16,6 +16,9 @@ from rlhf_game.errors import InputError
 DEPTH = 32
 """Lists and mappings inside each other; a game needs five."""
 
+DIGITS = 308
+"""Of an integer, its sign among them: float64 holds all of these. What is longer is read as a real."""
+
 _WORDS = {
     "": None, "~": None, "null": None, "Null": None, "NULL": None,
     "true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False,
@@ -200,7 +203,7 @@ def kind(value: Any) -> str:
 
 
 def _integer(digits: str) -> int | float:
-    return int(digits) if len(digits) <= 400 else float(digits)  # no float64 holds more: infinity, as of 1e999
+    return int(digits) if len(digits) <= DIGITS else float(digits)  # infinity, as of 1e999
 
 
 def _check_text(value: Any, name: str, place: str = "") -> None:

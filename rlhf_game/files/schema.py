@@ -224,24 +224,34 @@ def field_path(location: tuple[int | str, ...]) -> str:
     return path
 
 
+_QUOTE = "'"
+_SENTENCES = {
+    "missing": "must be given, found nothing",
+    "string_unicode": "must be text, found half of a surrogate pair",
+    "too_short": "must not be empty, found nothing in it",
+    "string_too_short": "must not be empty, found nothing in it",
+}
+
+
 def _sentence(fault: ErrorDetails, model: type[BaseModel]) -> str:
     found = kind(fault["input"])
     match fault["type"]:
-        case "missing":
-            return "must be given, found nothing"
+        case "missing" | "string_unicode" | "too_short" | "string_too_short" as known:
+            return _SENTENCES[known]
         case "extra_forbidden":
             if len(fault["loc"]) == 1:
                 return f"must be one of the keys {', '.join(sorted(model.model_fields))}; found another key"
             return f"must not be here: unknown key, found {found}"
         case "string_type":
             return f"must be text (put it in quotes), found {found}"
-        case "string_unicode":
-            return "must be text, found half of a surrogate pair"
         case "int_type" | "int_from_float" | "int_parsing" | "int_parsing_size":
             return f"must be an integer, found {found}"
         case "model_type" | "model_attributes_type" | "dict_type":
             return f"must be a mapping, found {found}"
-        case "too_short" | "string_too_short":
-            return "must not be empty, found nothing in it"
+        case "union_tag_not_found":
+            return f"must say its {fault['ctx']['discriminator'].strip(_QUOTE)}, found {found}"
+        case "union_tag_invalid":
+            key, kinds = (fault["ctx"][part].replace(_QUOTE, "") for part in ("discriminator", "expected_tags"))
+            return f"must have the {key} {kinds}, found {kind(fault['input'][key])}"
     wanted = fault["msg"].replace("Input should be ", "must be ").replace("a valid ", "a ")
-    return f"{wanted[0].lower()}{wanted[1:]}, found {found}"
+    return f"{wanted[0].lower()}{shown(wanted[1:], 400)}, found {found}"

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias, final
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
-from rlhf_game.errors import InputError
+from rlhf_game.errors import InputError, boundary
 from rlhf_game.files.conversations import Text
 from rlhf_game.files.documents import kind, parse_json, parse_yaml, read_text, shown
 from rlhf_game.files.names import check_names
@@ -356,9 +356,10 @@ def _files(fields: RunConfig) -> list[str]:
 def hash_of(file: str, base: Path) -> str:
     """Return the SHA-256 of a file that a configuration names; raise InputError when there is none."""
     path = base / file
-    if not path.is_file():
-        raise InputError(f"must name a file that exists, found none at {shown(str(path), 200)}")
-    return digest(path)
+    with boundary("must name a readable file, found", InputError):
+        if not path.is_file():
+            raise InputError(f"must name a file that exists, found none at {shown(str(path), 200)}")
+        return digest(path)
 
 
 def hashes_of_code(targets: Iterable[str], base: Path, field: str) -> dict[str, str]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
-from rlhf_game.errors import InputError, MissingExtra
+from rlhf_game.errors import InputError, MissingExtra, boundary
 
 
 @final
@@ -161,11 +161,9 @@ def _convert(gguf: Path, folder: Path) -> None:
 
     with quiet_transformers(), redirect_stderr(io.StringIO()):  # the converter draws a bar of its own
         source, name = str(gguf.parent), gguf.name
-        try:
+        with boundary(f"model: {gguf} must be a GGUF file that transformers reads", InputError):
             tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=name)
             quantized = AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype=torch.float32)
-        except (ValueError, OSError, KeyError, IndexError) as error:
-            raise InputError(f"model: {gguf} must be a GGUF file that transformers reads: {error}") from error
         settings = quantized.config.to_dict()
         for key in ("quantization_config", "_name_or_path"):
             settings.pop(key, None)

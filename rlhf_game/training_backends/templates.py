@@ -6,7 +6,7 @@ from itertools import takewhile
 
 from transformers import PreTrainedTokenizerBase
 
-from rlhf_game.errors import InputError
+from rlhf_game.errors import InputError, boundary
 from rlhf_game.files.conversations import Conversation, Message, folded
 from rlhf_game.files.documents import shown
 
@@ -56,10 +56,9 @@ def _written(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, is_
 
 
 def _applied(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, is_open: bool) -> str:
-    from jinja2 import TemplateError
-
     goes_on = is_open and conversation.messages[-1].role == "assistant"
-    try:
+    roles = ", ".join(message.role for message in conversation.messages)
+    with boundary(f"the model's chat template must take the turns {shown(roles, 80)}, found", InputError):
         text = tokenizer.apply_chat_template(
             conversation.document(),
             tools=list(conversation.tool_schemas() or []) or None,
@@ -67,11 +66,6 @@ def _applied(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, is_
             add_generation_prompt=is_open and not goes_on,
             continue_final_message=goes_on,
         )
-    except (TemplateError, AttributeError, KeyError, TypeError, ValueError) as error:
-        roles = ", ".join(message.role for message in conversation.messages)
-        raise InputError(
-            f"the model's chat template must take the turns {shown(roles, 80)}, found: {shown(str(error), 200)}"
-        ) from error
     return str(text)
 
 

@@ -105,6 +105,23 @@ def menu(name: str, divergence: list[float]) -> Implementation:
     )
 
 
+def candidates(name: str) -> Implementation:
+    """Return the entry of responses that were drawn before; rewards are numbers, one for each distinct response."""
+    from rlhf_game.runs.candidates import Candidates
+
+    responses = [["yes", "no", "yes", "maybe"], ["one", "two"], ["so", "so"]]
+
+    def build(unit: float) -> PolicySpace[Any]:
+        return Candidates(["a?", "b?", "c?"], responses, rg.KL(strength=unit), prompt_weights=[0.5, 0.3, 0.2])
+
+    return Implementation(
+        f"Candidates-{name}",
+        build=build,
+        draw=lambda rng: [rng.uniform(0, 1, width) for width in (3, 2, 1)],
+        constant=lambda level: [np.full(width, level) for width in (3, 2, 1)],
+    )
+
+
 FLAT = np.array([0.4, 0.3, 0.2, 0.1])
 MANY = np.random.default_rng(1).dirichlet(np.ones(5), 7)
 RAGGED = [np.array([0.5, 0.3, 0.2]), np.array([1.0]), np.array([0.25, 0.75]), np.array([0.1, 0.6, 0.3])]
@@ -133,4 +150,5 @@ IMPLEMENTATIONS = [
     chain("unreachable", [[1, 1], [0, 1], [2, 0]], 3),
     chain("one-state", [[0, 0, 0, 0]], 1),
     trie("prompts", [0.01, 0.0, 0.2, 0.5]),
+    candidates("three-prompts"),
 ]

@@ -190,3 +190,30 @@ def test_the_same_game_gives_the_same_bits(implementation: Implementation) -> No
     first, second = ((lambda m: settle(m[0], m[2], m[1]))(make(implementation, 14)) for _ in range(2))
     np.testing.assert_array_equal(first.payments, second.payments)
     np.testing.assert_array_equal(first.values, second.values)
+
+
+@pytest.mark.parametrize("implementation", [i for i in IMPLEMENTATIONS if "long" not in i.name], ids=lambda i: i.name)
+def test_the_rows_of_a_reward_are_the_reward_and_move_the_policy(implementation: Implementation) -> None:
+    space, sizes, reported, rewards = make(implementation, 15)
+    if isinstance(space, rg.Trie):
+        with pytest.raises(rg.CombinationError, match="misreports of rewards on a Trie need rewards that are arrays"):
+            space.coordinates(reported[0])
+        return
+    system = space.coordinates(reported[0])
+    rows = [system.sheets(reward) for reward in reported]
+    again = [space.read(system.reward(sheets)) for sheets in rows]
+    policy = space.maximize(sizes, rewards)
+    np.testing.assert_allclose(policy.values(again), policy.values(rewards), rtol=1e-12)
+    assert (np.abs(policy.values(rewards)) <= [space.magnitude(reward) for reward in rewards]).all()
+    welfare, means = 0.0, np.zeros(len(rewards))
+    for k, weights in enumerate(system.prompt_weights()):
+        solver = system.solver(k)
+        if solver is None:
+            assert system.entries
+            return
+        optimum = solver.maximize([size * sheets[k] for size, sheets in zip(sizes, rows, strict=True)])
+        welfare += float(weights @ optimum.welfare)
+        p = optimum.probabilities()
+        means += [float(weights @ (p * sheets[k]).sum(axis=1)) for sheets in rows]
+    assert welfare == pytest.approx(policy.welfare, rel=1e-10)
+    np.testing.assert_allclose(means, policy.values(rewards), rtol=1e-9)

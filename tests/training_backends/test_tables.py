@@ -5,6 +5,7 @@ import pytest
 
 import rlhf_game as rg
 from rlhf_game.mechanism import arrays
+from rlhf_game.mechanism.welfare_rules import NashWelfare
 from tests.mechanism.regimes import REGIMES, Regime
 from tests.mechanism.test_exactness import UNDERFLOW, error
 from tests.strategies import TableGame
@@ -76,7 +77,19 @@ def test_only_kl() -> None:
         tables.TorchTable([0.5, 0.5], rg.SquaredL2(1.0))
 
 
-def test_payments_over_a_domain_are_refused() -> None:
-    space = tables.TorchTable([0.5, 0.5], rg.KL(1.0), normalization="sum")
-    with pytest.raises(rg.CombinationError, match="TorchTable"):
-        rg.Mechanism(rg.SocialWelfare(), rg.RevenueOptimal()).settle([rg.Report([1.0, 0.0])], space)
+def test_payments_over_a_domain_are_those_of_numpy() -> None:
+    reference, rng = [0.5, 0.3, 0.2], np.random.default_rng(3)
+    reports = [rg.Report(rng.dirichlet(np.ones(3)), size) for size in (2, 1)]
+    mechanism = rg.Mechanism(rg.SocialWelfare(), rg.RevenueOptimal())
+    spaces = (kind(reference, rg.KL(0.4), normalization="sum") for kind in (tables.TorchTable, rg.Table))
+    mine, theirs = (mechanism.settle(reports, space).payments for space in spaces)
+    np.testing.assert_allclose(mine, theirs, rtol=1e-12)
+    groups = [rg.Group(f"g{i}", report.reward, report.size) for i, report in enumerate(reports)]
+    space = tables.TorchTable(reference, rg.KL(0.4), normalization="sum")
+    assert all(regret.is_proved for regret in rg.audit(mechanism, groups, space, [rg.Polarize(4.0), rg.Resize(2.0)]))
+
+
+def test_rules_that_need_numpy_say_what_is_missing() -> None:
+    space = tables.TorchTable([0.5, 0.5], rg.KL(1.0))
+    with pytest.raises(rg.CombinationError, match="NashWelfare needs a Table, not TorchTable"):
+        rg.Mechanism(NashWelfare(), rg.NoPayments()).settle([rg.Report([1, 0])], space)

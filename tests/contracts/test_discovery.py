@@ -1,0 +1,61 @@
+"""Every concrete class of an abstract noun has an entry in the noun's suite: a new one without an entry fails here."""
+
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from pkgutil import walk_packages
+
+import pytest
+
+import rlhf_game as rg
+from tests.contracts.implementations import IMPLEMENTATIONS
+from tests.contracts.test_rules import PAIRS
+from tests.strategies import NAMES, regularizer
+
+ROOT = Path(__file__).resolve().parents[2]
+ELSEWHERE = {
+    "Draws": "tests/runs/test_draws_space.py",  # known through draws: its numbers are estimates
+    "Finetuned": "tests/training_backends/test_finetuned.py",  # trained: its optimum is approximate
+    "FinetunedPayments": "tests/training_backends/test_finetuned.py",
+    "ForeignRule": "tests/agents/test_foreign.py",  # a function of someone else's: nothing is promised
+    "ForeignPayments": "tests/agents/test_foreign.py",
+}
+"""What cannot keep a whole contract, why, and where it is tested."""
+
+
+def concrete(noun: type) -> Iterator[type]:
+    for found in walk_packages(rg.__path__, "rlhf_game."):
+        if not found.name.endswith("__main__"):
+            try:
+                import_module(found.name)
+            except rg.MissingExtra as missing:
+                pytest.skip(str(missing))
+    waiting = [noun]
+    while waiting:
+        one = waiting.pop()
+        waiting += one.__subclasses__()
+        if one.__module__.startswith("rlhf_game.") and getattr(one, "__final__", False):
+            yield one
+
+
+@pytest.mark.parametrize(
+    ("noun", "entries"),
+    [
+        (rg.PolicySpace, lambda: {type(one.build(1.0)) for one in IMPLEMENTATIONS}),
+        (rg.Regularizer, lambda: {type(regularizer(name, 1.0)) for name in NAMES}),
+        (rg.TrainingRule, lambda: {type(training) for training, _ in PAIRS}),
+        (rg.PaymentRule, lambda: {type(payment) for _, payment in PAIRS}),
+    ],
+    ids=["spaces", "regularizers", "training", "payments"],
+)
+def test_every_class_is_in_its_suite(noun: type, entries: object) -> None:
+    tested = {one.__name__ for one in entries()}  # type: ignore[operator]
+    found = {one.__name__ for one in concrete(noun)}
+    assert len(found) > 3
+    assert found - tested - set(ELSEWHERE) == set()
+    assert tested & set(ELSEWHERE) == set()
+
+
+def test_what_is_tested_elsewhere_is_tested() -> None:
+    for place in ELSEWHERE.values():
+        assert "def test_" in (ROOT / place).read_text(encoding="utf-8")

@@ -33,7 +33,8 @@ _HH = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 def pair_of(row: Mapping[str, Any], where: str, names: Mapping[str, str]) -> tuple[Text, Text, Text]:
     """Return the prompt of a pair and its two responses, chosen and rejected.
 
-    names: how the row calls prompt, chosen and rejected. Raises InputError that names the field.
+    names: how the row calls prompt, chosen and rejected, and its system turn where it has one in a field of its own.
+    Raises InputError that names the field.
     """
     chosen, rejected = (_whole(row, where, names[side]) for side in ("chosen", "rejected"))
     prompt = _prompt(row, where, names["prompt"])
@@ -44,25 +45,44 @@ def pair_of(row: Mapping[str, Any], where: str, names: Mapping[str, str]) -> tup
         _response(prompt, whole, f"{where}: {names[side]}")
         for side, whole in (("chosen", chosen), ("rejected", rejected))
     ]
-    return prompt, sides[0], sides[1]
+    return _asked(prompt, row, where, names), sides[0], sides[1]
 
 
 def exchange_of(row: Mapping[str, Any], where: str, names: Mapping[str, str]) -> tuple[Text, Text]:
     """Return a prompt and its completion; of a row of ``messages`` alone, the last turn is the completion.
 
-    names: how the row calls prompt and completion. Raises InputError that names the field.
+    names: how the row calls prompt and completion, and its system turn. Raises InputError that names the field.
     """
     name = names["completion"]
     prompt = _prompt(row, where, names["prompt"])
     if prompt is None and name not in row and "messages" in row:
-        whole = text_of(row["messages"], f"{where}: messages", tools=row.get("tools"))
+        whole = text_of(row["messages"], f"{where}: messages")
         if isinstance(whole, str) or len(whole.messages) < 2 or whole.messages[-1].role != "assistant":
             raise InputError(f"{where}: messages: must be two turns or more, the last an assistant's, found others")
         last = Conversation(whole.messages[-1:])
-        return Conversation(whole.messages[:-1], whole.tools), _response("", last, f"{where}: messages")
+        asked = _asked(Conversation(whole.messages[:-1]), row, where, {**names, "prompt": "messages"})
+        return asked, _response("", last, f"{where}: messages")
     if prompt is None:
         raise _missing(row, where, names["prompt"])
-    return prompt, _response(prompt, _whole(row, where, name), f"{where}: {name}")
+    return _asked(prompt, row, where, names), _response(prompt, _whole(row, where, name), f"{where}: {name}")
+
+
+def _asked(prompt: Text, row: Mapping[str, Any], where: str, names: Mapping[str, str]) -> Text:
+    """Return the prompt with what else the row says is asked: its system turn, and the tools."""
+    if row.get("chat_template_kwargs"):
+        raise InputError(f"{where}: chat_template_kwargs: must not be here, where one template serves all, found some")
+    name = names.get("system")
+    if name is not None and name not in row:
+        raise _missing(row, where, name)
+    system = None if name is None else row[name]
+    if system is not None and not isinstance(system, str):
+        raise InputError(f"{where}: {name}: must be the text of a system turn, found {kind(system)}")
+    if system and dialogue(prompt).messages[0] != Message("system", system):
+        try:
+            prompt = dialogue(prompt, system)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+    return question_of(prompt, f"{where}: {names['prompt']}", tools=row.get("tools"))
 
 
 def _missing(row: Mapping[str, Any], where: str, name: str) -> InputError:
@@ -95,19 +115,14 @@ def _prompt(row: Mapping[str, Any], where: str, name: str) -> Text | None:
     if given is None and name != "prompt":  # the configuration says that it is there
         raise _missing(row, where, name)
     earlier = _history(row.get("history"), f"{where}: history")
-    tools = row.get("tools")
     if given is None:
-        if earlier or tools:
-            raise InputError(
-                f"{where}: {name}: must be given beside history and tools, found neither text nor messages"
-            )
+        if earlier:
+            raise InputError(f"{where}: {name}: must be given beside a history, found neither text nor messages")
         return None
     prompt = _read(given, f"{where}: {name}")
     if isinstance(prompt, Conversation) and len(prompt.messages) > 1 and _is_cue(prompt.messages[-1]):
         prompt = Conversation(prompt.messages[:-1])
-    if earlier:
-        prompt = Conversation((*earlier, *dialogue(prompt).messages))
-    return question_of(prompt, f"{where}: {name}", tools=tools)
+    return Conversation((*earlier, *dialogue(prompt).messages)) if earlier else prompt
 
 
 def _is_cue(message: Message) -> bool:

@@ -79,7 +79,7 @@ def preferences_of(
     Raises InputError that names the first row with a missing field, an empty text or two identical responses, or says
     that all rows are alike.
     """
-    names = {field: (columns or {}).get(field, field) for field in ("prompt", "chosen", "rejected")}
+    names = {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected", **(columns or {})}
     found = tuple(_row(where, row, names) for where, row in rows)
     if not found:
         raise InputError(f"{name}: must hold preferences, found no rows")

@@ -41,6 +41,8 @@ def _prompt(row: Any, where: str) -> Text:
     text = row.get("prompt") if isinstance(row, dict) else row
     if not isinstance(text, str | list):
         raise InputError(f"{where}: must be text or messages, or have them as prompt, found {kind(row)}")
+    if isinstance(row, dict) and row.get("chat_template_kwargs"):
+        raise InputError(f"{where}: chat_template_kwargs: must not be here, where one template serves all, found some")
     return question_of(text, where, tools=row.get("tools") if isinstance(row, dict) else None)
 
 

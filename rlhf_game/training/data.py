@@ -27,6 +27,8 @@ class DataSpec(Strict):
     prompt: Name = "prompt"
     chosen: Name = "chosen"
     rejected: Name = "rejected"
+    system: Name | None = None
+    """The field with a row's system turn, where it has one beside its prompt."""
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
     @field_validator("dataset")

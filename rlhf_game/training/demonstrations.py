@@ -21,6 +21,8 @@ class DemonstrationSpec(Strict):
     file: Name
     prompt: Name = "prompt"
     completion: Name = "completion"
+    system: Name | None = None
+    """The field with a row's system turn, where it has one beside its prompt."""
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
 
@@ -40,6 +42,7 @@ def read_demonstrations(spec: DemonstrationSpec, base: Path, seed: int) -> Demon
     """
     name = shown(str(base / spec.file), 200)
     names = {"prompt": spec.prompt, "completion": spec.completion}
+    names |= {} if spec.system is None else {"system": spec.system}
     rows: list[tuple[Text, Text]] = []
     splits: list[Split | None] = []
     for where, row in parse_json_lines(read_text(base / spec.file), name):

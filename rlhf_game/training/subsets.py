@@ -55,6 +55,7 @@ def read_subsets(fields: PreferenceFields, base: Path) -> Subsets:
 def read_data(data: DataSpec, base: Path) -> Preferences:
     """Return the preferences of a configuration's data. Raises InputError that names file and row."""
     columns = {"prompt": data.prompt, "chosen": data.chosen, "rejected": data.rejected}
+    columns |= {} if data.system is None else {"system": data.system}
     if data.file is not None:
         return read_preferences(base / data.file, columns)
     from rlhf_game.training_backends import load_rows

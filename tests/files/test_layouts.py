@@ -166,6 +166,37 @@ def test_a_response_that_calls_tools_stays_a_message_and_null_content_is_no_text
     assert rejected == BAD
 
 
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"question": ASKED, "chosen": GOOD, "rejected": BAD}, Conversation((*WHOLE.messages[:1], *ONE.messages))),
+        ({"question": [SYSTEM, *EARLIER, user(ASKED)], "chosen": GOOD, "rejected": BAD}, WHOLE),
+        (
+            {"question": ASKED, "chosen": [user(ASKED), assistant(GOOD)], "rejected": [user(ASKED), assistant(BAD)]},
+            Conversation((*WHOLE.messages[:1], *ONE.messages)),
+        ),
+        (
+            {
+                "question": ASKED,
+                "chosen": [SYSTEM, user(ASKED), assistant(GOOD)],
+                "rejected": [SYSTEM, user(ASKED), assistant(BAD)],
+            },
+            Conversation((*WHOLE.messages[:1], *ONE.messages)),
+        ),
+    ],
+)
+def test_a_system_turn_in_a_field_of_its_own_is_read_where_it_is_named(row: dict[str, Any], prompt: Text) -> None:
+    """As in Orca's pairs: {system, question, chosen, rejected}."""
+    names = {**NAMES, "prompt": "question", "system": "system"}
+    assert pair_of({**row, "system": SYSTEM["content"]}, "row 1", names) == (prompt, GOOD, BAD)
+    assert pair_of({"question": ASKED, "chosen": GOOD, "rejected": BAD, "system": ""}, "row 1", names)[0] == ASKED
+    with pytest.raises(InputError, match="row 1: system: must be given, found only the fields"):
+        pair_of(row, "row 1", names)
+    other = [{"role": "system", "content": "Be long."}, user(ASKED)]
+    with pytest.raises(InputError, match="row 1: system: must not be given where a prompt has a system turn of"):
+        pair_of({**row, "question": other, "chosen": GOOD, "rejected": BAD, "system": "Be brief."}, "row 1", names)
+
+
 def test_responses_of_several_turns_keep_them() -> None:
     row = {
         "chosen": [user("a"), assistant("b"), user("c"), assistant("d")],
@@ -200,6 +231,7 @@ def test_responses_of_several_turns_keep_them() -> None:
         ({"prompt": [SYSTEM]}, "prompt: must end with a turn to be answered, found a system turn"),
         ({"tools": "hello"}, "prompt: tools: must be a list of JSON schemas, or its JSON text, found the text"),
         ({"tools": [1]}, "prompt: tools: must be a list of JSON schemas"),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs: must not be here"),
         ({"chosen": [{**assistant("a"), "tool_calls": [float("nan")]}]}, "chosen[0]: must hold plain JSON values"),
     ],
 )
@@ -226,6 +258,10 @@ def test_without_a_prompt_responses_must_share_one() -> None:
         ({"prompt": [SYSTEM, *EARLIER, user(ASKED)], "completion": GOOD}, WHOLE),
         ({"messages": [SYSTEM, *EARLIER, user(ASKED), assistant(GOOD)]}, WHOLE),
         ({"prompt": ASKED, "completion": [user(ASKED), assistant(GOOD)]}, ASKED),
+        (
+            {"messages": [user(ASKED), assistant(GOOD)], "tools": [{"type": "function"}]},
+            Conversation(ONE.messages, '[{"type": "function"}]'),
+        ),
     ],
 )
 def test_demonstrations_come_in_trls_layouts_too(row: dict[str, Any], prompt: Text) -> None:

@@ -32,8 +32,13 @@ from rlhf_game.mechanism.training import AffineWelfare, TrainingRule
 
 WIDEST_WEIGHT = 20.0
 """Weights are searched between 1 / WIDEST_WEIGHT and WIDEST_WEIGHT."""
-COOLING = (0.1, 0.03, 0.01, 0.003)
-"""Temperatures of the softmax in place of a menu's argmax, in units of the largest reward times size."""
+SCHEDULES = ((0.1, 0.03, 0.01, 0.003), (0.03, 0.01, 0.003), (0.015, 0.005, 0.0015))
+"""Temperatures of the softmax in place of a menu's argmax, in units of the largest reward times size.
+
+A search that begins too hot sells everything together, one that begins too cold stays where it is: all are tried.
+"""
+HELD_OUT = 0.2
+"""The share of the profiles on which the best of several searches is chosen."""
 
 
 @final
@@ -56,6 +61,10 @@ class Prior:
             raise InputError(f"sizes must be {rewards.shape[:2]} numbers > 0, got shape {sizes.shape}")
         object.__setattr__(self, "rewards", frozen(rewards))
         object.__setattr__(self, "sizes", frozen(sizes))
+
+    def part(self, which: slice) -> "Prior":
+        """Return some of the profiles."""
+        return Prior(self.rewards[which], None if self.sizes is None else self.sizes[which])
 
     @property
     def shares(self) -> Array:
@@ -101,14 +110,31 @@ def outcomes(rule: AffineWelfare, space: Table | Menu, prior: Prior) -> Outcome:
 
 
 def learn(
-    space: Table | Menu, prior: Prior, *, welfare_share: float = 0.0, cooling: Sequence[float] = COOLING
+    space: Table | Menu, prior: Prior, *, welfare_share: float = 0.0, cooling: Sequence[float] | None = None
 ) -> AffineWelfare:
     """Return the weights and the boost that maximise expected revenue over the profiles, found by quasi-Newton ascent.
 
     space: a Menu, or a Table with one prompt and KL. welfare_share: in [0, 1), how much sum_i w_i v_i - strength * D
     counts beside revenue, which counts 1 - welfare_share. A local maximum; evaluate it on profiles it has not seen.
-    cooling: temperatures, for a menu. Raises CombinationError for other spaces.
+    cooling: temperatures, for a menu; default the best of SCHEDULES, by what each brings under the menu's own argmax on
+    HELD_OUT of the profiles. Raises CombinationError for other spaces.
     """
+    count = len(prior.rewards) - round(HELD_OUT * len(prior.rewards))
+    if isinstance(space, Menu) and cooling is None and 0 < count < len(prior.rewards):
+        seen, unseen = prior.part(slice(count)), prior.part(slice(count, None))
+        searched = [learn(space, seen, welfare_share=welfare_share, cooling=one) for one in SCHEDULES]
+        return max(searched, key=lambda rule: _worth(rule, space, unseen, welfare_share))
+    return _searched(space, prior, welfare_share, SCHEDULES[0] if cooling is None else cooling)
+
+
+def _worth(rule: AffineWelfare, space: Menu, prior: Prior, welfare_share: float) -> float:
+    """Return the mean objective under the menu's own argmax."""
+    found = outcomes(rule, space, prior)
+    welfare = found.social_welfare - space.strength * found.divergence
+    return float(((1 - welfare_share) * found.revenue + welfare_share * welfare).mean())
+
+
+def _searched(space: Table | Menu, prior: Prior, welfare_share: float, cooling: Sequence[float]) -> AffineWelfare:
     from scipy.optimize import minimize
 
     if not 0 <= welfare_share < 1:

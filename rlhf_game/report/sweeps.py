@@ -29,6 +29,7 @@ MEASURES: Final = {
     "claimed": "size said, in true sizes",
     "utility": "utility, mean of groups",
     "payment": "payment, mean of groups",
+    "coarse_regret": "largest gain of one item over all rounds",
     "present": "groups that take part",
     "broke": "groups without budget",
     "chosen_strength": "strength that the provider chose",

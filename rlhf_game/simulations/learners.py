@@ -94,8 +94,11 @@ class Learner(ABC):
         """Return each group's probabilities over the menu in this round: [n, B, K]; None where it says other things."""
 
     @abstractmethod
-    def hear(self, round_: int, batch: Batch, said: Reports, utilities: Array, present: Mask) -> None:
-        """Learn from a round. utilities and present: [n, B]; groups that are away learn nothing."""
+    def hear(self, round_: int, batch: Batch, said: Reports, utilities: Array, payoffs: Array, present: Mask) -> None:
+        """Learn from a round. utilities and present: [n, B]; groups that are away learn nothing.
+
+        payoffs: what each item would have paid, as shares of the stakes: [n, B, K].
+        """
 
 
 class Learning(Strict, ABC):
@@ -213,9 +216,8 @@ class _Weighted(Learner):
     def mixture(self) -> Array:
         return self._probabilities()
 
-    def hear(self, round_: int, batch: Batch, said: Reports, utilities: Array, present: Mask) -> None:
+    def hear(self, round_: int, batch: Batch, said: Reports, utilities: Array, payoffs: Array, present: Mask) -> None:
         if not self._is_bandit:
-            payoffs = self._game.payoffs(batch, said, range(len(said.sizes)))
             self._log_weights += self._rate * payoffs * present[..., None]
             return
         seen = (np.clip(utilities / self._game.stakes, -1, 1) + 1) / 2
@@ -248,11 +250,11 @@ class _Responding(Learner):
     def mixture(self) -> Array | None:
         return np.eye(len(self._game.items))[self._items] if self._how.has_mixtures else None
 
-    def hear(self, round_: int, batch: Batch, said: Reports, utilities: Array, present: Mask) -> None:
+    def hear(self, round_: int, batch: Batch, said: Reports, utilities: Array, payoffs: Array, present: Mask) -> None:
         mover = round_ % len(said.sizes)
         moved = present[mover]
         if self._how.over == "menu":
-            choice = self._game.payoffs(batch, said, [mover])[0].argmax(axis=1)
+            choice = payoffs[mover].argmax(axis=1)
             best = picked(self._game.items, np.broadcast_to(choice, said.sizes.shape))
             rewards, sizes = best.rewards[mover], best.sizes[mover]
             self._items[mover, moved] = choice[moved]

@@ -19,9 +19,9 @@ from rlhf_game.simulations.trials import Games, Layout, Measured, Trial
 
 SCALARS: Final = (
     "welfare", "affine_welfare", "loss", "efficiency", "revenue", "divergence", "truthful", "claimed", "present",
-    "broke", "chosen_strength",
+    "broke", "chosen_strength", "coarse_regret",
 )  # fmt: skip
-BY_GROUP: Final = ("value_i", "payment_i", "utility_i", "size_i", "claim_i")
+BY_GROUP: Final = ("value_i", "payment_i", "utility_i", "size_i", "claim_i", "coarse_regret_i")
 ROUNDING: Final = 1e-12
 
 
@@ -143,6 +143,7 @@ class _Market:
         self._study = study
         self._payment = payment
         self._learner = learner
+        self._game = game
         self._batch = game.batch
         shape = game.batch.sizes.shape
         present = np.ones(shape, dtype=bool)
@@ -151,6 +152,8 @@ class _Market:
         outside = 0.0 if study.entry is None else study.entry.outside
         nothing = np.zeros(shape)
         self._ledger = _Ledger(present, np.zeros(shape, dtype=bool), nothing, nothing + outside)
+        self._missed = np.zeros((*shape, len(game.items)))
+        """What each item alone, in every round so far, would have brought beyond what the group got: [n, B, K]."""
 
     def play(self, chances: Array) -> list[dict[str, Array]]:
         """Return the columns of every round, [B] and [B, n]. chances: [rounds + 1, 2, n, B]."""
@@ -162,12 +165,24 @@ class _Market:
             truthful, mixture = self._learner.truthful(), self._learner.mixture()
             meant = self._learner.say(round_, chances[round_, 0])
             said, settled = self._settled(meant)
-            row = self._row(settled, said, truthful)
+            payoffs = self._game.payoffs(self._batch, said, range(len(said.sizes)))
+            row = {**self._row(settled, said, truthful), **self._regret(round_, settled, payoffs)}
             history.append(row if mixture is None else {**row, "mixture_i": np.moveaxis(mixture, 0, 1)})
             present = self._ledger.present
-            self._learner.hear(round_, self._batch, said, settled.utilities, present)
+            self._learner.hear(round_, self._batch, said, settled.utilities, payoffs, present)
             self._ledger = self._after(settled, chances[round_, 1])
         return history
+
+    def _regret(self, round_: int, settled: Settled, payoffs: Array) -> dict[str, Array]:
+        """Return the coarse correlated regret so far: what one and the same item would have gained a round, on average.
+
+        The largest over items, not below 0, of each group while it is there; and the largest over groups. Where it goes
+        to 0 for all, what is played becomes a coarse correlated equilibrium of the menu (Moulin and Vial 1978).
+        """
+        would = payoffs * self._game.stakes[..., None]
+        self._missed += np.where(self._ledger.present[..., None], would - settled.utilities[..., None], 0.0)
+        regret = np.maximum(self._missed.max(axis=2) / (round_ + 1), 0.0)
+        return {"coarse_regret": regret.max(axis=0), "coarse_regret_i": regret.T}
 
     def _settled(self, meant: Reports) -> tuple[Reports, Settled]:
         """Settle; whoever cannot pay is left out, and the rest is settled anew, until all can pay."""

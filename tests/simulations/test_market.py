@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rlhf_game.errors import InputError
+from rlhf_game.simulations.batches import Reports
 from tests.simulations.studies import MARKET, means, played, rows, study
 
 CAMPS = {"kind": "polarised", "groups": 4, "outcomes": 6, "camps": 2, "overlap": 0.4, "sizes": [1, 4]}
@@ -59,7 +60,7 @@ def test_regret_of_multiplicative_weights_is_below_its_bound() -> None:
         low, high = min(low, payoffs.min()), max(high, payoffs.max())
         items += payoffs
         expected += (probabilities * payoffs).sum(axis=2)
-        learner.hear(round_, truth, said, np.zeros((GROUPS, GAMES)), present)
+        learner.hear(round_, truth, said, np.zeros((GROUPS, GAMES)), payoffs, present)
     regret = (items.max(axis=2) - expected).max()
     assert regret <= max(1.0, (high - low) ** 2) * np.sqrt(rounds * np.log(3) / 2)
     assert regret > 0
@@ -172,3 +173,32 @@ def test_markets_do_not_depend_on_each_other() -> None:
 def test_more_groups_at_first_than_there_are_are_refused() -> None:
     with pytest.raises(InputError, match=r"entry\.first: must be at most the number of groups \(3\), found 4"):
         study({"entry": {"outside": 0.0, "first": 4}}, MARKET)
+
+
+def test_coarse_regret_is_what_one_item_would_have_gained() -> None:
+    """From the rows alone: play the market, settle each item against what was said, round by round."""
+    found = market(rounds=6, games=3, payments=["none"], menu=[{"kind": "resize", "factor": 3.0}])
+    sizes, claims = shaped(found, "size_i", "none"), shaped(found, "claim_i", "none")
+    utilities, regret = shaped(found, "utility_i", "none"), shaped(found, "coarse_regret_i", "none")
+    made = study({"rounds": 6, "games": 3, "payments": ["none"], "menu": [{"kind": "resize", "factor": 3.0}]}, MARKET)
+    point = made.points[0]
+    (games,), _ = point.fields.games_of(point.source, point.trials(range(3)))
+    batch = games.batch
+    limit = 4 * sizes.max(axis=2)
+    missed = np.zeros((2, 3, 3))  # of the two items, games, groups
+    for t in range(6):
+        for i in range(3):
+            for k, factor in enumerate((1.0, 3.0)):
+                said = claims[:, t].copy()
+                said[:, i] = np.minimum(factor * sizes[:, t, i], limit[:, t])
+                settled = batch.settle(Reports(batch.rewards, said.T, batch.truth.owners), ["none"])["none"]
+                missed[k, :, i] += settled.utilities[i] - utilities[:, t, i]
+        np.testing.assert_allclose(regret[:, t], np.maximum(missed.max(axis=0) / (t + 1), 0), atol=1e-12)
+    np.testing.assert_allclose(shaped(found, "coarse_regret", "none"), regret.max(axis=2))
+
+
+def test_learners_without_regret_reach_coarse_correlated_equilibria() -> None:
+    found = market(rounds=150, games=6)
+    for payment in ("affine", "none"):
+        regret = shaped(found, "coarse_regret", payment)
+        assert regret[:, -1].mean() < 0.5 * regret[:, 4].mean()

@@ -31,14 +31,13 @@ def export(
     from rlhf_game.files.atomic import write_text
     from rlhf_game.files.build import build
     from rlhf_game.files.games import read_game
-    from rlhf_game.mechanism.spaces.trie import Trie
 
     if out.suffix.lower() != ".nfg":
         raise InputError(f"{out}: must be a file ending in .nfg, found {out.suffix or 'no ending'!r}")
     one = read_game(game, trusted=trusted)
     space, mechanism, groups = build(one)
     menu = standard_menu() if strategies is None else _menu(strategies)
-    table = space.table if isinstance(space, Trie) else space
+    table = space.running
     found = normal_form(mechanism, groups, table, menu, size_limit=one.fields.size_limit)
     write_text(out, found.nfg(f"{game.name}, payment {one.fields.payment}"))
     _show(found)

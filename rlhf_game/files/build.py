@@ -18,7 +18,6 @@ from rlhf_game.files.parts import split
 from rlhf_game.files.schema import LARGEST, AutomatonFields, Fields, MenuFields, OwnFields, TableFields, explain
 from rlhf_game.files.tables import largest
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.certified import CertifiedSettlement, certify
 from rlhf_game.mechanism.mechanism import Mechanism, Settlement
 from rlhf_game.mechanism.participation import Participation
 from rlhf_game.mechanism.payments import AffinePayments, NoPayments, PaymentRule, WithFee
@@ -29,7 +28,7 @@ from rlhf_game.mechanism.spaces.base import PolicySpace
 from rlhf_game.mechanism.spaces.chain import Chain
 from rlhf_game.mechanism.spaces.menu import Menu
 from rlhf_game.mechanism.spaces.table import Table
-from rlhf_game.mechanism.spaces.trie import Trie, TriePolicy
+from rlhf_game.mechanism.spaces.trie import Trie
 from rlhf_game.mechanism.training import AffineRule, TrainingRule
 from rlhf_game.registry import find
 
@@ -70,7 +69,7 @@ def _several(
     field = "training_cost" if fields.models is None else "models"
     if fields.models is not None and fields.training_cost is not None:
         raise InputError("training_cost: must be left out with models, whose cost it is; found both")
-    if isinstance(space, Trie):
+    if space.running is not space:
         raise InputError(f"{field}: must come with a game that misses no outcomes, found one with missing")
     if not isinstance(training, AffineRule) or training.boosts():
         raise InputError(f"{field}: must come with training social_welfare or affine without boosts, found another")
@@ -121,14 +120,6 @@ def _values_without(mechanism: Mechanism, profile: Profile[Any], space: PolicySp
             policy = mechanism.training.train(Profile(profile.rewards, others), space)
             values[i] = policy.model_of(i).values([reward])[0]
     return values
-
-
-def certified(game: Game, settlement: Settlement) -> CertifiedSettlement | None:
-    """Return the intervals of a settlement of this game, or None where its numbers are known exactly."""
-    if not isinstance(settlement.policy, TriePolicy):
-        return None
-    space, mechanism, groups = build(game)
-    return certify(mechanism, _profile(game, space, groups), settlement)
 
 
 def _profile(game: Game, space: PolicySpace[Any], groups: list[Group]) -> Profile[Any]:

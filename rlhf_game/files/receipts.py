@@ -10,7 +10,6 @@ from pydantic_core import PydanticCustomError
 
 from rlhf_game import __version__
 from rlhf_game.files.atomic import write_text
-from rlhf_game.files.build import certified
 from rlhf_game.files.documents import parse_json, parse_json_lines, read_text, shown
 from rlhf_game.files.fees import fee_of, is_false_name_proof
 from rlhf_game.files.games import Game
@@ -145,7 +144,7 @@ def receipt_of(game: Game, settlement: Settlement) -> Receipt:
     names = [group.name for group in game.fields.groups]
     sizes = [group.size for group in game.fields.groups]
     policy: Any = settlement.policy  # of a space whose policies can be written down
-    intervals = certified(game, settlement)
+    intervals = settlement.policy.certified(settlement)
     if intervals is None:
         columns: Any = (settlement.values.tolist(), settlement.payments.tolist(), settlement.utilities.tolist())
         totals: Any = (settlement.social_welfare, settlement.policy.divergence, settlement.affine_social_welfare)

@@ -39,11 +39,11 @@ def certify(mechanism: Mechanism, profile: Profile[Bounded], settlement: Settlem
     if not isinstance(training, AffineRule) or not isinstance(policy, TriePolicy):
         raise CombinationError(f"intervals need an affine training rule over a trie, not {type(training).__name__}")
     values = policy.value_bounds(profile.rewards)
-    if isinstance(mechanism.payment, AffinePayments):
+    if type(mechanism.payment) is AffinePayments:  # a proof for the exact type
         multipliers = training.multipliers(len(sizes))
         payments = policy.externality_bounds(multipliers * sizes, profile.rewards).scaled(1 / multipliers)
         utilities = policy.gain_bounds(multipliers * sizes, profile.rewards).scaled(1 / multipliers)
-    elif isinstance(mechanism.payment, NoPayments):
+    elif type(mechanism.payment) is NoPayments:
         nothing = np.zeros(len(sizes))
         payments, utilities = Estimate(nothing, nothing, nothing), values.scaled(sizes)
     else:

@@ -169,3 +169,13 @@ def test_a_search_goes_on_where_a_regularizer_refuses_a_report() -> None:
     table = rg.Table(reference, rg.Alpha(0.1, 3.0), normalization="sum")
     mechanism = rg.Mechanism(rg.SocialWelfare(), rg.NoPayments())
     assert any(regret.is_refuted for regret in rg.audit(mechanism, groups, table, [rg.BestResponse(2)], size_limit=4))
+
+
+def test_intervals_over_a_trie_are_for_the_exact_payment_rule() -> None:
+    trie = rg.Trie([0.6, 0.4], [0.1], rg.KL(1.0), bounds=(0, 1), outcomes=[(0,), (1,)])
+    reports = [rg.Report([1, 0]), rg.Report([0, 1])]
+    settled = rg.Mechanism(rg.SocialWelfare(), rg.AffinePayments()).settle(reports, trie)
+    assert (settled.policy.certified(settled).payments.level) == 1
+    other = rg.Mechanism(rg.SocialWelfare(), dearer(rg.AffinePayments)()).settle(reports, trie)
+    with pytest.raises(rg.CombinationError, match="intervals are known for affine payments or none"):
+        other.policy.certified(other)

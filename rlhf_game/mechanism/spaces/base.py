@@ -58,6 +58,10 @@ class Policy(ABC, Generic[V]):
             out.append(self.space.maximize(score, parts).welfare - (self.welfare - weight * value))
         return np.asarray(np.maximum(np.array(out), 0.0))
 
+    def certified(self, settlement: Any) -> Any:
+        """Return a settlement of this policy as intervals for all it stands for; None where its numbers are exact."""
+        return None
+
     def pieces(self) -> Iterable[Array]:
         """Yield the probabilities in order, in pieces [k] that stay small wherever that is possible."""
         whole: Any = self

@@ -190,6 +190,12 @@ class TriePolicy(Policy[Bounded]):
         """p on the finished sequences: [m], [B, m] or a list of B arrays."""
         return self.table.probabilities
 
+    def certified(self, settlement: Any) -> Any:
+        """Return what a settlement of this policy would be over all sequences of the model, as intervals."""
+        from rlhf_game.mechanism.certified import certify
+
+        return certify(settlement.mechanism, settlement.trained.profile, settlement)
+
     def pieces(self) -> Iterable[Array]:
         """Yield p in pieces."""
         return self.table.pieces()

@@ -96,7 +96,9 @@ def _given(given: Given) -> tuple[dict[str, list[Any]], dict[str, Any]]:
         "count": list(given.counts),
         "weight": list(given.weights),
     }
-    return columns, {"model": None, "rows": given.origin(), "versions": versions()}
+    sizes = given.effective_sample_size
+    worth = {} if sizes is None else {"effective_sample_size": list(sizes)}
+    return columns, {"model": None, "rows": given.origin(), **worth, "versions": versions()}
 
 
 def _find_prompts(source: Source, outcomes: PromptsSpec, folder: RunFolder, progress: Progress) -> None:

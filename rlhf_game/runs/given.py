@@ -14,6 +14,7 @@ from rlhf_game.files.documents import kind, shown
 from rlhf_game.files.rows import is_number, read_rows
 from rlhf_game.files.schema import Name, Strict
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.draws.importance import normalized_weights
 
 
 @final
@@ -55,6 +56,8 @@ class Given:
     counts: tuple[float, ...]
     weights: tuple[float, ...]
     """The reference: of each prompt's responses, with sum 1."""
+    effective_sample_size: tuple[float, ...] | None
+    """How many draws of the reference each prompt's draws from the proposal are worth, [B]; None without a proposal."""
 
     def origin(self) -> dict[str, Any]:
         """Return what is kept of where the rows come from."""
@@ -124,8 +127,10 @@ def read_given(spec: GivenSpec, base: Path) -> GivenRows:
     for one in read:
         members.setdefault(one.prompt, {}).setdefault(one.response, []).append(one)
     weights: list[float] = []
+    worth: list[float] = []
     for responses in members.values():
         weights += _reference(list(responses.values())).tolist()
+        worth += [_worth(list(responses.values()))] if "log_proposal" in optional else []
         _check_words(responses, name)
     distinct = [equal for responses in members.values() for equal in responses.values()]
     keys = dict.fromkeys(key for one in read for key in one.more)
@@ -137,6 +142,7 @@ def read_given(spec: GivenSpec, base: Path) -> GivenRows:
         tuple(equal[0].response for equal in distinct),
         tuple(sum(one.count for one in equal) for equal in distinct),
         tuple(weights),
+        tuple(worth) or None,
     )
     return GivenRows(given, {key: tuple(_agreed(equal, key) for equal in distinct) for key in keys})
 
@@ -213,8 +219,15 @@ def _reference(distinct: Sequence[Sequence[_Row]]) -> Array:
         logs = np.array([equal[0].log_reference for equal in distinct])
     else:
         logs = np.array([np.logaddexp.reduce([_log_weight(one) for one in equal]) for equal in distinct])
-    weights = np.exp(logs - logs.max())
-    return np.asarray(weights / weights.sum())
+    return normalized_weights(logs)
+
+
+def _worth(distinct: Sequence[Sequence[_Row]]) -> float:
+    """Return how many draws of the reference a prompt's draws are worth (Kish 1965), a row being ``count`` draws."""
+    draws = [one for equal in distinct for one in equal]
+    counts, logs = np.array([one.count for one in draws]), np.array([_log_weight(one) for one in draws])
+    ratios = normalized_weights(logs - np.log(counts))
+    return float((counts @ ratios) ** 2 / (counts @ ratios**2))
 
 
 def _log_weight(row: _Row) -> float:

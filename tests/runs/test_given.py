@@ -163,6 +163,26 @@ def test_what_is_wrong_is_one_line(
     assert not (tmp_path / "out/receipt.json").exists()
 
 
+def test_draws_of_a_proposal_say_what_they_are_worth(tmp_path: Path) -> None:
+    """Kish by hand, of four draws with weights 1, 1, 1 and 3, three of them in one row."""
+    one = {"prompt": "p", "x": 0.5, "y": 5}
+    rows = [
+        {**one, "response": "a", "count": 3, "log_reference": -2.0, "log_proposal": -2.0},
+        {**one, "response": "b", "count": 1, "log_reference": np.log(3) - 5.0, "log_proposal": -5.0},
+    ]
+    receipt = json.loads(command("run", write(tmp_path, rows), "-o", tmp_path / "out", "--json").out)
+    assert receipt["effective_sample_size"] == pytest.approx([6**2 / (3 * 1 + 9)])
+    assert receipt["policy"] == [pytest.approx([0.5, 0.5])]
+    assert command("verify", tmp_path / "out").code == 0
+    for name in ("candidates.parquet", "scores.parquet", "game.json", "receipt.json", "config.json"):
+        whole = (tmp_path / "out" / name).read_bytes()
+        flipped = bytearray(whole)
+        flipped[len(flipped) // 2] ^= 1
+        (tmp_path / "out" / name).write_bytes(bytes(flipped))
+        assert command("verify", tmp_path / "out").code != 0, name
+        (tmp_path / "out" / name).write_bytes(whole)
+
+
 def test_columns_are_for_given_rows_only(write: Callable[..., Path]) -> None:
     with pytest.raises(InputError, match=r"groups\[0\].reward.parts\[0\].reward: must be with outcomes given only"):
         read_config(write(groups=[{"name": "a", "reward": {"mix": [{"reward": {"column": "x"}}]}}]))

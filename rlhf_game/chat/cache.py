@@ -27,11 +27,12 @@ class Cache:
         return self._path(_asked(identity, request))
 
     def read(self, identity: Mapping[str, Any], request: Request) -> Reply | None:
-        """Return the answer that is kept, or None; a file that is no answer to this very request is none."""
+        """Return the answer that is kept, or None; a file that is not as it was kept for this very request is none."""
         asked = _asked(identity, request)
         try:
             document = json.loads(self._path(asked).read_bytes())
-            return Reply(**document["reply"]) if document["asked"] == asked else None
+            is_whole = document == _sealed(asked, document["reply"])
+            return Reply(**document["reply"]) if is_whole else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -40,7 +41,7 @@ class Cache:
         asked = _asked(identity, request)
         path = self._path(asked)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"asked": asked, "reply": asdict(reply)})
+        write_json(path, _sealed(asked, asdict(reply)))
 
     def _path(self, asked: Mapping[str, Any]) -> Path:
         name = content_key(asked)
@@ -50,6 +51,10 @@ class Cache:
 def content_key(asked: Mapping[str, Any]) -> str:
     """Return the SHA-256 of the canonical JSON of what was asked."""
     return hashlib.sha256(json.dumps(asked, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _sealed(asked: Mapping[str, Any], reply: Mapping[str, Any]) -> dict[str, Any]:
+    return {"asked": asked, "reply": reply, "sha256": content_key({"asked": asked, "reply": reply})}
 
 
 def _asked(identity: Mapping[str, Any], request: Request) -> dict[str, Any]:

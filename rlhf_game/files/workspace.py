@@ -220,11 +220,19 @@ def changes_of(folder: Path) -> list[str]:
 
 
 @contextmanager
-def open_workspace(path: Path, configuration: Documented, last: str, *, log: str = "calls") -> Iterator[Workspace]:
+def open_workspace(
+    path: Path,
+    configuration: Documented,
+    last: str,
+    *,
+    log: str = "calls",
+    renew: Callable[[Workspace, Any, Any], bool] = lambda workspace, before, now: False,
+) -> Iterator[Workspace]:
     """Hold the folder at ``path``, made if it is not there, and check that every file in it is as it was written.
 
     last: the file that is written last; where it is, the folder is finished. log: the folder in it that grows until
-    then. When the work fails on its input before an earlier call bound the folder to its configuration, the folder is
+    then. renew: whether another configuration may go on with what is there, told both; it drops what is not of use to
+    it. When the work fails on its input before an earlier call bound the folder to its configuration, the folder is
     left as it was. Raises InputError when it holds something else, work of another configuration or a changed file,
     RunError when another process holds it (the hold ends with that process, however it ends).
     """
@@ -244,7 +252,10 @@ def open_workspace(path: Path, configuration: Documented, last: str, *, log: str
                 workspace.check()
                 if not (path / last).exists():
                     workspace.forget(path / log)
-                _check_same(_config(path), json.loads(json.dumps(configuration.document())), path)
+                known, now = _config(path), json.loads(json.dumps(configuration.document()))
+                if known != now and renew(workspace, known, now):
+                    workspace.write_json(path / CONFIG, now)
+                _check_same(_config(path), now, path)
             else:  # nothing was made yet: a configuration that could not be run does not bind the folder
                 workspace.write_json(path / CONFIG, configuration.document())
             try:

@@ -88,8 +88,12 @@ class RunFolder:
         if first < len(stages):
             self.workspace.forget(self.path / CALLS)  # more may be asked, or what was answered be looked up again
         if first == 0:  # other candidates may come, and pieces of their scores are worth nothing then
-            for part in (self.path / "partial").glob("scores-*"):
-                part.unlink()
+            self.drop_scores()
+
+    def drop_scores(self) -> None:
+        """Forget the pieces of scores that are not finished."""
+        for part in (self.path / "partial").glob("scores-*"):
+            part.unlink()
 
     def write(self, path: Path, content: bytes) -> None:
         """Write what a stage made, whole or not at all."""
@@ -123,9 +127,24 @@ class Part:
 
 @contextmanager
 def open_folder(path: Path, configuration: Documented) -> Iterator[RunFolder]:
-    """Hold the run folder at ``path``, made if it is not there (see open_workspace)."""
-    with open_workspace(path, configuration, "receipt.json") as workspace:
+    """Hold the run folder at ``path``, made if it is not there (see open_workspace).
+
+    Until the scores are there, another configuration may go on with the candidates that were drawn, if these are its
+    own as well: they do not depend on the groups, whose rewards may have been mended.
+    """
+    with open_workspace(path, configuration, "receipt.json", renew=_keeps_candidates) as workspace:
         yield RunFolder(workspace)
+
+
+def _keeps_candidates(workspace: Workspace, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    folder = RunFolder(workspace)
+    files = [name for name in (now["prompts"], now["outcomes"].get("file")) if isinstance(name, str)]
+    is_same = all(before.get(key) == now.get(key) for key in ("model", "prompts", "system", "outcomes", "seed"))
+    is_same &= all(before.get("files", {}).get(name) == now.get("files", {}).get(name) for name in files)
+    if not is_same or folder.scores.exists() or now["outcomes"]["kind"] not in ("candidates", "trie", "given"):
+        return False
+    folder.drop_scores()
+    return True
 
 
 def parquet_bytes(columns: Mapping[str, Any], provenance: Mapping[str, Any]) -> bytes:

@@ -1,6 +1,5 @@
 """The trainings of outcomes finetuned: the main one, and those that payments ask for, none of which is made twice."""
 
-import fcntl
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import document_of
+from rlhf_game.files.locks import held
 from rlhf_game.files.sampled import FINAL, without
 from rlhf_game.rewards.mix import Mix, Part
 from rlhf_game.rewards.texts import sharing
@@ -230,8 +230,7 @@ def _held(task: TrainingTask, training: "PolicyTraining") -> Iterator[Path]:
 
     folder = cache_folder() / "policies" / key_of(task, training)[:32]
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_name(folder.name + ".lock"), "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with held(folder.with_name(folder.name + ".lock"), waits=True):
         yield folder
 
 

@@ -3,20 +3,20 @@
 Only safetensors are ever loaded. A GGUF file is converted to safetensors once, into the user's cache folder.
 """
 
-import fcntl
 import hashlib
 import importlib.util
 import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Mapping
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
 from rlhf_game.errors import InputError, MissingExtra, boundary
+from rlhf_game.files.locks import held
 
 
 @final
@@ -132,7 +132,7 @@ def _converted(gguf: Path, sha256: str) -> Path:
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.with_name(folder.name + ".lock")):
+    with held(folder.with_name(folder.name + ".lock"), waits=True):
         if folder.is_dir():
             return folder
         for unfinished in folder.parent.glob(f".{folder.name}.*"):
@@ -141,13 +141,6 @@ def _converted(gguf: Path, sha256: str) -> Path:
         _convert(gguf, fresh)
         fresh.rename(folder)
     return folder
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _convert(gguf: Path, folder: Path) -> None:

@@ -13,6 +13,9 @@ from rlhf_game.runs.config import parse_config
 from rlhf_game.runs.finetuned_training import further_tasks, key_of, policy_training, spec_of
 from rlhf_game.training.config import read_training
 from rlhf_game.training_backends.policies import train_policy
+from tests import tiny
+from tests.cli.runner import Result
+from tests.cli.runner import run as command
 from tests.runs.listed import QUICK, document
 from tests.training_backends.policies.enumerable import save_model
 from tests.training_backends.policies.interrupted import PROMPTS, training
@@ -89,3 +92,29 @@ def test_another_function_of_the_same_name_does_not_get_the_old_policy(tmp_path:
     assert train_policy(how, PROMPTS, rewards(1.0), tmp_path / "out") == first
     with pytest.raises(InputError, match="found one with other rewards"):
         train_policy(how, PROMPTS, rewards(2.0), tmp_path / "out")
+
+
+@pytest.mark.parametrize("failing", ["a reward that is no number", "a prompt that is too long"])
+def test_a_run_that_failed_on_its_input_leaves_the_folder_to_the_corrected_one(failing: str, tmp_path: Path) -> None:
+    tiny.save_language_model(tmp_path / "model")
+    code = "def good(prompts, completions, **columns):\n    return [{}] * len(completions)\n"
+    content: dict[str, Any] = {
+        "model": "model", "prompts": ["good"], "strength": 0.2,
+        "outcomes": {"kind": "candidates", "per_prompt": 3, "max_new_tokens": 2},
+        "groups": [{"name": "a", "reward": {"python": "mine:good"}}],
+    }  # fmt: skip
+
+    def run(reward: str, prompt: str) -> Result:
+        (tmp_path / "mine.py").write_text(code.format(reward))
+        (tmp_path / "run.json").write_text(json.dumps({**content, "prompts": [prompt]}))
+        return command("run", tmp_path / "run.json", "-o", tmp_path / "out")
+
+    bad = run("float('nan')", "good") if "reward" in failing else run("0.5", "good " * 100)
+    assert (bad.out, bad.err.count("\n")) == ("", 1)
+    drawn = tmp_path / "out" / "candidates.parquet"
+    assert (bad.code, drawn.exists(), (tmp_path / "out").exists()) in ((1, True, True), (2, False, False))
+    before = drawn.read_bytes() if drawn.exists() else None
+    assert run("0.5", "good").code == 0
+    assert before in (None, drawn.read_bytes())  # what does not depend on the groups is not made again
+    assert command("verify", tmp_path / "out").code == 0
+    assert run("0.25", "good").code == 2  # a finished run is of one configuration

@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,7 +10,7 @@ from rlhf_game.errors import InputError
 
 
 def call(function: Callable[..., Any], given: Mapping[str, Any], *, name: str) -> Any:
-    """Return what ``function`` returns, called by keywords: by all of ``given`` that it takes.
+    """Return what ``function`` returns, called by keywords: by all of ``given`` that it takes; an iterator as a list.
 
     name: what errors call it. Raises InputError when it asks for something that is not given.
     """
@@ -24,7 +24,8 @@ def call(function: Callable[..., Any], given: Mapping[str, Any], *, name: str) -
         if not any(p.kind is p.VAR_KEYWORD for p in takes.values()):
             given = {key: value for key, value in given.items() if key in keywords}
     returned = function(**given)
-    return _waited_for(returned) if inspect.isawaitable(returned) else returned
+    returned = _waited_for(returned) if inspect.isawaitable(returned) else returned
+    return list(returned) if isinstance(returned, Iterator) else returned
 
 
 def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter] | None:

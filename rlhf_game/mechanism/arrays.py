@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rlhf_game.errors import InputError
+from rlhf_game.errors import InputError, boundary
 
 Array = NDArray[np.float64]
 
@@ -50,7 +50,8 @@ def numbers(values: Any, what: str) -> Array:
     gradients or not. Whatever numpy would turn into numbers silently is not: masked entries, imaginary parts, strings,
     bytes, dates and durations. Raises InputError that names ``what``.
     """
-    values = _of_tensors(values)
+    with boundary(f"{what} must be numbers", InputError):  # some tensors hold none that could be read
+        values = _of_tensors(values)
     if (hidden := _hidden(values)) is not None:
         raise InputError(f"{what} must be numbers, got {hidden}")
     try:

@@ -119,8 +119,25 @@ def test_functions_of_python_are_called_the_same_way() -> None:
         Mechanism(SocialWelfare(), AffinePayments()).settle([one], Table([0.5, 0.5], KL(1.0))) for one in reports
     ]
     np.testing.assert_array_equal(settled[0].policy.probabilities, settled[1].policy.probabilities)
-    with pytest.raises(RunError, match="must return a list of numbers"):
-        call_reward(lambda completions: torch.tensor([1j, 1j, 1j]), ["p"] * 3, TEXTS)
+    np.testing.assert_array_equal(call_reward(lambda completions: map(len, completions), ["p"] * 3, TEXTS), [1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        torch.tensor([1j, 1j, 1j]),
+        torch.ones(3).to_sparse(),
+        torch.ones(3, device="meta"),
+        [torch.ones(1, device="meta")] * 3,
+        torch.ones(3, 1),
+        {1.0, 2.0, 3.0},
+        None,
+    ],
+    ids=str,
+)
+def test_what_holds_no_numbers_is_one_line(wrong: Any) -> None:
+    with pytest.raises(RunError, match="must return"):
+        call_reward(lambda completions: wrong, ["p"] * 3, TEXTS)
 
 
 def test_the_state_outside_of_a_training_is_that_of_transformers_before_its_first_step() -> None:

@@ -112,11 +112,10 @@ def check_scores() -> None:
         base = AutoModelForSequenceClassification.from_pretrained("lm", num_labels=1, dtype=torch.float32)
         adapted = PeftModel.from_pretrained(base, "runs/harmless").eval()
         tokenizer = AutoTokenizer.from_pretrained("lm")
-    rows = parquet.read_table("run/scores.parquet").to_pylist()
-    assert {row["group"] for row in rows} == {"helpful", "harmless"}
-    for row in rows:
-        turns = [*PROMPTS[row["prompt"]], {"role": "assistant", "content": row["text"]}]
+    for row in parquet.read_table("run/scores.parquet").to_pylist():
+        turns = [*PROMPTS[row["prompt_index"]], {"role": "assistant", "content": row["response"]}]
         encoded = tokenizer.apply_chat_template(turns, return_dict=True, return_tensors="pt")
         with torch.inference_mode():
-            logit = float((full if row["group"] == "helpful" else adapted)(**encoded).logits[0, 0])
-        np.testing.assert_allclose(row["score"], logit, atol=1e-5)
+            logits = {"helpful": full(**encoded).logits[0, 0], "harmless": adapted(**encoded).logits[0, 0]}
+        for group, logit in logits.items():
+            np.testing.assert_allclose(row[f"raw:{group}"], float(logit), atol=1e-5)

@@ -384,7 +384,7 @@ def test_a_gold_reward_needs_candidates_that_it_tells_apart(write: Write, tmp_pa
             {"gold": {"table": {"values": {}, "default": 1.0}}, "candidates": "c.jsonl"},
             "gold: must tell the candidates",
         ),
-        ({"gold": {"python": "none.py:f"}, "candidates": "c.jsonl"}, "gold (none.py): must name a file that exists"),
+        ({"gold": {"python": "none.py:f"}, "candidates": "c.jsonl"}, "gold: must name a file that exists"),
     ):
         write_candidates(tmp_path)
         result = command(

@@ -54,7 +54,7 @@ def show_trained(document: "Mapping[str, Any]") -> None:
     from rlhf_game.files.receipts import Interval, Receipt
 
     receipt = Receipt.model_validate(document)
-    groups = _table("group", "size", "value", "payment", "utility", "no lie gains more than")
+    groups = _table("group", "size", "value", "payment", "utility", "in expectation over draws no lie gains more than")
     for group, found in zip(receipt.groups, document["groups"], strict=True):
         bound = "unknown" if found["regret_bound"] is None else number(found["regret_bound"])
         _row(groups, group.name, str(group.size), *map(number, (group.value, group.payment, group.utility)), bound)
@@ -75,6 +75,8 @@ def show_trained(document: "Mapping[str, Any]") -> None:
         f"[lowest, highest]: each with probability {certificate['level']:.6g}, over all responses\n"
         f"payments from {document['payments_from']}: {document['payments_label']}\n"
         f"tightness of the certificate: {certificate['tightness']:.3g} (0 proves truth, 1 and more says nothing)\n"
+        f"settlement seed {document['settlement_seed']}, from {document['seed_from']}; cap of log ratios from "
+        f"{document['cap_from']}\n"
         f"cost: {cost['trainings']} trainings of {cost['tokens']} tokens, {cost['drawn']} tokens drawn\n"
     )
     if not document["trainer"]["is_faithful"]:
@@ -84,7 +86,15 @@ def show_trained(document: "Mapping[str, Any]") -> None:
 def show_drawn(receipt: "Receipt") -> None:
     """Print the settlement of draws: who pays, with what error, and what was drawn."""
     document = receipt.model_dump()
-    groups = _table("group", "size", "value", "payment", "standard error", "utility", "no lie gains more than")
+    groups = _table(
+        "group",
+        "size",
+        "value",
+        "payment",
+        "standard error",
+        "utility",
+        "in expectation over draws no lie gains more than",
+    )
     noisy = []
     for group, found in zip(receipt.groups, document["groups"], strict=True):
         error = found["payment"]["standard_error"] if isinstance(found["payment"], dict) else 0.0

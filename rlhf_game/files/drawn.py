@@ -21,7 +21,7 @@ from rlhf_game import __version__
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import parse_json, read_text, shown
 from rlhf_game.files.receipts import Receipt
-from rlhf_game.files.sampled import DrawsFile
+from rlhf_game.files.sampled import DrawsFile, SeedFrom
 from rlhf_game.files.schema import Name, Positive, Strict, parse_model
 from rlhf_game.files.tables import digest
 from rlhf_game.mechanism.arrays import Array, numbers
@@ -82,7 +82,7 @@ class DrawnFields(Strict):
     groups: Annotated[list[DrawnMember], Field(min_length=1)]
     prompts: Count
     settlement_seed: Annotated[int, Field(ge=0)]
-    seed_from: Name
+    seed_from: SeedFrom
     tape: DrawsFile
     provenance: dict[str, Any] | None = None
 

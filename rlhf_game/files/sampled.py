@@ -40,6 +40,10 @@ from rlhf_game.mechanism.sampled_settlement import (
 from rlhf_game.mechanism.spaces.menu import Menu
 
 PaymentsFrom: TypeAlias = Literal["samples", "reference", "leave_one_out", "early_stopped", "checkpoints", "soups"]
+SeedFrom: TypeAlias = Annotated[str, Field(pattern="^(provider|config|salts|beacon:.+)$")]
+"""Where a settlement seed is from: of these only ``config`` was known when the reports were made."""
+CapFrom: TypeAlias = Literal["cap", "size_limit", "sizes"]
+"""What the cap of log ratios is from; of these only ``sizes``, as they were reported, can be moved by a report."""
 LABELS: Mapping[str, str] = {
     "samples": "one training, all payments: the formula for the optimum at samples of the final policy, kept inside "
     "what samples of the reference prove",
@@ -105,6 +109,7 @@ class SampledFields(Strict):
     level: Annotated[float, Field(gt=0, lt=1)]
     cap: Positive
     """Of |log(policy / reference)| of a response, in nats."""
+    cap_from: CapFrom
     weights: dict[Name, Positive] | None = None
     groups: Annotated[list[Member], Field(min_length=1)]
     policies: Annotated[list[Name], Field(min_length=2)]
@@ -114,6 +119,9 @@ class SampledFields(Strict):
     policy: PolicyFolder | None = None
     trainer: TrainerFields
     cost: CostFields
+    settlement_seed: Annotated[int, Field(ge=0)]
+    """Of all draws."""
+    seed_from: SeedFrom
     provenance: dict[str, Any] | None = None
 
 
@@ -231,7 +239,8 @@ def sampled_receipt(game: SampledGameFile) -> Receipt:
     """Return the receipt: the keys of every receipt, then where payments come from, the certificate and the cost."""
     fields = game.fields
     settled, chosen = settle_sampled(game)
-    bounds = settled.certificate.regret_bounds
+    can_bound = fields.seed_from != "config" and fields.cap_from != "sizes"
+    bounds = settled.certificate.regret_bounds if can_bound else None
     groups = []
     for i, group in enumerate(fields.groups):
         groups.append(
@@ -269,6 +278,9 @@ def sampled_receipt(game: SampledGameFile) -> Receipt:
         "certificate": certificate,
         "trainer": fields.trainer.model_dump(),
         "cost": fields.cost.model_dump(),
+        "cap_from": fields.cap_from,
+        "seed_from": fields.seed_from,
+        "settlement_seed": fields.settlement_seed,
     }
     return parse_model(Receipt, document, game.name)
 

@@ -7,7 +7,13 @@ one on less; m is in the interval while neither has won so much. Both capitals a
 by bisection, with no grid.
 
 The numbers must have one common conditional mean in the order in which they were drawn: independent draws of the same
-thing. Draws of several prompts one prompt after the other have not; their weighted sums, one draw of each prompt, have.
+thing. Draws of several prompts one prompt after the other have not. Drawn in rounds, one draw of each of B prompts,
+they can be pooled: if the bets of a round are one multiple l of the weights, fixed before the round, then (derived)
+
+    E prod_b (1 + l B rho_b (X_b - m)) = prod_b (1 + l B rho_b (mu_b - m)) <= exp(l B sum_b rho_b (mu_b - m)) = 1
+
+where m = sum_b rho_b mu_b is the mean over prompts. So the capital is a supermartingale over rounds, as if B N numbers
+had been drawn, and the interval narrows with the prompts.
 """
 
 import numpy as np
@@ -33,45 +39,64 @@ def betting_interval(samples: ArrayLike, bounds: tuple[ArrayLike, ArrayLike], le
     Raises InputError when there is no number, or one is out of bounds, or the level is not between 0 and 1.
     """
     array = finite(samples, "samples")
-    low, high = (finite(end, "bounds") for end in bounds)
-    length = high - low
     if array.ndim == 0 or array.shape[-1] < 1:
         raise InputError("samples must be at least one number")
+    return pooled_interval(array[..., None, :], bounds, level)
+
+
+def pooled_interval(
+    samples: ArrayLike, bounds: tuple[ArrayLike, ArrayLike], level: float = 0.95, weights: ArrayLike | None = None
+) -> Estimate:
+    """Return the mean over prompts and an interval for its expectation: [...] of [..., B, N], N rounds of B prompts.
+
+    weights: rho of the prompts, [B], sum 1, by default equal. bounds and errors as of ``betting_interval``.
+    """
+    array = finite(samples, "samples")
+    low, high = (finite(end, "bounds") for end in bounds)
+    length = high - low
+    if array.ndim < 2 or 0 in array.shape[-2:]:
+        raise InputError("samples must be at least one number of each prompt")
     if not (length >= 0).all():
         raise InputError(f"bounds must be two finite numbers, the lower first, got {bounds}")
     if not 0 < level < 1:
         raise InputError(f"level must be between 0 and 1, got {level!r}")
     slack = SLACK * length
-    if (array.min(axis=-1) < low - slack).any() or (array.max(axis=-1) > high + slack).any():
+    if (array.min(axis=(-2, -1)) < low - slack).any() or (array.max(axis=(-2, -1)) > high + slack).any():
         raise InputError(f"samples must be within {bounds}, got {array.min():.6g} to {array.max():.6g}")
-    unit = np.clip((array - low[..., None]) / np.where(length > 0, length, 1.0)[..., None], 0.0, 1.0)
+    prompts = array.shape[-2]
+    by = np.full(prompts, 1.0) if weights is None else prompts * finite(weights, "prompt_weights")
+    room = np.where(length > 0, length, 1.0)
+    unit = np.clip((array - low[..., None, None]) / room[..., None, None], 0.0, 1.0)
     target = np.log(2 / (1 - level))
-    bets = _bets(unit, target)
-    both = _lower_end(unit, bets, target), 1.0 - _lower_end(1.0 - unit, bets, target)
+    ends = _lower_end(np.stack([unit, 1.0 - unit]), _bets(unit, target), by, target)
+    both = ends[0], 1.0 - ends[1]
     # Both bettors win of every m where the numbers have no common mean, and rarely otherwise: what is between is kept.
-    return Estimate(array.mean(axis=-1), low + length * np.minimum(*both), low + length * np.maximum(*both), level)
+    mean = np.clip(np.tensordot(array.mean(axis=-1), by / prompts, 1), low, high)
+    return Estimate(mean, low + length * np.minimum(*both), low + length * np.maximum(*both), level)
 
 
 def _bets(unit: Array, target: float) -> Array:
-    """Return what is bet on each number, from those before it: [..., N]; the same for both bettors."""
-    count = unit.shape[-1]
-    seen = np.arange(1, count + 1)
-    means = (0.5 + unit.cumsum(axis=-1)) / (seen + 1)
-    variances = (0.25 + ((unit - means) ** 2).cumsum(axis=-1)) / (seen + 1)
-    before = np.concatenate([np.full((*unit.shape[:-1], 1), 0.25), variances[..., :-1]], axis=-1)
-    bets: Array = np.sqrt(2 * target / (count * before))
+    """Return what is bet in each round, from the rounds before it: [..., N]; the same for both bettors."""
+    prompts, rounds = unit.shape[-2:]
+    seen = prompts * np.arange(1, rounds + 1)
+    means = (0.5 + unit.sum(axis=-2).cumsum(axis=-1)) / (seen + 1)
+    spread = ((unit - means[..., None, :]) ** 2).sum(axis=-2)
+    variances = (0.25 + spread.cumsum(axis=-1)) / (seen + 1)
+    before = np.concatenate([np.full((*means.shape[:-1], 1), 0.25), variances[..., :-1]], axis=-1)
+    bets: Array = np.sqrt(2 * target / (prompts * rounds * before))
     return bets
 
 
-def _lower_end(unit: Array, bets: Array, target: float) -> Array:
-    """Return the least m that a bettor on more than m has not refuted: [...]."""
-    bottom, top = np.zeros(unit.shape[:-1]), np.ones(unit.shape[:-1])
+def _lower_end(unit: Array, bets: Array, by: Array, target: float) -> Array:
+    """Return the least m that a bettor on more than m has not refuted: [...]. by: B rho, [B]."""
+    bottom, top = np.zeros(unit.shape[:-2]), np.ones(unit.shape[:-2])
     if unit.shape[-1] == 1:
         return bottom
     for _ in range(HALVINGS):
         middle = (bottom + top) / 2
         m = middle[..., None]
-        capital = np.log1p(np.minimum(bets, LARGEST_BET / m) * (unit - m)).cumsum(axis=-1)
+        stakes = np.minimum(bets, LARGEST_BET / (m * by.max()))[..., None, :] * by[:, None]
+        capital = np.log1p(stakes * (unit - m[..., None])).sum(axis=-2).cumsum(axis=-1)
         is_refuted = capital.max(axis=-1) >= target
         bottom, top = np.where(is_refuted, middle, bottom), np.where(is_refuted, top, middle)
     return bottom

@@ -4,8 +4,18 @@ With payments whose leave-one-out term does not depend on the group's own report
 gap = max ASW - ASW(p^) for the delivered policy p^ (derived). Under KL max ASW = strength * log E_q[exp(s / strength)],
 so the gap is bounded by an upper confidence bound on a mean over the reference and a lower one on a mean over p^. All
 bounds here hold for every number of samples: they need known bounds on what is averaged, and are as loose as those.
+They hold in expectation over draws that are made after the reports.
 
-Scores are s = sum_i w_i r_i of independent samples, [N], or [B, N] with N for each of B prompts.
+Scores are s = sum_i w_i r_i of independent samples, [N], or [B, N] with N for each of B prompts. Prompts are pooled
+(see ``betting``), so more of them narrow every interval.
+
+Means of logarithms of means are linearised. With K_b = log E exp(-z_b), and any a_b that the samples in use did not
+decide, log m <= m / c - 1 + log c at c = exp(-a) gives (derived)
+
+    mean_b (kappa E z_b + K_b) = mean_b E[kappa z_b + exp(a_b - z_b) - 1 - a_b] - mean_b T_b,
+    T_b = x_b - 1 - log x_b >= 0,   x_b = E exp(a_b - z_b).
+
+The first term is one mean. T_b is of second order, and bounded by an interval of x_b for each prompt.
 """
 
 import numpy as np
@@ -13,38 +23,55 @@ from numpy.typing import ArrayLike
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array, finite
+from rlhf_game.mechanism.betting import SLACK, betting_interval, pooled_interval
 from rlhf_game.mechanism.estimates import Estimate
+from rlhf_game.mechanism.regularizers.kl import phi
 
-SLACK = 1e-9
-"""How far, relative to their length, a sample may be outside its declared bounds (rounding)."""
+PILOT = 5
+"""One sample in so many, the first, decides where a logarithm is linearised."""
 
 Bounds = tuple[float, float]
 
 
-def mean_interval(samples: ArrayLike, bounds: Bounds, level: float) -> Estimate:
-    """Return an interval for the mean of independent numbers in known bounds: [...] of [..., N].
+def cumulant(
+    z: Array, bounds: Bounds, level: float, *, kappa: float = 0.0, weights: ArrayLike | None = None
+) -> Estimate:
+    """Return mean_b (kappa E z_b + log E exp(-z_b)) with an interval: [] of [B, N]. kappa: 0 or 1. bounds: of z.
 
-    Each side is the better of Hoeffding (1963) and the empirical Bernstein bound of Maurer and Pontil (2009, Thm 4),
-    each at half of that side's share of 1 - level. Valid for every N. Raises InputError when a sample is out of bounds.
+    Half of the misses are above. Of those below half are of the mean, half of the second order, shared by the prompts.
     """
-    array = finite(samples, "samples")
     low, high = bounds
-    length = high - low
-    if array.ndim == 0 or array.shape[-1] < 2:
-        raise InputError("samples must be at least two")
-    if not length >= 0 or not np.isfinite(length):
-        raise InputError(f"bounds must be two finite numbers, the lower first, got {bounds}")
-    if array.min() < low - SLACK * length or array.max() > high + SLACK * length:
-        raise InputError(f"samples must be within {bounds}, got {array.min():.6g} to {array.max():.6g}")
-    count = array.shape[-1]
-    log_miss = np.log(4 / (1 - level))
-    hoeffding = np.full(array.shape[:-1], length * np.sqrt(log_miss / (2 * count)))
-    log_miss += np.log(2)
-    variance = array.var(axis=-1, ddof=1)
-    bernstein = np.sqrt(2 * variance * log_miss / count) + 7 * length * log_miss / (3 * (count - 1))
-    reach = np.minimum(hoeffding, bernstein)
-    mean = array.mean(axis=-1)
-    return Estimate(mean, np.maximum(mean - reach, low), np.minimum(mean + reach, high), level)
+    by, miss, count = _weights(weights, len(z)), 1 - level, z.shape[1]
+    ends = (0.0, high - low) if kappa else (-high, -low)
+    pilot = max(1, count // PILOT)
+    least = -low + np.log(np.log(4 / miss) / count) if count > 1 else -high
+    pivots = np.clip(_log_mean(-z[:, :pilot]), max(-high, min(least, -low)), -low)  # log c, not lower than can be seen
+    moved = z[:, pilot:] + pivots[:, None]
+    if moved.shape[1] == 0:
+        return _inside(kappa * float(by @ z.mean(axis=1)) + float(by @ _log_mean(-z)), ends[0], ends[1], ends, level)
+    sides = np.array([low, high])[:, None] + pivots
+    if kappa:
+        tangent, corners, lowest = phi(moved), phi(sides), 0.0
+    else:
+        tangent, corners = np.expm1(-moved) + pivots[:, None], np.expm1(-sides) + pivots
+        lowest = float(corners.min())
+    span = (lowest, float(corners.max()))
+    top = float(pooled_interval(tangent, span, level, by).high)
+    bottom = float(pooled_interval(tangent, span, 1 - miss / 2, by).low) - float(
+        by @ _second_order(z, pivots, bounds, miss)
+    )
+    value = kappa * float(by @ z.mean(axis=1)) + float(by @ _log_mean(-z))
+    return _inside(value, bottom, top, ends, level)
+
+
+def _second_order(z: Array, pivots: Array, bounds: Bounds, miss: float) -> Array:
+    """Return an upper bound on T of each prompt, all of them together wrong with probability miss / 4: [B]."""
+    low, high = bounds
+    least = float(np.exp(low - high))
+    found = betting_interval(np.exp(low - z), (least, 1.0), 1 - miss / (4 * len(z)))
+    logs = np.stack([np.log(np.maximum(end, 5e-324)) for end in (found.low, found.high)])
+    x = np.maximum(logs, low - high) - low - pivots  # log x at both ends
+    return np.asarray((np.expm1(x) - x).max(axis=0))
 
 
 def max_welfare(
@@ -61,14 +88,12 @@ def max_welfare(
     exp((s - s_max) / strength) in (0, 1], so it is useless where the bounds are many strengths apart and few samples
     come near the top: N has to be of the order exp((s_max - max ASW) / strength).
     """
-    array = np.atleast_2d(finite(scores, "scores"))
+    array = _rows(finite(scores, "scores"), bounds, "scores", level)
     low, high = bounds
-    with np.errstate(under="ignore"):
-        powers = np.exp((array - high) / strength)
-    least = float(np.exp((low - high) / strength))
-    means = mean_interval(powers, (least, 1.0), _shared(level, len(array)))
-    value, bottom, top = (high + strength * _log(end) for end in (means.value, means.low, means.high))
-    return _mean(Estimate(value, bottom, top), prompt_weights, level)
+    z = (high - array) / strength
+    found = cumulant(z, (0.0, (high - low) / strength), level, weights=prompt_weights)
+    value, bottom, top = (high + strength * end for end in (found.value, found.low, found.high))
+    return Estimate(value, bottom, top, level)
 
 
 def delivered_welfare(
@@ -86,9 +111,10 @@ def delivered_welfare(
     scores, log_ratios: s and log p^ - log q of samples of the delivered policy, [N] or [B, N]. ratio_bounds: of
     log(p^ / q) over all outcomes; no valid bound exists without them.
     """
-    worth = np.atleast_2d(finite(scores, "scores") - strength * finite(log_ratios, "log_ratios"))
     span = (bounds[0] - strength * ratio_bounds[1], bounds[1] - strength * ratio_bounds[0])
-    return _mean(mean_interval(worth, span, _shared(level, len(worth))), prompt_weights, level)
+    worth = finite(scores, "scores") - strength * finite(log_ratios, "log_ratios")
+    rows = _rows(worth, span, "samples", level)
+    return pooled_interval(rows, span, level, _weights(prompt_weights, len(rows)))
 
 
 def certified_gap(
@@ -111,7 +137,8 @@ def certified_gap(
     held = delivered_welfare(
         scores, log_ratios, strength, bounds, ratio_bounds, level=level, prompt_weights=prompt_weights
     )
-    return _gap(best.value - held.value, best.high - held.low, level)
+    high = max(0.0, float(best.high - held.low))
+    return _inside(float(best.value - held.value), 0.0, high, (0.0, high), level)
 
 
 def certified_gap_of_samples(
@@ -129,15 +156,11 @@ def certified_gap_of_samples(
     gap = strength * (log E_p^[exp(x)] - E_p^[x]) with x = s / strength - log(p^ / q) (derived: E_p^[exp(x)] = Z). At
     the optimum x is constant, so the bound closes like 1 / N. It needs q to be zero wherever p^ is.
     """
-    x = np.atleast_2d(finite(scores, "scores") / strength - finite(log_ratios, "log_ratios"))
-    low, high = bounds[0] / strength - ratio_bounds[1], bounds[1] / strength - ratio_bounds[0]
-    shared = _shared(level, len(x))
-    powers = mean_interval(np.exp(x - high), (float(np.exp(low - high)), 1.0), shared)
-    middle = mean_interval(x, (low, high), shared)
-    value = strength * (high + _log(powers.value) - middle.value)
-    top = strength * (high + _log(powers.high) - middle.low)
-    both = _mean(Estimate(value, np.minimum(value, top), top), prompt_weights, level)
-    return _gap(both.value, both.high, level)
+    span = (bounds[0] / strength - ratio_bounds[1], bounds[1] / strength - ratio_bounds[0])
+    x = _rows(finite(scores, "scores") / strength - finite(log_ratios, "log_ratios"), span, "samples", level)
+    found = cumulant(-x, (-span[1], -span[0]), level, kappa=1.0, weights=prompt_weights)
+    high = strength * float(found.high)
+    return _inside(strength * float(found.value), 0.0, high, (0.0, high), level)
 
 
 def certified_payments(
@@ -152,54 +175,47 @@ def certified_payments(
     """Return intervals for w E_p[r] + strength * log E_p[exp(-w r / strength)] that are valid for every N: [n].
 
     It is what ``sampled_payments`` estimates (the payments where the policy is optimal). rewards: [n, N] or
-    [n, B, N]; weights: [n]; bounds: of r over all outcomes. Wide, but not misled by what the samples have missed.
+    [n, B, N]; weights: [n]; bounds: of r over all outcomes. Not misled by what the samples have missed.
     """
     array, by = finite(rewards, "rewards"), finite(weights, "weights")
     array = array[:, None, :] if array.ndim == 2 else array
     if array.ndim != 3 or by.shape != array.shape[:1]:
         raise InputError("rewards must be [groups, samples] or [groups, prompts, samples], and weights one per group")
-    halved = _shared((1 + level) / 2, array.shape[1])
-    ends = []
+    found = []
     for reward, weight in zip(array, by, strict=True):
-        share = weight / strength
-        middle = mean_interval(reward, bounds, halved).scaled(share)
-        lowest = float(np.exp(share * (bounds[0] - bounds[1])))
-        powers = mean_interval(np.exp(share * (bounds[0] - reward)), (lowest, 1.0), halved)
-        logs = [strength * (m + _log(p) - share * bounds[0]) for m, p in zip(_ends(middle), _ends(powers), strict=True)]
-        value, low, high = (np.maximum(end, 0.0) for end in logs)
-        ends.append(_ends(_mean(Estimate(value, low, high), prompt_weights, level)))
-    value, low, high = np.transpose(ends)
+        z = weight / strength * (_rows(reward, bounds, "rewards", level) - bounds[0])
+        top = weight / strength * (bounds[1] - bounds[0])
+        found.append(cumulant(z, (0.0, top), level, kappa=1.0, weights=prompt_weights).scaled(strength))
+    value, low, high = (np.array([getattr(one, end) for one in found]) for end in ("value", "low", "high"))
     return Estimate(value, low, high, level)
 
 
-def _ends(estimate: Estimate) -> tuple[Array, Array, Array]:
-    return estimate.value, estimate.low, estimate.high
+def _rows(samples: Array, bounds: Bounds, name: str, level: float) -> Array:
+    """Return samples as [B, N], cut to bounds that they keep to but for rounding; refuse what breaks them."""
+    rows = np.atleast_2d(samples)
+    if rows.ndim != 2 or rows.shape[1] < 2:
+        raise InputError(f"{name} must be at least two")
+    betting_interval(rows.ravel()[:1], bounds, level)  # what is wrong with bounds or level is said in one place
+    slack = SLACK * (bounds[1] - bounds[0])
+    if rows.min() < bounds[0] - slack or rows.max() > bounds[1] + slack:
+        raise InputError(f"{name} must be within {bounds}, got {rows.min():.6g} to {rows.max():.6g}")
+    return np.clip(rows, *bounds)
 
 
-def _gap(value: Array, high: Array, level: float) -> Estimate:
-    zero = np.zeros_like(value)
-    return Estimate(np.maximum(value, 0.0), zero, np.maximum(high, 0.0), level)
+def _inside(value: float, low: float, high: float, known: Bounds, level: float) -> Estimate:
+    """Return an estimate that keeps to what is known, its value to its interval."""
+    bottom = min(max(low, known[0]), known[1])
+    top = max(min(high, known[1]), bottom)
+    return Estimate(np.array(min(max(value, bottom), top)), np.array(bottom), np.array(top), level)
 
 
-def _shared(level: float, prompts: int) -> float:
-    """Return the level that every prompt needs for all of them to hold together."""
-    if not 0 < level < 1:
-        raise InputError(f"level must be between 0 and 1, got {level!r}")
-    return 1 - (1 - level) / prompts
-
-
-def _mean(rows: Estimate, prompt_weights: ArrayLike | None, level: float) -> Estimate:
-    """Return the weighted mean over prompts: [] of [B]."""
-    count = len(rows.value)
-    weights = np.full(count, 1.0) if prompt_weights is None else finite(prompt_weights, "prompt_weights")
+def _weights(given: ArrayLike | None, count: int) -> Array:
+    weights = np.full(count, 1.0) if given is None else finite(given, "prompt_weights")
     if weights.shape != (count,) or (weights < 0).any() or weights.sum() <= 0:
         raise InputError(f"prompt_weights must be {count} numbers >= 0 with a sum > 0, got {weights.tolist()}")
-    weights = weights / weights.sum()
-    value, low, high = (np.asarray(weights @ end) for end in (rows.value, rows.low, rows.high))
-    return Estimate(value, low, high, level)
+    return np.asarray(weights / weights.sum())
 
 
-def _log(mean: Array) -> Array:
-    with np.errstate(divide="ignore"):
-        out: Array = np.log(mean)
-    return out
+def _log_mean(logs: Array) -> Array:
+    """Return the log of the mean of exp: [B] of [B, N]."""
+    return np.asarray(np.logaddexp.reduce(logs, axis=1) - np.log(logs.shape[1]))

@@ -25,7 +25,8 @@ import numpy as np
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array, finite, numbers
-from rlhf_game.mechanism.certificates import certified_payments, max_welfare, mean_interval
+from rlhf_game.mechanism.betting import pooled_interval
+from rlhf_game.mechanism.certificates import certified_payments, cumulant, max_welfare
 from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.sampled_payments import sampled_payments
 
@@ -107,7 +108,7 @@ class SampledGame:
     def _mean(self, shares: Array, samples: PolicySamples, level: float) -> Estimate:
         worth = np.tensordot(shares, samples.rewards, 1) - self.strength * self.costs(samples)
         reach = self.strength * self.cap
-        return mean_interval(worth.ravel(), (-reach, float(shares.sum()) + reach), level)
+        return pooled_interval(worth, (-reach, float(shares.sum()) + reach), level)
 
 
 def least_cap(shares: Array, strength: float) -> float:
@@ -255,8 +256,7 @@ def settle_samples(
     reference: samples drawn from q before any report was read.
     """
     level = game.at()
-    rewards = delivered.rewards.reshape(len(game.sizes), -1)
-    values = mean_interval(rewards, UNIT, level)
+    values = pooled_interval(delivered.rewards, UNIT, level)
     if others is None:
         zeros = np.zeros(len(game.sizes))
         payments, gains = Estimate(zeros, zeros, zeros), values.scaled(game.sizes)
@@ -265,14 +265,17 @@ def settle_samples(
     else:
         payments, gains = _money(game, delivered, others)
     utilities = game.sizes * values.value - payments.value
+    social = pooled_interval(_scores(game.sizes, delivered), (0.0, _sum(game.sizes)), level)
+    divergence = _divergence(game, delivered)
     welfare = game.welfare(delivered, level)
+    affine = float(game.shares @ values.value) - game.strength * float(divergence.value)
     return SampledSettlement(
         values=_said(values, game.level),
         payments=payments,
         utilities=Estimate(utilities, gains.low, gains.high, game.level if others else values.level),
-        social_welfare=_said(mean_interval(game.sizes @ rewards, (0.0, float(game.sizes.sum())), level), game.level),
-        divergence=_divergence(game, delivered),
-        affine_social_welfare=_said(welfare, game.level),
+        social_welfare=_said(social, game.level),
+        divergence=divergence,
+        affine_social_welfare=_inside(affine, welfare, game.level),
         certificate=certify(game, delivered, reference, others),
     )
 
@@ -285,16 +288,28 @@ def certify(
     best = max_welfare(_scores(game.shares, reference), game.strength, (0.0, _sum(game.shares)), level=level)
     held = game.welfare(delivered, level)
     low, high = np.maximum(best.low - held.high, 0.0), np.maximum(best.high - held.low, 0.0)
-    gap = Estimate(np.clip(_gap(game, delivered), low, high), low, high, game.level)
+    gap = _inside(_gap(game, delivered), Estimate(low, low, high, game.level), game.level)
     slack = None if others is None else others.slack(game)
+    stake = np.minimum(gap.high, _stakes(game, delivered, reference))
     bracket = best_welfare(game, reference, level) + game.others_welfare(delivered, level).scaled(-1.0)
     return Certificate(
         level=game.level,
         gap=gap,
-        regret_bounds=None if slack is None else (gap.high + slack) / game.multipliers,
+        regret_bounds=None if slack is None else (stake + slack) / game.multipliers,
         affine_payments=_said(bracket.scaled(1 / game.multipliers), game.level),
         tightness=float(gap.high) / _sum(game.shares),
     )
+
+
+def _stakes(game: SampledGame, delivered: PolicySamples, reference: PolicySamples) -> Array:
+    """Return g_i (1 - v_i) + max ASW_-i - ASW_-i(p^), at most: [n].
+
+    It is above the gap, as max ASW <= g_i + max ASW_-i, but its draws may say less of the one than of the other.
+    """
+    level = game.at(4)
+    values = pooled_interval(delivered.rewards, UNIT, level)
+    rest = best_welfare(game, reference, level).high - game.others_welfare(delivered, level).low
+    return np.asarray(game.shares * (1 - values.low) + rest)
 
 
 def best_welfare(game: SampledGame, reference: PolicySamples, level: float) -> Estimate:
@@ -332,15 +347,10 @@ def _formula_money(game: SampledGame, delivered: PolicySamples, others: ByFormul
     _, ends = others.payments(delivered, game, level)
     low, high = ends.low / game.multipliers, ends.high / game.multipliers
     payments = Estimate(value, np.minimum(low, value), np.maximum(high, value), game.level)
-    shared = game.at(delivered.rewards.shape[1])
     rows = []
     for share, reward in zip(game.shares, delivered.rewards, strict=True):
-        least = float(np.exp(-share / game.strength))
-        powers = mean_interval(np.exp(-share * reward / game.strength), (least, 1.0), shared)
-        value_of, low_of, high_of = (
-            0.0 - game.strength * np.asarray(np.log(end).mean()) for end in (powers.value, powers.high, powers.low)
-        )
-        rows.append(Estimate(value_of, low_of, high_of, game.level))
+        top = float(share) / game.strength
+        rows.append(cumulant(top * reward, (0.0, top), level).scaled(-game.strength))
     gains = stacked(rows).scaled(1 / game.multipliers)
     used = game.sizes * delivered.rewards.mean(axis=(1, 2)) - value
     return payments, Estimate(used, np.minimum(gains.low, used), np.maximum(gains.high, used), game.level)
@@ -354,8 +364,10 @@ def _gap(game: SampledGame, delivered: PolicySamples) -> float:
 
 
 def _divergence(game: SampledGame, delivered: PolicySamples) -> Estimate:
-    found = mean_interval(game.costs(delivered).ravel(), (-game.cap, game.cap), game.at())
-    return Estimate(found.value, np.maximum(found.low, 0.0), np.maximum(found.high, 0.0), game.level)
+    """Return D(p^ || q) with log ratios that are capped: at least 0, whatever the draws say."""
+    found = pooled_interval(game.costs(delivered), (-game.cap, game.cap), game.at())
+    value, low, high = (np.maximum(end, 0.0) for end in (found.value, found.low, found.high))
+    return Estimate(value, low, high, game.level)
 
 
 def _scores(shares: Array, samples: PolicySamples) -> Array:
@@ -364,6 +376,11 @@ def _scores(shares: Array, samples: PolicySamples) -> Array:
 
 def _sum(shares: Array) -> float:
     return float(shares.sum())
+
+
+def _inside(value: float, known: Estimate, level: float) -> Estimate:
+    """Return a number that is in its interval."""
+    return Estimate(np.clip(value, known.low, known.high), known.low, known.high, level)
 
 
 def _repeated(estimate: Estimate, count: int) -> Estimate:

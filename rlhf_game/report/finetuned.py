@@ -78,6 +78,9 @@ class Trained(Strict):
     certificate: Certificate
     trainer: Trainer
     cost: Cost
+    cap_from: str
+    seed_from: str
+    settlement_seed: int
 
 
 def finetuned_page(folder: Path) -> Page:
@@ -100,7 +103,11 @@ def finetuned_page(folder: Path) -> Page:
         f"{receipt.strength:g}. What is not known exactly is said with its interval.",
         facts=_facts(receipt, trained),
         sections=sections,
-        provenance=provenance_rows(("game SHA-256", receipt.game_sha256), *receipt.provenance.items()),
+        provenance=provenance_rows(
+            ("game SHA-256", receipt.game_sha256),
+            ("settlement seed", f"{trained.settlement_seed}, from {trained.seed_from}"),
+            *receipt.provenance.items(),
+        ),
         commands=("rlhf-game verify receipt.json game.json   # computes everything again from the draws",),
     )
 
@@ -122,8 +129,20 @@ def _certificate(receipt: Receipt, trained: Trained) -> Section:
     known = [bound for bound in bounds if bound is not None]
     sure = f"With probability {certificate.level:g}"
     verdict = Note("plain", "What a lie gains at most is not known for these payments.")
-    if known:
-        verdict = Note("plain", f"{sure}, no lie of any group gains more than {number(max(known))}.")
+    if trained.seed_from == "config":
+        verdict = Note(
+            "plain", "The draws were known before the reports (settlement_seed), so nothing bounds what a lie gains."
+        )
+    elif trained.cap_from == "sizes":
+        verdict = Note(
+            "plain",
+            "The cap of log ratios is from the sizes that were reported (no size_limit or cap was declared), so "
+            "nothing bounds what a lie gains.",
+        )
+    elif known:
+        verdict = Note(
+            "plain", f"{sure}, and in expectation over draws, no lie of any group gains more than {number(max(known))}."
+        )
     rows = [(group.name, [Range("bound", 0.0, bound, 0)]) for group, bound in zip(receipt.groups, bounds, strict=True)]
     said = "; ".join(
         f"{group.name}: {'unknown' if bound is None else 'at most ' + number(bound)}"
@@ -134,7 +153,7 @@ def _certificate(receipt: Receipt, trained: Trained) -> Section:
         "The most that a lie can gain",
         (Panel(brackets("regret-drawing", "The most that a lie can gain", said, rows, "gain over the truth")),),
         "A training that stops short of the optimum leaves room for lies. The line ends where a proof says that no lie "
-        f"gains more: the welfare that training left is {number(certificate.gap.estimate)}, "
+        f"gains more in expectation over draws: the welfare that training left is {number(certificate.gap.estimate)}, "
         f"{range_of(certificate.gap)}. Tightness: {number(certificate.tightness)} "
         "(0 proves truth, 1 and more says nothing).",
         Data(

@@ -286,12 +286,11 @@ def _check_asked(fields: RunConfig, name: str) -> None:
 def _check_open(fields: RunConfig, name: str) -> None:
     """Refuse what has no meaning where there are responses that were not found or drawn."""
     outcomes, fault = fields.outcomes.kind, None
+    sizes = {one.name: one.size for one in fields.groups}
     if isinstance(fields.outcomes, FinetunedSpec):
-        fault = fields.outcomes.fault()
+        fault = fields.outcomes.fault(sizes)
     elif isinstance(fields.outcomes, DrawsSpec) and fields.strength > 0:
-        fault = fields.outcomes.fault(
-            {one.name: one.size for one in fields.groups}, fields.weights or {}, fields.strength
-        )
+        fault = fields.outcomes.fault(sizes, fields.weights or {}, fields.strength)
     if fault is not None:
         raise InputError(f"{name}: outcomes.{fault}")
     for field, value, wanted in (

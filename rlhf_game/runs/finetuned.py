@@ -18,6 +18,7 @@ from rlhf_game.files.policies import folder_digest
 from rlhf_game.files.receipts import lay_out
 from rlhf_game.files.sampled import (
     REFERENCE,
+    CapFrom,
     SampledFields,
     SampledGameFile,
     read_draws,
@@ -42,6 +43,7 @@ from rlhf_game.runs.finetuned_draws import (
     side_by_side,
     soups,
 )
+from rlhf_game.runs.finetuned_spec import FinetunedSpec
 from rlhf_game.runs.finetuned_training import main_task, make, own_tasks, policy_training, shares_of, spec_of
 from rlhf_game.runs.generation import Drawn
 from rlhf_game.runs.scoring import counted, score
@@ -120,7 +122,7 @@ def _write_game(
         return
     fields, spec = configuration.fields, spec_of(configuration)
     faithfulness = policy_training(main_task(configuration, spec, Path())).faithfulness
-    shares = np.array(list(shares_of(configuration).values()))
+    cap, cap_from = _cap(configuration, spec)
     document: dict[str, Any] = {
         "space": "samples",
         "regularizer": fields.regularizer,
@@ -128,7 +130,8 @@ def _write_game(
         "payment": fields.payment,
         "payments_from": spec.payments_from,
         "level": spec.level,
-        "cap": least_cap(shares, fields.strength) if spec.cap is None else spec.cap,
+        "cap": cap,
+        "cap_from": cap_from,
         "groups": [{"name": group.name, "size": group.size} for group in fields.groups],
         "policies": list(dict.fromkeys(columns["policy"])),
         "samples": {"file": samples_file(folder).name, "sha256": digest(samples_file(folder))},
@@ -142,6 +145,8 @@ def _write_game(
             "seconds": COST,
         },
         "weights": fields.weights,
+        "settlement_seed": origin["settlement_seed"],
+        "seed_from": origin["seed_from"],
     }
     if origin["policy_sha256"] is None:
         document["policy"] = _deliver_soup(configuration, document, folder)
@@ -149,6 +154,18 @@ def _write_game(
         document["policy"] = {"folder": MODEL.as_posix(), "sha256": origin["policy_sha256"]}
     document["provenance"] = {"prompts": configuration.source.words, "samples": origin}
     folder.write(folder.game, lay_out(document).encode())
+
+
+def _cap(configuration: Configuration, spec: FinetunedSpec) -> tuple[float, CapFrom]:
+    """Return the cap of log ratios, and what it is from."""
+    fields, shares = configuration.fields, shares_of(configuration)
+    if spec.cap is not None:
+        return spec.cap, "cap"
+    if spec.size_limit is None:
+        return least_cap(np.array(list(shares.values())), fields.strength), "sizes"
+    weights = fields.weights or {}
+    most = np.array([weights.get(name, 1.0) * spec.size_limit for name in shares])
+    return least_cap(most, fields.strength), "size_limit"
 
 
 def _deliver_soup(configuration: Configuration, document: dict[str, Any], folder: RunFolder) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from rlhf_game.runs.finetuned_training import (
     spec_of,
 )
 from rlhf_game.runs.generation import check_resumed, drawn_provenance, identity_of
+from rlhf_game.runs.settlement_seed import settlement_seed
 
 if TYPE_CHECKING:
     from rlhf_game.training_backends.models import LanguageModel
@@ -48,17 +49,20 @@ def samples_file(folder: RunFolder) -> Path:
 def draw(configuration: Configuration, folder: RunFolder, watch: Progress, engine: Engine) -> None:
     """Write samples.parquet: draw from the reference, train, draw from what was trained.
 
-    Pieces of an interrupted run are used. The reference is drawn from before any reward is called. Raises InputError
-    and RunError as the trainings do.
+    Pieces of an interrupted run are used. The reference is drawn from before any reward is called, and with a seed that
+    no report was made for. Raises InputError and RunError as the trainings do.
     """
     if samples_file(folder).exists():
         return
     spec = spec_of(configuration)
     reference = load_reference(configuration.source, watch)
     origin = drawn_provenance(configuration.source, identity_of(configuration.source, reference))
+    origin["settlement_seed"], origin["seed_from"] = settlement_seed(configuration, folder)
     check_resumed(folder, origin)
     sampling = policy_training(main_task(configuration, spec, folder.path)).sampling
-    sampler = _Sampler(configuration.source, spec.samples, sampling, reference, folder, watch)
+    sampler = _Sampler(
+        configuration.source, origin["settlement_seed"], spec.samples, sampling, reference, folder, watch
+    )
     rows = sampler.draw(0, REFERENCE, lambda: reference)
     if spec.payments_from == "soups":
         made = _train(own_tasks(configuration, spec, folder.path / TRAININGS), watch, engine)
@@ -163,6 +167,8 @@ class _Sampler:
     """Draws from policies, with the log probability of each draw under the reference too, piece by piece."""
 
     source: Source
+    seed: int
+    """Of the settlement: the same random numbers for every policy."""
     per_prompt: int
     sampling: "Sampling"
     reference: "LanguageModel"
@@ -183,7 +189,7 @@ class _Sampler:
             piece = part.read()
             if piece is None:
                 model = load() if model is None else model
-                samples = sample_batch(model, encoded, batch, seed=self.source.seed, sampling=self.sampling)
+                samples = sample_batch(model, encoded, batch, seed=self.seed, sampling=self.sampling)
                 piece = [asdict(sample) for sample in samples]
                 prompts, responses = [encoded[b] for b, _ in batch], [list(sample.token_ids) for sample in samples]
                 log_reference = (

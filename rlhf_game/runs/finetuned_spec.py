@@ -1,12 +1,15 @@
 """Outcomes of kind finetuned: what a configuration may say about the training, the payments and the draws."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias, final
 
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
+from rlhf_game.files.documents import shown
 from rlhf_game.files.sampled import PaymentsFrom
 from rlhf_game.files.schema import Name, Positive, Strict
+from rlhf_game.mechanism.reports import LARGEST_SIZE
 
 Count: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
@@ -61,8 +64,11 @@ class FinetunedSpec(Strict):
     samples: Annotated[int, Field(ge=2, le=1_000_000)] = 64
     """Drawn for each prompt from the reference and from every policy."""
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    size_limit: Annotated[int, Field(ge=1, le=LARGEST_SIZE)] | None = None
+    """The largest size that may be reported."""
     cap: Positive | None = None
-    """Of |log(policy / reference)|, in nats; None: the sum of weights and sizes over the strength, plus 1."""
+    """Of |log(policy / reference)|, in nats; None: the least that is valid for the size limit, or else for the sizes as
+    they are reported, and then nothing bounds what a lie gains: the sizes move the cap."""
     allow_gap: bool = False
     """Charge for the policy of a trainer whose optimum is not the mechanism's; the receipt says how far it is."""
 
@@ -73,8 +79,11 @@ class FinetunedSpec(Strict):
             raise PydanticCustomError("stop_after", "must be with payments_from early_stopped only")
         return stop_after
 
-    def fault(self) -> str | None:
-        """Return what is wrong with fields that do not go together, beginning with one of them."""
+    def fault(self, sizes: Mapping[str, int]) -> str | None:
+        """Return what is wrong with fields that do not go together, beginning with one of them. sizes: as reported."""
+        largest = max(sizes, key=lambda name: sizes[name])
+        if self.size_limit is not None and sizes[largest] > self.size_limit:
+            return f"size_limit: must be at least the size of every group, found {sizes[largest]} of {shown(largest)!r}"
         step = self.batch_size * self.accumulation_steps
         if self.payments_from == "early_stopped" and self.stop_after is None:
             return "stop_after: must be given with payments_from early_stopped, found nothing"

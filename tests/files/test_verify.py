@@ -55,12 +55,14 @@ def samples(folder: Path, payment: str = "affine") -> Path:
     parquet.write_table(pyarrow.table(scores), folder / "scores.parquet")
     game = {
         "space": "samples", "regularizer": "kl", "strength": 1.0, "payment": payment, "payments_from": "samples",
-        "level": 0.95, "cap": 4.0, "groups": [{"name": "a", "size": 2}, {"name": "b", "size": 1}],
+        "level": 0.95, "cap": 4.0, "cap_from": "cap",
+        "groups": [{"name": "a", "size": 2}, {"name": "b", "size": 1}],
         "policies": ["reference", "final"],
         **{name: {"file": f"{name}.parquet", "sha256": digest(folder / f"{name}.parquet")}
            for name in ("samples", "scores")},
         "trainer": {"name": "rloo", "is_faithful": True, "reason": "its optimum is the mechanism's"},
         "cost": {"trainings": 1, "tokens": 10, "drawn": 240, "seconds": "cost.json"},
+        "settlement_seed": 3, "seed_from": "provider",
     }  # fmt: skip
     (folder / "game.json").write_text(json.dumps(game))
     return folder / "game.json"

@@ -1,12 +1,13 @@
 """Betting intervals hold the mean as often as they say, are as short as published, and need one common mean."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from rlhf_game import InputError
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.betting import betting_interval
-from rlhf_game.mechanism.certificates import mean_interval
+from rlhf_game.mechanism.betting import betting_interval, pooled_interval
 
 REPETITIONS = 2000
 MISSES = 130
@@ -40,7 +41,7 @@ def test_widths_are_the_published_ones(kind: str, width: float) -> None:
     samples = numbers(kind, (REPETITIONS, 64), np.random.default_rng(5))
     found = betting_interval(samples, (0.0, 1.0)).width.mean()
     assert found == pytest.approx(width, abs=0.006)
-    assert found < mean_interval(samples, (0.0, 1.0), 0.95).width.mean()
+    assert found < 2 * np.sqrt(np.log(2 / 0.05) / 128)
 
 
 def test_different_means_in_a_row_break_it_and_their_sums_do_not() -> None:
@@ -52,6 +53,30 @@ def test_different_means_in_a_row_break_it_and_their_sums_do_not() -> None:
     truth = means.mean()
     assert ((pooled.low <= truth) & (truth <= pooled.high)).mean() < 0.8
     assert ((together.low <= truth) & (truth <= together.high)).mean() >= 0.95
+
+
+@pytest.mark.parametrize("rho", [None, [0.4, 0.3, 0.2, 0.1]])
+def test_rounds_of_different_prompts_are_pooled_and_narrow_like_one_over_the_root_of_the_prompts(rho: Any) -> None:
+    """Bets of one round are the same for all prompts: the product over prompts is then no better than fair."""
+    rng = np.random.default_rng(3)
+    means = np.array([0.05, 0.5, 0.95, 0.2])
+    weights = np.full(4, 0.25) if rho is None else np.array(rho)
+    truth = weights @ means
+    draws = (rng.random((1000, 4, 60)) < means[:, None]).astype(float)
+    found = pooled_interval(draws, (0.0, 1.0), 0.95, rho)
+    assert ((found.low > truth) | (found.high < truth)).sum() <= 73  # of 1000 at 95 %, with probability 0.1 % more
+    assert found.value == pytest.approx(draws.mean(axis=2) @ weights)
+    alone = betting_interval(draws[:, 1], (0.0, 1.0)).width.mean()
+    same = (rng.random((200, 16, 60)) < 0.5).astype(float)
+    assert pooled_interval(same, (0.0, 1.0)).width.mean() == pytest.approx(alone / 4, rel=0.1)
+
+
+def test_rare_events_of_one_prompt_are_not_hidden_by_the_others() -> None:
+    rng = np.random.default_rng(4)
+    chances = np.array([0.004, 0.004, 0.004, 0.3])
+    draws = (rng.random((1000, 4, 100)) < chances[:, None]).astype(float)
+    found = pooled_interval(draws, (0.0, 1.0))
+    assert ((found.low > chances.mean()) | (found.high < chances.mean())).sum() <= 73
 
 
 def test_one_number_says_nothing_and_no_room_says_all() -> None:

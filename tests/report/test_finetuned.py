@@ -38,11 +38,13 @@ def folder_of(path: Path, *, is_faithful: bool = True) -> Path:
     )
     game: dict[str, Any] = {
         "space": "samples", "regularizer": "kl", "strength": 1.0, "payment": "affine", "payments_from": "samples",
-        "level": 0.95, "cap": 4.0, "groups": [{"name": HOSTILE[2], "size": 2}, {"name": "calm", "size": 1}],
+        "level": 0.95, "cap": 4.0, "cap_from": "cap",
+        "groups": [{"name": HOSTILE[2], "size": 2}, {"name": "calm", "size": 1}],
         "policies": ["reference", "final"],
         **{key: {"file": f"{key}.parquet", "sha256": digest(path / f"{key}.parquet")} for key in ("samples", "scores")},
         "trainer": {"name": "rloo", "is_faithful": is_faithful, "reason": HOSTILE[3]},
         "cost": {"trainings": 1, "tokens": 10, "drawn": 240, "seconds": "cost.json"},
+        "settlement_seed": 3, "seed_from": "provider",
         "provenance": {"prompts": [HOSTILE[4], HOSTILE[5]]},
     }  # fmt: skip
     (path / "game.json").write_text(json.dumps(game))

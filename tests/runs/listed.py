@@ -1,10 +1,12 @@
 """Runs with outcomes finetuned on a language model whose responses can all be listed, and the truth about them."""
 
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.sampled_settlement import PolicySamples
@@ -22,6 +24,7 @@ QUICK: dict[str, Any] = {
 }  # fmt: skip
 GOOD = QUICK | {
     "steps": 60, "learning_rate": 1e-2, "batch_size": 128, "num_generations": 128, "save_steps": 60, "samples": 2000,
+    "cap": 8.5,
     "trl": {"adam_beta2": 0.95}, "payments_from": "leave_one_out",
 }  # fmt: skip
 Write = Callable[..., Path]
@@ -45,7 +48,10 @@ def every_text() -> list[tuple[str, ...]]:
 
 
 def finished(config: Path, out: Path) -> FinetunedRun:
-    done = run(read_config(config), out)
+    """Run with a settlement seed that is taken after the reports, as always, but the same in every test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(secrets, "randbelow", lambda most: 5)
+        done = run(read_config(config), out)
     assert isinstance(done, FinetunedRun)
     return done
 

@@ -124,11 +124,11 @@ def test_an_interrupted_tape_goes_on_and_becomes_the_same(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed_from: str, calls: int
 ) -> None:
     """Interrupted before the first round is kept, or between rounds; a seed that was taken is not taken again."""
-    from rlhf_game.runs.draws import pipeline
+    from rlhf_game.runs import settlement_seed
     from rlhf_game.runs.scoring import Scorer
 
     changes = {"batch_size": 60}, {"settlement_seed": 7 if seed_from == "config" else None}
-    monkeypatch.setattr(pipeline.secrets, "randbelow", lambda most: 99)
+    monkeypatch.setattr(settlement_seed.secrets, "randbelow", lambda most: 99)
     whole = done(config(changes[0], **changes[1]), tmp_path / "whole")
     kept, count = Scorer.score, 0
 
@@ -142,7 +142,7 @@ def test_an_interrupted_tape_goes_on_and_becomes_the_same(
     monkeypatch.setattr(Scorer, "score", interrupted)
     with pytest.raises(KeyboardInterrupt):
         done(config(changes[0], **changes[1]), tmp_path / "out")
-    monkeypatch.setattr(pipeline.secrets, "randbelow", lambda most: 100)
+    monkeypatch.setattr(settlement_seed.secrets, "randbelow", lambda most: 100)
     monkeypatch.setattr(Scorer, "score", kept)
     assert not (tmp_path / "out/tape.parquet").exists()
     again = done(config(changes[0], **changes[1]), tmp_path / "out")

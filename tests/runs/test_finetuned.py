@@ -215,12 +215,36 @@ def test_soups_are_a_menu_that_the_menu_space_settles(tuned: Write, place: Path,
     assert found == pytest.approx([table["log_probability"][k] for k in rows], abs=1e-4)
 
 
+def test_a_bound_needs_draws_after_the_reports_and_a_cap_that_no_report_moves(tuned: Write, tmp_path: Path) -> None:
+    declared = {"payments_from": "reference", "size_limit": 2}
+    for name, outcomes, changes, cap, is_bounded in (
+        ("fresh", declared, {}, ("size_limit", 11.0), True),
+        ("known", declared, {"settlement_seed": 5}, ("size_limit", 11.0), False),
+        ("moved", {"payments_from": "reference"}, {}, ("sizes", 8.5), False),
+    ):
+        done = finished(tuned(outcomes, **changes), tmp_path / name)
+        receipt = done.receipt
+        assert (receipt["cap_from"], done.game.fields.cap) == (cap[0], pytest.approx(cap[1]))
+        assert (receipt["certificate"]["regret_bound"] is not None) == is_bounded
+        assert all((group["regret_bound"] is not None) == is_bounded for group in receipt["groups"])
+        assert receipt["seed_from"] == ("config" if name == "known" else "provider")
+        assert receipt["settlement_seed"] == 5  # of the tests; nobody else knows it beforehand
+        assert command("verify", done.folder).code == 0
+        said = command("report", done.folder)
+        assert said.code == 0
+    samples = [(tmp_path / name / "samples.parquet") for name in ("fresh", "known")]
+    first, second = (parquet.read_table(path).to_pydict() for path in samples)
+    assert first == second  # the seed alone decides the draws
+    with pytest.raises(InputError, match="outcomes.size_limit: must be at least the size of every group, found 2"):
+        read_config(tuned({"size_limit": 1}))
+
+
 @pytest.mark.parametrize(
     ("outcomes", "policies", "said"),
     [
         ({"payments_from": "checkpoints", "save_steps": 2},
          ["reference", "checkpoint 2", "final"], "not strictly DSIC"),
-        ({"payments_from": "early_stopped", "stop_after": 2},
+        ({"payments_from": "early_stopped", "stop_after": 2, "cap": 8.5},
          ["reference", "final", "without first", "without second"], "payments can be negative"),
     ],
 )  # fmt: skip

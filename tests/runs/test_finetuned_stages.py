@@ -67,7 +67,7 @@ def test_what_a_group_says_does_not_train_the_policy_without_it_again(tuned: Wri
 def test_an_interrupted_run_goes_on_with_the_same_receipt(
     tuned: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tuned()
+    config = tuned(settlement_seed=7)
     finished(config, tmp_path / "whole")
     kept = Part.write
     for stop in ("draws-0000-000000.json", "final-of-reference-000000.json", "draws-0001", "scores-000001.json"):
@@ -94,7 +94,7 @@ def test_an_interrupted_run_goes_on_with_the_same_receipt(
 
 
 def test_kill_9_in_the_middle_of_the_training_and_a_rerun_give_the_same_receipt(tuned: Write, tmp_path: Path) -> None:
-    config = tuned({"steps": 20})
+    config = tuned({"steps": 20}, settlement_seed=7)
     finished(config, tmp_path / "whole")
     log = tmp_path / "broken/policy/checkpoints"
     program = (sys.executable, "-m", "rlhf_game", "run", str(config), "-o", str(tmp_path / "broken"))

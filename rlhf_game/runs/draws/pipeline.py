@@ -4,12 +4,11 @@ The seed is taken after all reports are read, and kept: an interrupted run goes 
 whole the receipt is computed from it alone, and nothing that differs when a run is repeated is in it.
 """
 
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, final
 
 import numpy as np
 
@@ -36,8 +35,7 @@ from rlhf_game.runs.draws.proposals import Writing, open_proposer
 from rlhf_game.runs.draws.spec import DrawsSpec
 from rlhf_game.runs.generation import check_resumed
 from rlhf_game.runs.scoring import Scorer
-
-SEEDS: Final = 2**63
+from rlhf_game.runs.settlement_seed import settlement_seed
 
 
 @final
@@ -92,18 +90,6 @@ def run_draws(configuration: Configuration, folder: RunFolder, progress: Progres
     watch("settle", 1, 1)
     (receipt,) = read_receipts(folder.receipt)
     return DrawsRun(folder.path, configuration.source.words, game, receipt)
-
-
-def settlement_seed(configuration: Configuration, folder: RunFolder) -> tuple[int, str]:
-    """Return the seed of everything after the reports, and where it is from: declared, or taken now and kept."""
-    if configuration.fields.settlement_seed is not None:
-        return configuration.fields.settlement_seed, "config"
-    kept = folder.part("settlement-seed", 0)
-    seed = kept.read()
-    if seed is None:
-        seed = secrets.randbelow(SEEDS)
-        kept.write(seed)
-    return int(seed), "provider"
 
 
 def _draw(configuration: Configuration, folder: RunFolder, watch: Progress) -> None:

@@ -1,0 +1,24 @@
+"""The seed of the draws that money is computed from: taken after all reports are read, and kept in the run's folder."""
+
+import secrets
+from typing import Final
+
+from rlhf_game.runs.config import Configuration
+from rlhf_game.runs.directory import RunFolder
+
+SEEDS: Final = 2**63
+
+
+def settlement_seed(configuration: Configuration, folder: RunFolder) -> tuple[int, str]:
+    """Return the seed of everything after the reports, and where it is from: declared, or taken now and kept.
+
+    Whoever knows it before it reports can choose a report for the draws that it gives.
+    """
+    if configuration.fields.settlement_seed is not None:
+        return configuration.fields.settlement_seed, "config"
+    kept = folder.part("settlement-seed", 0)
+    seed = kept.read()
+    if seed is None:
+        seed = secrets.randbelow(SEEDS)
+        kept.write(seed)
+    return int(seed), "provider"

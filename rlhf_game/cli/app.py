@@ -24,6 +24,7 @@ from rlhf_game.cli import (
     report,
     run,
     schema,
+    seal,
     simulate,
     train,
 )
@@ -125,6 +126,8 @@ def _app() -> typer.Typer:
     app.command("simulate")(simulate.simulate)
     app.command("report")(report.report)
     app.command("verify")(games.verify)
+    app.command("seal")(seal.seal)
+    app.command("open")(seal.open_seal)
     app.command("receipt")(games.receipt)
     app.command("meter")(meter.meter)
     app.command("play")(play.play)

@@ -5,6 +5,8 @@ from typing import Annotated, Final
 
 import typer
 
+from rlhf_game.cli.seal import SealFile
+
 DIFFERS: Final = 3
 
 GameFile = Annotated[Path, typer.Argument(metavar="GAME", help="A game: .yaml, .yml, .json, or .jsonl (one a line).")]
@@ -15,6 +17,7 @@ def settle(
     game: GameFile,
     as_json: Annotated[bool, typer.Option("--json", help="Print the receipt as JSON (.jsonl: one a line).")] = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the receipt there.")] = None,
+    sealed: SealFile = None,
     trusted: TrustCode = False,
 ) -> None:
     """Settle a game: train the policy exactly, and charge every group.
@@ -26,9 +29,10 @@ def settle(
     from rlhf_game.files.atomic import check_output
     from rlhf_game.files.build import settle as settle_game
     from rlhf_game.files.build import settle_without
-    from rlhf_game.files.games import is_list, read_games
+    from rlhf_game.files.games import is_list, read_game, read_games
     from rlhf_game.files.policies import beside, write_policy
     from rlhf_game.files.receipts import receipt_of, receipt_text, write_receipt
+    from rlhf_game.files.seals import check_seal, read_seal, reports_of, with_commitments
 
     lines = is_list(game)
     games = read_games(game, trusted=trusted)
@@ -36,10 +40,14 @@ def settle(
         for place in [out, *(beside(out, i + 1 if lines else None) for i in range(len(games)))]:
             check_output(place, "game", game)
             check_output(place, "game's table", *(file for one in games for file in one.files))
+    reports = [] if sealed is None else reports_of(read_game(game, trusted=trusted))
+    seal = None if sealed is None else read_seal(sealed)
+    if seal is not None:
+        check_seal(seal, reports, games[0].name)
     receipts, long = [], {}
     for i, one in enumerate(games):
         settlement, values_without = (settle_game(one), None) if as_json or lines else settle_without(one)
-        receipts.append(receipt_of(one, settlement))
+        receipts.append(with_commitments(receipt_of(one, settlement), seal, reports))
         if receipts[i].policy is None and one.fields.models is None:
             long[i] = settlement
     if out is not None:
@@ -66,6 +74,7 @@ def verify(
     game: Annotated[
         Path | None, typer.Argument(metavar="GAME|REPORT", help="The game; or the group's own report, as JSON.")
     ] = None,
+    sealed: SealFile = None,
     trusted: TrustCode = False,
 ) -> int:
     """Settle a game again and compare with its receipt: exit code 3, and what differs, if they disagree.
@@ -86,16 +95,23 @@ def verify(
         for text in found or [f"verified: {receipt}", *PROVED]:
             typer.echo(text)
         return DIFFERS if found else 0
+    from rlhf_game.files.games import read_game
+    from rlhf_game.files.receipts import read_receipts
+    from rlhf_game.files.seals import COMMITMENTS, committed_differences, read_seal, reports_of
     from rlhf_game.files.verify import ON_TRUST
     from rlhf_game.files.verify import verify as verify_receipts
 
     count, found = verify_receipts(receipt, game, trusted=trusted)
+    if sealed is not None:
+        (said,) = read_receipts(receipt)
+        found += committed_differences(said, read_seal(sealed), reports_of(read_game(game, trusted=trusted)))
     for text in found:
         typer.echo(text)
     if found:
         return DIFFERS
     typer.echo(f"verified: {count} receipt{'s' if count > 1 else ''} as the game gives it")
-    typer.echo(f"taken on trust, as no game gives it: {' and '.join(ON_TRUST)}")
+    trust = [key for key in ON_TRUST if sealed is None or key != COMMITMENTS]
+    typer.echo(f"taken on trust, as no game gives it: {' and '.join(trust)}")
     return 0
 
 
@@ -112,6 +128,7 @@ def receipt(
     source: Annotated[Path, typer.Argument(metavar="GAME|RUN", help="A game, or the folder of a run.")],
     name: Annotated[str, typer.Option("--for", metavar="NAME", help="The group whose bill it is.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="OWN.json", help="Write the group's own receipt there.")],
+    sealed: SealFile = None,
     trusted: TrustCode = False,
 ) -> None:
     """Write one group's own receipt: what it needs to check its bill with its own report and nobody else's."""
@@ -120,6 +137,7 @@ def receipt(
     from rlhf_game.files.games import read_game
     from rlhf_game.files.own import own_receipt
     from rlhf_game.files.sampled import space_of
+    from rlhf_game.files.seals import committed_own, read_seal
 
     game = source / "game.json" if source.is_dir() else source
     if not game.is_file():
@@ -129,5 +147,9 @@ def receipt(
         raise InputError(
             f"{game}: space: a bill from samples is an estimate from everybody's rewards: no group can check it alone"
         )
-    write_text(out, own_receipt(read_game(game, trusted=trusted), name).text())
+    own = own_receipt(read_game(game, trusted=trusted), name)
+    kept = source / "seal.json"  # of a run that was made under one
+    if sealed is not None or kept.is_file():
+        own = committed_own(own, read_seal(sealed or kept))
+    write_text(out, own.text())
     typer.echo(f"{name}'s own receipt: {out}")

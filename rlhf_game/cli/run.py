@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rlhf_game.cli.seal import SealFile
 from rlhf_game.cli.settings import Settings
 from rlhf_game.cli.simulate import Address, EngineName, Workers
 
@@ -45,6 +46,7 @@ def run(
     yardstick: Yardstick = False,
     calibrate: Calibrate = None,
     spread: Spread = 0.5,
+    sealed: SealFile = None,
     engine: Annotated[
         EngineName | None, typer.Option(help="Where trainings and scorings that do not need each other are done.")
     ] = None,
@@ -56,6 +58,7 @@ def run(
     from rlhf_game.cli.progress import progress_on_stderr
     from rlhf_game.cli.report import leave_report, say_where
     from rlhf_game.engines import engine as engine_of
+    from rlhf_game.files.seals import read_seal
     from rlhf_game.runs.config import read_config
     from rlhf_game.runs.draws.yardstick import check_yardstick, measure
     from rlhf_game.runs.pipeline import run as run_pipeline
@@ -69,8 +72,9 @@ def run(
         return
     if yardstick:
         check_yardstick(configuration)
+    seal = None if sealed is None else read_seal(sealed)
     with progress_on_stderr() as watch:
-        finished = run_pipeline(configuration, folder, watch, engine=chosen)
+        finished = run_pipeline(configuration, folder, watch, engine=chosen, seal=seal)
     page = leave_report(folder)
     measured = measure(configuration) if yardstick else None
     if as_json:

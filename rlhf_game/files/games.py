@@ -95,6 +95,7 @@ def canonical(fields: Fields, folder: Path, code: Mapping[str, Mapping[str, str]
     content |= {"code": code} if code else {}
     for group, said in zip(content["groups"], fields.groups, strict=True):
         group["size"] = said.size  # as a reader expects it, also where it is the default
+        group.pop("salt", None)  # of its seal, not of the game
     for name, value in _file_fields(fields):
         path, key = locate(value.file, folder)
         place: Any = content

@@ -16,7 +16,7 @@ from rlhf_game.files.build import build, regularizer_of, settle
 from rlhf_game.files.documents import parse_json, read_text, shown
 from rlhf_game.files.games import Game
 from rlhf_game.files.parts import label
-from rlhf_game.files.schema import AutomatonFields, Strict, TableFields, parse_model
+from rlhf_game.files.schema import AutomatonFields, Salt, Strict, TableFields, parse_model
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.breakdown import take_apart
 from rlhf_game.mechanism.mechanism import read_profile
@@ -88,7 +88,9 @@ class OwnReport(Strict):
 
     reward: list[Any]
     size: Annotated[int, Field(ge=1)]
-    salt: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    salt: Salt | None = None
+    specification: str | None = None
+    """The identity of a reward that is a function: what a run's seal commits to in place of numbers."""
 
 
 def own_receipt(game: Game, name: str) -> OwnReceipt:
@@ -123,8 +125,8 @@ def own_receipt(game: Game, name: str) -> OwnReceipt:
         regularizer=label("regularizer", fields.regularizer or "kl"),
         strength=fields.strength,
         weight=weights.get(name, 1.0),
-        reference=_lists(game.reference),
-        policy=_lists(policy.probabilities),
+        reference=written(game.reference),
+        policy=written(policy.probabilities),
         prompt_weights=[1.0] if is_chain else space.prompt_weights.tolist(),  # type: ignore[attr-defined]
         next_state=fields.next_state if is_chain else None,  # type: ignore[union-attr]
         initial=fields.initial if is_chain else 0,  # type: ignore[union-attr]
@@ -239,7 +241,7 @@ def _commitment(own: OwnReceipt, mine: OwnReport) -> list[str]:
         return ["commitment: the receipt must hold commitment, path and root, or none of them"]
     if mine.salt is None:
         return ["commitment: the report must hold its salt to be compared with the commitment"]
-    made = commitment(own.name, mine.size, mine.reward, bytes.fromhex(mine.salt))
+    made = commitment(own.name, mine.size, mine.specification or mine.reward, bytes.fromhex(mine.salt))
     if made != own.commitment:
         return [f"commitment: the receipt says {own.commitment}, the report and its salt give {made}"]
     reached = climb(made, own.path)
@@ -249,9 +251,10 @@ def _commitment(own: OwnReceipt, mine: OwnReport) -> list[str]:
 def commitment(name: str, size: int, reward: Any, salt: bytes) -> str:
     """Return the SHA-256 of a salt (32 bytes) followed by the canonical report, in hexadecimal.
 
-    The canonical report is UTF-8 JSON with sorted keys and no spaces of {"name", "size", "reward"}, numbers as floats.
+    The canonical report is UTF-8 JSON with sorted keys and no spaces of {"name", "size", "reward"}, numbers as floats;
+    a text in place of them is the identity of a reward that is a function.
     """
-    content = {"name": name, "size": size, "reward": _floats(reward)}
+    content = {"name": name, "size": size, "reward": reward if isinstance(reward, str) else _floats(reward)}
     report = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(salt + report.encode()).hexdigest()
 
@@ -298,9 +301,10 @@ def _rows(table: Any) -> list[Any]:
     return table if table and isinstance(table[0], list) else [table]
 
 
-def _lists(table: Any) -> Any:
+def written(table: Any) -> Any:
+    """Return a table as nested lists."""
     if isinstance(table, list):
-        return [_lists(row) for row in table]
+        return [written(row) for row in table]
     return table.tolist() if hasattr(table, "tolist") else table
 
 

@@ -66,6 +66,8 @@ Labels: TypeAlias = Annotated[
 ]
 Model = TypeVar("Model", bound=BaseModel)
 Name: TypeAlias = Annotated[str, Field(min_length=1)]
+Salt: TypeAlias = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+"""32 bytes, in hexadecimal."""
 Positive: TypeAlias = Annotated[float, Field(gt=0), AfterValidator(_moderate)]
 Nonnegative: TypeAlias = Annotated[float, Field(ge=0), AfterValidator(_moderate)]
 
@@ -77,6 +79,8 @@ class GroupFields(Strict):
     name: Name
     size: Annotated[int, Field(ge=1, le=LARGEST_SIZE)] = 1
     reward: Tensor
+    salt: Salt | None = None
+    """What its report is sealed under, before it is revealed."""
 
 
 @final

@@ -17,6 +17,7 @@ from rlhf_game.files.policies import PolicyFile, policy_differences, row_differe
 from rlhf_game.files.receipts import Receipt, read_receipts, receipt_of
 from rlhf_game.files.sampled import SampledGameFile, changed_files, read_sampled_game, sampled_receipt, space_of
 from rlhf_game.files.schema import field_path
+from rlhf_game.files.seals import COMMITMENTS
 from rlhf_game.files.tables import largest
 from rlhf_game.mechanism.mechanism import Settlement
 
@@ -26,7 +27,7 @@ ABSOLUTE: Final = 1e-12
 """Numbers that differ by this share of the game's own scale agree."""
 ABSOLUTE_PAYMENT: Final = 1e-28
 """The same for payments of games whose outcomes are all known, which are exact however small they are."""
-ON_TRUST: Final = ("version", "provenance")
+ON_TRUST: Final = ("version", "provenance", COMMITMENTS)
 """What a receipt says that no game gives again: which release wrote it, and of which models and files."""
 NOTHING: Final = object()
 Place: TypeAlias = tuple[str | int, ...]

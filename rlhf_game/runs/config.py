@@ -16,7 +16,7 @@ from rlhf_game.files.conversations import Text
 from rlhf_game.files.documents import kind, parse_json, parse_yaml, read_text, shown
 from rlhf_game.files.names import check_names
 from rlhf_game.files.parts import SomePayment, SomeRegularizer, SomeTraining, sources
-from rlhf_game.files.schema import Name, Nonnegative, Positive, Strict, parse_model
+from rlhf_game.files.schema import Name, Nonnegative, Positive, Salt, Strict, parse_model
 from rlhf_game.files.settings import set_fields
 from rlhf_game.files.tables import digest
 from rlhf_game.mechanism.reports import LARGEST_SIZE
@@ -107,6 +107,8 @@ class GroupSpec(Strict):
     size: Annotated[int, Field(ge=1, le=LARGEST_SIZE)] = 1
     reward: SomeReward
     calibration: SomeCalibration | None = None
+    salt: Salt | None = None
+    """What its report is sealed under, before it is revealed."""
 
 
 @final

@@ -47,6 +47,7 @@ from rlhf_game.runs.finetuned_spec import FinetunedSpec
 from rlhf_game.runs.finetuned_training import main_task, make, own_tasks, policy_training, shares_of, spec_of
 from rlhf_game.runs.generation import Drawn
 from rlhf_game.runs.scoring import counted, score
+from rlhf_game.runs.sealing import committed
 
 
 @final
@@ -197,4 +198,5 @@ def _write_receipt(
         "versions": versions(),
         **counted(folder),
     }
-    folder.workspace.finish(folder.receipt, sampled_receipt(game).with_provenance(provenance).text().encode())
+    receipt = committed(configuration, folder, sampled_receipt(game).with_provenance(provenance))
+    folder.workspace.finish(folder.receipt, receipt.text().encode())

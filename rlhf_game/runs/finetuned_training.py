@@ -212,7 +212,7 @@ def key_of(task: TrainingTask, training: "PolicyTraining") -> str:
         "training": training.document(),
         "model": [str(model.location), dict(model.provenance)],
         "prompts": [list(source.prompts), {key: list(values) for key, values in source.columns.items()}],
-        "rewards": [group.model_dump(mode="json", exclude={"size"}) for group in task.groups],
+        "rewards": [group.model_dump(mode="json", exclude={"size", "salt"}) for group in task.groups],
         "files": {file: sha256 for file, sha256 in configuration.files.items() if file in named},
         "base": str(source.base.resolve()),
         "versions": versions(),

@@ -10,6 +10,7 @@ from rlhf_game.files.build import settle
 from rlhf_game.files.games import Game, read_game
 from rlhf_game.files.parts import moved
 from rlhf_game.files.receipts import Receipt, lay_out, read_receipts, receipt_of
+from rlhf_game.files.seals import Seal
 from rlhf_game.files.tables import digest
 from rlhf_game.runs.config import Configuration, RunConfig
 from rlhf_game.runs.directory import Progress, RunFolder, open_folder, unwatched, versions
@@ -20,6 +21,7 @@ from rlhf_game.runs.finetuned_spec import FinetunedSpec
 from rlhf_game.runs.generation import Drawn, generate, read_drawn
 from rlhf_game.runs.prompts_game import SystemPrompt, settled_prompts, value_prompts
 from rlhf_game.runs.scoring import counted, read_rewards, score
+from rlhf_game.runs.sealing import committed, keep_seal
 
 UNIT = [0.0, 1.0]
 """The range of every calibration, and so of every reward of every response, found or not."""
@@ -40,29 +42,40 @@ class Finished:
 
 
 def run(
-    configuration: Configuration, path: Path, progress: Progress | None = None, *, engine: Engine | None = None
+    configuration: Configuration,
+    path: Path,
+    progress: Progress | None = None,
+    *,
+    engine: Engine | None = None,
+    seal: Seal | None = None,
 ) -> Finished | FinetunedRun | DrawsRun:
     """Do what is left of the run in the folder ``path``, and return it finished.
 
     engine: where trainings and scorings that do not need each other are done. None: here, but for trainings where there
-    are several GPUs: then in a process for each.
+    are several GPUs: then in a process for each. seal: what the reports were committed to by.
     Raises InputError when the configuration is wrong or is not the folder's own, or a file in the folder is not as the
     run wrote it; RunError when the folder is in use, or a reward or a training fails.
     """
     if not isinstance(configuration.fields.outcomes, FinetunedSpec | DrawsSpec):
-        return run_over_texts(configuration, path, progress, engine)
+        return run_over_texts(configuration, path, progress, engine, seal)
     with open_folder(path, configuration) as folder:
+        keep_seal(configuration, folder, seal)
         if isinstance(configuration.fields.outcomes, DrawsSpec):
             return run_draws(configuration, folder, progress)
         return run_finetuned(configuration, folder, progress or unwatched, engine)
 
 
 def run_over_texts(
-    configuration: Configuration, path: Path, progress: Progress | None = None, engine: Engine | None = None
+    configuration: Configuration,
+    path: Path,
+    progress: Progress | None = None,
+    engine: Engine | None = None,
+    seal: Seal | None = None,
 ) -> Finished:
     """Do what is left of a run whose outcomes are texts: candidates, a trie or system prompts (see ``run``)."""
     watch = progress or unwatched
     with open_folder(path, configuration) as folder:
+        keep_seal(configuration, folder, seal)
         folder.check()
         generate(configuration.source, folder, watch)  # the reports are not among what it is given
         drawn, origin = read_drawn(folder)
@@ -140,4 +153,5 @@ def _write_receipt(game: Game, configuration: Configuration, origin: dict[str, A
     receipt = receipt_of(game, settle(game))
     if found := settled_prompts(origin, receipt):
         provenance["system_prompts"] = [asdict(one) for one in found]
-    folder.workspace.finish(folder.receipt, receipt.with_provenance(provenance).text().encode())
+    written = committed(configuration, folder, receipt.with_provenance(provenance))
+    folder.workspace.finish(folder.receipt, written.text().encode())

@@ -3,17 +3,22 @@
 import secrets
 from typing import Final
 
+from rlhf_game.files.seals import revealed_seed
 from rlhf_game.runs.config import Configuration
 from rlhf_game.runs.directory import RunFolder
+from rlhf_game.runs.sealing import seal_of, sealed_reports
 
 SEEDS: Final = 2**63
 
 
 def settlement_seed(configuration: Configuration, folder: RunFolder) -> tuple[int, str]:
-    """Return the seed of everything after the reports, and where it is from: declared, or taken now and kept.
+    """Return the seed of all that follows the reports, and where it is from: a seal, a declaration, or taken now and kept.
 
     Whoever knows it before it reports can choose a report for the draws that it gives.
     """
+    if (seal := seal_of(folder)) is not None:
+        reports = sealed_reports(configuration.fields, configuration.files)
+        return revealed_seed(seal, reports), seal.seed_from
     if configuration.fields.settlement_seed is not None:
         return configuration.fields.settlement_seed, "config"
     kept = folder.part("settlement-seed", 0)

@@ -11,6 +11,7 @@ from rlhf_game.files.parts import split
 from rlhf_game.files.receipts import read_receipts
 from rlhf_game.files.sampled import space_of
 from rlhf_game.files.schema import parse_model
+from rlhf_game.files.seals import committed_differences, revealed_seed
 from rlhf_game.files.tables import digest
 from rlhf_game.files.verify import apart, verify
 from rlhf_game.files.workspace import CONFIG, Workspace
@@ -23,6 +24,7 @@ from rlhf_game.runs.generation import read_drawn
 from rlhf_game.runs.pipeline import game_document
 from rlhf_game.runs.prompts_game import settled_prompts
 from rlhf_game.runs.scoring import read_rewards, rewards_again
+from rlhf_game.runs.sealing import seal_of, sealed_reports
 
 CODE = ("regularizer", "payment", "training")
 """What a game may name code for; its path starts from another folder than the configuration's."""
@@ -52,6 +54,13 @@ def run_differences(path: Path, *, trusted: bool = False) -> list[str]:
         "files": {file.name: digest(file) for file in made_of},
         "model": origin["model"],
     }
+    if (seal := seal_of(folder)) is not None:
+        reports = sealed_reports(config, document.get("files", {}))
+        found += committed_differences(receipt, seal, reports)
+        if space in ("samples", "draws"):
+            said_of_seed = {key: (receipt.model_extra or {}).get(key) for key in ("settlement_seed", "seed_from")}
+            seed = {"settlement_seed": revealed_seed(seal, reports), "seed_from": seal.seed_from}
+            found += apart((), said_of_seed, seed)
     if space != "draws":
         again["seed"] = config.seed
     if prompts := settled_prompts(origin, receipt):

@@ -35,6 +35,7 @@ from rlhf_game.runs.draws.proposals import Writing, open_proposer
 from rlhf_game.runs.draws.spec import DrawsSpec
 from rlhf_game.runs.generation import check_resumed
 from rlhf_game.runs.scoring import Scorer
+from rlhf_game.runs.sealing import committed
 from rlhf_game.runs.settlement_seed import settlement_seed
 
 
@@ -86,7 +87,8 @@ def run_draws(configuration: Configuration, folder: RunFolder, progress: Progres
             "model": origin["model"],
             "versions": versions(),
         }
-        folder.workspace.finish(folder.receipt, drawn_receipt(game).with_provenance(provenance).text().encode())
+        made = committed(configuration, folder, drawn_receipt(game).with_provenance(provenance))
+        folder.workspace.finish(folder.receipt, made.text().encode())
     watch("settle", 1, 1)
     (receipt,) = read_receipts(folder.receipt)
     return DrawsRun(folder.path, configuration.source.words, game, receipt)

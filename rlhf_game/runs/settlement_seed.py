@@ -12,7 +12,7 @@ SEEDS: Final = 2**63
 
 
 def settlement_seed(configuration: Configuration, folder: RunFolder) -> tuple[int, str]:
-    """Return the seed of all that follows the reports, and where it is from: a seal, a declaration, or taken now and kept.
+    """Return the seed of all that follows the reports, and where it is from: a seal, the configuration, or now.
 
     Whoever knows it before it reports can choose a report for the draws that it gives.
     """

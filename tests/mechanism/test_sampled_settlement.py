@@ -8,7 +8,8 @@ import pytest
 
 from rlhf_game import InputError
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.certificates import max_welfare, mean_interval
+from rlhf_game.mechanism.betting import pooled_interval
+from rlhf_game.mechanism.certificates import max_welfare
 from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.sampled_settlement import (
     ByFormula,
@@ -27,7 +28,7 @@ from rlhf_game.mechanism.sampled_settlement import (
 from rlhf_game.mechanism.spaces.menu import Menu
 
 STRENGTH = 0.8
-REPETITIONS = 80
+REPETITIONS = 40
 SIZES = np.array([1.0, 2.0, 1.0])
 MULTIPLIERS = np.array([1.0, 0.5, 1.5])
 
@@ -179,8 +180,8 @@ def test_every_interval_holds_at_least_as_often_as_it_says(rule: str) -> None:
             misses[k] += not one.contains(truth, 1e-9)
         assert np.allclose(settled.utilities.value, SIZES * settled.values.value - settled.payments.value, atol=1e-12)
     assert (misses <= REPETITIONS * 0.1).all(), misses
-    many = world.draw(p, 100_000, rng)
-    settled = settle_samples(world.game, many, world.draw(world.q, 100_000, rng), ByFormula(world.draw(p, 9, rng)))
+    many = world.draw(p, 20_000, rng)
+    settled = settle_samples(world.game, many, world.draw(world.q, 20_000, rng), ByFormula(world.draw(p, 9, rng)))
     assert settled.payments.width.max() < 0.15  # they close
     assert settled.certificate.gap.width < 0.3
 
@@ -188,19 +189,19 @@ def test_every_interval_holds_at_least_as_often_as_it_says(rule: str) -> None:
 def test_at_the_optimum_every_rule_charges_the_affine_payments() -> None:
     world = World.make(7)
     optimum = world.trained(world.game.shares)
-    delivered, reference = world.even(optimum, 50_000), world.even(world.q, 50_000)
-    alone = ByTrainings([world.even(world.trained(without), 50_000) for without in world.game.without()])
+    delivered, reference = world.even(optimum, 5_000), world.even(world.q, 5_000)
+    alone = ByTrainings([world.even(world.trained(without), 5_000) for without in world.game.without()])
     for others in (ByFormula(reference), ByReference(reference), alone):
         settled = settle_samples(world.game, delivered, reference, others)
-        assert settled.payments.value == pytest.approx(world.affine_payments(optimum), abs=2e-4)
-        assert settled.certificate.gap.value == pytest.approx(0, abs=1e-4)
+        assert settled.payments.value == pytest.approx(world.affine_payments(optimum), abs=2e-3)
+        assert settled.certificate.gap.value == pytest.approx(0, abs=1e-3)
 
 
 def test_a_formula_that_has_gone_wrong_is_moved_into_what_the_reference_allows() -> None:
     """At a policy that ignores the groups the formula is not the affine payment; enough samples of q show it."""
     world = World.make(2)
     p = world.trained(np.array([0.0, 0.0, 6.0]))
-    delivered, reference = world.even(p, 100_000), world.even(world.q, 100_000)
+    delivered, reference = world.even(p, 10_000), world.even(world.q, 10_000)
     raw, _ = ByFormula(reference).payments(delivered, world.game, 0.9)
     exact = world.affine_payments(p)
     settled = settle_samples(world.game, delivered, reference, ByFormula(reference))
@@ -212,10 +213,10 @@ def test_a_formula_that_has_gone_wrong_is_moved_into_what_the_reference_allows()
 
 
 @pytest.mark.parametrize("rule", ["formula", "reference", "trainings"])
-@pytest.mark.parametrize("progress", [0.3, 0.9])
+@pytest.mark.parametrize("progress", [0.3, pytest.param(0.9, marks=pytest.mark.slow)])
 def test_no_misreport_gains_more_than_the_certificate_says(rule: str, progress: float) -> None:
-    """Training stops early; 150 lies of each group about reward and size, the true utilities in expectation."""
-    world, rng, count = World.make(4, prompts=1, outcomes=5), np.random.default_rng(1), 20_000
+    """Training stops early; lies of each group about reward and size, the true utilities in expectation."""
+    world, rng, count = World.make(4, prompts=1, outcomes=5), np.random.default_rng(1), 1_000
     reference = world.even(world.q, count)
     alone = ByTrainings([world.even(world.trained(without, progress), count) for without in world.game.without()])
     terms = {"formula": ByFormula(reference), "reference": ByReference(reference), "trainings": alone}
@@ -240,11 +241,11 @@ def test_no_misreport_gains_more_than_the_certificate_says(rule: str, progress: 
 
     for i in range(3):
         honest = utility(i, SIZES[i], world.rewards[i])
-        for _ in range(50):
+        for _ in range(8):
             lie = np.clip(world.rewards[i] + rng.normal(scale=0.6, size=world.rewards[i].shape), 0, 1)
             found[i] = max(found[i], utility(i, float(rng.choice([1, 2, 4])), lie) - honest)
     assert found.max() > 0.01 or progress > 0.5  # there is something to certify
-    assert (found <= bounds + 1e-3).all(), (found, bounds)
+    assert (found <= bounds + 5e-3).all(), (found, bounds)
 
 
 def test_policies_of_the_groups_own_making_settle_like_the_menu_space() -> None:
@@ -311,7 +312,7 @@ def the_intervals_of(world: World, level: float) -> tuple[Estimate, Estimate, Es
         worth = np.tensordot(shares, delivered.rewards, 1) - game.strength * np.clip(
             delivered.log_ratios, -game.cap, game.cap
         )
-        return mean_interval(worth.ravel(), (-reach, float(shares.sum()) + reach), level)
+        return pooled_interval(worth, (-reach, float(shares.sum()) + reach), level)
 
     best = max_welfare(np.tensordot(game.shares, reference.rewards, 1), game.strength, (0.0, top), level=level)
     others = [held(shares) for shares in game.without()]

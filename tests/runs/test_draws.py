@@ -58,32 +58,6 @@ def group_of(receipt: Receipt, i: int) -> dict[str, Any]:
     return found
 
 
-def test_under_a_seal_the_seed_is_of_all_salts_and_the_run_has_the_same_bytes_anywhere(
-    config: Config, tmp_path: Path
-) -> None:
-    groups = document(DRAWS)["groups"]
-    groups[0]["salt"] = "ab" * 32
-    path, seal = config(settlement_seed=None, groups=groups), tmp_path / "seal.json"
-    assert command("seal", path, "-o", seal).code == 0
-    sealed = json.loads(seal.read_text())
-    for name in ("one", "two"):
-        result = command("run", path, "-o", tmp_path / name, "--seal", seal, "--json")
-        assert (result.code, result.err) == (0, "")
-        receipt = json.loads(result.out)
-        assert (receipt["seed_from"], receipt["settlement_seed"]) == ("salts", sealed["seed"])
-        assert receipt["commitments"]["root"] == sealed["root"]
-        assert command("verify", tmp_path / name).code == 0
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    assert command("open", seal, path).code == 0
-    groups[1]["size"] += 1
-    other = config(settlement_seed=None, groups=groups)
-    assert command("open", seal, other).code == 3
-    result = command("run", other, "-o", tmp_path / "three", "--seal", seal)
-    assert (result.code, "reports something else" in result.err) == (2, True)
-    result = command("run", config(groups=document(DRAWS)["groups"]), "-o", tmp_path / "four", "--seal", seal)
-    assert (result.code, "settlement_seed: must not be here" in result.err) == (2, True)
-
-
 def test_a_run_leaves_a_tape_and_a_receipt_that_verify(config: Config, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = command("run", config(), "-o", out, "--json")

@@ -139,3 +139,13 @@ def test_a_mapping_with_only_a_name_is_the_name(folder: Path) -> None:
     mapped = settled(written(folder, regularizer={"kind": "alpha", "order": 3.0}))
     assert mapped["policy"] == plain["policy"]
     assert mapped["regularizer"] == "alpha(order=3.0)"
+
+
+def test_the_example_settles_is_audited_and_is_found_not_to_be_truthful() -> None:
+    path = Path(__file__).resolve().parents[2] / "examples/parts/half.yaml"
+    assert run("settle", path).code == 2
+    receipt = settled(path, "--trust-code")
+    assert receipt["payment"] == "half.py:Half(part=0.5)"
+    assert sum(payments(receipt)) > 0.1
+    done = run("audit", path, "--json", "--starts", 2, "--trust-code")
+    assert any(group["regret_found"] > 1e-3 for group in json.loads(done.out)["groups"])

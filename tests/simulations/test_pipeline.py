@@ -225,7 +225,8 @@ def test_numbers_that_float64_cannot_hold_are_an_error_of_their_games(tmp_path: 
     changes = {"games": 4, "strength": 1e-140, "regularizer": "js", "payments": ["revenue"], "scenario": scenario}
     summary = simulate(study(changes), tmp_path / "out").summary
     assert 0 < summary["failed"] < summary["rows"]
-    assert {error["error"] for error in summary["errors"]} == {"RunError: revenue has values that float64 cannot hold"}
+    refused = "InputError: reports must have results that float64 can hold, got some that overflow it"
+    assert {error["error"] for error in summary["errors"]} == {refused}
     assert summary["summaries"][0]["measures"]["welfare"] is not None
 
 

@@ -121,6 +121,9 @@ def read_drawn_game(path: str | os.PathLike[str]) -> DrawnGame:
     folder, problem, faults = Path(path).parent, problem_of(fields), list[str]()
     try:
         columns = _columns(folder / fields.tape.file, [group.name for group in fields.groups])
+        there = np.unique(columns["prompt"])
+        if not np.array_equal(there, np.arange(min(fields.prompts, len(there) + 1))):
+            raise InputError(f"prompts: must be the {len(there)} of the tape, numbered from 0, found {fields.prompts}")
         wanted = wanted_draws(fields.settlement_seed, fields.draws, fields.prompts, fields.estimator)
         tapes = [_tape(columns, problem, MAIN, b, wanted[b], fields, faults) for b in range(fields.prompts)]
         pilot = None

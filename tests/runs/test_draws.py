@@ -367,6 +367,10 @@ def test_a_tape_that_lacks_an_acceptance_is_no_tape(config: Config, tmp_path: Pa
     (tmp_path / "out/game.json").write_text(json.dumps(game | {"draws": 13}))
     with pytest.raises(InputError, match="must end with its acceptance 13"):
         read_drawn_game(tmp_path / "out/game.json")
+    for prompts in (1, 3, 10**9):
+        (tmp_path / "out/game.json").write_text(json.dumps(game | {"prompts": prompts}))
+        with pytest.raises(InputError, match="prompts: must be the 2 of the tape"):
+            read_drawn_game(tmp_path / "out/game.json")
 
 
 def test_the_example_settles_on_a_small_model(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_bounds_have_the_end_that_rewards_have(tmp_path: Path, bounds: list[floa
 
 ROWS = [{"policy": p, "prompt": 0, "text": t, "log_probability": -1.0, "log_reference": -1.0}
         for p in ("reference", "final") for t in ("x", "y")]  # fmt: skip
-SCORES = [{"group": "a", "prompt": 0, "text": t, "reward": 0.5} for t in ("x", "y")]
+SCORES = [{"prompt_index": 0, "response": t, "a": 0.5} for t in ("x", "y")]
 SAMPLED = {
     "space": "samples", "regularizer": "kl", "strength": 1.0, "payment": "none", "payments_from": "samples",
     "level": 0.95, "cap": 3.0, "groups": [{"name": "a", "size": 1}], "policies": ["reference", "final"],
@@ -177,9 +177,9 @@ SAMPLED = {
         ("samples", "prompt", [0.5] * 4, "COLUMN: must hold integers, found 0.5 in row 1"),
         ("samples", "prompt", [True] * 4, "COLUMN: must hold integers, found true in row 1"),
         ("samples", "policy", None, "must have the column policy, found"),
-        ("scores", "reward", [0.5, None], "COLUMN: must hold finite numbers, found nothing (null) in row 2"),
-        ("scores", "reward", [{"a": 1}] * 2, "COLUMN: must hold finite numbers, found a mapping in row 1"),
-        ("scores", "group", [["a"]] * 2, "COLUMN: must hold texts, found a list of 1 in row 1"),
+        ("scores", "a", [0.5, None], "COLUMN: must hold finite numbers, found nothing (null) in row 2"),
+        ("scores", "a", [{"a": 1}] * 2, "COLUMN: must hold finite numbers, found a mapping in row 1"),
+        ("scores", "response", [["x"]] * 2, "COLUMN: must hold texts, found a list of 1 in row 1"),
     ],
 )
 def test_nulls_and_lists_in_a_sampled_game(tmp_path: Path, field: str, column: str, values: Any, said: str) -> None:

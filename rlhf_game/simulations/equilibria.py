@@ -48,7 +48,7 @@ class EquilibriumStudy(StudyFields):
     """Of a group's stake: a gain up to this does not count."""
     starts: Annotated[int, Field(ge=2, le=1000)] = 6
     steps: Annotated[int, Field(ge=1, le=10_000)] = 40
-    chunk: Annotated[int, Field(ge=1, le=1_000_000)] = 50
+    chunk: Annotated[int, Field(ge=1, le=1_000_000)] = 20
     """How many games are worked on together; last digits may depend on it."""
 
     OPTIONAL: ClassVar[tuple[str, ...]] = (*SCALARS[1:], *BY_GROUP)

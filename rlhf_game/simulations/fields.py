@@ -115,10 +115,16 @@ class StudyFields(Strict, ABC):
     """The mechanism hears every reward with an error that is uniform on [-noise, noise] (theory section 5)."""
     keep: Literal["rewards"] | None = None
     """``rewards``: every row of the table also holds the true rewards and the reference of its game."""
-    chunk: int
+    chunk: int | None
 
     OPTIONAL: ClassVar[tuple[str, ...]] = ("gain", "efficiency")
     """Columns with no value in some games (an empty cell): nobody lies, or there is no welfare to share."""
+
+    @property
+    def together(self) -> int:
+        """How many games are worked on together."""
+        assert self.chunk is not None  # a kind of study without a default says it otherwise
+        return self.chunk
 
     @abstractmethod
     def choices(self) -> Sequence[Strategy]:

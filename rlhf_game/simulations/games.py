@@ -14,7 +14,7 @@ from rlhf_game.mechanism.audit import TOLERANCE
 from rlhf_game.simulations.batches import Settled, by_owner
 from rlhf_game.simulations.fields import STRATEGY_STREAMS, StudyFields, efficiency
 from rlhf_game.simulations.populations import Share
-from rlhf_game.simulations.strategies import Liars, Occasion, SomeStrategy, Strategy, TruthfulStrategy
+from rlhf_game.simulations.strategies import Liars, Occasion, OwnStrategy, SomeStrategy, Strategy, TruthfulStrategy
 from rlhf_game.simulations.trials import Games, Layout, Measured
 
 SCALARS: Final = (
@@ -36,8 +36,18 @@ class GamesStudy(StudyFields):
     kind: Literal["games"] = "games"
     strategies: Annotated[list[SomeStrategy], Field(min_length=1)]
     liars: Literal["each", "first", "all"] | Share = "each"
-    chunk: Annotated[int, Field(ge=1, le=1_000_000)] = 200
-    """How many games are worked on together; last digits may depend on it."""
+    chunk: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """How many games are worked on together; last digits may depend on it. Default: by what a game costs."""
+
+    @property
+    def together(self) -> int:
+        """200, where lies are searched for 50, and 4 where that is done game by game."""
+        if self.chunk is not None:
+            return self.chunk
+        searches = [one for one in self.strategies if one.looks_at_payments]
+        rules = self.rules
+        is_slow = any(isinstance(one, OwnStrategy) for one in searches) or not all(map(rules.is_known, self.paid))
+        return (4 if is_slow else 50) if searches else 200
 
     def choices(self) -> Sequence[Strategy]:
         """Return the strategies, the truth first."""

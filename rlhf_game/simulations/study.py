@@ -129,14 +129,14 @@ class Study:
     @property
     def count(self) -> int:
         """How many chunks there are."""
-        return len(self.points) * -(-self.fields.games // self.fields.chunk)
+        return len(self.points) * -(-self.fields.games // self.fields.together)
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield the chunks in order, which is that of the rows of the table."""
-        games, number = self.fields.games, 0
+        games, size, number = self.fields.games, self.fields.together, 0
         for point in self.points:
-            for first in range(0, games, self.fields.chunk):
-                yield Chunk(number, point, range(first, min(first + self.fields.chunk, games)))
+            for first in range(0, games, size):
+                yield Chunk(number, point, range(first, min(first + size, games)))
                 number += 1
 
 

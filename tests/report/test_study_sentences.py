@@ -201,7 +201,7 @@ def front(found: Table) -> bool:
 
 
 def ending(found: Table, words: str, text: str) -> bool:
-    last = found.rows[(found.rows["round"] >= found.rows["round"].max() + 1 - 6) & (found.rows.payment == WORDS[words])]
+    last = found.rows[(found.rows["round"] >= found.rows["round"].max() - 1) & (found.rows.payment == WORDS[words])]
     means = last.groupby("point")[["truthful", "efficiency"]].mean()
     spans = re.findall(r"(?:between (\S+) and )?(\d[\d.]*)(%?)", text.replace("%,", "%"))
     found_ends = [(low.rstrip("%") or high, high, unit) for low, high, unit in spans][:2]
@@ -217,7 +217,7 @@ def ending(found: Table, words: str, text: str) -> bool:
 
 
 def race(found: Table, plain: str, affine: str) -> bool:
-    last = found.rows[found.rows["round"] >= found.rows["round"].max() + 1 - 6]
+    last = found.rows[found.rows["round"] >= found.rows["round"].max() - 1]
     means = last.groupby(["payment", "point"])[["welfare", "affine_welfare"]].mean()
     more = (means.loc["none"] > means.loc["affine"]).sum()
     return (more.welfare, more.affine_welfare) == (int(plain), int(affine))
@@ -326,7 +326,7 @@ def test_every_sentence_is_what_the_table_says(tmp_path: Path, name: str) -> Non
 
 @pytest.mark.parametrize("sweep", [{}, {"sweep": {"strength": [0.5, 5.0]}}], ids=["one", "swept"])
 def test_every_sentence_on_a_market_is_what_its_table_says(tmp_path: Path, sweep: dict[str, Any]) -> None:
-    assert unproved(table_of(tmp_path, {"games": 8, **sweep}, MARKET)) == []
+    assert unproved(table_of(tmp_path, {"games": 5, "rounds": 20, **sweep}, MARKET)) == []
 
 
 def test_what_a_lie_is_called_changes_no_verdict(tmp_path: Path) -> None:

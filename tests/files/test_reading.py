@@ -149,7 +149,8 @@ ROWS = [{"policy": p, "prompt": 0, "text": t, "log_probability": -1.0, "log_refe
 SCORES = [{"prompt_index": 0, "response": t, "a": 0.5} for t in ("x", "y")]
 SAMPLED = {
     "space": "samples", "regularizer": "kl", "strength": 1.0, "payment": "none", "payments_from": "samples",
-    "level": 0.95, "cap": 3.0, "groups": [{"name": "a", "size": 1}], "policies": ["reference", "final"],
+    "level": 0.95, "cap": 3.0, "cap_from": "cap", "settlement_seed": 1, "seed_from": "provider",
+    "groups": [{"name": "a", "size": 1}], "policies": ["reference", "final"],
     "trainer": {"name": "rloo", "is_faithful": True, "reason": "it is"},
     "cost": {"trainings": 1, "tokens": 1, "drawn": 1, "seconds": "t.json"},
 }  # fmt: skip

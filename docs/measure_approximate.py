@@ -208,21 +208,22 @@ def samples() -> None:
         best = rg.KL(strength).maximize(game.sizes, sheets, reference)
         truth, policy = best.externalities(game.sizes, sheets)[:, 0], best.probabilities()[0]
         for count in (100, 1000):
-            inside, proven, sizes, widths = [], [], [], []
-            for _ in range(1000):
+            inside, proven, sizes, widths, certain = [], [], [], [], []
+            for turn in range(1000):
                 drawn = game.rewards[:, rng.choice(OUTCOMES, count, p=policy / policy.sum())]
                 found = sampled_payments(drawn, game.sizes, strength)
                 inside.append((found.payments.low <= truth) & (truth <= found.payments.high))
-                sure = certified_payments(drawn, game.sizes, strength, (0.0, 1.0))
-                proven.append((sure.low <= truth) & (truth <= sure.high))
                 sizes.append(found.effective_sizes)
-                widths.append([found.payments.width, sure.width])
-            width = np.mean(widths, axis=0)
+                widths.append(found.payments.width)
+                if turn < 100:
+                    sure = certified_payments(drawn, game.sizes, strength, (0.0, 1.0))
+                    proven.append((sure.low <= truth) & (truth <= sure.high))
+                    certain.append(sure.width)
             rows.append(
                 [
                     strength, count, f"{np.mean(inside, axis=0).min():.1%}", f"{np.mean(sizes, axis=0).min():.0f}",
-                    f"{truth.mean():.4f}", f"{width[0].mean():.4f}", f"{np.mean(proven, axis=0).min():.1%}",
-                    f"{width[1].mean():.3f}",
+                    f"{truth.mean():.4f}", f"{np.mean(widths):.4f}", f"{np.mean(proven, axis=0).min():.1%}",
+                    f"{np.mean(certain):.3f}",
                 ]
             )  # fmt: skip
     heads = [
@@ -230,6 +231,46 @@ def samples() -> None:
         "payment, mean", "width, mean", "coverage of the certified interval", "its width",
     ]  # fmt: skip
     write_table(PAGE, "samples", heads, rows)
+
+
+def pooled() -> None:
+    """Half-widths of certified payments with the prompts: as they are, and by Hoeffding and Bernstein before."""
+    sizes, strength, count, rows = np.array([2.0, 1.0]), 0.5, 1000, []
+    for prompts in (1, 4, 16):
+        found: Any = []
+        for seed in range(8):
+            rng = np.random.default_rng(SEED + seed)
+            q, rewards = rng.dirichlet(np.ones(8)), rng.random((2, 8))
+            policy = q * np.exp(sizes @ rewards / strength)
+            drawn = rewards[:, rng.choice(8, (prompts, count), p=policy / policy.sum())]
+            now = certified_payments(drawn, sizes, strength, (0.0, 1.0))
+            asymptotic = sampled_payments(drawn, sizes, strength)
+            found.append([_before(drawn, sizes, strength), now.width / 2, asymptotic.payments.width / 2])
+        before, after, hoped = np.mean(found, axis=0)
+        for size, *numbers in zip(("2", "1"), before, after, hoped, strict=True):
+            rows.append([prompts, size, *(f"{number:.4f}" for number in numbers)])
+    heads = ["prompts", "size", "certified before", "certified now", "asymptotic"]
+    write_table(PAGE, "pooled", heads, rows)
+
+
+def _before(drawn: Any, sizes: Any, strength: float) -> Any:
+    """The better of Hoeffding and Maurer-Pontil on each prompt, at the prompt's share of the misses: [n]."""
+    ends = []
+    for reward, size in zip(drawn, sizes, strict=True):
+        share, count = size / strength, reward.shape[1]
+        log_miss = np.log(4 / (0.025 / len(reward)))
+        lows, highs = np.zeros(len(reward)), np.zeros(len(reward))
+        for x, least, sign in ((reward, 0.0, share), (np.exp(-share * reward), np.exp(-share), 0.0)):
+            length, mean, variance = 1.0 - least, x.mean(axis=1), x.var(axis=1, ddof=1)
+            hoeffding = length * np.sqrt(log_miss / (2 * count))
+            bernstein = np.sqrt(2 * variance * (log_miss + np.log(2)) / count)
+            reach = np.minimum(hoeffding, bernstein + 7 * length * (log_miss + np.log(2)) / (3 * (count - 1)))
+            low, high = np.maximum(mean - reach, least), np.minimum(mean + reach, 1.0)
+            lows, highs = (
+                (lows + sign * low, highs + sign * high) if sign else (lows + np.log(low), highs + np.log(high))
+            )
+        ends.append(strength * (np.maximum(highs, 0) - np.maximum(lows, 0)).mean() / 2)
+    return np.array(ends)
 
 
 def unfinished() -> None:
@@ -297,6 +338,6 @@ def certificate() -> None:
 
 
 if __name__ == "__main__":
-    for measure in (noise, stopped, samples, unfinished, certificate):
+    for measure in (noise, stopped, samples, pooled, unfinished, certificate):
         measure()
         print(f"{measure.__name__}: written")

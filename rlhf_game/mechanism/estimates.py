@@ -5,9 +5,10 @@ from typing import Any, final
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import stdtrit
 
 from rlhf_game.errors import InputError
-from rlhf_game.mechanism.arrays import Array, frozen
+from rlhf_game.mechanism.arrays import Array, finite, frozen
 
 
 @final
@@ -74,3 +75,24 @@ class Estimate:
         value = float(self.value)
         low, high = min(float(self.low), value), max(float(self.high), value)
         return {"estimate": value, "low": low, "high": high, "level": self.level}
+
+
+def student_interval(
+    values: ArrayLike, level: float = 0.95, known: tuple[float, float] = (-np.inf, np.inf)
+) -> Estimate:
+    """Return the mean of n independent values and Student's interval for its expectation: [...] of [..., n].
+
+    Exact for normal values, approximate for others: where bounds are known, ``betting_interval`` holds for every law.
+    Two values have an interval 6.5 times as wide as the normal quantile would give, which covers 70 % instead of 95 %.
+    known: what the expectation keeps to. Of one value alone the interval is what is known, or where that is nothing,
+    has no width and says nothing.
+    """
+    array = finite(values, "values")
+    count = array.shape[-1]
+    mean = array.mean(axis=-1)
+    if count > 1:
+        reach = stdtrit(count - 1, (1 + level) / 2) * array.std(axis=-1, ddof=1) / np.sqrt(count)
+    else:
+        reach = np.where(np.isfinite(known).all(), np.inf, 0.0)
+    value, low, high = (np.clip(end, *known) for end in (mean, mean - reach, mean + reach))
+    return Estimate(value, low, high, level)

@@ -14,7 +14,7 @@ from rlhf_game.files.documents import lines_of, read_text
 from rlhf_game.files.schema import Name, Positive
 from rlhf_game.training.data import Count
 from rlhf_game.training.kinds import Table, Task
-from rlhf_game.training.policy import PolicyFields, mean_over_prompts
+from rlhf_game.training.policy import NONNEGATIVE, UNIT, PolicyFields, mean_over_prompts
 
 if TYPE_CHECKING:
     from rlhf_game.training_backends import LanguageModel
@@ -142,9 +142,11 @@ class ElasticResetConfig(PolicyFields):
         return {
             "step": step,
             "after_reset": label == OWN and step in resets(self.every, self.max_steps),
-            "reward": mean_over_prompts(np.tensordot(weights / weights.sum(), rewards, axes=1)),
-            "groups": {group.name: mean_over_prompts(one) for group, one in zip(self.groups, rewards, strict=True)},
-            "sequence_kl": mean_over_prompts(ratios),
+            "reward": mean_over_prompts(np.tensordot(weights / weights.sum(), rewards, axes=1), UNIT),
+            "groups": {
+                group.name: mean_over_prompts(one, UNIT) for group, one in zip(self.groups, rewards, strict=True)
+            },
+            "sequence_kl": mean_over_prompts(ratios, NONNEGATIVE),
             "perplexity": self._perplexity(policy, task.base),
         }
 

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from rlhf_game.training_backends import LanguageModel
     from rlhf_game.training_backends.policies import ElasticReset, PolicyTraining, TrainedPolicy
 
+UNIT, NONNEGATIVE = (0.0, 1.0), (0.0, float("inf"))
+"""What rewards, and divergences, keep to."""
+
 
 @final
 class ElasticResetSpec(Strict):
@@ -231,19 +234,22 @@ class PolicyConfig(PolicyFields):
             "groups": {
                 group.name: {
                     "weight": training.weights[i],
-                    "reference": mean_over_prompts(before[i]),
-                    "policy": mean_over_prompts(after[i]),
+                    "reference": mean_over_prompts(before[i], UNIT),
+                    "policy": mean_over_prompts(after[i], UNIT),
                 }
                 for i, group in enumerate(self.groups)
             },
-            "sequence_kl": mean_over_prompts(ratios),
+            "sequence_kl": mean_over_prompts(ratios, NONNEGATIVE),
             **bound,
         }
 
 
-def mean_over_prompts(values: Array) -> dict[str, Any]:
-    """Return the mean of values [B, k] with an interval; draws of one prompt count together where there are several."""
-    return interval(values.mean(axis=1) if len(values) > 1 else values.ravel())
+def mean_over_prompts(values: Array, known: tuple[float, float]) -> dict[str, Any]:
+    """Return the mean of values [B, k] with an interval; draws of one prompt count together where there are several.
+
+    known: what the mean keeps to.
+    """
+    return interval(values.mean(axis=1) if len(values) > 1 else values.ravel(), known)
 
 
 def _shown(found: Mapping[str, float]) -> tuple[str, str]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlhf_game.errors import InputError
-from rlhf_game.mechanism.estimates import Estimate
+from rlhf_game.mechanism.estimates import Estimate, student_interval
 
 
 def test_sums_and_multiples_keep_the_truth_inside() -> None:
@@ -47,3 +47,26 @@ def test_the_document_is_the_receipts() -> None:
 def test_what_is_no_interval_is_refused(fields: tuple[object, ...], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Estimate(*fields)
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_a_mean_of_few_values_is_covered_as_often_as_stated(count: int) -> None:
+    """The negative control is the normal quantile, which covers 70 % with two values."""
+    values = np.random.default_rng(count).normal(size=(20_000, count)) + 1
+    found = student_interval(values)
+    inside = ((found.low <= 1) & (found.high >= 1)).mean()
+    assert inside == pytest.approx(0.95, abs=0.007)
+    normal = 1.959964 * values.std(axis=1, ddof=1) / np.sqrt(count)
+    assert (np.abs(values.mean(axis=1) - 1) <= normal).mean() < 0.94
+    if count == 2:
+        assert (np.abs(values.mean(axis=1) - 1) <= normal).mean() == pytest.approx(0.70, abs=0.01)
+
+
+def test_a_mean_keeps_to_what_is_known() -> None:
+    found = student_interval([-0.13, -0.02], known=(0.0, np.inf))  # a divergence, by two draws
+    assert (found.value, found.low) == (0.0, 0.0)
+    assert found.high > 0.5
+    one = student_interval([0.3], known=(0.0, 1.0))
+    assert (one.low, one.value, one.high) == (0.0, 0.3, 1.0)
+    alone = student_interval([0.3])
+    assert alone.width == 0.0

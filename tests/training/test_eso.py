@@ -121,10 +121,10 @@ def test_rows_keep_their_split_and_no_prompt_is_on_both_sides(tmp_path: Path) ->
         read_demonstrations(DemonstrationSpec(file="y.jsonl"), tmp_path, 0)
 
 
-def test_intervals_are_normal() -> None:
+def test_intervals_are_those_of_student() -> None:
     found = interval(np.array([1.0, 2.0, 3.0, 4.0]))  # standard deviation 1.29, standard error 0.645
     assert found["estimate"] == 2.5
-    assert found["high"] - found["estimate"] == pytest.approx(1.959964 * (5 / 3) ** 0.5 / 2, abs=1e-6)
+    assert found["high"] - found["estimate"] == pytest.approx(3.182446 * (5 / 3) ** 0.5 / 2, abs=1e-6)
     assert interval(np.array([3.0]))["low"] == 3.0
 
 

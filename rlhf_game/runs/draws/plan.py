@@ -16,6 +16,7 @@ from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.certificates import certified_payments
 from rlhf_game.mechanism.draws.settlement import settle_tapes
 from rlhf_game.mechanism.draws.tapes import Problem, Tape, cut
+from rlhf_game.mechanism.estimates import student_interval
 from rlhf_game.mechanism.regularizers.kl import KL
 from rlhf_game.mechanism.spaces.table import Table
 from rlhf_game.rewards.calibration import is_flat
@@ -154,7 +155,8 @@ def _candidates(configuration: Configuration, pilot: Pilot, prompts: int) -> dic
         rewards = np.stack([of[:, row] for of, row in zip(pilot.rewards, picked, strict=True)], axis=1)
         read = [table.read(reward) for reward in rewards]
         bills.append(table.maximize(problem.shares, read).externalities(problem.shares, read) / problem.multipliers)
-    width = float(2 * 1.96 * np.std(bills, axis=0).mean()) * (len(pilot.rewards) / prompts) ** 0.5
+    spread = student_interval(np.transpose(bills)).width.mean() * len(bills) ** 0.5  # of one such bill
+    width = float(spread) * (len(pilot.rewards) / prompts) ** 0.5
     return _said("candidates", *_scaled(tokens, seconds, pilot, prompts), width)
 
 

@@ -50,7 +50,7 @@ def _measured() -> ModuleType:
 
 def rows_of(name: str, split: str) -> list[dict[str, str]]:
     """The first pairs of one split of one file, of conversations that begin with the prompt."""
-    path = Path(os.environ.get("RLHF_GAME_DATA") or ROOT.parent / "shared" / "data") / f"{name}.jsonl.gz"
+    path = Path(os.environ.get("RLHF_GAME_DATA", "")) / f"{name}.jsonl.gz"
     if not path.is_file():
         sys.exit(f"needs real preference data: RLHF_GAME_DATA names no folder with {path.name}")
     with gzip.open(path, "rt", encoding="utf-8") as file:

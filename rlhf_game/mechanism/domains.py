@@ -299,9 +299,11 @@ class SpaceOptimum:
         for b, row in enumerate(direction):
             top = float(np.abs(row).max())
             if top > 0:
-                step = STEP * self._solver.unit / top
-                ahead, behind = (self._solver.gradient(self._policy(b, (sign * step * row,))) for sign in (1, -1))
-                out[b] = (ahead - behind) / (2 * step)
+                step = STEP * self._solver.unit  # along row / top: no float is too small
+                ahead, behind = (
+                    self._solver.gradient(self._policy(b, (sign * step * (row / top),))) for sign in (1, -1)
+                )
+                out[b] = (ahead - behind) / (2 * step) * top
         return out
 
     def _policy(self, b: int, more: Sequence[Array]) -> Any:

@@ -71,7 +71,9 @@ def verify_folder(folder: Path, *, trusted: bool = False) -> tuple[list[str], li
     found = workspace.differences() or kind.differences(folder, trusted)
     if found:
         return found, []
+    others = workspace.others()
     return [], [
         f"verified: {workspace.count} files as they were written; made again: {kind.again}",
         f"taken on trust, as no file here gives it: {kind.on_trust}",
+        *([f"beside them, and not checked: {shown(', '.join(others), 200)}"] if others else []),
     ]

@@ -120,19 +120,25 @@ class Workspace:
         self.finish(path, json_bytes(value))
 
     def differences(self) -> list[str]:
-        """Return a line for each file of a finished folder that was changed, taken away or added since."""
+        """Return a line for each file of a finished folder that was changed, taken away or added to a folder in it."""
         try:
             known = self._sums
         except InputError as error:
             return [str(error)]
         found, there = [], {self._name(file): file for file in self.files()}
+        if not (self.path / SUMS).read_bytes().endswith(b"\n"):
+            found.append(f"{SUMS}: must be as it was written, found its last line cut")
         for name, sums in known.items():
             if name not in there:
                 found.append(f"{shown(name, 200)}: must be there as it was written, found nothing")
             elif digest(there[name]) not in sums:
                 found.append(f"{shown(name, 200)}: must be as it was written, found it changed")
-        added = (shown(name, 200) for name in there if name not in known)
+        added = (shown(name, 200) for name in there if name not in known and "/" in name)
         return found + [f"{name}: must be one of the files that were written, found it added" for name in added]
+
+    def others(self) -> list[str]:
+        """Return the names of files beside those that were written: somebody's own, which nothing reads."""
+        return [name for file in self.files() if "/" not in (name := self._name(file)) and name not in self._sums]
 
     @property
     def count(self) -> int:

@@ -64,6 +64,9 @@ def test_every_flipped_bit_of_every_file_is_found(tmp_path: Path) -> None:
         if file.name != SUMS:
             assert Workspace(workspace.path).differences() != []
         file.write_bytes(whole)
+    (workspace.path / "notes.txt").write_bytes(b"somebody's own")
+    assert Workspace(workspace.path).differences() == []
+    assert Workspace(workspace.path).others() == ["notes.txt"]
     (workspace.path / "model" / "more").write_bytes(b"")
     assert Workspace(workspace.path).differences() == [
         "model/more: must be one of the files that were written, found it added"

@@ -1,14 +1,14 @@
 """A training rule and a payment rule, checked to fit, and the receipt that they produce."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from rlhf_game.errors import CombinationError, InputError
-from rlhf_game.mechanism.arrays import Array, finite
+from rlhf_game.mechanism.arrays import Array, finite, numbers
 from rlhf_game.mechanism.payments import AffinePayments, PaymentRule
 from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.reports import Group, Normalization, Profile, Report, V
@@ -91,27 +91,29 @@ class Mechanism:
         Raises InputError when there is no report, a report does not fit the space, or float64 cannot hold the result.
         """
         said = tuple(reports.values()) if isinstance(reports, Mapping) else reports
-        settlement = self.settle_profile(read_profile(said, space), space)
-        return replace(settlement, reports=tuple(said))
+        return self.settle_profile(read_profile(said, space), space, tuple(said))
 
-    def settle_profile(self, profile: Profile[V], space: PolicySpace[V]) -> Settlement:
-        """Train and charge for reports that the space has read already."""
+    def settle_profile(
+        self, profile: Profile[V], space: PolicySpace[V], reports: tuple[Report | Group, ...] = ()
+    ) -> Settlement:
+        """Train and charge for reports that the space has read already; ``reports``: as they were before."""
         with np.errstate(all="ignore"):  # what comes out of an overflow is not finite, and refused
-            return self.charge(Trained(self.training, profile, space, self.training.train(profile, space)))
+            return self.charge(Trained(self.training, profile, space, self.training.train(profile, space)), reports)
 
-    def charge(self, trained: Trained[Any]) -> Settlement:
+    def charge(self, trained: Trained[Any], reports: tuple[Report | Group, ...] = ()) -> Settlement:
         """Charge for what the training rule has trained."""
-        values, payments = trained.values(), np.asarray(self.payment.charge(trained), dtype=np.float64)
+        values = trained.values()
+        payments = self.payment.charge(trained)
+        if not (isinstance(payments, np.ndarray) and payments.dtype == np.float64):
+            payments = numbers(payments, f"{type(self.payment).__name__}.charge")
         if payments.shape != values.shape:
             raise CombinationError(
                 f"{type(self.payment).__name__}.charge must return one number per group, {list(values.shape)}, "
                 f"got {list(payments.shape)}"
             )
-        if not (
-            np.isfinite(values).all() and np.isfinite(payments).all() and np.isfinite(trained.policy.welfare).all()
-        ):
+        if not np.isfinite(values.sum() + payments.sum() + trained.policy.welfare).all():
             raise InputError("reports must have results that float64 can hold, got some that overflow it")
-        return Settlement(trained.policy, trained.sizes, values, payments, self, trained)
+        return Settlement(trained.policy, trained.sizes, values, payments, self, trained, reports)
 
     @property
     def moves(self) -> str | None:

@@ -110,6 +110,16 @@ def test_a_charge_of_another_shape_is_refused() -> None:
         rg.settle_many([[[1, 0], [0, 1]]], [1, 2], [0.5, 0.5], rg.KL(1.0), payment=Sum())
 
 
+def test_a_charge_that_is_no_number_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Free(rg.PaymentRule[rg.AffineRule]):
+        def charge(self, optimum: Trained[rg.AffineRule]) -> Any:
+            return "free"
+
+    with pytest.raises(rg.InputError, match=r"Free.charge must be numbers"):
+        rg.settle_many([[[1, 0], [0, 1]]], [1, 2], [0.5, 0.5], rg.KL(1.0), payment=Free())
+
+
 def test_what_a_rule_pays_for_is_its_type_argument() -> None:
     class Both(rg.PaymentRule[NashWelfare | EqualSay]):
         def charge(self, optimum: Any) -> Any:

@@ -125,10 +125,8 @@ class Gibbs(Optimum):
     def values(self, rewards: Sequence[Array]) -> Array:
         """Return <p, r>: [k, B]."""
         out = np.zeros((len(rewards), len(self.reference)))
-        for block in blocks(self.reference.shape, 1, [self.reference, *rewards]):
-            p = self.probabilities(block)
-            for i, reward in enumerate(rewards):
-                out[i, block[0]] += expectation(p, reward[None, *block])[0]
+        for block in blocks(self.reference.shape, max(len(rewards), 1), [self.reference, *rewards]):
+            out[:, block[0]] += expectation(self.probabilities(block), stack(rewards, block))
         return out
 
     def externalities(self, weights: Array, rewards: Sequence[Array]) -> Array:

@@ -102,6 +102,8 @@ def _read(value: Any, where: str) -> Text:
     if not isinstance(text, str) or not re.match(r"\s*Human:", text):
         return text
     _, *parts = _HH.split("\n\n" + text.strip())
+    if "Assistant" not in parts[::2]:  # a response that begins with this word, and no transcript
+        return text
     roles = {"Human": "user", "Assistant": "assistant"}
     turns = [{"role": roles[who], "content": said.strip()} for who, said in zip(parts[::2], parts[1::2], strict=True)]
     return text_of(turns, where)

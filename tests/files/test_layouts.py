@@ -12,7 +12,7 @@ import pytest
 from rlhf_game import InputError
 from rlhf_game.files.conversations import Conversation, Message, Text, dialogue
 from rlhf_game.files.layouts import exchange_of, pair_of
-from rlhf_game.files.preferences import preferences_of
+from rlhf_game.files.preferences import preferences_of, read_preferences
 from rlhf_game.training.demonstrations import DemonstrationSpec, read_demonstrations
 
 NAMES = {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"}
@@ -298,3 +298,15 @@ def test_real_transcripts_are_the_conversations_that_they_were_made_of() -> None
         assert (chosen, rejected) == (row["chosen"].strip(), row["rejected"].strip())
         checked += 1
     assert checked > 1700
+
+
+def test_a_response_that_begins_with_human_is_no_transcript() -> None:
+    """HH has such rows: what a crowdworker's model said, without any turn of an assistant."""
+    row = {"prompt": ASKED, "chosen": GOOD, "rejected": "Human:  Let us see what I know."}
+    assert pair_of(row, "row", NAMES) == (ASKED, GOOD, "Human:  Let us see what I know.")
+
+
+@pytest.mark.skipif("RLHF_GAME_DATA" not in os.environ, reason="needs RLHF_GAME_DATA, the folder of real data")
+@pytest.mark.parametrize(("name", "least"), [("helpful", 1800), ("harmless", 1800), ("gpt4_judge", 3900)])
+def test_every_row_of_real_preferences_is_read(name: str, least: int) -> None:
+    assert len(read_preferences(Path(os.environ["RLHF_GAME_DATA"]) / f"{name}.jsonl.gz").rows) >= least

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final, final
 
@@ -22,7 +23,9 @@ from rlhf_game.mechanism.breakdown import take_apart
 from rlhf_game.mechanism.mechanism import read_profile
 from rlhf_game.mechanism.own_bill import OwnBill, own_bill, own_chain_bill
 from rlhf_game.mechanism.payments import AffinePayments
+from rlhf_game.mechanism.privacy import privacy
 from rlhf_game.mechanism.regularizers.base import Regularizer
+from rlhf_game.mechanism.regularizers.kl import KL
 from rlhf_game.mechanism.reports import Report
 from rlhf_game.registry import is_code
 
@@ -49,6 +52,16 @@ class BreakdownFields(Strict):
 
 
 @final
+class PrivacyFields(Strict):
+    """What one served response tells of the group's reward, in nats (rlhf_game.mechanism.privacy)."""
+
+    epsilon: float | None = None
+    """None where no domain is declared, so that nothing bounds a reward."""
+    epsilon_leaving: float | None = None
+    realised_loss: float
+
+
+@final
 class OwnReceipt(Strict):
     """What OWN.json holds; keys beyond these may be in the file and are not read."""
 
@@ -70,6 +83,8 @@ class OwnReceipt(Strict):
     payment: float
     utility: float
     breakdown: BreakdownFields
+    privacy: PrivacyFields | None = None
+    """Of tables under KL."""
     commitment: str | None = None
     path: list[Annotated[list[str], Field(min_length=2, max_length=2)]] | None = None
     """From the group's leaf to the root: [side, hash] of each neighbour, side left or right."""
@@ -136,7 +151,22 @@ def own_receipt(game: Game, name: str) -> OwnReceipt:
         breakdown=BreakdownFields(
             own_value=part.value, cost_to_others=sum(part.costs), provider_share=part.payment - sum(part.costs)
         ),
+        privacy=None if is_chain or not isinstance(space.regularizer, KL) else _privacy(game, at, policy),  # type: ignore[attr-defined]
     )
+
+
+def _privacy(game: Game, at: int, policy: Any) -> PrivacyFields:
+    """Return the privacy of one group of a table under KL; a declared domain bounds what rewards there may be."""
+    fields: Any = game.fields
+    group = fields.groups[at]
+    found = privacy(
+        [np.asarray(row) for row in _rows(written(policy.probabilities))],
+        [np.asarray(row) for row in _rows(written(game.rewards[at]))],
+        share=group.size * (fields.weights or {}).get(group.name, 1.0),
+        strength=fields.strength,
+        span=None if fields.normalization == "none" else 1.0,
+    )
+    return PrivacyFields(**asdict(found))
 
 
 def read_own(path: str | os.PathLike[str]) -> OwnReceipt:
@@ -186,7 +216,24 @@ def own_differences(receipt: str | os.PathLike[str], report: str | os.PathLike[s
     found += _apart("utility", own.utility, worth - own.payment, scale)
     parts = own.breakdown
     found += _apart("breakdown.own_value", parts.own_value, worth, scale)
+    found += _private_apart(own, policies, rewards)
     return found + _apart("breakdown", parts.cost_to_others + parts.provider_share, own.payment, scale)
+
+
+def _private_apart(own: OwnReceipt, policies: list[Array], rewards: list[Array]) -> list[str]:
+    """Return how the privacy that a receipt states is not what the policy, the report and the domain give."""
+    said, share = own.privacy, own.size * own.weight
+    if said is None:
+        return []
+    span = None if said.epsilon is None else 1.0
+    again = asdict(privacy(policies, rewards, share=share, strength=own.strength, span=span))
+    found = []
+    for key, value in said.model_dump().items():
+        if (value is None) != (again[key] is None):
+            found.append(f"privacy.{key}: the receipt says {value!r}, the policy and the report give {again[key]!r}")
+        elif value is not None:
+            found += _apart(f"privacy.{key}", value, again[key], 0.0)
+    return found
 
 
 def _bill(

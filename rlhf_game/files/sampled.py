@@ -26,6 +26,7 @@ from rlhf_game.files.tables import digest
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.reports import LARGEST_SIZE
+from rlhf_game.mechanism.sampled_payments import sampled_payments
 from rlhf_game.mechanism.sampled_settlement import (
     ByFormula,
     ByMenu,
@@ -241,7 +242,7 @@ def sampled_receipt(game: SampledGameFile) -> Receipt:
     settled, chosen = settle_sampled(game)
     can_bound = fields.seed_from != "config" and fields.cap_from != "sizes"
     bounds = settled.certificate.regret_bounds if can_bound else None
-    groups = []
+    groups, asymptotic = [], _asymptotic(game)
     for i, group in enumerate(fields.groups):
         groups.append(
             {
@@ -252,6 +253,7 @@ def sampled_receipt(game: SampledGameFile) -> Receipt:
                 "utility": settled.utilities[i].document(),
                 "affine_payment": settled.certificate.affine_payments[i].document(),
                 "regret_bound": None if bounds is None else float(bounds[i]),
+                **asymptotic[i],
             }
         )
     gap = settled.certificate.gap.document()
@@ -283,6 +285,25 @@ def sampled_receipt(game: SampledGameFile) -> Receipt:
         "settlement_seed": fields.settlement_seed,
     }
     return parse_model(Receipt, document, game.name)
+
+
+def _asymptotic(game: SampledGameFile) -> list[dict[str, Any]]:
+    """Return of each group the interval that holds for many draws, beside the certified one, and its effective size.
+
+    It is of the formula that is charged by, so it is there for payments from samples only.
+    """
+    fields = game.fields
+    if fields.payment == "none" or fields.payments_from != "samples":
+        return [{} for _ in fields.groups]
+    weights = fields.weights or {}
+    multipliers = np.array([weights.get(group.name, 1.0) for group in fields.groups])
+    shares = multipliers * np.array([float(group.size) for group in fields.groups])
+    found = sampled_payments(game.draws[FINAL].rewards, shares, fields.strength, level=fields.level)
+    paid = found.payments.scaled(1 / multipliers)
+    return [
+        {"asymptotic_payment": paid[i].document(), "effective_size": float(found.effective_sizes[i])}
+        for i in range(len(multipliers))
+    ]
 
 
 def changed_files(game: SampledGameFile) -> list[str]:

@@ -135,6 +135,12 @@ def test_the_same_samples_settle_by_formula_and_by_reference(good: FinetunedRun,
         groups = sampled_receipt(replace(good.game, fields=fields)).model_dump()["groups"]
         assert [group["payment"]["estimate"] for group in groups] == pytest.approx(best, abs=0.08)
         assert all(holds(group["payment"], paid) for group, paid in zip(groups, best, strict=True))
+        for group in groups:
+            assert ("asymptotic_payment" in group) == (rule == "samples")
+            if rule == "samples":
+                wide, short = (group[key]["high"] - group[key]["low"] for key in ("payment", "asymptotic_payment"))
+                assert 0 < short < wide
+                assert 1 <= group["effective_size"] <= GOOD["samples"]
 
 
 @pytest.mark.parametrize("rule", ["samples", pytest.param("reference", marks=pytest.mark.slow)])

@@ -1,0 +1,55 @@
+"""What one served response tells about a group's reward: differential privacy of the optimum under KL.
+
+The optimum p proportional to q exp(s / strength) is the exponential mechanism, which is truthful with affine payments
+and private (Huang and Kannan, FOCS 2012, arXiv:1204.1255). Exchanging group i's reward for another one of range R moves
+s by g_i R at most, where g_i = mu_i w_i, hence log p(x) by 2 g_i R / strength at most: one response is epsilon-private
+with that epsilon (derived; sharp as q(x) goes to 0). Against leaving, only the score moves by at most g_i R from one
+side: log(p / p_-i) lies in an interval of length g_i R / strength around 0. T responses to one prompt compose to
+T epsilon, one to each of B prompts to B epsilon.
+
+Only responses are private. Weights, probabilities, the number of proposals of a draw and its tape are not.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from rlhf_game.mechanism.arrays import Array
+
+
+@final
+@dataclass(frozen=True)
+class Privacy:
+    """Of one group and one served response, in nats."""
+
+    epsilon: float | None
+    """Against exchanging its reward for any of the domain; None where the domain bounds no reward."""
+    epsilon_leaving: float | None
+    """Against leaving."""
+    realised_loss: float
+    """max |log p / p_-i| over responses and prompts: what leaving would have changed at this policy."""
+
+    def after(self, responses: int) -> float | None:
+        """Return epsilon of so many served responses together."""
+        return None if self.epsilon is None else responses * self.epsilon
+
+
+def privacy(
+    policies: Sequence[Array], rewards: Sequence[Array], *, share: float, strength: float, span: float | None
+) -> Privacy:
+    """Return the privacy of one group under KL.
+
+    policies, rewards: p and its own r of each prompt, B of [m_b]. share: mu_i w_i. span: the range of rewards that the
+    domain allows; None: unbounded. p_-i is proportional to p exp(-share r / strength).
+    """
+    realised = 0.0
+    for p, r in zip(policies, rewards, strict=True):
+        there = p > 0
+        a = share / strength * r[there]
+        low = float(a.min())
+        log_ratio = (a - low) + np.log(p[there] @ np.exp(low - a))
+        realised = max(realised, float(np.abs(log_ratio).max()))
+    leaving = None if span is None else share * span / strength
+    return Privacy(None if leaving is None else 2 * leaving, leaving, realised)

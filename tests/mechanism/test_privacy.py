@@ -1,0 +1,50 @@
+"""Privacy: the golden losses of G3, the bound over random games, and the game in which it is sharp."""
+
+import numpy as np
+import pytest
+
+from rlhf_game.mechanism.privacy import privacy
+
+Q, STRENGTH = np.array([0.7, 0.2, 0.1]), 0.5
+REWARDS = np.array([[0.6, 0.3, 0.1], [0.1, 0.2, 0.7]])
+SIZES = np.array([3.0, 2.0])
+
+
+def optimum(q: np.ndarray, score: np.ndarray, strength: float = STRENGTH) -> np.ndarray:
+    p = q * np.exp((score - score.max()) / strength)
+    return np.asarray(p / p.sum())
+
+
+def test_the_realised_losses_of_the_golden_game() -> None:
+    p = optimum(Q, SIZES @ REWARDS)
+    found = [
+        privacy([p], [r], share=w, strength=STRENGTH, span=1.0) for r, w in zip(REWARDS, SIZES, strict=True)
+    ]  # fmt: skip
+    assert [one.realised_loss for one in found] == pytest.approx([2.0398, 2.3141], abs=5e-5)
+    assert [one.epsilon for one in found] == [12.0, 8.0]
+    assert [one.epsilon_leaving for one in found] == [6.0, 4.0]
+    assert found[0].after(10) == 120.0
+    for i, one in enumerate(found):  # p_-i by training without the group
+        without = optimum(Q, SIZES @ REWARDS - SIZES[i] * REWARDS[i])
+        assert one.realised_loss == pytest.approx(np.abs(np.log(p / without)).max(), rel=1e-12)
+    assert privacy([p], [REWARDS[0]], share=3.0, strength=STRENGTH, span=None).epsilon is None
+
+
+def test_no_exchange_of_a_reward_moves_a_response_by_more_and_some_moves_it_by_nearly_as_much() -> None:
+    rng, largest = np.random.default_rng(0), 0.0
+    for _ in range(2000):
+        q = rng.dirichlet(np.full(4, 0.3)) + 1e-12
+        others, mine, other = rng.random((3, 4)).round(rng.integers(0, 3))
+        share, strength = rng.uniform(0.1, 4), rng.uniform(0.2, 2)
+        p, changed = (optimum(q / q.sum(), others + share * r, strength) for r in (mine, other))
+        moved = np.abs(np.log(p / changed)).max()
+        bound = privacy([p], [mine], share=share, strength=strength, span=1.0)
+        assert bound.epsilon is not None
+        assert bound.epsilon_leaving is not None
+        assert moved <= bound.epsilon + 1e-9
+        assert bound.realised_loss <= bound.epsilon_leaving + 1e-9
+        largest = max(largest, moved / bound.epsilon)
+    rare = np.array([1e-9, 1 - 1e-9])
+    p, changed = (optimum(rare, 3 * r) for r in (np.array([1.0, 0.0]), np.array([0.0, 1.0])))
+    assert np.abs(np.log(p / changed)).max() == pytest.approx(12.0, rel=1e-3)
+    assert largest > 0.8

@@ -5,7 +5,6 @@ from typing import Any, final
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtrit
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array, finite, frozen
@@ -87,6 +86,8 @@ def student_interval(
     known: what the expectation keeps to. Of one value alone the interval is what is known, or where that is nothing,
     has no width and says nothing.
     """
+    from scipy.special import stdtrit
+
     array = finite(values, "values")
     count = array.shape[-1]
     mean = array.mean(axis=-1)

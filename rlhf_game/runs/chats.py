@@ -5,7 +5,7 @@ from abc import ABC
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, final
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from rlhf_game.chat import REPLIES, Chat, ChatModel, Endpoint, Ledger, LocalModel, Prices
@@ -114,6 +114,14 @@ class ModelSpec(Strict):
     """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
     endpoint: Annotated[ChatEndpointSpec | None, BeforeValidator(_at), OrText()] = None
     """Where it is asked, an address or more about it; None: on this machine."""
+
+    @model_validator(mode="after")
+    def _folded_here(self) -> "ModelSpec":
+        if self.fold_system and self.endpoint is not None:
+            raise PydanticCustomError(
+                "fold_system", "must have no fold_system beside an endpoint, which applies its own chat template"
+            )
+        return self
 
 
 def _named(value: Any) -> Any:

@@ -170,3 +170,13 @@ def test_an_address_alone_names_an_endpoint(write: Callable[..., Path], tmp_path
         assert command("run", config, "-o", tmp_path / "out").code == 0
         assert len(seen) == 10
         assert {one["token"] for one in seen} == {None}
+
+
+def test_an_endpoint_folds_no_system_turn(tmp_path: Path) -> None:
+    """The template is the endpoint's own: a key that would do nothing is refused."""
+    model = {"name": "m", "endpoint": "http://127.0.0.1:9/v1", "fold_system": True}
+    document = {"model": model, "prompts": ["a"], "outcomes": {"per_prompt": 2}, "strength": 1, "groups": []}
+    (tmp_path / "run.json").write_text(json.dumps(document | {"groups": [{"name": "a", "reward": "brevity"}]}))
+    found = command("run", tmp_path / "run.json", "-o", tmp_path / "out")
+    assert found.code == 2
+    assert "model: must have no fold_system beside an endpoint" in found.err

@@ -61,10 +61,19 @@ class TrainedPolicy:
         return tuple(checkpoints(self.folder / "checkpoints"))
 
 
+def _named(rewards: Any) -> Mapping[str, Reward]:
+    """Return rewards by name; those of a list are called by their places."""
+    if isinstance(rewards, Mapping):
+        return rewards
+    if not isinstance(rewards, Sequence) or isinstance(rewards, str) or not all(map(callable, rewards)):
+        raise InputError(f"rewards must be a mapping from names to functions or a list of functions, got {rewards!r}")
+    return {f"reward {k}": reward for k, reward in enumerate(rewards)}
+
+
 def train_policy(
     training: PolicyTraining,
     prompts: Sequence[Text],
-    rewards: Mapping[str, Reward],
+    rewards: Mapping[str, Reward] | Sequence[Reward],
     out: Path,
     *,
     columns: Mapping[str, Sequence[Any]] | None = None,
@@ -74,14 +83,16 @@ def train_policy(
 ) -> TrainedPolicy:
     """Train a policy into the folder ``out``, going on from its last whole checkpoint; a finished one is only read.
 
-    prompts: [B], texts or messages. rewards: by the name of the group, as training.weights are ordered, each asked once
-    per batch. columns: further columns of the prompts, for rewards, [B] each. base: the folder that the model's path
-    starts from. Under torchrun or accelerate every process calls this; the first one writes. The same training gives
-    the same weights however often it was stopped (on a CPU). Raises InputError when ``out`` is another training's or
-    something does not fit, RunError when the training diverges or memory runs out; the last whole checkpoint stays.
+    prompts: [B], texts or messages. rewards: by the name of the group, or a list of them, as training.weights are
+    ordered, each asked once per batch. columns: further columns of the prompts, for rewards, [B] each. base: the folder
+    that the model's path starts from. Under torchrun or accelerate every process calls this; the first one writes. The
+    same training gives the same weights however often it was stopped (on a CPU). Raises InputError when ``out`` is
+    another training's or something does not fit, RunError when the training diverges or memory runs out; the last whole
+    checkpoint stays.
     """
     watch = watch or unwatched
     columns = columns or {}
+    rewards = _named(rewards)
     prompts = [text_of(prompt, f"prompts[{b}]") for b, prompt in enumerate(prompts)]
     if any(isinstance(prompt, Conversation) and prompt.tools for prompt in prompts):
         raise InputError("prompts must have no tools where a policy is trained on rewards, found some")

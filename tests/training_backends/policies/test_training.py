@@ -272,3 +272,14 @@ def test_a_reward_gets_what_trl_hands_to_it(folder: Path, tmp_path: Path) -> Non
     train_policy(how, ["good", "bad"], {"a": watching}, tmp_path / "out")
     assert sorted(set(seen["steps"])) == [0, 1]
     assert all(1 <= len(ids) <= 3 for ids in seen["ids"])
+
+
+def test_rewards_may_be_a_list_and_anything_else_is_one_line(base: PolicyTraining, tmp_path: Path) -> None:
+    short = replace(base, max_steps=1)
+    for name, rewards in (("named", REWARDS), ("listed", list(REWARDS.values()))):
+        train_policy(short, [PROMPT], rewards, tmp_path / name)
+    (one,), (two,) = (list((tmp_path / name).rglob("model.safetensors")) for name in ("named", "listed"))
+    assert all(torch.equal(load_file(one)[key], value) for key, value in load_file(two).items())
+    for wrong in ("sentiment", [1.0, 2.0], None):
+        with pytest.raises(InputError, match="rewards must be a mapping from names to functions or a list"):
+            train_policy(base, [PROMPT], wrong, tmp_path / "wrong")

@@ -256,6 +256,8 @@ def _bill(
 def _tables(own: OwnReceipt, mine: OwnReport, name: str) -> tuple[list[Array], list[Array], list[Array]]:
     """Return policies, references and rewards, one of each prompt; of an automaton policies of each step."""
     try:
+        if not all(map(_is_numbers, (own.policy, own.reference, mine.reward))):
+            raise ValueError
         if own.next_state is not None:
             shape = np.shape(own.next_state)
             policy = np.asarray(own.policy, dtype=np.float64)
@@ -330,6 +332,8 @@ def climb(leaf: str, path: Sequence[Sequence[str]]) -> str:
     """Return the root that a path leads to from a leaf; of a path that is none, a text that is no root."""
     try:
         for side, other in path:
+            if side not in ("left", "right") or len(other) != len(leaf):
+                return "nowhere"
             leaf = _joined(other, leaf) if side == "left" else _joined(leaf, other)
     except ValueError:
         return "nowhere"
@@ -342,6 +346,11 @@ def _joined(left: str, right: str) -> str:
 
 def _floats(table: Any) -> Any:
     return [_floats(row) for row in table] if isinstance(table, list) else float(table)
+
+
+def _is_numbers(table: Any) -> bool:
+    """Return whether all leaves of nested lists are numbers: a text that looks like one is none."""
+    return all(map(_is_numbers, table)) if isinstance(table, list) else type(table) in (int, float)
 
 
 def _rows(table: Any) -> list[Any]:

@@ -122,7 +122,8 @@ def test_one_training_gives_all_payments_within_their_intervals(good: FinetunedR
         numbers.append(settled.payments.value)
     assert (misses <= 20).all()
     formula = SIZES * (truth.rewards @ p) + STRENGTH * np.log(np.exp(-SIZES[:, None] * truth.rewards / STRENGTH) @ p)
-    assert np.mean(numbers, axis=0) == pytest.approx(formula, rel=0.03)
+    assert np.mean(numbers, axis=0) == pytest.approx(formula, rel=0.08)  # the bracket moves it towards the exact one
+    assert (np.abs(np.mean(numbers, axis=0) - truth.payments(p)) <= np.abs(formula - truth.payments(p)) + 2e-3).all()
     assert formula == pytest.approx(best, rel=0.15)  # what the training has left
     untrained = STRENGTH * np.log(np.exp(-SIZES[:, None] * truth.rewards / STRENGTH) @ truth.q)
     assert np.abs((SIZES * (truth.rewards @ truth.q) + untrained) / best - 1).min() > 0.2  # of no training: not these

@@ -39,6 +39,7 @@ def settle(
     if out is not None:
         for place in [out, *(beside(out, i + 1 if lines else None) for i in range(len(games)))]:
             check_output(place, "game", game)
+            check_output(place, "seal", *([] if sealed is None else [sealed]))
             check_output(place, "game's table", *(file for one in games for file in one.files))
     reports = [] if sealed is None else reports_of(read_game(game, trusted=trusted))
     seal = None if sealed is None else read_seal(sealed)
@@ -143,6 +144,7 @@ def receipt(
     if not game.is_file():
         raise InputError(f"{source}: must be a game, or the folder of a run with a game.json, found neither")
     check_output(out, "game", game)
+    check_output(out, "seal", *([] if sealed is None else [sealed]))
     if space_of(game) in ("samples", "draws"):
         raise InputError(
             f"{game}: space: a bill from samples is an estimate from everybody's rewards: no group can check it alone"

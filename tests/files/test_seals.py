@@ -140,6 +140,17 @@ def test_a_beacon_decides_the_seed_under_the_root_that_was_published(game: Path)
     assert drawn.seed == int.from_bytes(expected, "big") >> 1
 
 
+def test_no_output_takes_the_place_of_the_seal(game: Path) -> None:
+    seal = game.with_name("seal.json")
+    command("seal", game, "-o", seal)
+    kept = seal.read_bytes()
+    for arguments in (("settle", game, "--seal", seal, "-o", seal),
+                      ("receipt", game, "--for", "art", "--seal", seal, "-o", seal)):  # fmt: skip
+        result = command(*arguments)
+        assert (result.code, "seal" in result.err) == (2, True)
+    assert seal.read_bytes() == kept
+
+
 @pytest.mark.parametrize("field", ["root", "seed", "seed_from", "groups"])
 def test_a_seal_that_does_not_give_its_own_root_or_seed_is_refused(game: Path, field: str) -> None:
     out = game.with_name("seal.json")

@@ -107,11 +107,16 @@ class Workspace:
 
     def forget(self, folder: Path) -> None:
         """Let the files of a folder be changed again, until the last file is written."""
-        if not self.is_sealed or not any((self.path / name).is_relative_to(folder) for name in self._sums):
+        self._drop(lambda file: file.is_relative_to(folder))
+
+    def forget_missing(self) -> None:
+        """Let the files that are not there any more be made anew, whatever they hold then."""
+        self._drop(lambda file: not file.exists())
+
+    def _drop(self, is_dropped: Callable[[Path], bool]) -> None:
+        if not self.is_sealed or not any(is_dropped(self.path / name) for name in self._sums):
             return
-        kept = [
-            (n, one) for n, sums in self._sums.items() for one in sums if not (self.path / n).is_relative_to(folder)
-        ]
+        kept = [(n, one) for n, sums in self._sums.items() for one in sums if not is_dropped(self.path / n)]
         write_text(self.path / SUMS, "".join(f"{one}  {name}\n" for name, one in sorted(kept)))
         self.__dict__.pop("_sums", None)
 
@@ -258,6 +263,7 @@ def open_workspace(
                 workspace.check()
                 if not (path / last).exists():
                     workspace.forget(path / log)
+                    workspace.forget_missing()
                 known, now = _config(path), json.loads(json.dumps(configuration.document()))
                 if known != now and renew(workspace, known, now):
                     workspace.write_json(path / CONFIG, now)

@@ -138,7 +138,7 @@ def open_folder(path: Path, configuration: Documented) -> Iterator[RunFolder]:
 
 def _keeps_candidates(workspace: Workspace, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     folder = RunFolder(workspace)
-    files = [name for name in (now["prompts"], now["outcomes"].get("file")) if isinstance(name, str)]
+    files = [name for name in (now.get("prompts"), now["outcomes"].get("file")) if isinstance(name, str)]
     is_same = all(before.get(key) == now.get(key) for key in ("model", "prompts", "system", "outcomes", "seed"))
     is_same &= all(before.get("files", {}).get(name) == now.get("files", {}).get(name) for name in files)
     if not is_same or folder.scores.exists() or now["outcomes"]["kind"] not in ("candidates", "trie", "given"):

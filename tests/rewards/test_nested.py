@@ -77,7 +77,8 @@ def test_the_walk_finds_every_file_and_model(write: Any, tmp_path: Path) -> None
     reward = {"mix": [{"reward": ensemble}, {"reward": {"similarity": "text"}}]}
     rest = {"model": "smollm2-135m-instruct", "prompts": ["a"], "strength": 1.0, "outcomes": {"per_prompt": 3}}
     found = read_config(write(**rest, groups=[{"name": "a", "reward": reward}])).fields.groups[0].reward
-    assert found.files() == ("t.json", "f.py")
+    assert found.files() == ("t.json",)
+    assert [target for one in nested(found) for target in one.reward.own_code()] == ["f.py:f"]
     assert found.models()[0] == "x"
     assert len(found.models()) == 2
 

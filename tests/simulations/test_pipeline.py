@@ -274,7 +274,7 @@ MEMORY = """
     from rlhf_game.simulations import pipeline
     from rlhf_game.simulations.pipeline import simulate
 
-    pipeline.SECONDS = 0.2  # what is in memory at once is what is played in so long
+    pipeline.SECONDS = 0.0  # what is in memory at once is what is played in so long: one chunk
 
     def peak():
         with open("/proc/self/status") as status:

@@ -134,7 +134,7 @@ def test_improvement_rates_by_hand(write: Write, tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({"critic": None}, "critic: must be given"),
-        ({"critic": {"python": "none.py:f"}}, "critic (none.py): must name a file that exists"),
+        ({"critic": {"python": "none.py:f"}}, "critic: must name a file that exists"),
         ({"labels": {"minor": 2.0}}, "labels.major: must be at least minor"),
         ({"labels": {"kept": 1.5}}, "labels.kept"),
         ({"warmup_share": 0.001}, "warmup_share: must leave pairs on both sides of 18 training pairs"),

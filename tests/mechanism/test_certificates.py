@@ -16,7 +16,7 @@ from rlhf_game.mechanism.certificates import (
 LEVEL = 0.95
 REPETITIONS = 120
 MISSES = 14
-"""Of 120 at a level of 95 %: 6 are expected, and more than 14 have a probability of 0.1 %."""
+"""Of 120 at a level of 95 %: 6 are expected, and more than 14 have a probability of 0.1 %; of 2,000 more than 130."""
 SIZES = np.array([2.0, 1.0])
 
 
@@ -127,9 +127,14 @@ def test_certificates_refuse_what_they_cannot_bound() -> None:
         delivered_welfare([0.5, 0.6], [0.0, 0.1], 1.0, (0, 1), (-np.inf, 0.0))
 
 
+@pytest.mark.parametrize(
+    ("repetitions", "most"), [(REPETITIONS, MISSES), pytest.param(2000, 130, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("prompts", [1, 4])
 @pytest.mark.parametrize("law", ["rare", "steep", "flat", "tiny"])
-def test_cumulants_hold_for_laws_that_hide_what_decides_them(law: str, prompts: int) -> None:
+def test_cumulants_hold_for_laws_that_hide_what_decides_them(
+    law: str, prompts: int, repetitions: int, most: int
+) -> None:
     """A rare outcome decides log E exp(-z), or the pilot sees none of it; both kinds, with and without the mean."""
     rng, count, top = np.random.default_rng(23), 60, {"rare": 3.0, "steep": 12.0, "flat": 2.0, "tiny": 0.01}[law]
     levels = np.linspace(1.0, 0.0, 5) if law in ("flat", "tiny") else np.array([1.0, 1.0, 1.0, 1.0, 0.0])
@@ -137,7 +142,7 @@ def test_cumulants_hold_for_laws_that_hide_what_decides_them(law: str, prompts: 
     z = top * levels
     truths = np.log(chances @ np.exp(-z)) + np.array([0.0, chances @ z])
     missed, normal = np.zeros(2), 0
-    for _ in range(REPETITIONS):
+    for _ in range(repetitions):
         drawn = rng.choice(z, (prompts, count), p=chances)
         for kappa in (0, 1):
             found = cumulant(drawn, (0.0, top), LEVEL, kappa=float(kappa))
@@ -146,9 +151,9 @@ def test_cumulants_hold_for_laws_that_hide_what_decides_them(law: str, prompts: 
         powers = np.exp(-drawn)
         reach = 1.96 * powers.std() / powers.mean() / np.sqrt(drawn.size)
         normal += abs(np.log(powers.mean()) - truths[0]) > reach
-    assert (missed <= MISSES).all(), missed
+    assert (missed <= most).all(), missed
     if law in ("rare", "steep") and prompts == 1:
-        assert normal > MISSES  # the negative control: a normal interval does not hold here
+        assert normal > most  # the negative control: a normal interval does not hold here
 
 
 def test_the_certified_width_of_a_payment_is_halved_and_falls_with_the_prompts() -> None:

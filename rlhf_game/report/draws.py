@@ -13,7 +13,7 @@ from rlhf_game.files.schema import Strict, parse_model
 from rlhf_game.files.verify import drawn_differences
 from rlhf_game.report.data import Data, column, number
 from rlhf_game.report.money import estimate, range_of, settlement, summed
-from rlhf_game.report.page import Block, Note, Page, Section, TableBlock, names_of, provenance_rows
+from rlhf_game.report.page import Block, Note, Page, Section, TableBlock, names_of, provenance_rows, recomputed
 
 SERVED: Final = 3
 """Draws of each prompt that are shown."""
@@ -75,10 +75,7 @@ def draws_page(folder: Path) -> Page:
     said = parse_model(Said, receipt.model_dump(), name)
     if receipt.game_sha256 != game.sha256:
         raise InputError(f"{name}: game_sha256: must be that of the game beside it, found another")
-    found = drawn_differences(receipt, game)
-    checked = Note("good", "Checked: every number was computed again from the tape for this page, and agrees.")
-    if found:
-        checked = Note("bad", f"The tape gives other numbers than the receipt says: {'; '.join(found[:3])}")
+    checked = recomputed(drawn_differences(receipt, game), "tape")
     names = names_of([group.name for group in receipt.groups])
     return Page(
         title=f"{len(receipt.groups)} groups share draws of the optimum",

@@ -15,7 +15,19 @@ from rlhf_game.files.verify import sampled_differences
 from rlhf_game.report.charts import Range, brackets
 from rlhf_game.report.data import Cell, Data, number
 from rlhf_game.report.money import estimate, range_of, settlement, summed
-from rlhf_game.report.page import Block, Figure, Key, Note, Page, Panel, Section, TableBlock, names_of, provenance_rows
+from rlhf_game.report.page import (
+    Block,
+    Figure,
+    Key,
+    Note,
+    Page,
+    Panel,
+    Section,
+    TableBlock,
+    names_of,
+    provenance_rows,
+    recomputed,
+)
 
 REFERENCE: Final = "reference"
 MOST_PROMPTS: Final = 6
@@ -91,10 +103,7 @@ def finetuned_page(folder: Path) -> Page:
     trained = parse_model(Trained, receipt.model_dump(), name)
     if receipt.game_sha256 != game.sha256:
         raise InputError(f"{name}: game_sha256: must be that of the game beside it, found another")
-    found = sampled_differences(receipt, game)
-    checked = Note("good", "Checked: every number was computed again from the draws for this page, and agrees.")
-    if found:
-        checked = Note("bad", f"The draws give other numbers than the receipt says: {'; '.join(found[:3])}")
+    checked = recomputed(sampled_differences(receipt, game), "draws")
     sections = (settlement(receipt, None, checked), _certificate(receipt, trained), _draws(game, trained.delivered))
     names = names_of([group.name for group in receipt.groups])
     return Page(

@@ -179,6 +179,14 @@ class Play:
     data: Mapping[str, Any]
 
 
+def recomputed(found: Sequence[str], source: str) -> Note:
+    """Return what is said of a receipt whose numbers were computed again. found: what differs. source: from what."""
+    if not found:
+        return Note("good", f"Checked: every number was computed again from the {source} for this page, and agrees.")
+    verb = "give" if source.endswith("s") else "gives"
+    return Note("bad", f"The {source} {verb} other numbers than the receipt says: {'; '.join(found[:3])}")
+
+
 Block: TypeAlias = Figure | TableBlock | Prompts | Note | Play
 
 

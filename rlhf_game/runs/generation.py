@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
 import numpy as np
@@ -13,6 +14,7 @@ from rlhf_game.files.conversations import document_of
 from rlhf_game.mechanism.draws.importance import effective_sample_size, normalized_weights
 from rlhf_game.runs.asked import ask_candidates, open_responder, sample_of
 from rlhf_game.runs.candidates import merge
+from rlhf_game.runs.chats import ModelSpec
 from rlhf_game.runs.config import CandidatesSpec, Source, TrieSpec
 from rlhf_game.runs.directory import Progress, RunFolder, parquet_bytes, read_parquet, versions
 from rlhf_game.runs.given import Given
@@ -61,18 +63,8 @@ def generate(source: Source, folder: RunFolder, progress: Progress) -> None:
     if source.model.endpoint is not None:
         _ask(source, folder, progress)
         return
-    from rlhf_game.training_backends import load_language_model
-
     progress("load the language model", 0, 1)
-    named = source.model
-    model = load_language_model(
-        named.name,
-        revision=named.revision,
-        device=named.device,
-        dtype=named.dtype,
-        base=source.base,
-        folds_system=named.fold_system,
-    )
+    model = _load(source.model, source.base)
     progress("load the language model", 1, 1)
     provenance = drawn_provenance(source, identity_of(source, model))
     check_resumed(folder, provenance)
@@ -152,25 +144,29 @@ def _draw(
     return _columns(source, outcomes, drawn), more
 
 
-def _proposal(source: Source, model: "LanguageModel", outcomes: CandidatesSpec) -> tuple["LanguageModel", str | None]:
-    """Return what the candidates are drawn from, and its system prompt."""
+def _load(named: ModelSpec, base: Path) -> "LanguageModel":
+    """Return the language model that a configuration names."""
     from rlhf_game.training_backends import load_language_model
 
-    given = outcomes.proposal
-    if given is None or given.model is None:
-        return model, source.system if given is None else given.system
-    named = given.model
-    other = load_language_model(
+    return load_language_model(
         named.name,
         revision=named.revision,
         device=named.device,
         dtype=named.dtype,
-        base=source.base,
+        base=base,
         folds_system=named.fold_system,
     )
+
+
+def _proposal(source: Source, model: "LanguageModel", outcomes: CandidatesSpec) -> tuple["LanguageModel", str | None]:
+    """Return what the candidates are drawn from, and its system prompt."""
+    given = outcomes.proposal
+    if given is None or given.model is None:
+        return model, source.system if given is None else given.system
+    other = _load(given.model, source.base)
     if other.tokenizer.get_vocab() != model.tokenizer.get_vocab() or other.end_ids != model.end_ids:
         raise InputError(
-            f"outcomes.proposal.model: must have the tokens of {source.model.name}, found others in {named.name}"
+            f"outcomes.proposal.model: must have the tokens of {source.model.name}, found others in {given.model.name}"
         )
     return other, source.system
 

@@ -33,19 +33,19 @@ def said(path: Path) -> dict[str, Any]:
     return out
 
 
-def apart(mine: Any, theirs: Any, at: str, scale: float) -> list[str]:
+def apart(mine: Any, theirs: Any, at: str, scale: float, close: float = CLOSE) -> list[str]:
     """Return a line for each leaf that differs; ``scale``: the largest amount there is."""
     if isinstance(theirs, dict) and isinstance(mine, dict):
         if mine.keys() != theirs.keys():
             return [f"{at}: keys {sorted(mine)} instead of {sorted(theirs)}"]
-        return [line for key in theirs for line in apart(mine[key], theirs[key], f"{at}.{key}", scale)]
+        return [line for key in theirs for line in apart(mine[key], theirs[key], f"{at}.{key}", scale, close)]
     if isinstance(theirs, list) and isinstance(mine, list) and len(mine) == len(theirs):
         pairs = enumerate(zip(mine, theirs, strict=True))
-        return [line for i, (a, b) in pairs for line in apart(a, b, f"{at}[{i}]", scale)]
+        return [line for i, (a, b) in pairs for line in apart(a, b, f"{at}[{i}]", scale, close)]
     if isinstance(theirs, float) and isinstance(mine, float):
-        slack = CLOSE * (abs(theirs) if ".payment" in at or ".policy" in at else scale)
+        slack = close * (abs(theirs) if ".payment" in at or ".policy" in at else scale)
         return (
-            [] if abs(mine - theirs) <= max(slack, CLOSE * abs(theirs)) else [f"{at}: {mine!r} instead of {theirs!r}"]
+            [] if abs(mine - theirs) <= max(slack, close * abs(theirs)) else [f"{at}: {mine!r} instead of {theirs!r}"]
         )
     return [] if mine == theirs and type(mine) is type(theirs) else [f"{at}: {mine!r} instead of {theirs!r}"]
 

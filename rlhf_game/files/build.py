@@ -117,8 +117,9 @@ def _values_without(mechanism: Mechanism, profile: Profile[Any], space: PolicySp
     with np.errstate(all="ignore"):
         for i, reward in enumerate(profile.rewards):
             others = np.where(np.arange(len(values)) == i, 0.0, profile.sizes)
-            policy = mechanism.training.train(Profile(profile.rewards, others), space)
-            values[i] = policy.model_of(i).values([reward])[0]
+            trained = Profile(profile.rewards, others)
+            # unnamed, so that it is gone before the next one is trained: each holds a vector of outcomes
+            values[i] = mechanism.training.train(trained, space).model_of(i).values([reward])[0]
     return values
 
 

@@ -96,13 +96,14 @@ def canonical(fields: Fields, folder: Path, code: Mapping[str, Mapping[str, str]
     for group, said in zip(content["groups"], fields.groups, strict=True):
         group["size"] = said.size  # as a reader expects it, also where it is the default
         group.pop("salt", None)  # of its seal, not of the game
-    for name, value in _file_fields(fields):
-        path, key = locate(value.file, folder)
+    located = [(name, *locate(value.file, folder)) for name, value in _file_fields(fields)]
+    digests = {path: digest(path) for path in {path for _, path, _ in located}}  # each file once, however many columns
+    for name, path, key in located:
         place: Any = content
         *parents, last = name
         for parent in parents:
             place = place[parent]
-        place[last] = {"file_sha256": digest(path), "key": key}
+        place[last] = {"file_sha256": digests[path], "key": key}
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 

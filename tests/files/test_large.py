@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import pytest
 import rlhf_game as rg
 from benchmarks import larger_than_memory as large
 from rlhf_game.errors import InputError
-from rlhf_game.files import policies, tables
+from rlhf_game.files import build, games, policies, tables
+from rlhf_game.files.games import read_game
 from rlhf_game.mechanism import arrays
 from rlhf_game.mechanism.spaces import table as table_module
 from tests.cli.runner import run
@@ -63,6 +66,30 @@ def test_fifty_million_outcomes_within_a_gigabyte(suffix: str, tmp_path: Path) -
     assert peak < 1000
     payments = [group["payment"] for group in receipt["groups"]]
     np.testing.assert_allclose(payments, large.payments_apart(outcomes).astype(float), rtol=1e-9)
+
+
+def peak_of(function: Callable[[], object]) -> int:
+    tracemalloc.start()
+    try:
+        function()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_values_without_each_group_hold_one_policy_at_a_time(tmp_path: Path) -> None:
+    outcomes = 200_000
+    game = read_game(large.write_game(tmp_path, outcomes))
+    build.settle(game)  # what is imported on first use
+    assert peak_of(lambda: build.settle_without(game)) < peak_of(lambda: build.settle(game)) + 8 * outcomes / 2
+
+
+def test_a_file_of_many_columns_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, seen = large.write_game(tmp_path, 1000, ".parquet"), []
+    expected = read_game(path).sha256
+    monkeypatch.setattr(games, "digest", lambda file: seen.append(file) or tables.digest(file))
+    assert read_game(path).sha256 == expected
+    assert seen == [tmp_path / "table.parquet"]
 
 
 def write(folder: Path, name: str) -> Path:

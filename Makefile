@@ -6,7 +6,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS := conic,train,text,report,parallel,ray,judge,docs,dev
+EXTRAS := conic,train,text,report,parallel,ray,judge,sign,docs,dev
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
 PROCESSES ?= 2

@@ -45,7 +45,7 @@ LAYERS = {
     "callables": _layer("errors", ""),
     "mechanism": _layer("errors", "numpy", "scipy cvxpy"),
     "agents": _layer("errors mechanism", "numpy", "scipy"),
-    "files": _layer("errors registry mechanism", "numpy pydantic pydantic_core yaml", "pyarrow"),
+    "files": _layer("errors registry mechanism", "numpy pydantic pydantic_core yaml", "cryptography pyarrow"),
     "chat": _layer("errors files", "", "httpx2", "training_backends"),
     "rewards": _layer(
         "errors registry callables mechanism files chat",

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 import typer
 
-from rlhf_game.cli.seal import SealFile
+from rlhf_game.cli.seal import PublicKey, SealFile, SignKey, say_signed, unsigned
 
 DIFFERS: Final = 3
 
@@ -18,6 +18,7 @@ def settle(
     as_json: Annotated[bool, typer.Option("--json", help="Print the receipt as JSON (.jsonl: one a line).")] = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the receipt there.")] = None,
     sealed: SealFile = None,
+    sign: SignKey = None,
     trusted: TrustCode = False,
 ) -> None:
     """Settle a game: train the policy exactly, and charge every group.
@@ -31,16 +32,19 @@ def settle(
     from rlhf_game.files.build import settle_without
     from rlhf_game.files.games import is_list, read_game, read_games
     from rlhf_game.files.policies import beside, write_policy
-    from rlhf_game.files.receipts import receipt_of, receipt_text, write_receipt
+    from rlhf_game.files.receipts import Receipt, receipt_of, receipt_text, write_receipt
     from rlhf_game.files.seals import check_seal, read_seal, reports_of, with_commitments
+    from rlhf_game.files.signatures import check_key, signed
 
+    check_key(sign)
     lines = is_list(game)
     games = read_games(game, trusted=trusted)
-    if out is not None:
-        for place in [out, *(beside(out, i + 1 if lines else None) for i in range(len(games)))]:
-            check_output(place, "game", game)
-            check_output(place, "seal", *([] if sealed is None else [sealed]))
-            check_output(place, "game's table", *(file for one in games for file in one.files))
+    beside_out = [] if out is None else [beside(out, i + 1 if lines else None) for i in range(len(games))]
+    for place in [] if out is None else [out, *beside_out]:
+        check_output(place, "game", game)
+        check_output(place, "seal", sealed)
+        check_output(place, "key", sign)
+        check_output(place, "game's table", *(file for one in games for file in one.files))
     reports = [] if sealed is None else reports_of(read_game(game, trusted=trusted))
     seal = None if sealed is None else read_seal(sealed)
     if seal is not None:
@@ -51,10 +55,11 @@ def settle(
         receipts.append(with_commitments(receipt_of(one, settlement), seal, reports))
         if receipts[i].policy is None and one.fields.models is None:
             long[i] = settlement
+    for i, settlement in long.items() if beside_out else ():
+        written = write_policy(beside_out[i], games[i], settlement.policy)
+        receipts[i] = receipts[i].model_copy(update={"policy": written})
+    receipts = [Receipt.model_validate(signed(one.model_dump(), sign)) for one in receipts]
     if out is not None:
-        for i, settlement in long.items():
-            written = write_policy(beside(out, i + 1 if lines else None), games[i], settlement.policy)
-            receipts[i] = receipts[i].model_copy(update={"policy": written})
         write_receipt(out, receipts, lines=lines)
     if as_json:
         write_out(receipt_text(receipts, lines=lines))
@@ -76,6 +81,7 @@ def verify(
         Path | None, typer.Argument(metavar="GAME|REPORT", help="The game; or the group's own report, as JSON.")
     ] = None,
     sealed: SealFile = None,
+    key: PublicKey = None,
     trusted: TrustCode = False,
 ) -> int:
     """Settle a game again and compare with its receipt: exit code 3, and what differs, if they disagree.
@@ -88,17 +94,15 @@ def verify(
     from rlhf_game.files.own import PROVED, is_own, own_differences
 
     if receipt.is_dir():
-        return _verify_folder(receipt, trusted)
+        return _verify_folder(receipt, key, trusted)
     if game is None:
         raise InputError(f"{receipt}: must come with its game, or the group's own report, or be a folder")
     if is_own(receipt):
-        found = own_differences(receipt, game)
-        for text in found or [f"verified: {receipt}", *PROVED]:
-            typer.echo(text)
-        return DIFFERS if found else 0
-    from rlhf_game.files.games import read_game
+        return _say(own_differences(receipt, game) + unsigned(receipt, key), [f"verified: {receipt}", *PROVED], key)
+    from rlhf_game.files.games import is_list, read_game
     from rlhf_game.files.receipts import read_receipts
     from rlhf_game.files.seals import COMMITMENTS, committed_differences, read_seal, reports_of
+    from rlhf_game.files.signatures import KEY
     from rlhf_game.files.verify import ON_TRUST
     from rlhf_game.files.verify import verify as verify_receipts
 
@@ -106,23 +110,30 @@ def verify(
     if sealed is not None:
         (said,) = read_receipts(receipt)
         found += committed_differences(said, read_seal(sealed), reports_of(read_game(game, trusted=trusted)))
-    for text in found:
-        typer.echo(text)
-    if found:
-        return DIFFERS
-    typer.echo(f"verified: {count} receipt{'s' if count > 1 else ''} as the game gives it")
-    trust = [key for key in ON_TRUST if sealed is None or key != COMMITMENTS]
-    typer.echo(f"taken on trust, as no game gives it: {' and '.join(trust)}")
-    return 0
+    checked = {COMMITMENTS: sealed, KEY: key}
+    trust = [name for name in ON_TRUST if checked.get(name) is None]
+    said_so = [
+        f"verified: {count} receipt{'s' if count > 1 else ''} as the game gives it",
+        f"taken on trust, as no game gives it: {' and '.join(trust)}",
+    ]
+    return _say(found + unsigned(receipt, key, lines=is_list(game)), said_so, key)
 
 
-def _verify_folder(folder: Path, trusted: bool) -> int:
+def _verify_folder(folder: Path, key: Path | None, trusted: bool) -> int:
     from rlhf_game.cli.folders import verify_folder
 
     found, said = verify_folder(folder, trusted=trusted)
-    for text in found or said:
+    return _say(found + unsigned(folder, key), said, key)
+
+
+def _say(found: list[str], verified: list[str], key: Path | None) -> int:
+    """Print what is wrong, or what was verified and which key signed it; return the exit code."""
+    for text in found or verified:
         typer.echo(text)
-    return DIFFERS if found else 0
+    if found:
+        return DIFFERS
+    say_signed(key)
+    return 0
 
 
 def receipt(
@@ -130,21 +141,25 @@ def receipt(
     name: Annotated[str, typer.Option("--for", metavar="NAME", help="The group whose bill it is.")],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="OWN.json", help="Write the group's own receipt there.")],
     sealed: SealFile = None,
+    sign: SignKey = None,
     trusted: TrustCode = False,
 ) -> None:
     """Write one group's own receipt: what it needs to check its bill with its own report and nobody else's."""
     from rlhf_game.errors import InputError
     from rlhf_game.files.atomic import check_output, write_text
     from rlhf_game.files.games import read_game
-    from rlhf_game.files.own import own_receipt
+    from rlhf_game.files.own import OwnReceipt, own_receipt
     from rlhf_game.files.sampled import space_of
     from rlhf_game.files.seals import committed_own, read_seal
+    from rlhf_game.files.signatures import check_key, signed
 
+    check_key(sign)
     game = source / "game.json" if source.is_dir() else source
     if not game.is_file():
         raise InputError(f"{source}: must be a game, or the folder of a run with a game.json, found neither")
     check_output(out, "game", game)
-    check_output(out, "seal", *([] if sealed is None else [sealed]))
+    check_output(out, "seal", sealed)
+    check_output(out, "key", sign)
     if space_of(game) in ("samples", "draws"):
         raise InputError(
             f"{game}: space: a bill from samples is an estimate from everybody's rewards: no group can check it alone"
@@ -153,5 +168,5 @@ def receipt(
     kept = source / "seal.json"  # of a run that was made under one
     if sealed is not None or kept.is_file():
         own = committed_own(own, read_seal(sealed or kept))
-    write_text(out, own.text())
+    write_text(out, OwnReceipt.model_validate(signed(own.document(), sign)).text())
     typer.echo(f"{name}'s own receipt: {out}")

@@ -65,8 +65,8 @@ def report(
         return
     path = out or source.with_suffix(".report.html")
     check_output(path, "game", *(files_in(source) if source.is_dir() else [source]))
-    check_output(path, "receipt", *([] if receipt is None else [receipt]))
-    check_output(path, "audit", *([] if audit is None else [audit]))
+    check_output(path, "receipt", receipt)
+    check_output(path, "audit", audit)
     typer.echo(f"report: {write_page(path, page)}")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlhf_game.cli.seal import SealFile
+from rlhf_game.cli.seal import SealFile, SignKey
 from rlhf_game.cli.settings import Settings
 from rlhf_game.cli.simulate import Address, EngineName, Workers
 
@@ -47,6 +47,7 @@ def run(
     calibrate: Calibrate = None,
     spread: Spread = 0.5,
     sealed: SealFile = None,
+    sign: SignKey = None,
     engine: Annotated[
         EngineName | None, typer.Option(help="Where trainings and scorings that do not need each other are done.")
     ] = None,
@@ -59,10 +60,12 @@ def run(
     from rlhf_game.cli.report import leave_report, say_where
     from rlhf_game.engines import engine as engine_of
     from rlhf_game.files.seals import read_seal
+    from rlhf_game.files.signatures import check_key, sign_folder
     from rlhf_game.runs.config import read_config
     from rlhf_game.runs.draws.yardstick import check_yardstick, measure
     from rlhf_game.runs.pipeline import run as run_pipeline
 
+    check_key(sign)
     share_the_processor()
     configuration = read_config(config, settings or ())
     chosen = engine_of(engine or "local", workers, address) if engine or workers or address else None
@@ -76,6 +79,8 @@ def run(
     with progress_on_stderr() as watch:
         finished = run_pipeline(configuration, folder, watch, engine=chosen, seal=seal)
     page = leave_report(folder)
+    if sign is not None:
+        sign_folder(folder, sign)
     measured = measure(configuration) if yardstick else None
     if as_json:
         text = (folder / "receipt.json").read_text(encoding="utf-8")

@@ -13,6 +13,12 @@ Reports = Annotated[Path, typer.Argument(metavar="CONFIG|GAME", help="A configur
 SealFile = Annotated[
     Path | None, typer.Option("--seal", metavar="SEAL.json", help="Under this seal, which `seal` wrote.")
 ]
+SignKey = Annotated[
+    Path | None, typer.Option("--sign", metavar="KEY", help="Sign with this private key (Ed25519, PEM).")
+]
+PublicKey = Annotated[
+    Path | None, typer.Option("--key", metavar="PUB", help="Check that this public key (Ed25519, PEM) signed it.")
+]
 
 
 def seal(
@@ -22,14 +28,18 @@ def seal(
         str | None,
         typer.Option("--beacon", metavar="VALUE", help="A public value drawn after the root was published."),
     ] = None,
+    sign: SignKey = None,
 ) -> None:
     """Commit to every report under a salt: the group's own (key `salt`), or made for it, and said so."""
     from rlhf_game.files.atomic import check_output, write_text
-    from rlhf_game.files.seals import make_seal
+    from rlhf_game.files.seals import Seal, make_seal
+    from rlhf_game.files.signatures import check_key, signed
 
     check_output(out, "configuration", config)
+    check_output(out, "key", sign)
+    check_key(sign)
     made = make_seal(reports_in(config), beacon)
-    write_text(out, made.text())
+    write_text(out, Seal.model_validate(signed(made.document(), sign)).text())
     typer.echo(f"root: {made.root}")
     for group in made.groups:
         whose = "its own salt" if group.salt_from == "group" else "a salt made for it"
@@ -37,13 +47,15 @@ def seal(
 
 
 def open_seal(
-    sealed: Annotated[Path, typer.Argument(metavar="SEAL.json", help="What `seal` wrote.")], config: Reports
+    sealed: Annotated[Path, typer.Argument(metavar="SEAL.json", help="What `seal` wrote.")],
+    config: Reports,
+    key: PublicKey = None,
 ) -> int:
     """For an auditor: make every commitment, the root and the seed again from the reports and their salts."""
     from rlhf_game.files.seals import read_seal, revealed_seed, seal_differences
 
     found, reports = read_seal(sealed), reports_in(config)
-    wrong = seal_differences(found, reports)
+    wrong = seal_differences(found, reports) + unsigned(sealed, key)
     for line in wrong:
         typer.echo(line)
     if wrong:
@@ -54,7 +66,25 @@ def open_seal(
     typer.echo(f"settlement seed {revealed_seed(found, reports)}, from {found.seed_from}")
     if excluded:
         typer.echo(f"sealed and not revealed: {', '.join(excluded)}")
+    say_signed(key)
     return 0
+
+
+def unsigned(path: Path, key: Path | None, *, lines: bool = False) -> list[str]:
+    """Return a line for each document of a file (or for a folder) that the key has not signed; of no key nothing."""
+    from rlhf_game.files.signatures import folder_differences, signature_differences
+
+    if key is None:
+        return []
+    return folder_differences(path, key) if path.is_dir() else signature_differences(path, key, lines=lines)
+
+
+def say_signed(key: Path | None) -> None:
+    """Name the key that signed what was verified, if one was asked for."""
+    from rlhf_game.files.signatures import key_name
+
+    if key is not None:
+        typer.echo(f"signed, all that is in it, by the Ed25519 key {key_name(key)}")
 
 
 def reports_in(path: Path) -> "list[SealedReport]":

@@ -59,10 +59,10 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
-def check_output(path: Path, what: str, *inputs: Path) -> None:
+def check_output(path: Path, what: str, *inputs: Path | None) -> None:
     """Raise InputError when what is to be written at ``path`` would take the place of an input. what: these are."""
     for given in inputs:
-        if path.exists() and given.exists() and path.samefile(given):
+        if given is not None and path.exists() and given.exists() and path.samefile(given):
             raise InputError(f"{path}: the output must be another file than the {what}, found the {what} itself")
 
 

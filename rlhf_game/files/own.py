@@ -89,11 +89,15 @@ class OwnReceipt(Strict):
     path: list[Annotated[list[str], Field(min_length=2, max_length=2)]] | None = None
     """From the group's leaf to the root: [side, hash] of each neighbour, side left or right."""
     root: str | None = None
+    signature: dict[str, Any] | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Return the receipt as JSON has it."""
+        return self.model_dump(by_alias=True, exclude_none=True)
 
     def text(self) -> str:
         """Return the receipt as JSON, one key a line."""
-        content = self.model_dump(by_alias=True, exclude_none=True)
-        keys = [f'"{key}": {json.dumps(value, allow_nan=False)}' for key, value in content.items()]
+        keys = [f'"{key}": {json.dumps(value, allow_nan=False)}' for key, value in self.document().items()]
         return "{" + ",\n ".join(keys) + "}\n"
 
 

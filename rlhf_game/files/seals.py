@@ -61,10 +61,15 @@ class Seal(Strict):
     seed_from: Annotated[str, Field(pattern="^(salts|beacon:.+)$")]
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     groups: Annotated[list[SealedGroup], Field(min_length=1)]
+    signature: dict[str, Any] | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Return the seal as JSON has it."""
+        return self.model_dump(exclude_none=True)
 
     def text(self) -> str:
         """Return the seal as JSON."""
-        return json.dumps(self.model_dump(), indent=1) + "\n"
+        return json.dumps(self.document(), indent=1) + "\n"
 
 
 def reports_of(game: Game) -> list[SealedReport]:

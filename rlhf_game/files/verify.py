@@ -18,6 +18,7 @@ from rlhf_game.files.receipts import Receipt, read_receipts, receipt_of
 from rlhf_game.files.sampled import SampledGameFile, changed_files, read_sampled_game, sampled_receipt, space_of
 from rlhf_game.files.schema import field_path
 from rlhf_game.files.seals import COMMITMENTS
+from rlhf_game.files.signatures import KEY as SIGNATURE
 from rlhf_game.files.tables import largest
 from rlhf_game.mechanism.mechanism import Settlement
 
@@ -27,7 +28,7 @@ ABSOLUTE: Final = 1e-12
 """Numbers that differ by this share of the game's own scale agree."""
 ABSOLUTE_PAYMENT: Final = 1e-28
 """The same for payments of games whose outcomes are all known, which are exact however small they are."""
-ON_TRUST: Final = ("version", "provenance", COMMITMENTS)
+ON_TRUST: Final = ("version", "provenance", COMMITMENTS, SIGNATURE)
 """What a receipt says that no game gives again: which release wrote it, and of which models and files."""
 NOTHING: Final = object()
 Place: TypeAlias = tuple[str | int, ...]

@@ -25,6 +25,8 @@ from rlhf_game.files.tables import digest
 
 SUMS: Final = ".sha256sums"
 LOCK: Final = ".lock"
+SIGNATURE: Final = ".signature.json"
+"""Who signed the list of files, where somebody did."""
 CONFIG: Final = "config.json"
 """The identity: what must not change in a folder."""
 LAST: Final = ("receipt.json", "study.json", "metrics.json", "result.json")
@@ -152,7 +154,7 @@ class Workspace:
 
     def files(self) -> list[Path]:
         """Return all files in the folder but those of this class, in the order of their names."""
-        own = (self.path / SUMS, self.path / LOCK)
+        own = (self.path / SUMS, self.path / LOCK, self.path / SIGNATURE)
         return [file for file in files_in(self.path) if file not in own]
 
     def is_begun(self) -> bool:

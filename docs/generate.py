@@ -32,6 +32,7 @@ EXTRAS = {
     "parallel": "joblib: simulations on several processes",
     "ray": "Ray: simulations on several machines",
     "judge": "judges and writers behind an OpenAI-compatible endpoint",
+    "sign": "signed receipts (Ed25519)",
     "vllm": "vLLM, for `trl: {use_vllm: true}`; needs a GPU, so it is not in `all`",
     "track": "trackio, for `trl: {report_to: trackio}`",
     "docs": "the site of documentation, and what runs the notebooks",

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.goals import Verdict, table_lines
 from benchmarks.page import machine, write_page
 
 for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):  # read when numpy is first imported
@@ -40,6 +41,7 @@ class Scoreboard:
 
     measured: dict[tuple[str, str], float] = field(default_factory=dict)
     comparisons: list[Comparison] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
 
     def record(self, claim: str, who: str, number: float) -> None:
         """Keep the best number of a contestant."""
@@ -83,17 +85,24 @@ def scoreboard(pytestconfig: pytest.Config) -> Scoreboard:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     board = config.stash[KEY]
-    if not board.comparisons:
+    if not board.comparisons and not board.verdicts:
         return
     terminalreporter.section("ours beside the peers, same data, same run")
     for line in board.lines():
         terminalreporter.write_line(line)
+    terminalreporter.section("goals, the missed ones first")
+    for line in table_lines(board.verdicts):
+        terminalreporter.write_line(line)
     target = Path(config.rootpath) / ".benchmarks" / "ratios.json"
     target.parent.mkdir(exist_ok=True)
     document = {"machine": machine(), "comparisons": [asdict(row) for row in board.comparisons]}
+    document["goals"] = [
+        {"work": one.row.work, "number": one.measured.number, "goal": str(one.row.goal), "verdict": one.word}
+        for one in board.verdicts
+    ]
     target.write_text(json.dumps(document, indent=1) + "\n")
     terminalreporter.write_line(f"written to {target}")
     page = config.getoption("--page")
     if page is not None:
-        write_page(Path(config.rootpath) / page, board.comparisons)
+        write_page(Path(config.rootpath) / page, board.verdicts, board.comparisons)
         terminalreporter.write_line(f"written to {page}")

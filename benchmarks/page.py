@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.goals import Verdict, page_section
+
 if TYPE_CHECKING:
     from benchmarks.conftest import Comparison
 
@@ -17,7 +19,11 @@ INTRODUCTION = """# Benchmarks
 
 Written by `make bench-page`, which runs everything in [benchmarks/](../benchmarks): no number below is typed. Each row
 compares two numbers of one run, taken in turns where they are times, each the least of several repetitions; absolute
-times are those of the machine below, the ratios carry over better.
+times are those of the machine below, the ratios carry over better. A *pass* is one `weights @ rewards` of the same
+table on one thread; a *vector* is one array of as many numbers as there are outcomes.
+
+"""
+SIDES = """## Ours beside others
 
 * **Peers** do the same job another way. The ratio is theirs / ours: above 1 we are faster (or smaller).
 * **Limits** are what no exact way can go below by much: one reading of the rewards (`weights @ rewards` with BLAS), one
@@ -58,16 +64,17 @@ def machine() -> dict[str, str]:
     return here | {name: _version(name) for name in PACKAGES}
 
 
-def write_page(path: Path, comparisons: Sequence[Comparison]) -> None:
-    """Write the page."""
-    lines = [INTRODUCTION, "## The machine\n\n", "| | |\n|---|---|\n"]
+def write_page(path: Path, verdicts: Sequence[Verdict], comparisons: Sequence[Comparison]) -> None:
+    """Write the page; it begins with what is missed."""
+    lines = [INTRODUCTION, page_section(list(verdicts)), "## The machine\n\n", "| | |\n|---|---|\n"]
     lines += [f"| {key} | {value} |\n" for key, value in machine().items()]
+    lines.append(f"\n{SIDES}")
     for title, is_limit, heads in (
         ("Beside peers", False, "what | ours | peer | peer's | peer / ours | goal"),
         ("Beside limits", True, "what | ours | limit | limit's | ours / limit | goal"),
     ):
         rule = "|".join(["---", "---:", "---", "---:", "---:", "---"])
-        lines.append(f"\n## {title}\n\n| {heads} |\n|{rule}|\n")
+        lines.append(f"\n### {title}\n\n| {heads} |\n|{rule}|\n")
         for row in comparisons:
             if row.is_limit == is_limit:
                 cells = [row.claim, _amount(row.ours, row.unit), row.peer_name, _amount(row.peer, row.unit)]

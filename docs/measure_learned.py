@@ -90,7 +90,7 @@ def front() -> None:
                 rows.append(
                     [
                         strength, label, _mean(found.revenue), f"{found.social_welfare.mean():.4f}",
-                        f"{found.divergence.mean():.3f}", weights, boosts,
+                        f"{found.policy.divergence.mean():.3f}", weights, boosts,
                     ]
                 )  # fmt: skip
         lines[strength] = np.array(points)

@@ -103,16 +103,14 @@ def _show_lie(console: "Console", finished: "Finished", lie: "Lie") -> None:
         markup=False,
     )
     table = _columns("", "honest", "lying", "gain")
-    pairs = [("without payments", lie.honest_free, lie.lying_free), ("with payments", lie.honest_paid, lie.lying_paid)]
-    for label, honest, lying in pairs:
-        gain = lying.utility - honest.utility
+    free, paid = (lie.honest.worth, lie.lying.worth), (lie.honest.utility, lie.lying.utility)
+    for label, (honest, lying) in (("without payments", free), ("with payments", paid)):
+        gain = lying - honest
         colour = "green" if gain > 0 else "red"
-        table.add_row(
-            label, f"{honest.utility:.3f}", f"{lying.utility:.3f}", Text(f"{gain:+.3f}", style=f"bold {colour}")
-        )
+        table.add_row(label, f"{honest:.3f}", f"{lying:.3f}", Text(f"{gain:+.3f}", style=f"bold {colour}"))
     console.print(table)
     console.print(
-        f"The lie would raise {name}'s payment from {lie.honest_paid.payment:.3f} to {lie.lying_paid.payment:.3f}: "
+        f"The lie would raise {name}'s payment from {lie.honest.payment:.3f} to {lie.lying.payment:.3f}: "
         "more than it is worth. With these payments no lie gains, whatever the others say.",
         markup=False,
     )

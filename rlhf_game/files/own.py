@@ -20,13 +20,11 @@ from rlhf_game.files.parts import label
 from rlhf_game.files.schema import AutomatonFields, Salt, Strict, TableFields, parse_model
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.breakdown import take_apart
-from rlhf_game.mechanism.mechanism import read_profile
 from rlhf_game.mechanism.own_bill import OwnBill, own_bill, own_chain_bill
 from rlhf_game.mechanism.payments import AffinePayments
 from rlhf_game.mechanism.privacy import privacy
 from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.regularizers.kl import KL
-from rlhf_game.mechanism.reports import Report
 from rlhf_game.registry import is_code
 
 RELATIVE: Final = 1e-9
@@ -131,8 +129,7 @@ def own_receipt(game: Game, name: str) -> OwnReceipt:
         )
     at = names.index(name)
     settled = settle(game)
-    profile = read_profile([Report(group.reward, group.size) for group in groups], space)
-    parts = take_apart(mechanism, profile, space, fields.strength)
+    parts = take_apart(settled)
     assert parts is not None  # affine payments are for affine maximisers
     part, weights = parts[at], fields.weights or {}
     policy: Any = settled.policy

@@ -215,7 +215,7 @@ def _best_entry(game: SampledGame, names: Sequence[str], draws: Mapping[str, Pol
     """Return what the menu space chooses: the entry with the highest welfare over its own draws."""
     divergences = [max(0.0, float(game.costs(draws[name]).mean())) for name in names]
     values: list[Array] = [np.array([draws[name].rewards[i].mean() for name in names]) for i in range(len(game.sizes))]
-    return names[Menu(divergences, game.strength, outcomes=names).maximize(game.shares, values).chosen]
+    return names[int(Menu(divergences, game.strength, outcomes=names).maximize(game.shares, values).chosen)]
 
 
 def _others(game: SampledGameFile) -> OthersWelfare:

@@ -6,11 +6,11 @@ from typing import Any, final
 import numpy as np
 
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.mechanism import Mechanism
+from rlhf_game.mechanism.mechanism import Settlement
 from rlhf_game.mechanism.payments import AffinePayments
 from rlhf_game.mechanism.reports import Profile
-from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
-from rlhf_game.mechanism.training import AffineRule, Trained
+from rlhf_game.mechanism.spaces.base import Policy
+from rlhf_game.mechanism.training import AffineRule
 
 
 @final
@@ -45,25 +45,20 @@ class Breakdown:
         return self.payment - self.extra
 
 
-def take_apart(
-    mechanism: Mechanism, profile: Profile[Any], space: PolicySpace[Any], strength: float
-) -> list[Breakdown] | None:
-    """Return the payment of each group taken apart, one more training per group; None where no welfare is maximised.
-
-    strength: lambda, in units of reward.
-    """
-    training = mechanism.training
+def take_apart(settlement: Settlement) -> list[Breakdown] | None:
+    """Return the payment of each group taken apart, one more training per group; None where no welfare is maximised."""
+    trained = settlement.trained
+    training, profile, space = trained.rule, trained.profile, trained.space
     if not isinstance(training, AffineRule):
         return None
     boosts = [space.read_boost(boost) for boost in training.boosts()]
-    mu = training.multipliers(len(profile.sizes))
+    mu = trained.weights
 
     def amounts(policy: Policy[Any]) -> tuple[Array, float, float]:
         boost = float(policy.values(boosts)[0]) if boosts else 0.0
-        return mu * profile.sizes * policy.values(profile.rewards), boost, strength * policy.divergence
+        return mu * profile.sizes * policy.values(profile.rewards), boost, space.strength * policy.divergence
 
-    settlement = mechanism.settle_profile(profile, space)
-    affine = AffinePayments().charge(Trained(training, profile, space, settlement.policy))
+    affine = AffinePayments().charge(trained)
     values, boost, cost = amounts(settlement.policy)
     found = []
     for i in range(len(mu)):

@@ -23,6 +23,8 @@ import numpy as np
 
 from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.arrays import Array, finite, frozen
+from rlhf_game.mechanism.mechanism import Mechanism, Settlement, settle_games
+from rlhf_game.mechanism.payments import AffinePayments
 from rlhf_game.mechanism.regularizers.kl import KL
 from rlhf_game.mechanism.reports import Profile, V
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
@@ -74,39 +76,13 @@ class Prior:
         return out
 
 
-@final
-@dataclass(frozen=True, eq=False)
-class Outcome:
-    """What a rule with affine payments brings on each profile: [S] each, in units of reward.
-
-    revenue: the sum of payments. social_welfare: sum_i w_i v_i(p). divergence: D(p || q), no unit.
-    """
-
-    revenue: Array
-    social_welfare: Array
-    divergence: Array
-
-
-def outcomes(rule: AffineWelfare, space: Table | Menu, prior: Prior) -> Outcome:
-    """Return the exact outcome on every profile at once; the same numbers as settling them one by one."""
-    shares = prior.shares
-    groups = shares.shape[1]
-    weights, boost = rule.multipliers(groups), _boost(rule, space)
-    if isinstance(space, Menu):
-        base = boost - space.strength * space.divergence
-        parts = weights[:, None] * shares
-        score = parts.sum(axis=1) + base
-        chosen = score.argmax(axis=1)
-        rows = np.arange(len(score))
-        best_without = np.stack([(score - parts[:, i]).max(axis=1) for i in range(groups)], axis=1)
-        at_chosen = score[rows, chosen][:, None] - parts[rows, :, chosen]
-        payments = np.maximum(best_without - at_chosen, 0.0) / weights
-        return Outcome(payments.sum(axis=1), shares[rows, :, chosen].sum(axis=1), space.divergence[chosen])
-    reference = np.broadcast_to(_reference(space), (len(shares), shares.shape[2]))
-    rewards = [*np.moveaxis(shares, 1, 0), np.broadcast_to(boost, reference.shape)]
-    best = space.regularizer.maximize(np.append(weights, 1.0), rewards, reference)
-    payments = best.externalities(weights, rewards[:groups]) / weights[:, None]
-    return Outcome(payments.sum(axis=0), best.values(rewards[:groups]).sum(axis=0), best.divergence)
+def outcomes(rule: AffineWelfare, space: Table | Menu, prior: Prior) -> Settlement:
+    """Return what every profile is settled to under a rule with affine payments, all at once; arrays are [S, n]."""
+    count, _, entries = prior.rewards.shape
+    boost = None if rule.boost is None else np.broadcast_to(rule.boost, (count, entries))
+    assert prior.sizes is not None
+    mechanism = Mechanism(AffineWelfare(rule.weights, boost), AffinePayments())
+    return settle_games(mechanism, prior.rewards, prior.sizes, space.many(count))
 
 
 def learn(
@@ -130,7 +106,7 @@ def learn(
 def _worth(rule: AffineWelfare, space: Menu, prior: Prior, welfare_share: float) -> float:
     """Return the mean objective under the menu's own argmax."""
     found = outcomes(rule, space, prior)
-    welfare = found.social_welfare - space.strength * found.divergence
+    welfare = found.social_welfare - space.strength * found.policy.divergence
     return float(((1 - welfare_share) * found.revenue + welfare_share * welfare).mean())
 
 
@@ -247,14 +223,6 @@ class Smooth:
 def _weights(logarithms: Array) -> Array:
     """Return weights with product 1."""
     return np.asarray(np.exp(logarithms - logarithms.mean()))
-
-
-def _boost(rule: AffineWelfare, space: Table | Menu) -> Array:
-    entries = len(space.divergence) if isinstance(space, Menu) else _reference(space).size
-    if rule.boost is None:
-        return np.zeros(entries)
-    read = space.read_boost(rule.boost)
-    return np.asarray(read if isinstance(read, np.ndarray) else read[0][0])
 
 
 def _reference(space: Table) -> Array:

@@ -137,6 +137,16 @@ def read_profile(reports: Sequence[Report | Group], space: PolicySpace[V]) -> Pr
     return Profile(tuple(rewards), np.array([report.size for report in reports], dtype=np.float64))
 
 
+def settle_games(mechanism: Mechanism, rewards: Array, sizes: Array, space: PolicySpace[Any]) -> Settlement:
+    """Settle B games at once on a space of games (``PolicySpace.many``): the same numbers as one by one.
+
+    rewards: [B, n, m]. sizes: [n] or [B, n].
+    """
+    count, groups = rewards.shape[:2]
+    said = tuple(space.read(rewards[:, i]) for i in range(groups))
+    return mechanism.settle_profile(Profile(said, np.broadcast_to(sizes, (count, groups)).T), space)
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class Settlements:
@@ -182,8 +192,8 @@ def settle_many(
         raise InputError(f"reference must be [{outcomes}] or [{count}][{outcomes}], got shape {list(q.shape)}")
     space = Table(np.broadcast_to(q, (count, outcomes)), regularizer, normalization=normalization, games=True)
     training = SocialWelfare() if weights is None else AffineWelfare(weights)
-    profile = Profile(tuple(space.read(said[:, i]) for i in range(groups)), np.broadcast_to(members, (count, groups)).T)
-    settled = Mechanism(training, AffinePayments() if payment is None else payment).settle_profile(profile, space)
+    mechanism = Mechanism(training, AffinePayments() if payment is None else payment)
+    settled = settle_games(mechanism, said, members, space)
     policy: Any = settled.policy
     return Settlements(
         policy.probabilities,

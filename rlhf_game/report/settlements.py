@@ -14,7 +14,7 @@ from rlhf_game.files.schema import AutomatonFields
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.audit import SIZES, World
 from rlhf_game.mechanism.breakdown import Breakdown, take_apart
-from rlhf_game.mechanism.mechanism import Mechanism, Settlement, read_profile
+from rlhf_game.mechanism.mechanism import Mechanism, Settlement
 from rlhf_game.mechanism.payments import AffinePayments, NoPayments
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
@@ -77,8 +77,7 @@ def breakdowns(game: Game) -> list[Breakdown] | None:
     """Return the payment of each group taken apart, one more training per group; None where no welfare is maximised."""
     space, mechanism, groups = running(game)
     with np.errstate(all="ignore"):
-        profile = read_profile([Report(group.reward, group.size) for group in groups], space)
-        return take_apart(mechanism, profile, space, game.fields.strength)
+        return take_apart(mechanism.settle(groups, space))
 
 
 def changes(game: Game, settlement: Settlement, prompts: Sequence[str]) -> list[Change]:
@@ -134,13 +133,12 @@ def sharpness(game: Game) -> list[Sharpness] | None:
     paid = mechanism
     if isinstance(mechanism.payment, NoPayments):
         paid = Mechanism(mechanism.training, AffinePayments())
-    rules = (paid, Mechanism(mechanism.training, NoPayments()))
     truths = [Report(group.reward, group.size) for group in groups]
     found, rng = [], np.random.default_rng(0)  # polarising draws nothing
     with np.errstate(all="ignore"):
         for i, group in enumerate(groups):
-            worlds = [World(rule, space, (*truths[:i], *truths[i + 1 :]), i, largest_size(game)) for rule in rules]
-            said = [Polarize(power)(group, worlds[0], rng) for power in SHARPNESS]
-            utilities = [tuple(world.utility(group, report) for report in said) for world in worlds]
-            found.append(Sharpness(*utilities))
+            world = World(paid, space, (*truths[:i], *truths[i + 1 :]), i, largest_size(game))
+            said = [Polarize(power)(group, world, rng) for power in SHARPNESS]
+            money = [world.money(group, world.settle(report)) for report in said]
+            found.append(Sharpness(tuple(v - payment for v, payment in money), tuple(v for v, _ in money)))
     return found

@@ -9,10 +9,8 @@ import numpy as np
 
 from rlhf_game.files.build import build
 from rlhf_game.files.games import Game
-from rlhf_game.mechanism.mechanism import Mechanism
-from rlhf_game.mechanism.payments import AffinePayments, NoPayments, PaymentRule
+from rlhf_game.mechanism.audit import World
 from rlhf_game.mechanism.reports import Report
-from rlhf_game.mechanism.training import SocialWelfare
 from rlhf_game.runs.config import Configuration, parse_config
 
 POLICY_TEXT = (
@@ -55,12 +53,17 @@ def demo_config() -> Configuration:
 
 @final
 @dataclass(frozen=True)
-class Outcome:
-    """One member's value and the group's true utility w v - payment under a payment rule, in units of reward."""
+class Money:
+    """What the group's policy is really worth to it, w v, and what it pays, in units of reward."""
 
-    value: float
+    worth: float
+    """Its utility if nobody paid."""
     payment: float
-    utility: float
+
+    @property
+    def utility(self) -> float:
+        """What is left with payments."""
+        return self.worth - self.payment
 
 
 @final
@@ -71,10 +74,8 @@ class Lie:
     favourites: int
     """The lie: reward 1 for this many best responses to each prompt, 0 for all others."""
     searched: int
-    honest_free: Outcome
-    lying_free: Outcome
-    honest_paid: Outcome
-    lying_paid: Outcome
+    honest: Money
+    lying: Money
 
 
 def best_exaggeration(game: Game, group: int) -> Lie:
@@ -82,27 +83,19 @@ def best_exaggeration(game: Game, group: int) -> Lie:
 
     Utilities are true: at the group's real reward, whatever it says. A search finds a lower bound on what lying gains.
     """
-    truth = [np.asarray(row) for row in game.rewards[group]]
-    lies = list(_polarised(truth))
-    honest_free, *free = _outcomes(game, group, [truth, *lies], NoPayments())
-    honest_paid, *paid = _outcomes(game, group, [truth, *lies], AffinePayments())
-    best = max(range(len(lies)), key=lambda k: free[k].utility)
-    return Lie(best + 1, len(lies), honest_free, free[best], honest_paid, paid[best])
+    space, mechanism, groups = build(game)
+    truth = groups[group]
+    others = tuple(Report(other.reward, other.size) for i, other in enumerate(groups) if i != group)
+    world = World(mechanism, space, others, group)
+
+    def money(reward: Any) -> Money:
+        return Money(*world.money(truth, world.settle(Report(reward, truth.size))))
+
+    lies = [money(lie) for lie in _polarised([np.asarray(row) for row in game.rewards[group]])]
+    best = max(range(len(lies)), key=lambda k: lies[k].worth)
+    return Lie(best + 1, len(lies), money(truth.reward), lies[best])
 
 
 def _polarised(truth: list[Any]) -> Iterator[list[Any]]:
     for favourites in range(1, max(map(len, truth))):
         yield [(np.argsort(np.argsort(-row, kind="stable")) < favourites).astype(float) for row in truth]
-
-
-def _outcomes(game: Game, group: int, rewards: list[Any], payment: PaymentRule[Any]) -> list[Outcome]:
-    """Return the group's outcome for each thing that it could say, the others being as the game has them."""
-    space, _, groups = build(game)
-    size, truth = groups[group].size, space.read(rewards[0])
-    found = []
-    for reward in rewards:
-        reports = [Report(reward if i == group else other.reward, other.size) for i, other in enumerate(groups)]
-        settled = Mechanism(SocialWelfare(), payment).settle(reports, space)
-        value, paid = float(settled.policy.values([truth])[0]), float(settled.payments[group])
-        found.append(Outcome(value, paid, size * value - paid))
-    return found

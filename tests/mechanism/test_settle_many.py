@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 import rlhf_game as rg
+from rlhf_game.mechanism.mechanism import settle_games
 from rlhf_game.mechanism.reports import Profile
+from rlhf_game.mechanism.spaces.chain import Chain
 from rlhf_game.mechanism.spaces.table import Table
 from rlhf_game.mechanism.stopped_training import CheckpointPayments, StoppedPayments, StoppedTraining
 from rlhf_game.mechanism.training import Trained
@@ -69,6 +71,33 @@ def test_other_rules_train_many_games_too(training: Any, payment: Any) -> None:
         np.testing.assert_allclose(many.values[b], one.values, rtol=1e-9)
         assert many.policy.gap[b] == pytest.approx(one.policy.gap, rel=1e-9, abs=1e-15)
         assert many.affine_social_welfare[b] == pytest.approx(one.affine_social_welfare, rel=1e-10)
+
+
+@pytest.mark.parametrize("domain", ["sum", "max"])
+@pytest.mark.parametrize("payment", [rg.AffinePayments(), rg.RevenueOptimal(), Half()], ids=str)
+def test_many_games_on_one_menu_are_each_game(payment: Any, domain: str) -> None:
+    rng = np.random.default_rng(7)
+    rewards, sizes = rng.integers(0, 4, (200, 3, 5)) + 1.0, rng.integers(1, 5, (200, 3))  # with many ties
+    rewards /= rewards.sum(axis=2, keepdims=True) if domain == "sum" else rewards.max(axis=2, keepdims=True)
+    menu = rg.Menu([0.0, 0.1, 0.0, 0.3, 0.0], 0.5, normalization=domain)
+    mechanism = rg.Mechanism(rg.AffineWelfare([0.5, 1.0, 3.0]), payment)
+    many = settle_games(mechanism, rewards, sizes, menu.many(200))
+    for b in range(len(rewards)):
+        reports = [rg.Report(r, int(w)) for r, w in zip(rewards[b], sizes[b], strict=True)]
+        one = mechanism.settle(reports, menu)
+        assert (many.policy.probabilities[b] == one.policy.probabilities).all()
+        np.testing.assert_allclose(many.payments[b], one.payments, rtol=1e-12, atol=1e-14)
+        assert many.affine_social_welfare[b] == one.affine_social_welfare
+        assert many.policy.divergence[b] == one.policy.divergence
+
+
+def test_games_are_many_on_one_prompt_or_menu_only() -> None:
+    with pytest.raises(rg.CombinationError, match="need a Table of one prompt, not of 2"):
+        rg.Table([[0.5, 0.5], [0.5, 0.5]], rg.KL(1.0)).many(3)
+    with pytest.raises(rg.CombinationError, match="need a Table or a Menu, not Chain"):
+        Chain([[-1, -1]], [[0.5, 0.5]], rg.KL(1.0), horizon=1).many(3)
+    with pytest.raises(rg.InputError, match="reward must be 2 numbers, one per menu entry"):
+        rg.Menu([0, 0]).many(3).read([1.0, 2.0])
 
 
 def test_one_size_and_one_reference_are_those_of_every_game() -> None:

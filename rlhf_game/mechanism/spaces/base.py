@@ -93,6 +93,13 @@ class PolicySpace(ABC, Generic[V]):
         """
         raise CombinationError(f"enumerated outcomes need a Table, not {type(self).__name__}")
 
+    def many(self, count: int) -> "PolicySpace[Any]":
+        """Return the space of as many games on this one, settled together; raise CombinationError where there is none.
+
+        Its rewards have one axis more, the games', and the sizes of its reports are [n, count].
+        """
+        raise CombinationError(f"many games at once need a Table or a Menu, not {type(self).__name__}")
+
     def coordinates(self, reward: Any) -> Coordinates:
         """Return how rewards like this one are rows of numbers; raise CombinationError where they are not."""
         return ArrayCoordinates.of(self, reward)

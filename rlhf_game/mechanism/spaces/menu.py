@@ -25,7 +25,8 @@ class Menu(PolicySpace[Array]):
     """K policies on offer.
 
     divergence: D of each entry, [K], or K for zeros. strength: lambda > 0, in units of reward. outcomes: names of the
-    entries, which callable rewards are called on. normalization: the declared domain of valuations.
+    entries, which callable rewards are called on. normalization: the declared domain of valuations. games: rewards are
+    [B, K], of B games that are settled together; sizes and weights are then [n, B], and what was one number is [B].
     """
 
     def __init__(
@@ -35,7 +36,9 @@ class Menu(PolicySpace[Array]):
         *,
         outcomes: Sequence[Any] | None = None,
         normalization: Normalization | str = Normalization.NONE,
+        games: bool = False,
     ) -> None:
+        self.games = games
         self.divergence = frozen(finite(divergence, "divergence"))
         if self.divergence.ndim != 1 or self.divergence.size == 0:
             raise InputError("divergence must be one number per menu entry, at least one")
@@ -47,6 +50,10 @@ class Menu(PolicySpace[Array]):
         if self.outcomes is not None and len(self.outcomes) != len(self.divergence):
             raise InputError(f"outcomes must be {len(self.divergence)} names, got {len(self.outcomes)}")
 
+    def many(self, count: int) -> "Menu":
+        """Return the same menu for as many games."""
+        return Menu(self.divergence, self.strength, normalization=self.normalization, games=True)
+
     def coordinates(self, reward: Any) -> "MenuCoordinates":
         """Return one row, of the entries."""
         return MenuCoordinates(self)
@@ -54,13 +61,13 @@ class Menu(PolicySpace[Array]):
     def read(self, reward: Reward | ArrayLike) -> Array:
         """Return the valuation of each entry, [K]; raise InputError on a wrong shape or domain."""
         values = self.read_boost(reward)
-        self.normalization.check(values[None])
+        self.normalization.check(np.atleast_2d(values))
         return values
 
     def read_boost(self, boost: Any) -> Array:
         """Return a boost of each entry: [K]."""
         values = finite(self._call(boost) if callable(boost) else boost, "reward")
-        if values.shape != self.divergence.shape:
+        if values.shape[-1:] != self.divergence.shape or values.ndim != 1 + self.games:
             raise InputError(f"reward must be {len(self.divergence)} numbers, one per menu entry, got {values.shape}")
         return frozen(values)
 
@@ -73,20 +80,22 @@ class Menu(PolicySpace[Array]):
         """Return the largest entry's size."""
         return float(np.abs(reward).max())
 
-    def least_gain(self, weights: Array, rewards: Sequence[Array], multiplier: float) -> float:
+    def least_gain(self, weights: Array, rewards: Sequence[Array], multiplier: float) -> Any:
         """Return the infimum over valuations v of the domain of max ASW(s + multiplier v) - max ASW(s), >= 0.
 
         With sum 1, v fills the objective from below to a level (water-filling); with max 1 it is the lowest entry's.
         Raises CombinationError when the domain is not declared.
         """
         self.normalization.must_be_declared()
-        depth = self.maximize(weights, rewards).objective / multiplier
-        depth = depth.max() - depth
+        objective = np.atleast_2d(self.maximize(weights, rewards).objective) / multiplier
+        depth = objective.max(axis=1, keepdims=True) - objective
+        deepest = depth.max(axis=1)
         if self.normalization is Normalization.MAX:
-            return multiplier * max(0.0, 1.0 - float(depth.max()))
-        deep = depth > depth.max() - 1
-        level = simplex_thresholds(depth[deep], np.zeros(deep.sum(), dtype=np.intp), 1)[0]
-        return multiplier * max(0.0, -float(level))
+            gains = multiplier * np.maximum(0.0, 1.0 - deepest)
+        else:
+            deep = depth > deepest[:, None] - 1
+            gains = multiplier * np.maximum(0.0, -simplex_thresholds(depth[deep], np.nonzero(deep)[0], len(depth)))
+        return gains if self.games else float(gains[0])
 
     def maximize(self, weights: Array, rewards: Sequence[Array]) -> "MenuPolicy":
         """Return the best entry; ties go to the first."""
@@ -101,25 +110,32 @@ class MenuPolicy(Policy[Array]):
         self.space = space
         self.weights = weights
         self.rewards = rewards
-        terms = [*(weight * reward for weight, reward in zip(weights, rewards, strict=True))]
-        columns = zip(*(term.tolist() for term in (*terms, -space.strength * space.divergence)), strict=True)
-        self.objective: Array = np.array([fsum(column) for column in columns])
-        """Rounded once, so that ties do not depend on the order of the groups: [K]."""
-        self.chosen = int(np.argmax(self.objective))
-        self.welfare = float(self.objective[self.chosen])
-        self.divergence = float(space.divergence[self.chosen])
+        cost = -space.strength * space.divergence
+        shape = rewards[0].shape if rewards else cost.shape
+        terms = [*map(_times, weights, rewards), np.broadcast_to(cost, shape)]
+        columns = zip(*(term.ravel().tolist() for term in terms), strict=True)
+        self.objective: Array = np.array([fsum(column) for column in columns]).reshape(shape)
+        """Rounded once, so that ties do not depend on the order of the groups: [K], of games [B, K]."""
+        chosen = np.argmax(self.objective, axis=-1)
+        self.chosen: Any = chosen if space.games else int(chosen)
+        self.welfare = self._chosen_of(self.objective)
+        self.divergence = space.divergence[self.chosen] if space.games else float(space.divergence[self.chosen])
         self.gap = 0.0
+
+    def _chosen_of(self, values: Array) -> Any:
+        """Return the chosen entry's of values [K], of games [B, K]."""
+        if not self.space.games:
+            return float(values[self.chosen])
+        return np.take_along_axis(values, self.chosen[:, None], axis=1)[:, 0]
 
     @property
     def probabilities(self) -> Array:
-        """One-hot: [K]."""
-        out = np.zeros(len(self.objective))
-        out[self.chosen] = 1.0
-        return out
+        """One-hot: [K]; of games [B, K]."""
+        return np.asarray(np.eye(len(self.space.divergence))[self.chosen])
 
     def values(self, rewards: Sequence[Array]) -> Array:
         """Return the valuation of the chosen entry: [k]."""
-        return np.array([reward[self.chosen] for reward in rewards])
+        return np.array([self._chosen_of(reward) for reward in rewards])
 
     def externalities(self, weights: Array, rewards: Sequence[Array]) -> Array:
         """Return max over the menu of the objective without a pair, minus its value at the chosen entry: [k].
@@ -127,19 +143,27 @@ class MenuPolicy(Policy[Array]):
         Both are taken relative to the chosen entry before anything is summed, and a pair that the entry was chosen for
         is left out of the sum of the others.
         """
-        held = self.chosen
-        own = self.weights[:, None] * np.stack([r - r[held] for r in self.rewards]) if self.rewards else None
-        cost = -self.space.strength * (self.space.divergence - self.divergence)
+        own = np.zeros((len(self.rewards), *self.objective.shape))
+        for i, (weight, reward) in enumerate(zip(self.weights, self.rewards, strict=True)):
+            own[i] = _times(weight, self._over(reward))
+        cost = self._over(-self.space.strength * np.broadcast_to(self.space.divergence, self.objective.shape))
         out = []
-        others = None if own is None else leave_one_out_sums(own)
+        others = leave_one_out_sums(own) if len(own) else own
         for weight, reward in zip(np.asarray(weights, dtype=np.float64), rewards, strict=True):
-            where = [i for i, mine in enumerate(self.rewards) if mine is reward and self.weights[i] == weight]
-            if where and others is not None:
-                rest = others[where[0]]
-            else:
-                rest = (0.0 if own is None else own.sum(axis=0)) - weight * (reward - reward[held])
-            out.append(float((rest + cost).max()))
+            pairs = enumerate(zip(self.weights, self.rewards, strict=True))
+            where = [i for i, (mine, one) in pairs if one is reward and np.array_equal(mine, weight)]
+            rest = others[where[0]] if where else own.sum(axis=0) - _times(weight, self._over(reward))
+            out.append((rest + cost).max(axis=-1))
         return np.array(out)
+
+    def _over(self, values: Array) -> Array:
+        """Return how much each entry has more than the chosen one."""
+        return np.asarray((values.T - self._chosen_of(values)).T)
+
+
+def _times(weight: Any, reward: Array) -> Array:
+    """Return a reward [K], or one of each game [B, K], times its weight, or that of each game [B]."""
+    return np.asarray((weight * reward.T).T)
 
 
 @final

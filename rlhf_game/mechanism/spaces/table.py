@@ -11,7 +11,7 @@ from typing import Any, Literal, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rlhf_game.errors import InputError
+from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.arrays import LARGE, Array, blocks, extremes, finite, frozen, frozen_view, numbers, row_sums
 from rlhf_game.mechanism.domains import Coordinates, Domain, Sheets, Solver, declared
 from rlhf_game.mechanism.regularizers.base import Optimum, Regularizer
@@ -145,6 +145,13 @@ class Table(PolicySpace[Sheets]):
         self.games = games
         if games and (self.layout.is_flat or len(self.layout.members) > 1):
             raise InputError("reference must be games of one number of outcomes, [B][m], for a table of games")
+
+    def many(self, count: int) -> "Table":
+        """Return the games on the outcomes of its one prompt; raise CombinationError where there are several."""
+        if len(self.layout.widths) > 1:
+            raise CombinationError(f"many games at once need a Table of one prompt, not of {len(self.layout.widths)}")
+        reference = np.broadcast_to(self.reference[0][0], (count, self.layout.widths[0]))
+        return Table(reference, self.regularizer, normalization=self.normalization, games=True)
 
     def game(self, b: int) -> "Table":
         """Return one game of a table of games."""

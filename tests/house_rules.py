@@ -43,7 +43,8 @@ LAYERS = {
     "errors": _layer("", ""),
     "registry": _layer("errors", ""),
     "callables": _layer("errors", ""),
-    "mechanism": _layer("errors", "numpy", "scipy cvxpy"),
+    "tabular": _layer("errors", "", "pandas"),
+    "mechanism": _layer("errors tabular", "numpy", "scipy cvxpy"),
     "agents": _layer("errors mechanism", "numpy", "scipy"),
     "files": _layer("errors registry mechanism", "numpy pydantic pydantic_core yaml", "cryptography pyarrow"),
     "chat": _layer("errors files", "", "httpx2", "training_backends"),
@@ -67,7 +68,9 @@ LAYERS = {
         "training_backends",
     ),
     "engines": _layer("errors", "", "joblib ray"),
-    "simulations": _layer("errors registry mechanism agents engines files runs", "numpy pydantic", "scipy pyarrow"),
+    "simulations": _layer(
+        "errors registry tabular mechanism agents engines files runs", "numpy pydantic", "scipy pyarrow"
+    ),
     "training_backends": Layer(
         frozenset({"errors", "callables", "mechanism", "files"}), TRAINING | {"numpy"}, frozenset({"jinja2"})
     ),

@@ -8,7 +8,7 @@ import numpy as np
 from rlhf_game.agents.best_response import BestResponse
 from rlhf_game.agents.misreports import Blend, Indifferent, Noisy, Polarize, RaiseAndLower, Resize
 from rlhf_game.errors import CombinationError, InputError
-from rlhf_game.mechanism.audit import SIZES, Regret, Strategy, World, measure
+from rlhf_game.mechanism.audit import SIZES, Regrets, Strategy, World, measure
 from rlhf_game.mechanism.mechanism import Mechanism, Settlement
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
@@ -23,7 +23,7 @@ def audit(
     rng: np.random.Generator | int | None = None,
     size_limit: int | None = None,
     types: Sequence[Report] | None = None,
-) -> list[Regret]:
+) -> Regrets:
     """Return for each group what the strategies gained while all other groups say the truth, and the bound there is.
 
     mechanism: with the groups (a Report stands for the truth of a group without a name) and the space; or a settlement
@@ -42,7 +42,7 @@ def audit(
     limit = SIZES * max(group.size for group in truths) if size_limit is None else size_limit
     said = [Report(group.reward, group.size) for group in truths]
     streams = _generator(rng).spawn(len(truths))
-    regrets = []
+    regrets = Regrets()
     for at, (group, stream) in enumerate(zip(truths, streams, strict=True)):
         world = World(rules, place, (*said[:at], *said[at + 1 :]), at, limit)
         if types is not None:

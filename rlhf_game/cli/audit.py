@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from rlhf_game.cli.games import TrustCode
+from rlhf_game.cli.settings import Settings
 
 if TYPE_CHECKING:
     from rlhf_game.agents.coalitions import Deviation
@@ -56,6 +57,7 @@ def audit(
         typer.Option("--strategy", metavar="NAME", help="Also try this lie (path/to/file.py:Name)."),
     ] = None,
     trusted: TrustCode = False,
+    settings: Settings = None,
 ) -> int:
     """Search for profitable lies of every group, and print the bracket [found, proved] of its regret.
 
@@ -75,7 +77,7 @@ def audit(
     from rlhf_game.files.parts import label
     from rlhf_game.mechanism.audit import SIZES
 
-    one = read_game(_file(game), trusted=trusted)
+    one = read_game(_file(game), trusted=trusted, settings=settings or ())
     settle(one)  # an error names the file and the field
     space, mechanism, groups = build(one)
     if rules is not None:
@@ -111,8 +113,8 @@ def audit(
             more["several"] = [_several(found) for found in several]
     if as_json:
         outcomes = "found" if is_partial else "all"
-        settings = {"size_limit": limit, "starts": starts, "seed": seed, "outcomes": outcomes}
-        write_out(_document(one, rules or label("payment", one.fields.payment), regrets, joint, more, settings))
+        asked = {"size_limit": limit, "starts": starts, "seed": seed, "outcomes": outcomes}
+        write_out(_document(one, rules or label("payment", one.fields.payment), regrets, joint, more, asked))
     else:
         show_audit(rules or label("payment", one.fields.payment), regrets, joint)
         _show_more(more)

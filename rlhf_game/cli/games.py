@@ -6,6 +6,7 @@ from typing import Annotated, Final
 import typer
 
 from rlhf_game.cli.seal import PublicKey, SealFile, SignKey, say_signed, unsigned
+from rlhf_game.cli.settings import Settings
 
 DIFFERS: Final = 3
 
@@ -20,6 +21,7 @@ def settle(
     sealed: SealFile = None,
     sign: SignKey = None,
     trusted: TrustCode = False,
+    settings: Settings = None,
 ) -> None:
     """Settle a game: train the policy exactly, and charge every group.
 
@@ -38,14 +40,14 @@ def settle(
 
     check_key(sign)
     lines = is_list(game)
-    games = read_games(game, trusted=trusted)
+    games = read_games(game, trusted=trusted, settings=settings or ())
     beside_out = [] if out is None else [beside(out, i + 1 if lines else None) for i in range(len(games))]
     for place in [] if out is None else [out, *beside_out]:
         check_output(place, "game", game)
         check_output(place, "seal", sealed)
         check_output(place, "key", sign)
         check_output(place, "game's table", *(file for one in games for file in one.files))
-    reports = [] if sealed is None else reports_of(read_game(game, trusted=trusted))
+    reports = [] if sealed is None else reports_of(read_game(game, trusted=trusted, settings=settings or ()))
     seal = None if sealed is None else read_seal(sealed)
     if seal is not None:
         check_seal(seal, reports, games[0].name)
@@ -83,9 +85,11 @@ def verify(
     sealed: SealFile = None,
     key: PublicKey = None,
     trusted: TrustCode = False,
+    settings: Settings = None,
 ) -> int:
     """Settle a game again and compare with its receipt: exit code 3, and what differs, if they disagree.
 
+    What was settled with --set is verified with the same --set.
     Of a folder, every file is compared with its seal, and what can be made again from the files in it is.
     A group's own receipt (receipt --for) is compared with its own report: {"reward": [..], "size": w}.
     Numbers agree within 1e-9 of the larger one (payments however small) or within rounding of the game's own scale.
@@ -106,10 +110,11 @@ def verify(
     from rlhf_game.files.verify import ON_TRUST
     from rlhf_game.files.verify import verify as verify_receipts
 
-    count, found = verify_receipts(receipt, game, trusted=trusted)
+    count, found = verify_receipts(receipt, game, trusted=trusted, settings=settings or ())
     if sealed is not None:
         (said,) = read_receipts(receipt)
-        found += committed_differences(said, read_seal(sealed), reports_of(read_game(game, trusted=trusted)))
+        one = read_game(game, trusted=trusted, settings=settings or ())
+        found += committed_differences(said, read_seal(sealed), reports_of(one))
     checked = {COMMITMENTS: sealed, KEY: key}
     trust = [name for name in ON_TRUST if checked.get(name) is None]
     said_so = [

@@ -22,6 +22,7 @@ from rlhf_game.files.fees import check_fee
 from rlhf_game.files.names import check_names
 from rlhf_game.files.parts import sources
 from rlhf_game.files.schema import AutomatonFields, Fields, MenuFields, OwnFields, TableFields, TableFile, parse_fields
+from rlhf_game.files.settings import set_fields
 from rlhf_game.files.tables import Shape, Table, describe, digest, from_lists, locate, read_table, shape_of
 from rlhf_game.mechanism.reports import NORMALIZATION_TOLERANCE
 
@@ -49,20 +50,22 @@ class Game:
     """Those that hold its tables."""
 
 
-def read_games(path: str | os.PathLike[str], *, trusted: bool = False) -> list[Game]:
+def read_games(path: str | os.PathLike[str], *, trusted: bool = False, settings: Sequence[str] = ()) -> list[Game]:
     """Return the games of a file, in order: one, or one a line of a .jsonl file. Raises InputError.
 
-    trusted: whether the games may name code of their own, which runs when they are settled.
+    trusted: whether the games may name code of their own, which runs when they are settled. settings: fields to set in
+    every game, each ``path=value``.
     """
     folder = Path(path).parent
-    return [parse_game(document, name, folder, trusted) for name, document in _documents(path)]
+    documents = ((name, _set(document, settings, name)) for name, document in _documents(path))
+    return [parse_game(document, name, folder, trusted) for name, document in documents]
 
 
-def read_game(path: str | os.PathLike[str], *, trusted: bool = False) -> Game:
-    """Return the one game of a file. Raises InputError, also when the file is a list of games."""
+def read_game(path: str | os.PathLike[str], *, trusted: bool = False, settings: Sequence[str] = ()) -> Game:
+    """Return the one game of a file (see read_games). Raises InputError, also when the file is a list of games."""
     if is_list(path):
         raise InputError(f"{_name(path)}: must hold one game (.yaml, .yml or .json), found a list of games (.jsonl)")
-    return read_games(path, trusted=trusted)[0]
+    return read_games(path, trusted=trusted, settings=settings)[0]
 
 
 def write_game(path: str | os.PathLike[str], document: Mapping[str, Any]) -> None:
@@ -118,6 +121,11 @@ def _documents(path: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
         yield from parse_json_lines(text, name)
     else:
         yield name, parse_json(text, name) if suffix == ".json" else parse_yaml(text, name)
+
+
+def _set(document: Any, settings: Sequence[str], name: str) -> Any:
+    """Return a document with its settings; what is no mapping is refused where games are parsed."""
+    return set_fields(document, settings, name) if settings and isinstance(document, dict) else document
 
 
 def _name(path: str | os.PathLike[str]) -> str:

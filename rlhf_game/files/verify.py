@@ -72,11 +72,16 @@ class Scale:
 
 
 def verify(
-    receipt: str | os.PathLike[str], game: str | os.PathLike[str], *, trusted: bool = False
+    receipt: str | os.PathLike[str],
+    game: str | os.PathLike[str],
+    *,
+    trusted: bool = False,
+    settings: Sequence[str] = (),
 ) -> tuple[int, list[str]]:
     """Return how many receipts a file holds, and a line for each thing that they say otherwise than their game.
 
-    trusted: whether the game may run code that it names. Raises InputError when one of the files cannot be read.
+    trusted: whether the game may run code that it names. settings: what was set in the game, each ``path=value``.
+    Raises InputError when one of the files cannot be read.
     """
     receipts = read_receipts(receipt, lines=is_list(game))
     space = space_of(game)
@@ -84,7 +89,7 @@ def verify(
         return len(receipts), sampled_differences(receipts[0], read_sampled_game(game))
     if space == "draws":
         return len(receipts), drawn_differences(receipts[0], read_drawn_game(game))
-    games, found = read_games(game, trusted=trusted), []
+    games, found = read_games(game, trusted=trusted, settings=settings), []
     if len(games) != len(receipts):
         found.append(f"the receipt has {len(receipts)} lines, the game file {len(games)}")
     for line, (one, said) in enumerate(zip(games, receipts, strict=False), start=1):

@@ -18,6 +18,7 @@ from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.mechanism import Mechanism, Settlement, read_profile
 from rlhf_game.mechanism.reports import Group, Profile, Report, check_size
 from rlhf_game.mechanism.spaces.base import PolicySpace
+from rlhf_game.tabular import Tabular
 
 TOLERANCE: Final = 1e-9
 """A difference up to this share of the money that it is made of (values and payments) is rounding."""
@@ -112,7 +113,7 @@ class Trial:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Regret:
+class Regret(Tabular):
     """What one group can gain by lying, as a bracket: found <= regret <= bound."""
 
     group: str
@@ -166,6 +167,21 @@ class Regret:
     def is_rational(self) -> bool:
         """Whether the truthful group does not lose, beyond rounding."""
         return self.truthful_utility >= -self.tolerance
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row: the bracket, and the lie that gained most."""
+        lie = self.best.strategy if self.is_refuted else None
+        utility = {"truthful utility": self.truthful_utility}
+        return [{"group": self.group, **utility, "found": self.found, "bound": self.bound, "best lie": lie}]
+
+
+@final
+class Regrets(list[Regret], Tabular):
+    """What an audit returns: the regret of each group, in order."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each group."""
+        return [row for regret in self for row in regret.rows()]
 
 
 def measure(

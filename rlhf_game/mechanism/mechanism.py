@@ -15,11 +15,12 @@ from rlhf_game.mechanism.reports import Group, Normalization, Profile, Report, V
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 from rlhf_game.mechanism.spaces.table import Table
 from rlhf_game.mechanism.training import AffineRule, AffineWelfare, SocialWelfare, Trained, TrainingRule
+from rlhf_game.tabular import Tabular
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Settlement:
+class Settlement(Tabular):
     """The receipt. All money and welfare in units of reward; arrays are per group, in the order of the reports.
 
     Of a table of B games, arrays are [B, n] and what is one number is one for each game, [B].
@@ -62,6 +63,11 @@ class Settlement:
     def revenue(self) -> Any:
         """sum_i payment_i."""
         return self.payments.sum(axis=-1)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each group (of a table of games, for each group of each game)."""
+        names = [one.name if isinstance(one, Group) else f"group {i}" for i, one in enumerate(self.reports)]
+        return _rows(names, self.sizes, self.values, self.payments, self.utilities)
 
 
 @final
@@ -149,10 +155,11 @@ def settle_games(mechanism: Mechanism, rewards: Array, sizes: Array, space: Poli
 
 @final
 @dataclass(frozen=True, eq=False)
-class Settlements:
-    """What came of B games: policy [B, m]; payments, values of one member and utilities [B, n]; the rest [B]."""
+class Settlements(Tabular):
+    """What came of B games: policy [B, m]; sizes, payments, values of one member and utilities [B, n]; the rest [B]."""
 
     policy: Array
+    sizes: Array
     payments: Array
     values: Array
     utilities: Array
@@ -161,6 +168,23 @@ class Settlements:
     affine_welfare: Array
     """The maximised objective, less the regulariser."""
     divergence: Array
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each group of each game."""
+        return _rows([], self.sizes, self.values, self.payments, self.utilities)
+
+
+def _rows(names: Sequence[str], sizes: Array, values: Array, payments: Array, utilities: Array) -> list[dict[str, Any]]:
+    """Return the rows of [n] numbers, or with the number of the game of [B, n] numbers."""
+    found = []
+    for place in np.ndindex(payments.shape):
+        game = {"game": place[0]} if len(place) > 1 else {}
+        numbers = {"value": values[place], "payment": payments[place], "utility": utilities[place]}
+        name = names[place[-1]] if names else f"group {place[-1]}"
+        size = np.broadcast_to(sizes, payments.shape)[place]
+        plain = {key: float(number) for key, number in numbers.items()}
+        found.append({**game, "group": name, "size": int(size), **plain})
+    return found
 
 
 def settle_many(
@@ -197,6 +221,7 @@ def settle_many(
     policy: Any = settled.policy
     return Settlements(
         policy.probabilities,
+        settled.sizes,
         settled.payments,
         settled.values,
         settled.utilities,

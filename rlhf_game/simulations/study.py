@@ -23,6 +23,7 @@ from rlhf_game.simulations.games import GamesStudy
 from rlhf_game.simulations.market import MarketStudy
 from rlhf_game.simulations.populations import Source
 from rlhf_game.simulations.trials import Layout, Trial
+from rlhf_game.tabular import Tabular
 
 KINDS: Final[Mapping[str, type[StudyFields]]] = {
     "games": GamesStudy,
@@ -67,7 +68,7 @@ class Chunk:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Study:
+class Study(Tabular):
     """A specification, read and checked, with the populations that it names."""
 
     points: tuple[Point, ...]
@@ -81,6 +82,13 @@ class Study:
     def fields(self) -> StudyFields:
         """The specification of the first point: the others differ in what is swept."""
         return self.points[0].fields
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each point: what is swept there, and how many groups and games it has."""
+        return [
+            {"point": one.index, **one.columns, "groups": one.source.count, "games": one.fields.games}
+            for one in self.points
+        ]
 
     def document(self) -> dict[str, Any]:
         """Return the canonical content: what config.json holds and what must not change in a folder."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rlhf_game import InputError
 from rlhf_game.discovery import read_discovery
@@ -138,3 +139,32 @@ def test_a_wrong_setting_is_refused_before_anything_is_made(tmp_path: Path, comm
     assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
     assert "seed: must be greater than or equal to 0, found -1" in result.err
     assert not (tmp_path / "out").exists()
+
+
+GAME = EXAMPLES / "games" / "table.yaml"
+
+
+def test_a_game_with_a_setting_is_the_game_that_says_so_itself(tmp_path: Path) -> None:
+    """settle, verify and audit read it alike; without the setting the receipt is another game's."""
+    receipt = tmp_path / "r.json"
+    first = run("settle", GAME, "--json", "-o", receipt, "--set", "strength=0.25")
+    document = yaml.safe_load(GAME.read_text()) | {"strength": 0.25}
+    changed_game = tmp_path / "game.yaml"
+    changed_game.write_text(yaml.safe_dump(document))
+    assert (first.code, first.out) == (0, run("settle", changed_game, "--json").out)
+    assert run("verify", receipt, changed_game).code == 0
+    assert run("verify", receipt, GAME, "--set", "strength=0.25").code == 0
+    assert run("verify", receipt, GAME).code == 3
+    audits = [
+        run("audit", game, "--json", "--starts", "2", *setting).out
+        for game, setting in ((GAME, ["--set", "strength=0.25"]), (changed_game, []))
+    ]
+    assert audits[0] == audits[1]
+
+
+@pytest.mark.parametrize("command", ["settle", "audit"])
+def test_a_wrong_setting_of_a_game_is_refused(command: str) -> None:
+    for setting, said in (("groups[9].size=1", "--set groups[9].size: must be a field"), ("strength=-1", "strength: ")):
+        result = run(command, GAME, "--set", setting)
+        assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+        assert said in result.err

@@ -1,7 +1,8 @@
 """Signatures (Ed25519): who wrote a receipt, a seal or the files of a folder. All that is in them is signed.
 
 Of a JSON document the canonical JSON of everything but ``signature`` is signed (UTF-8, sorted keys, no spaces); of a
-folder the lines of .sha256sums, which lists every file, sorted and each once. Keys are PEM files, as openssl writes them.
+folder the lines of .sha256sums, which lists every file, sorted and each once. Keys are PEM files, as openssl writes
+them.
 """
 
 import json

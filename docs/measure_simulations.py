@@ -103,7 +103,45 @@ def strengths() -> None:
     write_table(PAGE, "strengths", heads, rows)
 
 
+ROUNDS = {**MARKET, "games": 100, "rounds": 20, "strength": 2.0}
+
+
+def rounds() -> None:
+    """What the truth in every round is worth where rounds start from the last policy, and where they do not."""
+    ways = {
+        "the others say the truth": {"kind": "best_response", "start": "truthful"},
+        "multiplicative weights": {"kind": "multiplicative_weights", "rate": 0.5},
+    }
+    menu = [{"kind": "polarize"}, {"kind": "resize", "factor": 2.0}]
+    rows = []
+    for label, way in ways.items():
+        summary = played(ROUNDS, learning=way, menu=menu, always=True, sweep={"reference": ["first", "last"]})
+        for one in summary["summaries"]:
+            if one["payment"] == "none" and label != "multiplicative weights":
+                continue  # nobody goes on saying the truth there
+            reference = summary["points"][one["point"]]["reference"]
+            names = ("lie_gain", "truth_gain", "truthful", "revenue")
+            rows.append([label, one["payment"], reference, *(shown(one["last"][name]) for name in names)])
+    heads = ["the others", "payment", "starts from", "best lie beyond the truth", "truth beyond learning", "truthful"]
+    write_table(PAGE, "rounds", [*heads, "revenue at the end"], rows)
+
+
+def reserves() -> None:
+    """What a provider earns and keeps over all rounds, by its reserve."""
+    values = [0.0, 0.05, 0.1, 0.2, 0.4]
+    learning = {"kind": "best_response", "start": "truthful"}
+    changes = {"learning": learning, "reference": "last", "training_cost": 0.1, "payments": ["affine"]}
+    summary = played(ROUNDS, **changes, sweep={"reserve": values})
+    rows = []
+    for one in summary["summaries"]:
+        names = ("revenue", "surplus", "trained", "affine_welfare")
+        totals = [sum(one["measures"][name]["estimate"]) for name in names]
+        rows.append([summary["points"][one["point"]]["reserve"], *(f"{total:.3f}" for total in totals)])
+    heads = ["reserve", "revenue", "revenue less the cost", "rounds in which it trains"]
+    write_table(PAGE, "reserves", [*heads, "affine social welfare, without the cost"], rows)
+
+
 if __name__ == "__main__":
-    for measure in (lies, learning, strengths):
+    for measure in (lies, learning, strengths, rounds, reserves):
         measure()
         print(f"{measure.__name__}: written")

@@ -235,6 +235,18 @@ class Models(Policy[V]):
         return out
 
 
+def one_model_payments(paid: Array, brings: Array, without: Array, cost: float) -> Array:
+    """Return what groups pay where one model is trained if that brings more than ``cost``, and none otherwise.
+
+    paid: affine payments for the model. brings: max ASW(s) - <q, s>, what training brings at all; without: the same
+    for s_-i. In units of reward, of any one shape (brings may be wider). It is W_-i - (W - w_i v_i) above for K = 1:
+    with the model, what the others lack to be worth the cost without the group is added; without it, a group pays for
+    the training that it prevented.
+    """
+    with_model = paid + np.maximum(cost - without, 0.0)
+    return np.where(brings > cost, with_model, np.maximum(without - cost, 0.0))
+
+
 @final
 @dataclass(frozen=True)
 class ModelPayments(PaymentRule[SeveralModels]):

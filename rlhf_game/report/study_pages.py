@@ -23,15 +23,25 @@ from rlhf_game.report.sweeps import (
     setting,
     slot_of,
 )  # fmt: skip
-from rlhf_game.report.verdicts import ending_note, price_note, told, verdict_notes, verdict_table, welfare_note
+from rlhf_game.report.verdicts import (
+    always_notes,
+    cost_note,
+    ending_note,
+    has_costs,
+    price_note,
+    told,
+    verdict_notes,
+    verdict_table,
+    welfare_note,
+)
 
 MOST_ROUNDS: Final = 240
 """Rounds of a curve; of more, every second, third ... one is drawn."""
 MOST_COURSES: Final = 8
 """Settings whose course is shown."""
 COURSE: Final = (
-    "efficiency", "truthful", "welfare", "revenue", "claimed", "utility", "payment", "present", "broke",
-    "chosen_strength",
+    "efficiency", "truthful", "welfare", "revenue", "surplus", "trained", "lie_gain", "truth_gain", "claimed",
+    "utility", "payment", "present", "broke", "chosen_strength",
 )  # fmt: skip
 
 
@@ -138,6 +148,9 @@ def _yields_of_one(study: StudyFile, truth: str) -> list[Note]:
 
 def _market(study: StudyFile, sweep: Sweep) -> list[Section]:
     notes = [*(ending_note(study, payment) for payment in study.payments), *welfare_note(study)]
+    notes += [
+        note for payment in study.payments for note in (*always_notes(study, payment), *cost_note(study, payment))
+    ]
     sections = [Section("course", "What groups learn", "", (*notes, _course(study)))]
     if sweep.field:
         names = ("efficiency", "truthful", "welfare", "revenue")
@@ -161,6 +174,8 @@ def _course(study: StudyFile) -> Figure:
             series, found = _courses(study, point, measure)
             if len({dot.y for one in series for dot in one.points}) <= 1:
                 continue  # nothing happens
+            if measure == "surplus" and not has_costs(study):
+                continue  # it is the revenue
             rows += found
             of = Plot("round", "", None, measure not in ("welfare", "efficiency"), False)
             drawing = plot(f"course-{point}-{measure}", MEASURES[measure], said(series), of, series)

@@ -30,6 +30,10 @@ MEASURES: Final = {
     "utility": "utility, mean of groups",
     "payment": "payment, mean of groups",
     "coarse_regret": "largest gain of one item over all rounds",
+    "truth_gain": "what the truth in every round brings beyond learning, a round",
+    "lie_gain": "what the best lie in every round brings beyond the truth, a round",
+    "surplus": "revenue less the cost of training",
+    "trained": "share of games in which a policy is trained",
     "present": "groups that take part",
     "broke": "groups without budget",
     "chosen_strength": "strength that the provider chose",
@@ -40,6 +44,8 @@ IN_TABLES: Final = {
     "equilibrium": ("equilibria", "price_of_anarchy", "price_of_stability", "welfare_price_of_anarchy", "revenue"),
 }
 """The measures of the table of all means, by the kind of study."""
+IF_KNOWN: Final = ("lie_gain", "truth_gain")
+"""Further ones of a market that was asked for them."""
 ENDS: Final = ("", " low", " high")
 RULES: Final = {
     "affine": "with affine payments",
@@ -251,7 +257,8 @@ def failures(study: StudyFile) -> tuple[Note, ...]:
 def means(study: StudyFile) -> TableBlock:
     """Return the means of every setting, strategy and payment rule."""
     is_market, has_strategies = study.kind == "market", study.kind == "games"
-    measures = IN_TABLES[study.kind]
+    known = [name for name in IF_KNOWN if any(one.last.get(name) for one in study.summaries)]
+    measures = (*IN_TABLES[study.kind], *known)
     cells: list[list[Cell]] = []
     for one in study.summaries:
         who = [one.strategy] if has_strategies else []

@@ -12,7 +12,7 @@ from typing import Final, final
 from rlhf_game.files.receipts import Interval
 from rlhf_game.report.data import Cell, Data, column, number
 from rlhf_game.report.page import Note, TableBlock, names_of
-from rlhf_game.report.studies import StudyFile, Summary, families, select
+from rlhf_game.report.studies import Rounds, StudyFile, Summary, families, select
 from rlhf_game.report.sweeps import rule, sentence, setting
 
 NEVER: Final = "gains in no game"
@@ -196,6 +196,75 @@ def welfare_note(study: StudyFile) -> list[Note]:
             f"at {affine}: only the latter counts how far the model is moved from the reference.",
         )
     ]
+
+
+def always_notes(study: StudyFile, payment: str) -> list[Note]:
+    """Return what saying the same in every round brings while the others learn; none where that was not asked.
+
+    A mean is more or less only where its interval says so.
+    """
+    said = (
+        ("lie_gain", "the best lie of the menu", "the truth"),
+        ("truth_gain", "the truth", "what it learns to say"),
+    )
+    notes = []
+    for measure, what, than in said:
+        found = [value for _, value in select(study, range(len(study.points)), measure, payment)]
+        counts = {
+            f"more than {than}": sum(one.low > 0 for one in found),
+            f"less than {than}": sum(one.high < 0 for one in found),
+            f"about as much as {than}": sum(one.low <= 0 <= one.high for one in found),
+        }
+        told = {text: count for text, count in counts.items() if count}
+        clauses = [f"{text} at {count} of {len(found)} settings" for text, count in told.items()]
+        if len(found) == 1:
+            clauses = [f"{text} (mean difference {number(found[0].estimate)} a round)" for text in told]
+        is_bad = measure == "lie_gain" and payment != "none" and any(one.low > 0 for one in found)
+        text = f"{sentence(rule(payment))}, {what} in every round, while the others learn, brings a group"
+        notes += [Note("bad" if is_bad else "plain", f"{text} {names_of(clauses)}.")] if found else []
+    return notes
+
+
+def has_costs(study: StudyFile) -> bool:
+    """Return whether training costs the provider anything, or does not happen in some round."""
+    return any(_over_rounds(one, "surplus") != _over_rounds(one, "revenue") or _idle(one) for one in study.summaries)
+
+
+def cost_note(study: StudyFile, payment: str) -> list[Note]:
+    """Return what the provider earns and keeps over all rounds; nothing where training costs nothing."""
+    if not has_costs(study):
+        return []
+    here = [one for one in study.summaries if one.payment == payment and one.games > one.failed]
+    earned, kept, trained = (
+        [total for one in here if (total := _over_rounds(one, name)) is not None]
+        for name in ("revenue", "surplus", "trained")
+    )
+    if not kept:
+        return []
+    settings = f", over {len(here)} settings" if len(here) > 1 else ""
+    return [
+        Note(
+            "bad" if min(kept) < 0 else "plain",
+            f"{sentence(rule(payment))}, the provider earns {_span(earned, 3)} in a game, trains in "
+            f"{_span(trained, 2)} of {study.rounds} rounds, and keeps {_span(kept, 3)} after the cost of training, on "
+            f"average{settings}.",
+        )
+    ]
+
+
+def _over_rounds(one: Summary, measure: str) -> float | None:
+    """Return the sum of a market's means over all rounds; None where a round is not known."""
+    value = one.measures.get(measure)
+    if not isinstance(value, Rounds):
+        return None
+    known = [mean for mean in value.estimate if mean is not None]
+    return sum(known) if len(known) == len(value.estimate) else None
+
+
+def _idle(one: Summary) -> bool:
+    """Return whether nothing was trained in some round of some game."""
+    trained = _over_rounds(one, "trained")
+    return trained is not None and trained < len(one.rounds)
 
 
 def price_note(study: StudyFile, payment: str) -> Note:

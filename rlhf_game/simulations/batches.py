@@ -6,7 +6,7 @@ game: those of one strength are settled together.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, final
@@ -15,16 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_game.files.build import regularizer_of
-from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.arrays import Array, leave_one_out_sums
 from rlhf_game.mechanism.audit import SIZES
 from rlhf_game.mechanism.domains import Domain, declared
 from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.payments import AffinePayments, NoPayments, PaymentRule, RevenueOptimal
-from rlhf_game.mechanism.regularizers.base import Regularizer
+from rlhf_game.mechanism.regularizers.base import Optimum, Regularizer
 from rlhf_game.mechanism.reports import Normalization, Profile
+from rlhf_game.mechanism.several import one_model_payments
 from rlhf_game.mechanism.spaces.given import GivenPolicy
 from rlhf_game.mechanism.spaces.table import Table
-from rlhf_game.mechanism.training import SocialWelfare, Trained, TrainingRule
+from rlhf_game.mechanism.training import AffineWelfare, SocialWelfare, Trained, TrainingRule
 from rlhf_game.simulations.populations import Population
 
 PAYMENTS: Final = {"affine": AffinePayments(), "none": NoPayments(), "revenue": RevenueOptimal()}
@@ -83,6 +84,8 @@ class Settled:
     """Social welfare, the sum of worth: [B]."""
     revenue: Array
     """The sum of payments: [B]."""
+    trained: Array
+    """1 where a policy was trained, 0 where that was not worth the reserve: [B]."""
 
     @property
     def utilities(self) -> Array:
@@ -95,7 +98,9 @@ class Settled:
 class Batch:
     """The truth of B games. rewards: [n, B, m]; sizes: [n, B]; reference: [B, m]; strength: [B].
 
-    noise: what the mechanism adds to what it hears of each group, [n, B, m] (theory section 5), or None.
+    noise: what the mechanism adds to what it hears of each group, [n, B, m] (theory section 5), or None. tilt: under
+    KL, training starts from q exp(tilt) / Z instead of the reference q, [B, m] (no unit): as if tilt times the strength
+    were in the score already, so that no probability is rounded to 0 on the way.
     """
 
     rules: Rules
@@ -104,6 +109,7 @@ class Batch:
     reference: Array
     strength: Array
     noise: Array | None = None
+    tilt: Array | None = None
 
     @property
     def limit(self) -> Array:
@@ -120,6 +126,27 @@ class Batch:
         """What all say when all say the truth."""
         return Reports(self.rewards, self.sizes, np.arange(len(self.rewards)))
 
+    @cached_property
+    def carried(self) -> Array:
+        """The tilt, 0 where there is none: [B, m]."""
+        return np.zeros_like(self.reference) if self.tilt is None else self.tilt
+
+    @cached_property
+    def start(self) -> Optimum:
+        """The policy that training starts from, for a strength of 1."""
+        return self.unit.maximize(np.ones(1), [self.carried], self.reference)
+
+    def heard(self, reports: Reports) -> Array:
+        """Return what each report adds to the score, with its noise: [c, B, m]."""
+        said = reports.rewards if self.noise is None else reports.rewards + self.noise[reports.owners]
+        return np.asarray(reports.sizes[..., None] * said)
+
+    def after(self, reports: Reports, trained: Array) -> "Batch":
+        """Return the same games, starting from what was trained on these reports, where anything was: [B]."""
+        moved = trained[:, None] * self.heard(reports).sum(axis=0) / self.strength[:, None]
+        tilt = self.carried + moved
+        return replace(self, tilt=tilt - tilt.max(axis=1, keepdims=True))
+
     def domain(self, rewards: Array) -> Domain:
         """Return what groups with these true rewards [R, m] may say."""
         return declared(self.rules.normalization, rewards)
@@ -133,12 +160,13 @@ class Batch:
     def rows(self, which: Any) -> "Batch":
         """Return some of the games, with repetitions."""
         noise = None if self.noise is None else self.noise[:, which]
+        tilt = None if self.tilt is None else self.tilt[which]
         tables = (self.rewards[:, which], self.sizes[:, which], self.reference[which], self.strength[which])
-        return Batch(self.rules, *tables, noise)
+        return Batch(self.rules, *tables, noise, tilt)
 
     def with_strength(self, strength: Array) -> "Batch":
         """Return the same games at other strengths [B]."""
-        return Batch(self.rules, self.rewards, self.sizes, self.reference, strength, self.noise)
+        return replace(self, strength=strength)
 
     def settle(self, reports: Reports, payments: Sequence[str]) -> dict[str, Settled]:
         """Return what comes out under each payment rule; the policy is the same under all."""
@@ -161,6 +189,8 @@ class Batch:
             space = Table(self.reference[rows], unit, normalization=domain, games=True)
             profile = Profile(tuple((reward[rows],) for reward in said), reports.sizes[:, rows])
             rule = self.rules.training.fitted(space)
+            if self.tilt is not None:
+                rule = AffineWelfare(boost=strength * self.tilt[rows])
             yield rows, Trained(rule, profile, space, rule.train(profile, space))
 
     def _settled(
@@ -174,15 +204,46 @@ class Batch:
         truth = [(reward[rows],) for reward in self.rewards]
         worth = sizes * policy.values(truth)
         welfare = worth.sum(axis=0)
-        affine_welfare = welfare - space.regularizer.strength * policy.divergence
-        loss = GivenPolicy(space, (policy.probabilities,), sizes, truth).gap
+        strength, divergence, weights = space.regularizer.strength, policy.divergence, sizes
+        if self.tilt is not None:
+            divergence = self.rows(rows).start.shortfall(policy.probabilities)
+            truth, weights = [*truth, (strength * self.tilt[rows],)], np.vstack([sizes, np.ones(len(rows))])
+        affine_welfare = welfare - strength * divergence
+        loss = GivenPolicy(space, (policy.probabilities,), weights, truth).gap
+        trained_ones = np.ones(len(rows))
         out = {}
         for name in payments:
             mechanism = Mechanism(trained.rule, self.rules.payments[name])
             charged = mechanism.charge(trained).payments.T * takes_part
             paid = by_owner(charged, reports.owners, groups)
-            out[name] = Settled(worth, paid, policy.divergence, affine_welfare, loss, welfare, paid.sum(axis=0))
+            revenue = paid.sum(axis=0)
+            out[name] = Settled(worth, paid, divergence, affine_welfare, loss, welfare, revenue, trained_ones)
         return out
+
+
+def with_reserve(batch: Batch, reports: Reports, settled: Settled, reserve: float, *, is_paid: bool) -> Settled:
+    """Return what comes out where nothing is trained unless that brings more than ``reserve`` by the reports.
+
+    Where nothing is, everybody is at the policy that training would have started from (see one_model_payments).
+    """
+    heard = by_owner(batch.heard(reports), reports.owners, len(batch.rewards)) / batch.strength[:, None]
+    start, total = batch.start.probabilities(), heard.sum(axis=0)
+
+    def brings(score: Array) -> Array:
+        best = batch.unit.maximize(np.ones(2), [batch.carried, score], batch.reference)
+        return np.asarray(batch.strength * best.shortfall(start))
+
+    reached = brings(total)
+    is_trained = reached > reserve
+    without = np.stack([brings(others) for others in leave_one_out_sums(heard)])
+    paid = one_model_payments(settled.payments, reached, without, reserve) if is_paid else settled.payments
+    there = batch.sizes * (by_owner(reports.sizes, reports.owners, len(batch.rewards)) > 0)
+    worth = np.where(is_trained, settled.worth, there * np.vecdot(start, batch.rewards))
+    welfare, divergence = worth.sum(axis=0), np.where(is_trained, settled.divergence, 0.0)
+    missed = brings((there[..., None] * batch.rewards).sum(axis=0) / batch.strength[:, None])
+    loss = np.where(is_trained, settled.loss, missed)
+    affine = np.where(is_trained, settled.affine_welfare, welfare)
+    return Settled(worth, paid, divergence, affine, loss, welfare, paid.sum(axis=0), is_trained.astype(np.float64))
 
 
 def _joined(parts: Sequence[tuple[NDArray[np.intp], Settled]]) -> Settled:

@@ -16,6 +16,7 @@ from pydantic import Discriminator, Field
 from rlhf_game.files.schema import Positive, Strict
 from rlhf_game.mechanism.arrays import Array, leave_one_out_sums
 from rlhf_game.mechanism.payments import NoPayments
+from rlhf_game.mechanism.several import one_model_payments
 from rlhf_game.simulations.batches import Batch, Reports
 from rlhf_game.simulations.populations import Share
 from rlhf_game.simulations.responses import best_responses
@@ -35,6 +36,8 @@ class Repeated:
     items: tuple[Reports, ...]
     rounds: int
     payment: str
+    reserve: float | None = None
+    """Nothing is trained that does not bring more than this; None where something is trained in any case."""
 
     @property
     def is_paid(self) -> bool:
@@ -55,19 +58,27 @@ class Repeated:
             found = [[self._settled(batch, said, i, item) for item in self.items] for i in movers]
             return np.moveaxis(np.array(found), 1, 2)
         scale = batch.strength[:, None]
-        noise = np.zeros_like(batch.rewards) if batch.noise is None else batch.noise
-        others = leave_one_out_sums(said.sizes[..., None] * (said.rewards + noise))[list(movers)] / scale
-        own = np.stack([item.sizes[..., None] * (item.rewards + noise) for item in self.items])[:, list(movers)] / scale
+        others = leave_one_out_sums(batch.heard(said))[list(movers)] / scale + batch.carried
+        own = np.stack([batch.heard(item) for item in self.items])[:, list(movers)] / scale
         shape = own.shape
-        wide = np.broadcast_to(others, shape).reshape(-1, shape[-1])
-        own = own.reshape(-1, shape[-1])
-        reference = np.broadcast_to(batch.reference, shape).reshape(-1, shape[-1])
-        optimum = batch.unit.maximize(np.ones(2), [wide, own], reference)
-        truth = np.broadcast_to(batch.rewards[list(movers)], shape).reshape(-1, shape[-1])
-        is_there = np.stack([item.sizes[list(movers)] > 0 for item in self.items])
-        worth = is_there * batch.sizes[list(movers)] * optimum.values([truth])[0].reshape(shape[:-1])
+
+        def flat(array: Array) -> Array:
+            return np.broadcast_to(array, shape).reshape(-1, shape[-1])
+
+        wide, own, truth = flat(others), flat(own), flat(batch.rewards[list(movers)])
+        optimum = batch.unit.maximize(np.ones(2), [wide, own], flat(batch.reference))
+        values = optimum.values([truth])[0].reshape(shape[:-1])
+        paid = np.zeros(shape[:-1])
         if self.is_paid:
-            worth -= batch.strength * optimum.externalities(np.ones(1), [own])[0].reshape(shape[:-1])
+            paid = batch.strength * optimum.externalities(np.ones(1), [own])[0].reshape(shape[:-1])
+        if self.reserve is not None:
+            start = flat(batch.start.probabilities())
+            alone = batch.unit.maximize(np.ones(1), [wide], flat(batch.reference))
+            brings, without = (batch.strength * one.shortfall(start).reshape(shape[:-1]) for one in (optimum, alone))
+            values = np.where(brings > self.reserve, values, np.vecdot(start, truth).reshape(shape[:-1]))
+            paid = one_model_payments(paid, brings, without, self.reserve) if self.is_paid else paid
+        is_there = np.stack([item.sizes[list(movers)] > 0 for item in self.items])
+        worth = is_there * batch.sizes[list(movers)] * values - paid
         return np.moveaxis(worth / self.stakes[list(movers)], 0, -1)
 
     def _settled(self, batch: Batch, said: Reports, mover: int, item: Reports) -> Array:
@@ -186,6 +197,46 @@ def picked(items: Sequence[Reports], choice: NDArray[np.intp]) -> Reports:
         chosen = choice == k
         rewards[chosen], sizes[chosen] = item.rewards[chosen], item.sizes[chosen]
     return Reports(rewards, sizes, items[0].owners)
+
+
+@final
+class Pinned(Learner):
+    """Learners of whom one group says the same item in every round, whatever it hears."""
+
+    def __init__(self, learner: Learner, game: Repeated, group: int, item: int) -> None:
+        self._learner = learner
+        self._said = game.items[item]
+        self._group = group
+        self._is_truth = float(item == 0)
+        self._mixture = np.eye(len(game.items))[item]
+
+    def say(self, round_: int, chances: Array) -> Reports:
+        """Return what the others say, beside the item."""
+        said = self._learner.say(round_, chances)
+        said.rewards[self._group], said.sizes[self._group] = (
+            self._said.rewards[self._group],
+            self._said.sizes[self._group],
+        )
+        return said
+
+    def truthful(self) -> Array:
+        """Return the others' probabilities, and whether the item is the truth."""
+        out = self._learner.truthful().copy()
+        out[self._group] = self._is_truth
+        return out
+
+    def mixture(self) -> Array | None:
+        """Return the others' probabilities, and the item for certain."""
+        found = self._learner.mixture()
+        if found is None:
+            return None
+        out = found.copy()
+        out[self._group] = self._mixture
+        return out
+
+    def hear(self, round_: int, batch: Batch, said: Reports, utilities: Array, payoffs: Array, present: Mask) -> None:
+        """Let the others learn."""
+        self._learner.hear(round_, batch, said, utilities, payoffs, present)
 
 
 @final

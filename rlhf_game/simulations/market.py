@@ -1,6 +1,6 @@
 """Studies of markets: groups that repeat a game, learn, run out of money, come and go; a provider that adapts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, final
 
@@ -10,18 +10,23 @@ from pydantic import Field
 from rlhf_game.errors import InputError
 from rlhf_game.files.schema import Nonnegative, Positive, Strict
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.simulations.batches import Batch, Reports, Settled
+from rlhf_game.mechanism.regularizers.kl import KL
+from rlhf_game.simulations.batches import Batch, Reports, Settled, with_reserve
 from rlhf_game.simulations.fields import STRATEGY_STREAMS, StudyFields, efficiency
-from rlhf_game.simulations.learners import Learner, Mask, Repeated, SomeLearning
+from rlhf_game.simulations.learners import Learner, Mask, Pinned, Repeated, SomeLearning
 from rlhf_game.simulations.populations import Count, Share
 from rlhf_game.simulations.strategies import Occasion, PlainStrategy, Strategy, TruthfulStrategy
 from rlhf_game.simulations.trials import Games, Layout, Measured, Trial
 
 SCALARS: Final = (
     "welfare", "affine_welfare", "loss", "efficiency", "revenue", "divergence", "truthful", "claimed", "present",
-    "broke", "chosen_strength", "coarse_regret",
+    "broke", "chosen_strength", "coarse_regret", "trained", "surplus",
 )  # fmt: skip
 BY_GROUP: Final = ("value_i", "payment_i", "utility_i", "size_i", "claim_i", "coarse_regret_i")
+ALWAYS: Final = ("always_i", "truth_gain_i", "lie_gain_i")
+"""What saying the same in every round brings, where that is asked."""
+SO_FAR: Final = ("coarse_regret", "truth_gain", "lie_gain")
+"""Measures that are means over the rounds so far: their end is the last round."""
 ROUNDING: Final = 1e-12
 
 
@@ -66,6 +71,14 @@ class MarketStudy(StudyFields):
     """What each group can pay over all rounds. Who cannot pay what a settlement asks is left out, for good."""
     entry: EntrySpec | None = None
     provider: ProviderSpec | None = None
+    reference: Literal["first", "last"] = "first"
+    """Where the training of a round starts: at the population's reference, or at the policy of the round before."""
+    training_cost: Nonnegative = 0.0
+    """What a training costs the provider, in money."""
+    reserve: Nonnegative | None = None
+    """Nothing is trained in a round unless the reports say that it brings more than this (theory2 section 15)."""
+    always: bool = False
+    """Also play every market again with one group saying one item of the menu in every round, each and each in turn."""
     chunk: Annotated[int, Field(ge=1, le=1_000_000)] = 50
     """How many markets are worked on together; last digits may depend on it."""
 
@@ -83,6 +96,7 @@ class MarketStudy(StudyFields):
                 "learning.over: must be menu with a training rule or payments of one's own, whose best reports are not "
                 f"found by gradient; found reports with {unknown[0]}"
             )
+        self._check_rounds(unknown)
         if self.entry is not None and self.entry.first is not None and hasattr(self.scenario, "groups"):
             groups = self.scenario.groups
             if self.entry.first > groups:
@@ -90,12 +104,33 @@ class MarketStudy(StudyFields):
                     f"entry.first: must be at most the number of groups ({groups}), found {self.entry.first}"
                 )
 
+    def _check_rounds(self, unknown: Sequence[str]) -> None:
+        """Raise InputError when rounds cannot follow each other so. unknown: payment rules that are not ours."""
+        if self.reference == "last" and (unknown or not isinstance(self.rules.at(1.0), KL)):
+            raise InputError(
+                "reference: must be first unless regularizer is kl, training social_welfare and payments are affine, "
+                "none or revenue; found last"
+            )
+        if self.reserve is not None:
+            if unknown or "revenue" in self.payments:
+                raise InputError(
+                    "reserve: must come with training social_welfare and payments affine and none only, found "
+                    f"{(unknown or ['revenue'])[0]}"
+                )
+            if not self.learning.has_mixtures:
+                raise InputError("reserve: must come with learning over the menu, found over reports")
+            if self.provider is not None and self.provider.objective != "revenue":
+                raise InputError("reserve: must come with provider.objective revenue, found welfare")
+        if self.always and len(self.choices()) < 2:
+            raise InputError("always: must come with a menu of at least one lie, found none")
+
     def layout(self, groups: int, width: int) -> Layout:
         """Return the rows of a market: every round under every payment rule."""
         payments = [payment for payment in self.paid for _ in range(self.rounds)]
         keys: dict[str, Sequence[Any]] = {"payment": payments, "round": [*range(self.rounds)] * len(self.paid)}
         mixture = ("mixture_i",) if self.learning.has_mixtures else ()
-        return self.laid_out(keys, SCALARS, (*BY_GROUP, *mixture), groups, width)
+        always = ALWAYS if self.always else ()
+        return self.laid_out(keys, SCALARS, (*BY_GROUP, *mixture, *always), groups, width)
 
     def who(self, strategy: Strategy) -> str | float:
         """Everybody chooses from the menu."""
@@ -107,11 +142,39 @@ class MarketStudy(StudyFields):
         chances = np.stack([self._chances(trial, len(games.batch.sizes)) for trial in games.trials], axis=-1)
         histories = []
         for payment in self.paid:
-            game = Repeated(games.batch, items, self.rounds, payment)
+            game = Repeated(games.batch, items, self.rounds, payment, self.reserve)
             learner = self.learning.begin(game, chances[-1, 0])
-            histories += _Market(self, payment, game, learner).play(chances)
+            history = _Market(self, game, learner).play(chances)
+            if self.always:
+                for row, more in zip(history, self._always(game, history, chances), strict=True):
+                    row |= more
+            histories += history
         out = {name: np.stack([row[name] for row in histories], axis=1) for name in histories[0]}
         return {**out, **self.truth(games, len(histories))}
+
+    def _always(
+        self, game: Repeated, history: Sequence[Mapping[str, Array]], chances: Array
+    ) -> Iterator[dict[str, Array]]:
+        """Yield for every round what each item, said in every round so far, brought on average a round.
+
+        The others learn as they do, and what they and the policy become is what that leads to. ``truth_gain_i`` is the
+        truth's mean beyond that of what the group did, ``lie_gain_i`` the best lie's beyond the truth's.
+        """
+
+        def mean_so_far(rows: Sequence[Mapping[str, Array]], group: int) -> Array:
+            utility = np.stack([row["utility_i"][:, group] for row in rows])
+            return np.asarray(utility.cumsum(axis=0) / np.arange(1, len(rows) + 1)[:, None])
+
+        def pinned(group: int, item: int) -> Array:
+            learner = Pinned(self.learning.begin(game, chances[-1, 0]), game, group, item)
+            return mean_so_far(_Market(self, game, learner).play(chances), group)
+
+        groups = range(len(game.batch.sizes))
+        brought = np.stack([np.stack([pinned(i, k) for k in range(len(game.items))], axis=-1) for i in groups], axis=2)
+        own = np.stack([mean_so_far(history, i) for i in groups], axis=2)
+        for always, learned in zip(brought, own, strict=True):
+            truth, lie = always[..., 0], always[..., 1:].max(axis=-1)
+            yield {"always_i": always, "truth_gain_i": truth - learned, "lie_gain_i": lie - truth}
 
     def _chances(self, trial: Trial, groups: int) -> Array:
         """Return a market's random numbers: [rounds + 1, 2, n], of which the last are for the beginning."""
@@ -139,9 +202,8 @@ class _Ledger:
 class _Market:
     """B markets under one payment rule."""
 
-    def __init__(self, study: MarketStudy, payment: str, game: Repeated, learner: Learner) -> None:
+    def __init__(self, study: MarketStudy, game: Repeated, learner: Learner) -> None:
         self._study = study
-        self._payment = payment
         self._learner = learner
         self._game = game
         self._batch = game.batch
@@ -170,6 +232,8 @@ class _Market:
             history.append(row if mixture is None else {**row, "mixture_i": np.moveaxis(mixture, 0, 1)})
             present = self._ledger.present
             self._learner.hear(round_, self._batch, said, settled.utilities, payoffs, present)
+            if self._study.reference == "last":
+                self._batch = self._batch.after(said, settled.trained)
             self._ledger = self._after(settled, chances[round_, 1])
         return history
 
@@ -188,7 +252,7 @@ class _Market:
         """Settle; whoever cannot pay is left out, and the rest is settled anew, until all can pay."""
         while True:
             said = Reports(meant.rewards, np.where(self._ledger.present, meant.sizes, 0.0), meant.owners)
-            settled = self._batch.settle(said, [self._payment])[self._payment]
+            settled = self._outcome(self._batch, said)
             if self._study.budget is None:
                 return said, settled
             short = self._ledger.spent + settled.payments > self._study.budget * (1 + ROUNDING)
@@ -197,6 +261,12 @@ class _Market:
                 return said, settled
             old = self._ledger
             self._ledger = _Ledger(old.present & ~short, old.broke | short, old.spent, old.mood)
+
+    def _outcome(self, batch: Batch, said: Reports) -> Settled:
+        """Settle one round, under the reserve if there is one."""
+        payment, reserve = self._game.payment, self._study.reserve
+        settled = batch.settle(said, [payment])[payment]
+        return settled if reserve is None else with_reserve(batch, said, settled, reserve, is_paid=self._game.is_paid)
 
     def _after(self, settled: Settled, chances: Array) -> _Ledger:
         """Return the ledger after a round: payments, moods, who leaves and who comes back."""
@@ -220,10 +290,8 @@ class _Market:
             batch = self._batch.with_strength(np.full(len(self._batch.strength), strength))
             if provider.objective == "welfare":
                 brought.append(batch.reported_welfare(said))
-            elif self._payment == "none":
-                brought.append(np.zeros(len(batch.strength)))
             else:
-                brought.append(batch.settle(said, [self._payment])[self._payment].revenue)
+                brought.append(self._outcome(batch, said).revenue)
         return self._batch.with_strength(np.array(provider.strengths)[np.argmax(brought, axis=0)])
 
     def _row(self, settled: Settled, said: Reports, truthful: Array) -> dict[str, Array]:
@@ -241,6 +309,8 @@ class _Market:
             "present": present.sum(axis=0).astype(np.float64),
             "broke": self._ledger.broke.sum(axis=0).astype(np.float64),
             "chosen_strength": self._batch.strength,
+            "trained": settled.trained,
+            "surplus": settled.revenue - self._study.training_cost * settled.trained,
             "value_i": (settled.worth / self._batch.sizes).T,
             "payment_i": settled.payments.T,
             "utility_i": settled.utilities.T,

@@ -50,14 +50,12 @@ def _search(
     scale = batch.strength[:, None]
     chosen = list(members)
     noise = np.zeros_like(batch.rewards) if batch.noise is None else batch.noise
-    heard = said.sizes[..., None] * (said.rewards + noise)
-    others = heard[[i for i in range(len(heard)) if i not in chosen]].sum(axis=0)
+    heard = batch.heard(said)
+    others = heard[[i for i in range(len(heard)) if i not in chosen]].sum(axis=0) / scale + batch.carried
     truths, own, error = batch.rewards[chosen], batch.sizes[chosen], noise[chosen]
     domains = [batch.domain(truth) for truth in truths]
     stake = (own[..., None] * truths).sum(axis=0)
-    payoff = Payoff(
-        TableSolver(batch.unit, batch.reference), others / scale, stake / scale, np.ones(len(chosen)), is_paid
-    )
+    payoff = Payoff(TableSolver(batch.unit, batch.reference), others, stake / scale, np.ones(len(chosen)), is_paid)
     joint = domains[0].together(domains[1:])
     domain = Heard(joint.low, joint, error)
     begun = [_starts(truth, one, starts) for truth, one in zip(truths, domains, strict=True)]

@@ -7,11 +7,14 @@ from typing import Any, Final, final
 import numpy as np
 
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.simulations.market import MarketStudy
+from rlhf_game.simulations.market import SO_FAR, MarketStudy
 from rlhf_game.simulations.study import Study
 from rlhf_game.simulations.trials import LISTS, column_of
 
-GROUP_MEASURES: Final = {"value_i": "value", "utility_i": "utility", "payment_i": "payment", "gain_i": "gain"}
+GROUP_MEASURES: Final = {
+    "value_i": "value", "utility_i": "utility", "payment_i": "payment", "gain_i": "gain", "truth_gain_i": "truth_gain",
+    "lie_gain_i": "lie_gain",
+}  # fmt: skip
 """What is summed up of each group; where the game itself has no such measure, that is the mean over groups."""
 LEVEL: Final = 0.95
 MOST_ERRORS: Final = 10
@@ -116,7 +119,8 @@ class Gathered:
         self.measures.setdefault(name, Running()).take(samples)
         if self._rounds:
             each = samples.reshape(len(samples), samples.shape[1] // self._rounds, self._rounds)
-            self.ends.setdefault(name, Running()).take(each[..., -max(1, round(LAST * self._rounds)) :].mean(axis=2))
+            last = 1 if name in SO_FAR else max(1, round(LAST * self._rounds))
+            self.ends.setdefault(name, Running()).take(each[..., -last:].mean(axis=2))
 
 
 def _listed(numbers: Array) -> Any:

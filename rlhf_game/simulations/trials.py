@@ -12,7 +12,7 @@ from rlhf_game.errors import RlhfGameError, RunError
 from rlhf_game.simulations.batches import Batch
 from rlhf_game.simulations.populations import Population
 
-LISTS: Final = ("reference", "reward_i", "mixture_i")
+LISTS: Final = ("reference", "reward_i", "mixture_i", "always_i")
 """Columns of which a cell is a list of numbers."""
 FLAGS: Final = ("lies_i",)
 """Columns of truth values."""

@@ -55,8 +55,16 @@ class Settled:
     """None: the report makes its own, where the game is small."""
 
     @property
+    def outcome(self) -> str:
+        """What the policy chooses among."""
+        drawn = (self.game.fields.provenance or {}).get("candidates")
+        return "system prompt" if isinstance(drawn, dict) and "system_prompts" in drawn else "response"
+
+    @property
     def prompts(self) -> list[str]:
-        """The prompts, where the game says them."""
+        """The prompts that outcomes are responses to, where the game says them."""
+        if self.outcome != "response":
+            return []
         said = (self.game.fields.provenance or {}).get("prompts", [])
         return [text for text in said if isinstance(text, str)] if isinstance(said, list) else []
 
@@ -71,7 +79,7 @@ def game_page(settled: Settled) -> Page:
     moves = changes(game, again, settled.prompts) if is_small else []
     sections = [settlement(receipt, parts, _checked(settled, again))]
     if moves:
-        sections.append(policies(moves, [group.name for group in receipt.groups]))
+        sections.append(policies(moves, [group.name for group in receipt.groups], settled.outcome))
     if parts:
         sections.append(payments(receipt, parts))
     if is_small:

@@ -162,11 +162,11 @@ def _witnesses(audits: Sequence[Audit], changes: Sequence[Change]) -> TableBlock
                 rows.append((bracket.name, _name(audit), where, number(true), number(said)))
     if not rows:
         return None
-    header = ("group", "payments", "prompt", "response", "true reward", "reward said")
+    header = ("group", "payments", "prompt", "outcome", "true reward", "reward said")
     return TableBlock(
         "witnesses",
         "What those lies say",
-        ("Group", "Payments", "Response", "True reward", "Reward said"),
+        ("Group", "Payments", "Outcome", "True reward", "Reward said"),
         tuple(rows),
         f"For each lie the {MOST_ENTRIES} rewards that differ most from the truth.",
         Data(header, tuple(data)),

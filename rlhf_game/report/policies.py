@@ -15,12 +15,12 @@ MOST_COLUMNS: Final = 6
 """Groups whose rewards stand beside the responses; all of them are in the data."""
 
 
-def policies(changes: Sequence[Change], names: Sequence[str]) -> Section:
-    """Return the policy before and after. names: of the groups."""
+def policies(changes: Sequence[Change], names: Sequence[str], outcome: str = "response") -> Section:
+    """Return the policy before and after. names: of the groups. outcome: what the policy chooses among."""
     shown = sorted(sorted(range(len(changes)), key=lambda b: -changes[b].moved)[:MOST_PROMPTS])
     has_before = any(change.before.any() for change in changes)
     columns = names[:MOST_COLUMNS]
-    prompts = [_prompt(changes[b], len(columns)) for b in shown]
+    prompts = [_prompt(changes[b], len(columns), outcome) for b in shown]
     rows: list[tuple[Cell, ...]] = []
     for b in shown:
         change = changes[b]
@@ -28,11 +28,11 @@ def policies(changes: Sequence[Change], names: Sequence[str]) -> Section:
             rewards = change.rewards[:, x].tolist()
             ends = (float(change.before[x]), float(change.after[x]))
             rows.append((change.prompt, change.labels[x], *ends, *rewards))
-    header = ("prompt", "response", "before", "after", *(f"reward: {name}" for name in names))
+    header = ("prompt", outcome, "before", "after", *(f"reward: {name}" for name in names))
     moved = sum(change.weight * change.moved for change in changes)
     over = " on average over prompts" if len(changes) > 1 else ""
-    lead = f"Training moved {share(moved)} of the probability{over} to responses that the groups together like better."
-    caption = "Beside each response: the reward that each group's members give it."
+    lead = f"Training moved {share(moved)} of the probability{over} to {outcome}s that the groups together like better."
+    caption = f"Beside each {outcome}: the reward that each group's members give it."
     if len(names) > len(columns):
         caption += f" The rewards of the other {len(names) - len(columns)} groups are in the data."
     if len(shown) < len(changes):
@@ -43,7 +43,7 @@ def policies(changes: Sequence[Change], names: Sequence[str]) -> Section:
     return Section("policies", "What became of the policy", lead if has_before else "", (block,))
 
 
-def _prompt(change: Change, columns: int) -> Prompt:
+def _prompt(change: Change, columns: int, outcome: str) -> Prompt:
     top = change.top(TOP)
     responses = tuple(
         Response(
@@ -58,6 +58,6 @@ def _prompt(change: Change, columns: int) -> Prompt:
     text = ""
     if rest:
         before, after = (max(0.0, 1 - float(p[top].sum())) for p in (change.before, change.after))
-        what = f"{rest} more response{'' if rest == 1 else 's'}"
+        what = f"{rest} more {outcome}{'' if rest == 1 else 's'}"
         text = f"{what}, together {share(before)} \N{RIGHTWARDS ARROW} {share(after)}."
     return Prompt(change.prompt or "The policy", change.moved, responses, text)

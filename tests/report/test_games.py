@@ -295,3 +295,17 @@ def test_a_folder_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="must be a folder of `run`"):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_game_over_system_prompts_shows_them_as_what_they_are(tmp_path: Path) -> None:
+    """They were shown as responses to the first question."""
+    texts = ["Answer in one word.", "Explain like a teacher."]
+    made = {**HAND, "outcomes": texts, "provenance": {"prompts": ["Why?"], "candidates": {"system_prompts": []}}}
+    page = report_of(tmp_path, made)
+    rows = data_of(page, "policy")
+    assert [row["system prompt"] for row in rows] == texts
+    assert {row["prompt"] for row in rows} == {""}
+    assert "Why?" not in page.one(id="policies").text
+    assert "system prompts that the groups together like better" in page.one(id="policies").text
+    plain = report_of(tmp_path, {**made, "provenance": {"prompts": ["Why?"]}})
+    assert {row["prompt"] for row in data_of(plain, "policy")} == {"Why?"}

@@ -67,7 +67,7 @@ def plain(model: Path, out: Path) -> int:
 
 
 def ours(model: Path, out: Path) -> int:
-    from rlhf_game.training_backends.policies import PolicyTraining, train_policy
+    from rlhf_game.training_backends.trainers.policies import PolicyTraining, train_policy
 
     training = PolicyTraining(
         model=str(model), strength=0.3, weights=(2.0, 1.0), max_steps=STEPS, batch_size=RESPONSES, num_generations=8,
@@ -81,7 +81,7 @@ def ours(model: Path, out: Path) -> int:
 def test_tokens_per_second_against_plain_trl(benchmark: Any, scoreboard: Scoreboard, tmp_path: Path) -> None:
     import torch
 
-    from rlhf_game.training_backends.models import quiet_transformers
+    from rlhf_game.training_backends.lm.models import quiet_transformers
 
     torch.set_num_threads(1)
     model, numbers = save_model(tmp_path / "model"), itertools.count()

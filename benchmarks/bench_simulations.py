@@ -17,7 +17,7 @@ import pytest
 import rlhf_game as rg
 from benchmarks.conftest import Scoreboard
 from rlhf_game.engines import Engine, Local, Ray, Serial
-from rlhf_game.simulations.pipeline import simulate
+from rlhf_game.simulations.simulation_pipeline import simulate
 from rlhf_game.simulations.study import Chunk, Study, parse_study, play
 
 STRATEGIES = [{"kind": "polarize"}, {"kind": "raise_and_lower", "epsilon": 0.01}, {"kind": "resize"}]

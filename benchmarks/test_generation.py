@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_game.runs import run
-from rlhf_game.runs.demo import demo_config
+from rlhf_game.outcomes import run
+from rlhf_game.outcomes.demo import demo_config
 
 pytestmark = pytest.mark.weights
 PROMPTS = demo_config().source.prompts
@@ -35,7 +35,7 @@ def _plain(language_model) -> int:
 
 
 def _ours(language_model, seed: int) -> int:
-    from rlhf_game.training_backends.sampling import Sampling, sample
+    from rlhf_game.training_backends.lm.sampling import Sampling, sample
 
     rows = sample(language_model, PROMPTS, EACH, seed=seed, sampling=Sampling(LENGTH), batch_size=len(PROMPTS) * EACH)
     return sum(len(drawn.token_ids) for row in rows for drawn in row)
@@ -44,7 +44,7 @@ def _ours(language_model, seed: int) -> int:
 def test_tokens_per_second_against_plain_generate(benchmark, scoreboard) -> None:
     import torch
 
-    from rlhf_game.training_backends.models import load_language_model
+    from rlhf_game.training_backends.lm.models import load_language_model
 
     language_model = load_language_model("smollm2-135m-instruct")
     ways = {"model.generate": lambda: _plain(language_model), "ours": lambda: _ours(language_model, seed=0)}

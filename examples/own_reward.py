@@ -1,7 +1,7 @@
 """A game with your own rewards, in ten lines; the model is the demo's."""
 
 from rlhf_game import KL, AffinePayments, Mechanism, Report, SocialWelfare
-from rlhf_game.runs import Candidates
+from rlhf_game.outcomes import Candidates
 
 
 def short(prompts, completions, **columns):

@@ -20,12 +20,12 @@ _NAMES = {
     ),
     "rlhf_game.mechanism.spaces.table": ("Table",), "rlhf_game.mechanism.spaces.menu": ("Menu",),
     "rlhf_game.mechanism.spaces.chain": ("Chain",), "rlhf_game.mechanism.spaces.trie": ("Trie",),
-    "rlhf_game.mechanism.audit": ("World", "Regret"),
+    "rlhf_game.mechanism.regret": ("World", "Regret"),
     "rlhf_game.agents.audit": ("audit",),
     "rlhf_game.agents.best_response": ("BestResponse",),
     "rlhf_game.agents.misreports": ("Polarize", "Resize"),
-    "rlhf_game.registry": ("register",), "rlhf_game.runs.draws.space": ("Draws",),
-    "rlhf_game.runs.candidates": ("Candidates",), "rlhf_game.rewards.neural": ("HF",),
+    "rlhf_game.registry": ("register",), "rlhf_game.outcomes.draws.draws_space": ("Draws",),
+    "rlhf_game.outcomes.candidates": ("Candidates",), "rlhf_game.rewards.neural": ("HF",),
     "rlhf_game.mechanism.spaces.base": ("Policy", "PolicySpace"),
     "rlhf_game.mechanism.regularizers.base": ("Regularizer",),
     "rlhf_game.errors": ("RlhfGameError", "InputError", "CombinationError", "MissingExtra", "RunError"),
@@ -37,9 +37,9 @@ if TYPE_CHECKING:  # for editors and type checkers, which then also know a name 
     from rlhf_game.agents.best_response import BestResponse
     from rlhf_game.agents.misreports import Polarize, Resize
     from rlhf_game.errors import CombinationError, InputError, MissingExtra, RlhfGameError, RunError
-    from rlhf_game.mechanism.audit import Regret, World
     from rlhf_game.mechanism.mechanism import Mechanism, Settlement, Settlements, settle_many
     from rlhf_game.mechanism.payments import AffinePayments, NoPayments, PaymentRule, RevenueOptimal
+    from rlhf_game.mechanism.regret import Regret, World
     from rlhf_game.mechanism.regularizers.base import Regularizer
     from rlhf_game.mechanism.regularizers.f_divergences import Alpha, Hellinger, JensenShannon, PearsonChi2, ReverseKL
     from rlhf_game.mechanism.regularizers.kl import KL
@@ -51,10 +51,10 @@ if TYPE_CHECKING:  # for editors and type checkers, which then also know a name 
     from rlhf_game.mechanism.spaces.table import Table
     from rlhf_game.mechanism.spaces.trie import Trie
     from rlhf_game.mechanism.training import AffineRule, AffineWelfare, SocialWelfare, Trained, TrainingRule
+    from rlhf_game.outcomes.candidates import Candidates
+    from rlhf_game.outcomes.draws.draws_space import Draws
     from rlhf_game.registry import register
     from rlhf_game.rewards.neural import HF
-    from rlhf_game.runs.candidates import Candidates
-    from rlhf_game.runs.draws.space import Draws
 else:
 
     def __getattr__(name: str) -> object:

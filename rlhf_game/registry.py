@@ -55,22 +55,22 @@ _PLACES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
             "none": f"{_MECHANISM}.payments:NoPayments",
             "revenue": f"{_MECHANISM}.payments:RevenueOptimal",
             "participation": f"{_MECHANISM}.participation:ParticipationPayments",
-            "checkpoints": f"{_MECHANISM}.stopped_training:CheckpointPayments",
-            "stopped": f"{_MECHANISM}.stopped_training:StoppedPayments",
+            "checkpoints": f"{_MECHANISM}.rules.stopped_training:CheckpointPayments",
+            "stopped": f"{_MECHANISM}.rules.stopped_training:StoppedPayments",
         },
         "training": {
             "social_welfare": f"{_MECHANISM}.training:SocialWelfare",
             "affine": f"{_MECHANISM}.training:AffineWelfare",
-            "nash": f"{_MECHANISM}.welfare_rules:NashWelfare",
-            "egalitarian": f"{_MECHANISM}.welfare_rules:Egalitarian",
-            "alpha_fair": f"{_MECHANISM}.welfare_rules:AlphaFair",
-            "equal_say": f"{_MECHANISM}.welfare_rules:EqualSay",
-            "median": f"{_MECHANISM}.welfare_rules:PolicyMedian",
-            "random_dictatorship": f"{_MECHANISM}.social_choice:RandomDictatorship",
-            "maximal_lottery": f"{_MECHANISM}.social_choice:MaximalLottery",
-            "nash_feedback": f"{_MECHANISM}.social_choice:NashFeedback",
-            "learned": f"{_MECHANISM}.learned:LearnedWelfare",
-            "stopped": f"{_MECHANISM}.stopped_training:StoppedTraining",
+            "nash": f"{_MECHANISM}.rules.welfare_rules:NashWelfare",
+            "egalitarian": f"{_MECHANISM}.rules.welfare_rules:Egalitarian",
+            "alpha_fair": f"{_MECHANISM}.rules.welfare_rules:AlphaFair",
+            "equal_say": f"{_MECHANISM}.rules.welfare_rules:EqualSay",
+            "median": f"{_MECHANISM}.rules.welfare_rules:PolicyMedian",
+            "random_dictatorship": f"{_MECHANISM}.rules.social_choice:RandomDictatorship",
+            "maximal_lottery": f"{_MECHANISM}.rules.social_choice:MaximalLottery",
+            "nash_feedback": f"{_MECHANISM}.rules.social_choice:NashFeedback",
+            "learned": f"{_MECHANISM}.rules.learned:LearnedWelfare",
+            "stopped": f"{_MECHANISM}.rules.stopped_training:StoppedTraining",
         },
         "space": {},
         "scenario": {
@@ -79,16 +79,16 @@ _PLACES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
         }
         | {"run": "rlhf_game.simulations.recorded:RunScenario"},
         "train": {
-            "distill": "rlhf_game.training.distill:DistillConfig",
-            "reward_model": "rlhf_game.training.reward_models:RewardModelConfig",
-            "ensemble": "rlhf_game.training.reward_models:EnsembleConfig",
-            "warm": "rlhf_game.training.reward_models:WarmConfig",
-            "preference": "rlhf_game.training.preference:PreferenceConfig",
-            "policy": "rlhf_game.training.policy:PolicyConfig",
-            "osp": "rlhf_game.training.osp:OspConfig",
-            "seft": "rlhf_game.training.seft:SeftConfig",
-            "eso": "rlhf_game.training.eso:EsoConfig",
-            "elastic_reset": "rlhf_game.training.elastic_reset:ElasticResetConfig",
+            "distill": "rlhf_game.training.recipes.distill:DistillConfig",
+            "reward_model": "rlhf_game.training.recipes.reward_models:RewardModelConfig",
+            "ensemble": "rlhf_game.training.recipes.reward_models:EnsembleConfig",
+            "warm": "rlhf_game.training.recipes.reward_models:WarmConfig",
+            "preference": "rlhf_game.training.recipes.preference:PreferenceConfig",
+            "policy": "rlhf_game.training.recipes.policy:PolicyConfig",
+            "osp": "rlhf_game.training.recipes.osp:OspConfig",
+            "seft": "rlhf_game.training.recipes.seft:SeftConfig",
+            "eso": "rlhf_game.training.recipes.eso:EsoConfig",
+            "elastic_reset": "rlhf_game.training.recipes.elastic_reset:ElasticResetConfig",
         },
         "strategy": {
             "truthful": f"{_AGENTS}.misreports:Truthful",
@@ -191,7 +191,7 @@ def source_file(target: str, base: Path | None = None) -> Path | None:
     return None
 
 
-def source_of(target: str, base: Path | None = None) -> "Source":
+def source_of(target: str, base: Path | None = None) -> "PartSource":
     """Return the files that decide what ``target`` does, without running them; raise InputError when there are none."""
     file = source_file(target, base)
     if file is None:
@@ -199,12 +199,12 @@ def source_of(target: str, base: Path | None = None) -> "Source":
         file = _origin(place)
         if file is None:
             raise InputError(f"must name a module with a source, found none called {place}")
-    return Source(target, digests_of(file.resolve()), file.resolve().parent)
+    return PartSource(target, digests_of(file.resolve()), file.resolve().parent)
 
 
 @final
 @dataclass(frozen=True)
-class Source:
+class PartSource:
     """Where a part comes from: what it is called, and the SHA-256 of its file and of the modules it imports there."""
 
     target: str

@@ -47,29 +47,29 @@ LAYERS = {
     "mechanism": _layer("errors tabular", "numpy", "scipy cvxpy"),
     "agents": _layer("errors mechanism", "numpy", "scipy"),
     "files": _layer("errors registry mechanism", "numpy pydantic pydantic_core yaml", "cryptography pyarrow"),
-    "chat": _layer("errors files", "", "httpx2", "training_backends"),
+    "chat": _layer("errors files", "pydantic pydantic_core", "httpx2", "training_backends"),
     "rewards": _layer(
         "errors registry callables mechanism files chat",
-        "numpy",
+        "numpy pydantic pydantic_core",
         "vaderSentiment textstat better_profanity rouge_score",
         "training_backends",
     ),
-    "runs": _layer(
+    "outcomes": _layer(
         "errors registry mechanism engines files chat rewards",
         "numpy pydantic pydantic_core",
         "pyarrow",
         "training_backends",
     ),
-    "discovery": _layer("errors files chat runs", "numpy pydantic", "matplotlib", "training_backends"),
+    "discovery": _layer("errors files chat rewards outcomes", "numpy pydantic", "matplotlib", "training_backends"),
     "training": _layer(
-        "errors registry mechanism files chat rewards runs discovery",
+        "errors registry mechanism files chat rewards outcomes discovery",
         "numpy pydantic pydantic_core",
         "sacrebleu",
         "training_backends",
     ),
     "engines": _layer("errors", "", "joblib ray"),
     "simulations": _layer(
-        "errors registry tabular mechanism agents engines files runs", "numpy pydantic", "scipy pyarrow"
+        "errors registry tabular mechanism agents engines files outcomes", "numpy pydantic", "scipy pyarrow"
     ),
     "training_backends": Layer(
         frozenset({"errors", "callables", "mechanism", "files"}), TRAINING | {"numpy"}, frozenset({"jinja2"})
@@ -81,7 +81,7 @@ LAYERS = {
         "errors registry mechanism agents files",
         "click typer rich numpy",
         "pydantic",
-        "discovery engines report runs training simulations training_backends",
+        "discovery engines report outcomes training simulations training_backends",
     ),
     "__main__": _layer("cli", ""),
 }

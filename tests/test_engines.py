@@ -12,7 +12,7 @@ import pytest
 
 from rlhf_game.engines import Engine, Local, Ray, Serial, engine
 from rlhf_game.errors import InputError, MissingExtra, RunError
-from rlhf_game.simulations.pipeline import simulate
+from rlhf_game.simulations.simulation_pipeline import simulate
 from tests.simulations.studies import GAMES, MARKET, study
 
 

@@ -21,14 +21,16 @@ from tests.house_rules import ROOT, Source, sources
 Rule = Callable[[Source], list[str]]
 
 PACKAGE = sources("rlhf_game/**/*.py")
-EVERYTHING = PACKAGE + sources("tests/**/*.py", "benchmarks/**/*.py", "docs/**/*.py", "notebooks/**/*.py")
+EVERYTHING = PACKAGE + sources(
+    "tests/**/*.py", "benchmarks/**/*.py", "docs/**/*.py", "measurements/**/*.py", "notebooks/**/*.py"
+)
 
 OF_THE_PACKAGE: dict[Rule, list[tuple[str, str]]] = {
     house_rules.layers: [
         ("rlhf_game/mechanism/new.py", "from rlhf_game.agents.misreports import Polarize"),
         ("rlhf_game/mechanism/new.py", "def f():\n    import rlhf_game.files"),
         ("rlhf_game/agents/new.py", "from rlhf_game import Mechanism"),
-        ("rlhf_game/runs/new.py", "from rlhf_game.training_backends import models"),
+        ("rlhf_game/outcomes/new.py", "from rlhf_game.training_backends import models"),
         (
             "rlhf_game/simulations/new.py",
             "def f():\n    from importlib import import_module\n    import_module('rlhf_game.cli')",
@@ -44,7 +46,7 @@ OF_THE_PACKAGE: dict[Rule, list[tuple[str, str]]] = {
     ],
     house_rules.prints: [
         ("rlhf_game/mechanism/new.py", "print(1)"),
-        ("rlhf_game/runs/new.py", "import sys\nsys.stderr.write('x')"),
+        ("rlhf_game/outcomes/new.py", "import sys\nsys.stderr.write('x')"),
     ],
     house_rules.pickles: [
         ("rlhf_game/files/new.py", "import pickle"),
@@ -92,7 +94,7 @@ OF_EVERYTHING: dict[Rule, list[tuple[str, str]]] = {
 }
 
 INNOCENT: list[tuple[Rule, str, str]] = [
-    (house_rules.layers, "rlhf_game/runs/new.py", "def f():\n    from rlhf_game.training_backends import models"),
+    (house_rules.layers, "rlhf_game/outcomes/new.py", "def f():\n    from rlhf_game.training_backends import models"),
     (house_rules.layers, "rlhf_game/mechanism/new.py", "from rlhf_game.errors import InputError"),
     (
         house_rules.libraries,
@@ -221,7 +223,7 @@ def test_a_missing_extra_is_named_and_another_missing_module_is_not_taken_for_on
 ) -> None:
     backends = import_module("rlhf_game.training_backends")
     with monkeypatch.context() as patch:
-        patch.delitem(sys.modules, "rlhf_game.training_backends.models", raising=False)
+        patch.delitem(sys.modules, "rlhf_game.training_backends.lm.models", raising=False)
         patch.setitem(sys.modules, "torch", None)
         with pytest.raises(rlhf_game.MissingExtra, match=r"torch is not installed.*rlhf-game\[train\]"):
             _ = backends.LanguageModel

@@ -8,8 +8,8 @@ import numpy as np
 from rlhf_game.agents.best_response import BestResponse
 from rlhf_game.agents.misreports import Blend, Indifferent, Noisy, Polarize, RaiseAndLower, Resize
 from rlhf_game.errors import CombinationError, InputError
-from rlhf_game.mechanism.audit import SIZES, Regrets, Strategy, World, measure
 from rlhf_game.mechanism.mechanism import Mechanism, Settlement
+from rlhf_game.mechanism.regret import SIZES, Regrets, Strategy, World, measure
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
 

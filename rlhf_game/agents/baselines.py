@@ -17,9 +17,9 @@ from rlhf_game.agents.foreign import foreign
 from rlhf_game.agents.misreports import Indifferent, Polarize, Resize
 from rlhf_game.errors import CombinationError
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.audit import Regret, Strategy
 from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.payments import AffinePayments, NoPayments
+from rlhf_game.mechanism.regret import Regret, Strategy
 from rlhf_game.mechanism.regularizers.kl import KL
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.table import Table

@@ -6,11 +6,11 @@ from typing import ClassVar, Final, final
 
 import numpy as np
 
-from rlhf_game.agents.search import Scene, all_starts, refine, scene, search, size_grid, starts
+from rlhf_game.agents.search import SearchProblem, all_starts, refine, scene, search, size_grid, starts
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.audit import World
 from rlhf_game.mechanism.domains import Coordinates, Domain
+from rlhf_game.mechanism.regret import World
 from rlhf_game.mechanism.reports import Group, Report
 
 MOST_ON_A_CHAIN: Final = 8
@@ -118,7 +118,7 @@ def affordable(system: Coordinates, starts: int) -> int:
     return starts
 
 
-def _stage(group: Group, world: World, is_paid: bool | None = None) -> Scene:
+def _stage(group: Group, world: World, is_paid: bool | None = None) -> SearchProblem:
     places = [at for at in range(len(world.others) + 1) if at != world.position]
     others = list(zip(places, world.others, strict=True))
     return scene(world.mechanism, world.space, [(world.position, group)], others, [group], is_paid=is_paid)

@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Final, final
 import numpy as np
 
 from rlhf_game.agents.best_response import BestResponse, affordable
-from rlhf_game.agents.search import Scene, Sizes, scene, search
+from rlhf_game.agents.search import SearchProblem, Sizes, scene, search
 from rlhf_game.errors import InputError, RunError
-from rlhf_game.mechanism.audit import TOLERANCE, World
 from rlhf_game.mechanism.mechanism import Mechanism
+from rlhf_game.mechanism.regret import TOLERANCE, World
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
 
@@ -75,7 +75,7 @@ class Coalition:
         own = [groups[at] for at in self.members]
         others = [(at, _truth(group)) for at, group in enumerate(groups) if at not in self.members]
 
-        def stage(is_paid: bool | None) -> Scene:
+        def stage(is_paid: bool | None) -> SearchProblem:
             return scene(mechanism, space, list(zip(self.members, own, strict=True)), others, own, is_paid=is_paid)
 
         choices = [sorted({1, min(group.size, size_limit), size_limit}) for group in own]
@@ -113,7 +113,7 @@ def joint_reports(
     mechanism: Mechanism,
     space: PolicySpace[Any],
     truths: Sequence[Group],
-    stage: Callable[[bool | None], Scene],
+    stage: Callable[[bool | None], SearchProblem],
     sizes: Sizes,
     starts: int,
     rng: np.random.Generator,

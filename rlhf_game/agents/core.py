@@ -14,8 +14,8 @@ import numpy as np
 
 from rlhf_game.errors import CombinationError, InputError, RunError
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.audit import TOLERANCE
 from rlhf_game.mechanism.mechanism import Mechanism, read_profile
+from rlhf_game.mechanism.regret import TOLERANCE
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
 from rlhf_game.mechanism.training import AffineRule

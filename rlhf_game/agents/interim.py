@@ -14,10 +14,10 @@ import numpy as np
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.audit import TOLERANCE, World
-from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.mechanism import Mechanism
+from rlhf_game.mechanism.regret import TOLERANCE, World
 from rlhf_game.mechanism.reports import Group, Report
+from rlhf_game.mechanism.sampled.estimates import Estimate
 from rlhf_game.mechanism.spaces.base import PolicySpace
 
 LEVEL: Final = 0.95

@@ -14,8 +14,8 @@ import numpy as np
 
 from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.audit import World
 from rlhf_game.mechanism.domains import Domain
+from rlhf_game.mechanism.regret import World
 from rlhf_game.mechanism.reports import Group, Normalization, Report
 
 OWN: Final = "the group's own reward"

@@ -15,8 +15,8 @@ import numpy as np
 from rlhf_game.agents.misreports import Polarize, Resize, Truthful
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.audit import SIZES, Strategy, World
 from rlhf_game.mechanism.mechanism import Mechanism
+from rlhf_game.mechanism.regret import SIZES, Strategy, World
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
 
@@ -30,7 +30,7 @@ SAME: Final = 1e-9
 
 @final
 @dataclass(frozen=True)
-class InTurn:
+class Composition:
     """Several lies as one: each is told of what the one before it said. Uses what they use."""
 
     strategies: tuple[Strategy, ...]
@@ -46,7 +46,7 @@ class InTurn:
 def standard_menu() -> tuple[tuple[str, Strategy], ...]:
     """Return the truth, a sharpened reward, a doubled size, and both."""
     sharp, large = Polarize(4.0), Resize(2.0)
-    return (("truth", Truthful()), ("polarize", sharp), ("resize", large), ("both", InTurn((sharp, large))))
+    return (("truth", Truthful()), ("polarize", sharp), ("resize", large), ("both", Composition((sharp, large))))
 
 
 @final

@@ -33,7 +33,7 @@ STRENGTHS: Final = tuple(float(x) for x in np.logspace(-2, 2, 33))
 
 @final
 @dataclass(frozen=True, eq=False)
-class Cheat:
+class ProviderDeviation:
     """One thing that the provider may do. kind: invented (report), withheld (groups) or strength (strength)."""
 
     kind: str
@@ -50,13 +50,13 @@ class ProviderAudit:
     """Honest revenue, and the best that was found of each kind."""
 
     revenue: float
-    cheats: tuple[Cheat, ...]
+    cheats: tuple[ProviderDeviation, ...]
     """The best of each kind that was tried."""
 
     @property
-    def best(self) -> Cheat:
+    def best(self) -> ProviderDeviation:
         """The best of all; of kind none where honesty is."""
-        return max((Cheat("none", self.revenue), *self.cheats), key=lambda cheat: cheat.revenue)
+        return max((ProviderDeviation("none", self.revenue), *self.cheats), key=lambda cheat: cheat.revenue)
 
     @property
     def gain(self) -> float:
@@ -106,7 +106,7 @@ def _without(mechanism: Mechanism, groups: int, kept: Sequence[int]) -> Mechanis
     return Mechanism(AffineWelfare(training.multipliers(groups)[list(kept)], training.boost), mechanism.payment)
 
 
-def _withheld(mechanism: Mechanism, groups: Sequence[Group], space: PolicySpace[Any]) -> Iterator[Cheat]:
+def _withheld(mechanism: Mechanism, groups: Sequence[Group], space: PolicySpace[Any]) -> Iterator[ProviderDeviation]:
     """Yield what the groups that are still heard pay when some are not."""
     count = len(groups)
     for size in range(1, count if count <= MOST_SUBSETS else 2):
@@ -115,7 +115,7 @@ def _withheld(mechanism: Mechanism, groups: Sequence[Group], space: PolicySpace[
             heard = [Report(groups[i].reward, groups[i].size) for i in kept]
             if heard:
                 revenue = _settled(_without(mechanism, count, kept), heard, space, len(heard))
-                yield Cheat("withheld", revenue, groups=tuple(groups[i].name for i in out))
+                yield ProviderDeviation("withheld", revenue, groups=tuple(groups[i].name for i in out))
 
 
 def _invented(
@@ -125,7 +125,7 @@ def _invented(
     size_limit: int,
     starts: int,
     rng: np.random.Generator,
-) -> Cheat:
+) -> ProviderDeviation:
     """Return the best invented report that was found: from many starts, entry by entry, at several sizes."""
     system, several = space.coordinates(reports[0].reward), with_one_more(mechanism, len(reports))
     sheets = [system.sheets(report.reward) for report in reports]
@@ -142,7 +142,7 @@ def _invented(
     ]
     first.sort(key=lambda one: -one[0])
     best = max((_climbed(revenue, domains, *one) for one in first[:FINALISTS]), key=lambda one: one[0])
-    return Cheat("invented", best[0], report=Report(system.reward(best[1]), best[2]))
+    return ProviderDeviation("invented", best[0], report=Report(system.reward(best[1]), best[2]))
 
 
 def _starts(domains: Sequence[Domain], like: Sheets, count: int, rng: np.random.Generator) -> Iterator[Sheets]:
@@ -183,7 +183,7 @@ def _shaded(
     reports: Sequence[Report],
     strength: float,
     at_strength: Callable[[float], PolicySpace[Any]],
-) -> Cheat:
+) -> ProviderDeviation:
     from scipy.optimize import minimize_scalar
 
     def revenue(logarithm: float) -> float:
@@ -195,7 +195,7 @@ def _shaded(
     low, high = grid[max(0, best - 1)], grid[min(len(grid) - 1, best + 1)]
     fine = minimize_scalar(lambda x: -revenue(x), bounds=(low, high), method="bounded")
     place, value = (float(fine.x), -float(fine.fun)) if -fine.fun > values[best] else (float(grid[best]), values[best])
-    return Cheat("strength", value, strength=float(np.exp(place)))
+    return ProviderDeviation("strength", value, strength=float(np.exp(place)))
 
 
 def _settled(mechanism: Mechanism, reports: Sequence[Report], space: PolicySpace[Any], real: int) -> float:

@@ -36,7 +36,7 @@ REFINED: Final = 12
 
 @final
 @dataclass(frozen=True)
-class Effort:
+class SearchBudget:
     """How long the search goes on. kept: starts for each size and prompt that survive the first steps.
 
     finalists: combinations of sizes that go on to the last steps.
@@ -49,14 +49,14 @@ class Effort:
     finalists: int
 
 
-ON_TABLES: Final = Effort(6, 10, 60, 250, 3)
-ON_CHAINS: Final = Effort(2, 6, 20, 60, 1)
+ON_TABLES: Final = SearchBudget(6, 10, 60, 250, 3)
+ON_CHAINS: Final = SearchBudget(2, 6, 20, 60, 1)
 """On an automaton every policy is a recursion of its own."""
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Scene:
+class SearchProblem:
     """C reports to be chosen, and what they earn together.
 
     truths, domains: of each report, by sheet. payoffs and others (the score of all other reports), by sheet.
@@ -70,7 +70,7 @@ class Scene:
     others: Sheets
     prompt_weights: Sheets
     multipliers: Array
-    effort: Effort
+    effort: SearchBudget
 
     def reports(self, rewards: Sequence[Array], sizes: Sequence[int]) -> tuple[Report, ...]:
         """Return reports from rewards [C, B, m], one array for each sheet, and sizes."""
@@ -88,7 +88,7 @@ def scene(
     stakes: Sequence[Group],
     *,
     is_paid: bool | None = None,
-) -> Scene:
+) -> SearchProblem:
     """Return the scene of the members' reports; both come with the position of the group that they belong to.
 
     stakes: the groups whose payoff counts (each once, also under several names). is_paid: whether affine payments are
@@ -115,7 +115,7 @@ def scene(
     domains = tuple(system.domains(truth) for truth in truths)
     effort = ON_CHAINS if system.pace == "whole" else ON_TABLES
     weights = system.prompt_weights()
-    return Scene(system, truths, domains, tuple(payoffs), score, weights, multipliers, effort)
+    return SearchProblem(system, truths, domains, tuple(payoffs), score, weights, multipliers, effort)
 
 
 def _sum(zeros: Sheets, parts: Sequence[tuple[float, Sheets]]) -> Sheets:
@@ -125,7 +125,7 @@ def _sum(zeros: Sheets, parts: Sequence[tuple[float, Sheets]]) -> Sheets:
     return reduce(add, parts, zeros)
 
 
-def all_starts(stage: Scene, count: int, rng: np.random.Generator) -> list[Array]:
+def all_starts(stage: SearchProblem, count: int, rng: np.random.Generator) -> list[Array]:
     """Return where the search begins: for each sheet about ``count`` rewards of each report, [S, C, B, m]."""
     out = []
     for k, others in enumerate(stage.others):
@@ -172,7 +172,7 @@ def size_grid(own: int, limit: int) -> list[int]:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Found:
+class SearchResult:
     """Joint reports: what they earn, rewards [C, B, m] for each sheet, and sizes."""
 
     payoff: float
@@ -180,7 +180,7 @@ class Found:
     sizes: tuple[int, ...]
 
 
-def search(stage: Scene, sizes: Sizes, count: int, rng: np.random.Generator) -> list[Found]:
+def search(stage: SearchProblem, sizes: Sizes, count: int, rng: np.random.Generator) -> list[SearchResult]:
     """Return the best joint reports of a few combinations of sizes, best first.
 
     sizes: the combinations to try, [Z, C]. count: starts for each prompt and combination; fewer on large tables.
@@ -194,13 +194,13 @@ def search(stage: Scene, sizes: Sizes, count: int, rng: np.random.Generator) -> 
     finals = [_finish(stage, k, sizes[best], rewards[best]) for k, (_, rewards) in enumerate(climbed)]
     totals = _mean(stage, [values for values, _ in finals])
     out = [
-        Found(float(totals[place]), tuple(rewards[place] for _, rewards in finals), tuple(sizes[z].tolist()))
+        SearchResult(float(totals[place]), tuple(rewards[place] for _, rewards in finals), tuple(sizes[z].tolist()))
         for place, z in enumerate(best)
     ]
     return sorted(out, key=lambda one: -one.payoff)
 
 
-def _mean(stage: Scene, values: Sequence[Array]) -> Array:
+def _mean(stage: SearchProblem, values: Sequence[Array]) -> Array:
     """Return the mean over prompts of payoffs [Z, B], one array for each sheet: [Z]."""
     return np.asarray(sum(each @ weights for each, weights in zip(values, stage.prompt_weights, strict=True)))
 
@@ -210,7 +210,7 @@ def _spread(count: int, most: int) -> NDArray[np.intp]:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.intp))
 
 
-def _climb(stage: Scene, k: int, sizes: Sizes, begun: Array) -> tuple[Array, Array]:
+def _climb(stage: SearchProblem, k: int, sizes: Sizes, begun: Array) -> tuple[Array, Array]:
     """Return the best payoffs [Z, B] and rewards [Z, C, B, m] of one sheet, from starts [S, C, B, m]."""
     rewards = np.broadcast_to(begun, (len(sizes), *begun.shape))
     values, rewards = _run(stage, k, sizes, rewards, stage.effort.first_steps)
@@ -220,7 +220,7 @@ def _climb(stage: Scene, k: int, sizes: Sizes, begun: Array) -> tuple[Array, Arr
     return _best(values, rewards)
 
 
-def _finish(stage: Scene, k: int, sizes: Sizes, rewards: Array) -> tuple[Array, Array]:
+def _finish(stage: SearchProblem, k: int, sizes: Sizes, rewards: Array) -> tuple[Array, Array]:
     """Return payoffs [Z, B] and rewards [Z, C, B, m] after more steps from one start."""
     return _best(*_run(stage, k, sizes, rewards[:, None], stage.effort.last_steps))
 
@@ -232,7 +232,7 @@ def _best(values: Array, rewards: Array) -> tuple[Array, Array]:
     return np.take_along_axis(values, top, axis=1)[:, 0], chosen
 
 
-def _run(stage: Scene, k: int, sizes: Sizes, rewards: Array, steps: int) -> tuple[Array, Array]:
+def _run(stage: SearchProblem, k: int, sizes: Sizes, rewards: Array, steps: int) -> tuple[Array, Array]:
     """Ascend on one sheet from rewards [Z, S, C, B, m]: payoffs [Z, S, B] and rewards, in chunks of rows."""
     z, s, b = (axis.ravel() for axis in np.indices((*rewards.shape[:2], rewards.shape[3])))
     own, *others = [domain[k] for domain in stage.domains]
@@ -251,7 +251,7 @@ def _run(stage: Scene, k: int, sizes: Sizes, rewards: Array, steps: int) -> tupl
     return values, out
 
 
-def refine(stage: Scene, best: Found, grid: Sequence[int]) -> Found:
+def refine(stage: SearchProblem, best: SearchResult, grid: Sequence[int]) -> SearchResult:
     """Return the best of sizes that a grid left out around ``best``, for a scene of one report."""
     at = list(grid).index(best.sizes[0])
     low, high = grid[max(at - 1, 0)], grid[min(at + 1, len(grid) - 1)]
@@ -264,6 +264,6 @@ def refine(stage: Scene, best: Found, grid: Sequence[int]) -> Found:
         totals = _mean(stage, [values for values, _ in climbed])
         top = int(totals.argmax())
         if totals[top] > best.payoff:
-            best = Found(float(totals[top]), tuple(sheet[top] for _, sheet in climbed), (int(tried[top]),))
+            best = SearchResult(float(totals[top]), tuple(sheet[top] for _, sheet in climbed), (int(tried[top]),))
         low, high = int(tried[max(top - 1, 0)]), int(tried[min(top + 1, len(tried) - 1)])
     return best

@@ -7,12 +7,12 @@ what it depends on, and accounts for calls, tokens and prices. No key is ever ke
 from rlhf_game.chat.cache import Cache
 from rlhf_game.chat.chat import REPLIES, Chat, Graded
 from rlhf_game.chat.endpoint import Endpoint
-from rlhf_game.chat.grades import Scale
+from rlhf_game.chat.grades import GradeScale
 from rlhf_game.chat.ledger import Ledger, Prices
 from rlhf_game.chat.local import LocalModel
 from rlhf_game.chat.requests import ChatModel, Reply, Request, ask_once
 
 __all__ = [
     "REPLIES", "Cache", "Chat", "ChatModel", "Endpoint", "Graded", "Ledger", "LocalModel", "Prices", "Reply", "Request",
-    "Scale", "ask_once",
+    "GradeScale", "ask_once",
 ]  # fmt: skip

@@ -39,7 +39,7 @@ LONGEST = 20_000
 
 @final
 @dataclass(frozen=True)
-class Scale:
+class GradeScale:
     """The grades that are asked for: numbers from ``low`` to ``high``, after a short reason where it ``explains``."""
 
     low: float

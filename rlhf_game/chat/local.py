@@ -13,8 +13,8 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Conversation
 
 if TYPE_CHECKING:
-    from rlhf_game.training_backends.models import LanguageModel
-    from rlhf_game.training_backends.sampling import Sampling
+    from rlhf_game.training_backends.lm.models import LanguageModel
+    from rlhf_game.training_backends.lm.sampling import Sampling
 
 DEFAULT_TOKENS = 256
 """Of an answer, where the request does not say."""
@@ -63,7 +63,7 @@ class LocalModel(ChatModel):
     def language_model(self) -> "LanguageModel":
         """The model, loaded."""
         from rlhf_game.training_backends import load_language_model
-        from rlhf_game.training_backends.policies import load_policy
+        from rlhf_game.training_backends.trainers.policies import load_policy
 
         if self._policy is not None:
             return load_policy(self._policy, device=self.device, folds_system=True)
@@ -84,7 +84,7 @@ class LocalModel(ChatModel):
 
     def answer(self, requests: Sequence[Request], purpose: str) -> list[Reply]:
         """Return the answers to one batch. Raises InputError when a request leaves no room for its answer."""
-        from rlhf_game.training_backends.sampling import sample_batch
+        from rlhf_game.training_backends.lm.sampling import sample_batch
 
         model = self.language_model
         encoded = [model.encode_prompt(Conversation(request.messages)) for request in requests]
@@ -111,7 +111,7 @@ class LocalModel(ChatModel):
 
     def _grade(self, encoded: list[list[int]], digits: tuple[int, ...]) -> list[Reply]:
         """Return the mean digit of each request by the shares of the next token's probability."""
-        from rlhf_game.training_backends.sampling import next_token_shares
+        from rlhf_game.training_backends.lm.sampling import next_token_shares
 
         model = self.language_model
         tokens = [list(model.tokenizer(str(digit), add_special_tokens=False).input_ids) for digit in digits]
@@ -126,7 +126,7 @@ def _digits(request: Request) -> tuple[int, ...]:
 
 
 def _sampling(request: Request) -> "Sampling":
-    from rlhf_game.training_backends.sampling import Sampling
+    from rlhf_game.training_backends.lm.sampling import Sampling
 
     temperature = _temperature(request)
     if temperature == 0.0:

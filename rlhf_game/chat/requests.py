@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, final
 
-from rlhf_game.chat.grades import Scale
+from rlhf_game.chat.grades import GradeScale
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Message, Text, dialogue
 
@@ -30,7 +30,7 @@ class Request:
     temperature: float | None = 0.0
     max_tokens: int | None = 256
     draw: int = 0
-    scale: Scale | None = None
+    scale: GradeScale | None = None
     wants_log_probability: bool = False
     pretend: str = ""
 
@@ -73,7 +73,7 @@ def ask_once(
     temperature: float | None = 0.0,
     max_tokens: int | None = 256,
     draw: int = 0,
-    scale: Scale | None = None,
+    scale: GradeScale | None = None,
     pretend: str = "",
 ) -> Request:
     """Return a request of one user turn, or of a conversation, after a system turn when there is one."""

@@ -17,7 +17,6 @@ from rlhf_game.cli import (
     discover,
     doctor,
     export,
-    games,
     init,
     meter,
     play,
@@ -25,6 +24,7 @@ from rlhf_game.cli import (
     run,
     schema,
     seal,
+    settle,
     simulate,
     train,
 )
@@ -118,17 +118,17 @@ def _run(arguments: list[str]) -> int:
 def _app() -> typer.Typer:
     app = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
     app.callback(invoke_without_command=True)(_root)
-    app.command("settle")(games.settle)
+    app.command("settle")(settle.settle)
     app.command("audit")(audit.audit)
     app.command("run")(run.run)
     app.command("train")(train.train)
     app.command("discover")(discover.discover)
     app.command("simulate")(simulate.simulate)
     app.command("report")(report.report)
-    app.command("verify")(games.verify)
+    app.command("verify")(settle.verify)
     app.command("seal")(seal.seal)
     app.command("open")(seal.open_seal)
-    app.command("receipt")(games.receipt)
+    app.command("receipt")(settle.receipt)
     app.command("meter")(meter.meter)
     app.command("play")(play.play)
     app.command("export")(export.export)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from rlhf_game.cli.games import TrustCode
-from rlhf_game.cli.settings import Settings
+from rlhf_game.cli.set_option import Settings
+from rlhf_game.cli.settle import TrustCode
 
 if TYPE_CHECKING:
     from rlhf_game.agents.coalitions import Deviation
     from rlhf_game.files.games import Game
-    from rlhf_game.mechanism.audit import Regret
     from rlhf_game.mechanism.mechanism import Mechanism
+    from rlhf_game.mechanism.regret import Regret
     from rlhf_game.mechanism.reports import Group, Report
     from rlhf_game.mechanism.spaces.base import PolicySpace
 
@@ -70,12 +70,12 @@ def audit(
     from rlhf_game.agents.audit import standard_strategies
     from rlhf_game.agents.coalitions import Coalition
     from rlhf_game.agents.false_names import FalseNames
+    from rlhf_game.cli.audit_provider import provider as audit_provider
     from rlhf_game.cli.display import show_audit, write_out
-    from rlhf_game.cli.provider import provider as audit_provider
     from rlhf_game.files.build import build, make, settle
     from rlhf_game.files.games import read_game
     from rlhf_game.files.parts import label
-    from rlhf_game.mechanism.audit import SIZES
+    from rlhf_game.mechanism.regret import SIZES
 
     one = read_game(_file(game), trusted=trusted, settings=settings or ())
     settle(one)  # an error names the file and the field
@@ -186,8 +186,8 @@ def _interim(
 
 
 def _show_more(more: dict[str, Any]) -> None:
+    from rlhf_game.cli.audit_provider import said as said_of_provider
     from rlhf_game.cli.display import number, write_out
-    from rlhf_game.cli.provider import said as said_of_provider
 
     for found in more.get("several", []):
         names = found["false_names"]
@@ -252,7 +252,7 @@ def _document(
     more: dict[str, Any],
     settings: dict[str, Any],
 ) -> str:
-    from rlhf_game.mechanism.audit import TOLERANCE
+    from rlhf_game.mechanism.regret import TOLERANCE
 
     groups = [_group(regret) for regret in regrets]
     for kind in ("interim", "several"):

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from rlhf_game.runs.demo import Lie
-    from rlhf_game.runs.pipeline import Finished
+    from rlhf_game.outcomes.demo import BestExaggeration
+    from rlhf_game.outcomes.run_pipeline import FinishedRun
 
 WIDTH: Final = 100
 """Columns of the page where there is no terminal, and at most on one."""
@@ -29,8 +29,8 @@ def demo(
     from rlhf_game.cli.report import leave_report
     from rlhf_game.cli.run import share_the_processor
     from rlhf_game.files.build import settle_without
-    from rlhf_game.runs.demo import best_exaggeration, demo_config
-    from rlhf_game.runs.pipeline import run_over_texts
+    from rlhf_game.outcomes.demo import best_exaggeration, demo_config
+    from rlhf_game.outcomes.run_pipeline import run_over_texts
 
     share_the_processor()
     with progress_on_stderr() as watch:
@@ -58,7 +58,7 @@ def _heading(console: "Console", text: str) -> None:
     console.rule(f"[bold]{text}", align="left", characters="─")
 
 
-def _show_game(console: "Console", finished: "Finished") -> None:
+def _show_game(console: "Console", finished: "FinishedRun") -> None:
     fields = finished.game.fields
     counts = [len(row) for row in finished.game.reference]
     _heading(console, "Three groups share one language model")
@@ -70,7 +70,7 @@ def _show_game(console: "Console", finished: "Finished") -> None:
     )
 
 
-def _show_moves(console: "Console", finished: "Finished") -> None:
+def _show_moves(console: "Console", finished: "FinishedRun") -> None:
     from rich.padding import Padding
     from rich.text import Text
 
@@ -91,7 +91,7 @@ def _bar(share: float, width: int = 12) -> str:
     return "█" * max(1, round(share * width))
 
 
-def _show_lie(console: "Console", finished: "Finished", lie: "Lie") -> None:
+def _show_lie(console: "Console", finished: "FinishedRun", lie: "BestExaggeration") -> None:
     from rich.text import Text
 
     name = finished.receipt.groups[LIAR].name.partition(" (")[0]

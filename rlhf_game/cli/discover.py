@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rlhf_game.cli.settings import Settings
+from rlhf_game.cli.set_option import Settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DryRun = Annotated[

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from rlhf_game.agents.coalitions import Deviation
     from rlhf_game.files.receipts import Number, Receipt
-    from rlhf_game.mechanism.audit import Regret
+    from rlhf_game.mechanism.regret import Regret
 
 WIDE = 200
 """Columns of a table that goes to a file or a pipe."""

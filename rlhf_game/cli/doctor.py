@@ -98,7 +98,7 @@ def _gpus() -> list[str]:
     """Return the names of the GPUs that torch can use."""
     if find_spec("torch") is None:
         return []
-    from rlhf_game.training_backends.devices import gpu_names
+    from rlhf_game.training_backends.lm.devices import gpu_names
 
     return gpu_names()
 

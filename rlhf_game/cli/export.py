@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlhf_game.cli.games import TrustCode
+from rlhf_game.cli.settle import TrustCode
 
 if TYPE_CHECKING:
     from rlhf_game.agents.normal_form import NormalForm
-    from rlhf_game.mechanism.audit import Strategy
+    from rlhf_game.mechanism.regret import Strategy
 
 
 def export(
@@ -47,7 +47,7 @@ def export(
 def _menu(path: Path) -> "list[tuple[str, Strategy]]":
     """Return the strategies of a file: each a mapping with its kind and fields, or a list of such, done in turn."""
     from rlhf_game.agents.misreports import Truthful
-    from rlhf_game.agents.normal_form import InTurn
+    from rlhf_game.agents.normal_form import Composition
     from rlhf_game.errors import InputError
     from rlhf_game.files.build import make
     from rlhf_game.files.documents import parse_json, parse_yaml, read_text, shown
@@ -60,7 +60,7 @@ def _menu(path: Path) -> "list[tuple[str, Strategy]]":
 
     def made(one: Any, place: str) -> Any:
         if isinstance(one, list) and one:
-            return InTurn(tuple(made(part, f"{place}[{k}]") for k, part in enumerate(one)))
+            return Composition(tuple(made(part, f"{place}[{k}]") for k, part in enumerate(one)))
         if not (isinstance(one, str) or (isinstance(one, dict) and isinstance(one.get("kind"), str))):
             raise InputError(f"{name}: {place}: must be a strategy with a kind, or a list of such")
         fields = {key: value for key, value in one.items() if key != "name"} if isinstance(one, dict) else one

@@ -15,7 +15,7 @@ DATA: Final = "preferences.jsonl"
 
 
 @final
-class Kind(StrEnum):
+class StarterKind(StrEnum):
     """What a file may be for."""
 
     GAME = "game"
@@ -26,7 +26,9 @@ class Kind(StrEnum):
 
 
 def init(
-    kind: Annotated[Kind, typer.Argument(metavar="game|run|train|simulate|discover", help="What the file is for.")],
+    kind: Annotated[
+        StarterKind, typer.Argument(metavar="game|run|train|simulate|discover", help="What the file is for.")
+    ],
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FILE", help="A new file; default: standard output.")
     ] = None,
@@ -37,7 +39,7 @@ def init(
         typer.echo(text, nl=False)
         return
     wanted = {out: text}
-    if kind is Kind.TRAIN:
+    if kind is StarterKind.TRAIN:
         wanted[out.parent / DATA] = starter(DATA)
     for path in wanted:
         if path.exists():

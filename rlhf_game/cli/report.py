@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlhf_game.cli.games import TrustCode
+from rlhf_game.cli.settle import TrustCode
 
 if TYPE_CHECKING:
     from rlhf_game.report.page import Page
@@ -46,7 +46,7 @@ def report(
     from rlhf_game.files.sampled import space_of
     from rlhf_game.files.workspace import files_in
     from rlhf_game.report import REPORT, keep_page
-    from rlhf_game.report.folders import LANGUAGE_MODELS, folder_page, settled_page
+    from rlhf_game.report.folder_pages import LANGUAGE_MODELS, folder_page, settled_page
     from rlhf_game.report.page import write_page
 
     if source.is_dir():
@@ -72,7 +72,7 @@ def report(
 
 def _unfinished(folder: Path) -> "Page | None":
     """Return the report of what a study has played so far; None of any other folder."""
-    from rlhf_game.simulations.pipeline import is_unfinished, partial_summary
+    from rlhf_game.simulations.simulation_pipeline import is_unfinished, partial_summary
 
     if not is_unfinished(folder):
         return None

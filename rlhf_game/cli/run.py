@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlhf_game.cli.seal import SealFile, SignKey
-from rlhf_game.cli.settings import Settings
+from rlhf_game.cli.set_option import Settings
 from rlhf_game.cli.simulate import Address, EngineName, Workers
 
 if TYPE_CHECKING:
-    from rlhf_game.runs.config import Configuration
-    from rlhf_game.runs.draws.pipeline import DrawsRun
-    from rlhf_game.runs.finetuned import FinetunedRun
-    from rlhf_game.runs.pipeline import Finished
+    from rlhf_game.outcomes.draws.draws_pipeline import DrawsRun
+    from rlhf_game.outcomes.finetuned.finetuned_run import FinetunedRun
+    from rlhf_game.outcomes.run_config import Configuration
+    from rlhf_game.outcomes.run_pipeline import FinishedRun
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the receipt as JSON.")]
 DryRun = Annotated[
@@ -61,9 +61,9 @@ def run(
     from rlhf_game.engines import engine as engine_of
     from rlhf_game.files.seals import read_seal
     from rlhf_game.files.signatures import check_key, sign_folder
-    from rlhf_game.runs.config import read_config
-    from rlhf_game.runs.draws.yardstick import check_yardstick, measure
-    from rlhf_game.runs.pipeline import run as run_pipeline
+    from rlhf_game.outcomes.draws.draws_yardstick import check_yardstick, measure
+    from rlhf_game.outcomes.run_config import read_config
+    from rlhf_game.outcomes.run_pipeline import run as run_pipeline
 
     check_key(sign)
     share_the_processor()
@@ -101,9 +101,9 @@ def _show_before(
 ) -> None:
     """Print what is known before anything is spent; nothing is written."""
     from rlhf_game.cli.display import show_calibrations, show_calls, show_plan
-    from rlhf_game.runs.draws.calibrating import calibrate as calibrate_on
-    from rlhf_game.runs.draws.plan import plan as plan_run
-    from rlhf_game.runs.dry_run import count_calls
+    from rlhf_game.outcomes.draws.calibrating import calibrate as calibrate_on
+    from rlhf_game.outcomes.draws.plan import plan as plan_run
+    from rlhf_game.outcomes.dry_run import count_calls
 
     if dry_run:
         show_calls(count_calls(configuration, folder), as_json)
@@ -113,13 +113,13 @@ def _show_before(
         show_calibrations(calibrate_on(configuration, calibrate, spread), as_json)
 
 
-def _show(finished: "Finished | FinetunedRun | DrawsRun", measured: Mapping[str, Any] | None) -> None:
+def _show(finished: "FinishedRun | FinetunedRun | DrawsRun", measured: Mapping[str, Any] | None) -> None:
     """Print a finished run. measured: what its candidates keep, where that was asked for."""
     from rlhf_game.cli.display import show_drawn, show_flat, show_receipt, show_table, show_trained, show_yardstick
     from rlhf_game.files.build import settle_without
-    from rlhf_game.runs.draws.calibrating import flat_groups
-    from rlhf_game.runs.draws.pipeline import DrawsRun
-    from rlhf_game.runs.finetuned import FinetunedRun
+    from rlhf_game.outcomes.draws.calibrating import flat_groups
+    from rlhf_game.outcomes.draws.draws_pipeline import DrawsRun
+    from rlhf_game.outcomes.finetuned.finetuned_run import FinetunedRun
 
     if isinstance(finished, FinetunedRun):
         show_trained(finished.receipt)

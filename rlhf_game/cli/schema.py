@@ -10,7 +10,7 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 
 @final
-class File(StrEnum):
+class SchemaKind(StrEnum):
     """What a schema is of."""
 
     GAME = "game"
@@ -21,13 +21,15 @@ class File(StrEnum):
 
 
 def schema(
-    of: Annotated[File, typer.Argument(metavar="game|run|train|simulate|discover", help="The file that is described.")],
+    of: Annotated[
+        SchemaKind, typer.Argument(metavar="game|run|train|simulate|discover", help="The file that is described.")
+    ],
 ) -> None:
     """Print the JSON Schema of a file. What needs numbers to be read (shapes, sums) only the command checks."""
     typer.echo(json.dumps(schema_of(of), indent=1))
 
 
-def schema_of(of: File) -> dict[str, Any]:
+def schema_of(of: SchemaKind) -> dict[str, Any]:
     """Return the JSON Schema of a file."""
     from pydantic import TypeAdapter
 
@@ -37,7 +39,7 @@ def schema_of(of: File) -> dict[str, Any]:
     for top in [made, *(inside[one["$ref"].rpartition("/")[2]] for one in made.get("anyOf", ()))]:
         if "properties" in top:
             top["properties"]["$schema"] = {"type": "string", "description": "Read by editors only."}
-            if of is File.SIMULATE:  # what is swept is taken out before a point of the study is checked
+            if of is SchemaKind.SIMULATE:  # what is swept is taken out before a point of the study is checked
                 top["properties"]["sweep"] = {
                     "type": "object",
                     "additionalProperties": {"type": "array", "minItems": 1},
@@ -53,17 +55,17 @@ def _kind(definition: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _type_of(of: File) -> Any:
+def _type_of(of: SchemaKind) -> Any:
     match of:
-        case File.GAME:
+        case SchemaKind.GAME:
             from rlhf_game.files.schema import Fields
 
             return Fields
-        case File.RUN:
-            from rlhf_game.runs.config import RunConfig
+        case SchemaKind.RUN:
+            from rlhf_game.outcomes.run_config import RunConfig
 
             return RunConfig
-        case File.TRAIN:
+        case SchemaKind.TRAIN:
             from functools import reduce
             from operator import or_
 
@@ -71,11 +73,11 @@ def _type_of(of: File) -> Any:
 
             kinds: list[Any] = [find("train", name) for name in names("train")]
             return reduce(or_, kinds)
-        case File.SIMULATE:
+        case SchemaKind.SIMULATE:
             from rlhf_game.simulations.study import KINDS as STUDIES
 
             return STUDIES["games"] | STUDIES["market"]
-        case File.DISCOVER:
-            from rlhf_game.discovery.config import DiscoveryConfig
+        case SchemaKind.DISCOVER:
+            from rlhf_game.discovery.discovery_config import DiscoveryConfig
 
             return DiscoveryConfig

@@ -91,8 +91,8 @@ def reports_in(path: Path) -> "list[SealedReport]":
     """Return the reports in a configuration of a run, or in a game."""
     from rlhf_game.files.games import read_game
     from rlhf_game.files.seals import reports_of
-    from rlhf_game.runs.config import read_config, read_document
-    from rlhf_game.runs.sealing import sealed_reports
+    from rlhf_game.outcomes.run_config import read_config, read_document
+    from rlhf_game.outcomes.sealing import sealed_reports
 
     document = {} if path.suffix.lower() == ".jsonl" else read_document(path, "run or a game")[0]
     if isinstance(document.get("outcomes"), dict):  # of a game they are labels

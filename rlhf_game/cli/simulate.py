@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rlhf_game.cli.settings import Settings
+from rlhf_game.cli.set_option import Settings
 
 if TYPE_CHECKING:
     from rlhf_game.engines import Engine
@@ -73,8 +73,8 @@ def _play(scenario: Path, settings: Sequence[str], as_json: bool, out: Path | No
     from rlhf_game.cli.display import write_out
     from rlhf_game.cli.progress import progress_on_stderr
     from rlhf_game.cli.report import leave_report, say_where
-    from rlhf_game.simulations.pipeline import SUMMARY
-    from rlhf_game.simulations.pipeline import simulate as simulate_study
+    from rlhf_game.simulations.simulation_pipeline import SUMMARY
+    from rlhf_game.simulations.simulation_pipeline import simulate as simulate_study
     from rlhf_game.simulations.study import read_study
 
     study = read_study(scenario, settings)

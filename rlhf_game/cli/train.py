@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rlhf_game.cli.settings import Settings
+from rlhf_game.cli.set_option import Settings
 
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Count the calls of language models and their tokens; make none.")

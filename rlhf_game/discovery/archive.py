@@ -11,7 +11,7 @@ from rlhf_game.files.workspace import Workspace
 
 @final
 @dataclass(frozen=True)
-class Proposal:
+class ExpressionProposal:
     """What a proposer wants to be tried: a text, which need not be an expression, and where it comes from."""
 
     text: str

@@ -6,7 +6,7 @@ from typing import final
 
 import numpy as np
 
-from rlhf_game.discovery.archive import Entry, Proposal, ranked
+from rlhf_game.discovery.archive import Entry, ExpressionProposal, ranked
 from rlhf_game.discovery.expressions import (
     OF_BATCH,
     UNARY,
@@ -21,7 +21,7 @@ from rlhf_game.discovery.expressions import (
     size,
     write,
 )
-from rlhf_game.discovery.proposers import Proposer
+from rlhf_game.discovery.proposers import ExpressionProposer
 
 ARITHMETIC = ("add", "subtract", "multiply", "divide")
 NUMBERS = (0.1, 0.5, 1.0, 2.0, 5.0)
@@ -31,7 +31,7 @@ ATTEMPTS = 50
 
 @final
 @dataclass(frozen=True)
-class Evolution(Proposer):
+class Evolution(ExpressionProposer):
     """Tournaments choose parents among those with a score; children are mutants or crossings, some are new."""
 
     seed: int
@@ -44,12 +44,12 @@ class Evolution(Proposer):
     parsimony: float = 0.001
     """Of the score, what each number, name and operation of a parent has to be worth."""
 
-    def propose(self, archive: Sequence[Entry], generation: int, count: int) -> list[Proposal]:
+    def propose(self, archive: Sequence[Entry], generation: int, count: int) -> list[ExpressionProposal]:
         """Return ``count`` proposals; the same archive gives the same ones. No text is proposed that is known."""
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(generation,)))
         parents = self._parents(archive)
         known = {entry.text for entry in archive}
-        found: list[Proposal] = []
+        found: list[ExpressionProposal] = []
         while len(found) < count:
             for _ in range(ATTEMPTS):
                 proposal = self._one(parents, rng)
@@ -65,12 +65,12 @@ class Evolution(Proposer):
         found.sort(key=lambda one: self.parsimony * size(one[1]) - (one[0].score or 0.0))
         return [(entry.name, expression) for entry, expression in found[: self.elite]]
 
-    def _one(self, parents: Sequence[tuple[str, Expression]], rng: np.random.Generator) -> Proposal:
+    def _one(self, parents: Sequence[tuple[str, Expression]], rng: np.random.Generator) -> ExpressionProposal:
         for _ in range(ATTEMPTS):
             child, origin = self._child(parents, rng)
             if size(child) <= self.limits.size and depth(child) <= self.limits.depth:
-                return Proposal(write(child), origin)
-        return Proposal(write(grow(rng, 3)), "random")
+                return ExpressionProposal(write(child), origin)
+        return ExpressionProposal(write(grow(rng, 3)), "random")
 
     def _child(self, parents: Sequence[tuple[str, Expression]], rng: np.random.Generator) -> tuple[Expression, str]:
         if not parents or rng.random() < self.newcomers:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import final
 
 from rlhf_game.chat import Chat, ask_once
-from rlhf_game.discovery.archive import Entry, Proposal, ranked
+from rlhf_game.discovery.archive import Entry, ExpressionProposal, ranked
 from rlhf_game.discovery.expressions import Limits
 
 SYSTEM = (
@@ -26,17 +26,17 @@ SHOWN = 12
 """Of the best candidates, and of the latest failures, how many a model sees."""
 
 
-class Proposer(ABC):
+class ExpressionProposer(ABC):
     """Whoever proposes candidates; it sees the generations before and nothing else."""
 
     @abstractmethod
-    def propose(self, archive: Sequence[Entry], generation: int, count: int) -> list[Proposal]:
+    def propose(self, archive: Sequence[Entry], generation: int, count: int) -> list[ExpressionProposal]:
         """Return ``count`` proposals; the same archive gives the same ones."""
 
 
 @final
 @dataclass(frozen=True)
-class Writer(Proposer):
+class LanguageModelProposer(ExpressionProposer):
     """A language model that sees the best candidates with their scores, and why others failed."""
 
     chat: Chat
@@ -46,7 +46,7 @@ class Writer(Proposer):
     temperature: float = 1.0
     max_tokens: int = 512
 
-    def propose(self, archive: Sequence[Entry], generation: int, count: int) -> list[Proposal]:
+    def propose(self, archive: Sequence[Entry], generation: int, count: int) -> list[ExpressionProposal]:
         """Return one proposal per answer; an answer without an expression is proposed as it is, and fails with it."""
         asked = self.prompt(archive)
         first = generation * count
@@ -55,7 +55,7 @@ class Writer(Proposer):
             for k in range(count)
         ]
         replies = self.chat.ask(requests, "proposer")
-        return [Proposal(_expression_in(reply.text), "language model") for reply in replies]
+        return [ExpressionProposal(_expression_in(reply.text), "language model") for reply in replies]
 
     def prompt(self, archive: Sequence[Entry]) -> str:
         """Return what the model is asked, the archive included."""

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from rlhf_game.errors import CombinationError, InputError
-from rlhf_game.files.fees import fee_of
+from rlhf_game.files.fee_fields import fee_of
 from rlhf_game.files.games import Game
 from rlhf_game.files.parts import split
 from rlhf_game.files.schema import LARGEST, AutomatonFields, Fields, MenuFields, OwnFields, TableFields, explain

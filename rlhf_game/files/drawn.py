@@ -26,10 +26,10 @@ from rlhf_game.files.schema import Name, Positive, Strict, parse_model
 from rlhf_game.files.tables import digest
 from rlhf_game.mechanism.arrays import Array, numbers
 from rlhf_game.mechanism.draws.log_mean import doublings
-from rlhf_game.mechanism.draws.settlement import Drawn, Estimator, regret_bounds, settle_tapes
+from rlhf_game.mechanism.draws.settlement import DrawsSettlement, Estimator, regret_bounds, settle_tapes
 from rlhf_game.mechanism.draws.tapes import Problem, Tape, cut
-from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.reports import LARGEST_SIZE
+from rlhf_game.mechanism.sampled.estimates import Estimate
 
 PILOT: Final = 16
 """Draws of each prompt, beside those that are served, by which ``auto`` chooses and log_mean finds its pivots."""
@@ -221,13 +221,13 @@ def drawn_receipt(game: DrawnGame) -> Receipt:
     return parse_model(Receipt, document, game.name)
 
 
-def settle_drawn(game: DrawnGame) -> Drawn:
+def settle_drawn(game: DrawnGame) -> DrawsSettlement:
     """Return the settlement of the tapes."""
     fields = game.fields
     return settle_tapes(game.tapes, fields.draws, estimator=fields.estimator, level=fields.level, pilot=game.pilot)
 
 
-def _group(game: DrawnGame, drawn: Drawn, i: int, bound: float | None) -> dict[str, Any]:
+def _group(game: DrawnGame, drawn: DrawsSettlement, i: int, bound: float | None) -> dict[str, Any]:
     group, value = game.fields.groups[i], drawn.values[i]
     errors = [
         None if of is None else of[i] for of in (drawn.errors.values, drawn.errors.payments, drawn.errors.utilities)

@@ -18,7 +18,7 @@ import yaml
 from rlhf_game.errors import InputError
 from rlhf_game.files.atomic import write_json, write_text
 from rlhf_game.files.documents import parse_json, parse_json_lines, parse_yaml, read_text, shown
-from rlhf_game.files.fees import check_fee
+from rlhf_game.files.fee_fields import check_fee
 from rlhf_game.files.names import check_names
 from rlhf_game.files.parts import sources
 from rlhf_game.files.schema import AutomatonFields, Fields, MenuFields, OwnFields, TableFields, TableFile, parse_fields

@@ -20,7 +20,7 @@ class OrText:
 
 @final
 @dataclass(frozen=True)
-class Part:
+class RegisteredPart:
     """A registered name, a place in code, or a mapping with one of them under ``key`` and the part's own fields.
 
     names: returns the names that are known when a schema is made.

@@ -14,10 +14,10 @@ from rlhf_game.files.build import build
 from rlhf_game.files.documents import kind, parse_json_lines, read_text, shown
 from rlhf_game.files.games import Game
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.mechanism import read_profile
 from rlhf_game.mechanism.prices import response_prices
 from rlhf_game.mechanism.reports import Report
+from rlhf_game.mechanism.sampled.estimates import Estimate
 from rlhf_game.mechanism.training import Trained
 
 LEVEL: Final = 0.95

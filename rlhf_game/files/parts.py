@@ -12,7 +12,7 @@ from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.hints import Part
+from rlhf_game.files.hints import RegisteredPart
 from rlhf_game.registry import is_built_in, is_code, names, source_file, source_of
 
 PLACES: Final = "path/to/file.py:Name or package.module:Name"
@@ -114,12 +114,14 @@ def _check(role: str, said: Any) -> Any:
 
 
 SomeRegularizer: TypeAlias = Annotated[
-    Any, AfterValidator(partial(_check, "regularizer")), Part("kind", partial(names, "regularizer"))
+    Any, AfterValidator(partial(_check, "regularizer")), RegisteredPart("kind", partial(names, "regularizer"))
 ]
 SomePayment: TypeAlias = Annotated[
-    Any, AfterValidator(partial(_check, "payment")), Part("kind", partial(names, "payment"))
+    Any, AfterValidator(partial(_check, "payment")), RegisteredPart("kind", partial(names, "payment"))
 ]
-SomeSpace: TypeAlias = Annotated[Any, AfterValidator(partial(_check, "space")), Part("kind", partial(names, "space"))]
+SomeSpace: TypeAlias = Annotated[
+    Any, AfterValidator(partial(_check, "space")), RegisteredPart("kind", partial(names, "space"))
+]
 
 
 def whose(role: str) -> Callable[[Any], str]:
@@ -134,5 +136,5 @@ def whose(role: str) -> Callable[[Any], str]:
 
 
 SomeTraining: TypeAlias = Annotated[
-    Any, AfterValidator(partial(_check, "training")), Part("rule", partial(names, "training"))
+    Any, AfterValidator(partial(_check, "training")), RegisteredPart("rule", partial(names, "training"))
 ]

@@ -11,14 +11,14 @@ from pydantic_core import PydanticCustomError
 from rlhf_game import __version__
 from rlhf_game.files.atomic import write_text
 from rlhf_game.files.documents import parse_json, parse_json_lines, read_text, shown
-from rlhf_game.files.fees import fee_of, is_false_name_proof
+from rlhf_game.files.fee_fields import fee_of, is_false_name_proof
 from rlhf_game.files.games import Game
 from rlhf_game.files.parts import label
 from rlhf_game.files.policies import PolicyFile, PolicyFolder, is_long
 from rlhf_game.files.schema import Strict, parse_model
-from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.mechanism import Settlement
 from rlhf_game.mechanism.participation import Participants
+from rlhf_game.mechanism.sampled.estimates import Estimate
 from rlhf_game.mechanism.several import Models
 
 OPEN = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)

@@ -24,10 +24,10 @@ from rlhf_game.files.rows import read_columns
 from rlhf_game.files.schema import Name, Positive, Strict, parse_model
 from rlhf_game.files.tables import digest
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.reports import LARGEST_SIZE
-from rlhf_game.mechanism.sampled_payments import sampled_payments
-from rlhf_game.mechanism.sampled_settlement import (
+from rlhf_game.mechanism.sampled.estimates import Estimate
+from rlhf_game.mechanism.sampled.sampled_payments import sampled_payments
+from rlhf_game.mechanism.sampled.sampled_settlement import (
     ByFormula,
     ByMenu,
     ByReference,

@@ -36,7 +36,7 @@ Place: TypeAlias = tuple[str | int, ...]
 
 @final
 @dataclass(frozen=True)
-class Scale:
+class GameScale:
     """What the numbers of a game are compared on, in units of reward."""
 
     tops: tuple[float, ...]
@@ -47,7 +47,7 @@ class Scale:
     """The difference that two payments may have."""
 
     @classmethod
-    def of(cls, again: Receipt, tops: Sequence[float], boost: float, payment: float) -> "Scale":
+    def of(cls, again: Receipt, tops: Sequence[float], boost: float, payment: float) -> "GameScale":
         """Return the scale of a receipt. payment: the share of the total that two payments may differ by."""
         divergence = again.divergence if isinstance(again.divergence, float) else again.divergence.estimate
         total = sum(group.size * top for group, top in zip(again.groups, tops, strict=True))
@@ -102,7 +102,7 @@ def game_differences(said: Receipt, game: Game, settlement: Settlement, folder: 
     """Return in what a receipt in ``folder`` disagrees with the settlement of its game made again: a line each."""
     again = receipt_of(game, settlement)
     boost = 0.0 if game.boost is None else largest(game.boost)
-    scale = Scale.of(again, [largest(reward) for reward in game.rewards], boost, ABSOLUTE_PAYMENT)
+    scale = GameScale.of(again, [largest(reward) for reward in game.rewards], boost, ABSOLUTE_PAYMENT)
     if not isinstance(said.policy, PolicyFile) or again.policy is not None:
         return differences(said, again, scale)
     found = differences(said.model_copy(update={"policy": None}), again, scale)
@@ -118,7 +118,7 @@ def sampled_differences(said: Receipt, game: SampledGameFile) -> list[str]:
     again = sampled_receipt(game)
     draws = game.draws.values()
     tops = [max(abs(of.rewards[i]).max() for of in draws) for i in range(len(again.groups))]
-    return changed_files(game) + differences(said, again, Scale.of(again, tops, 0.0, ABSOLUTE))
+    return changed_files(game) + differences(said, again, GameScale.of(again, tops, 0.0, ABSOLUTE))
 
 
 def drawn_differences(said: Receipt, game: DrawnGame) -> list[str]:
@@ -129,10 +129,10 @@ def drawn_differences(said: Receipt, game: DrawnGame) -> list[str]:
     """
     again = drawn_receipt(game)
     tops = [group.ceiling for group in game.fields.groups]
-    return changed_tape(game) + differences(said, again, Scale.of(again, tops, 0.0, ABSOLUTE))
+    return changed_tape(game) + differences(said, again, GameScale.of(again, tops, 0.0, ABSOLUTE))
 
 
-def differences(receipt: Receipt, again: Receipt, scale: Scale) -> list[str]:
+def differences(receipt: Receipt, again: Receipt, scale: GameScale) -> list[str]:
     """Return one line for each place at which two receipts of one game disagree, or that only one of them has.
 
     Texts and integers must be equal. A number agrees with a number within RELATIVE of the larger, or within the slack

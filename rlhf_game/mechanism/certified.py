@@ -6,10 +6,10 @@ from typing import final
 import numpy as np
 
 from rlhf_game.errors import CombinationError
-from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.mechanism import Mechanism, Settlement
 from rlhf_game.mechanism.payments import AffinePayments, NoPayments
 from rlhf_game.mechanism.reports import Profile
+from rlhf_game.mechanism.sampled.estimates import Estimate
 from rlhf_game.mechanism.spaces.trie import Bounded, TriePolicy
 from rlhf_game.mechanism.training import AffineRule
 

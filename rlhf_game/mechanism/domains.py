@@ -122,7 +122,7 @@ def _proportions(weights: Array, size: Array) -> Array:
     return np.where(size[..., None] > 0, weights / safe, 1 / weights.shape[-1])
 
 
-class Optimum(Protocol):
+class DifferentiableOptimum(Protocol):
     """The optimum of max ASW on B rows, as far as a search by gradient looks at it."""
 
     welfare: Array
@@ -141,7 +141,7 @@ class Solver(ABC):
     """s -> max ASW(s) on rows of numbers: what a search by gradient climbs on."""
 
     @abstractmethod
-    def maximize(self, parts: Sequence[Array]) -> Optimum:
+    def maximize(self, parts: Sequence[Array]) -> DifferentiableOptimum:
         """Return the optimum for the sum of the parts, each [B, m]."""
 
     @abstractmethod

@@ -17,8 +17,8 @@ import numpy as np
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.regularizers.base import Regularizer
+from rlhf_game.mechanism.sampled.estimates import Estimate
 from rlhf_game.mechanism.spaces.chain import END
 from rlhf_game.mechanism.spaces.segments import Segments
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array, finite, frozen
-from rlhf_game.mechanism.estimates import Estimate
 from rlhf_game.mechanism.mechanism import read_profile
 from rlhf_game.mechanism.reports import Profile, Report, V
+from rlhf_game.mechanism.sampled.estimates import Estimate
 from rlhf_game.mechanism.spaces.base import PolicySpace
 from rlhf_game.mechanism.training import TrainingRule
 

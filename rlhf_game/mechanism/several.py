@@ -62,7 +62,7 @@ class SeveralModels(TrainingRule):
         if count > MOST:
             raise InputError(f"groups must be at most {MOST} where several models are considered, got {count}")
         shares = self.rule.multipliers(count) * profile.sizes
-        reach = Reach.of(self, shares, profile.rewards, space)
+        reach = ReachableValues.of(self, shares, profile.rewards, space)
         parts = reach.best_parts((1 << count) - 1)
         trained = [
             space.maximize(np.where(_bits(parts_mask([part]), count), shares, 0.0), profile.rewards) for part in parts
@@ -72,7 +72,7 @@ class SeveralModels(TrainingRule):
 
 @final
 @dataclass(frozen=True, eq=False)
-class Reach:
+class ReachableValues:
     """What every set of groups can reach. Sets are numbers: bit i says whether group i is in it."""
 
     rule: SeveralModels
@@ -84,14 +84,14 @@ class Reach:
     """The most that 0 .. K models bring for each set, costs paid: [K + 1, 2^n]; -inf for 0 models of some groups."""
 
     @staticmethod
-    def of(rule: SeveralModels, shares: Array, rewards: Sequence[Any], space: PolicySpace[Any]) -> "Reach":
+    def of(rule: SeveralModels, shares: Array, rewards: Sequence[Any], space: PolicySpace[Any]) -> "ReachableValues":
         """Return what the sets of these groups reach; 2^n trainings."""
         count = len(shares)
         masks = np.arange(1 << count)
         inside = (masks[:, None] >> np.arange(count) & 1).astype(np.float64)
         reference = space.maximize(np.zeros(count), rewards).values(rewards)
         alone = np.array([space.maximize(row * shares, rewards).welfare if row.any() else 0.0 for row in inside])
-        return Reach(
+        return ReachableValues(
             rule, alone, inside @ (shares * reference), partition_values(alone - rule.cost, rule.at_most, count)
         )
 
@@ -165,7 +165,7 @@ class Models(Policy[V]):
         space: PolicySpace[V],
         parts: Parts,
         trained: Sequence[Policy[V]],
-        reach: Reach,
+        reach: ReachableValues,
         shares: Array,
         rewards: Sequence[V],
     ) -> None:

@@ -17,7 +17,7 @@ def write_report(folder: Path) -> Path:
     or a file in it is wrong, MissingExtra where jinja2 is not installed. Code that a game in the folder names runs: it
     is the program of whoever filled the folder.
     """
-    from rlhf_game.report.folders import folder_page
+    from rlhf_game.report.folder_pages import folder_page
 
     return keep_page(folder, folder_page(folder, trusted=True))
 

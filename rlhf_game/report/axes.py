@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import ceil, floor, isfinite, log, log2, log10
 from typing import final
 
-from rlhf_game.report.data import number
+from rlhf_game.report.data_table import number
 
 
 @final

@@ -7,7 +7,7 @@ from math import isfinite
 from typing import Final, final
 
 from rlhf_game.report.axes import Axis, is_geometric, spanning, spanning_log
-from rlhf_game.report.data import MINUS, decimals, number
+from rlhf_game.report.data_table import MINUS, decimals, number
 from rlhf_game.report.svg import SHAPES, Element, Node, box, drawing, element, label, line, marker, whisker
 
 WIDTH: Final = 380.0
@@ -22,7 +22,7 @@ DOT: Final = 15.0
 
 @final
 @dataclass(frozen=True)
-class Step:
+class WaterfallStep:
     """One row of a waterfall: from where to where, and what it is (a class of the style sheet)."""
 
     label: str
@@ -45,7 +45,7 @@ class Range:
 
 @final
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """One point of a curve; low and high are the ends of its interval, equal to y where it is known."""
 
     x: float
@@ -64,7 +64,7 @@ class Series:
 
     label: str
     slot: int
-    points: tuple[Point, ...]
+    points: tuple[CurvePoint, ...]
     is_line: bool = True
     is_dashed: bool = False
     has_marks: bool = True
@@ -83,7 +83,7 @@ class Plot:
     """Of the x axis; None: where its numbers are better read so."""
 
 
-def waterfall(key: str, title: str, description: str, steps: Sequence[Step]) -> str:
+def waterfall(key: str, title: str, description: str, steps: Sequence[WaterfallStep]) -> str:
     """Return what becomes of an amount, step by step from top to bottom."""
     height = ROW * len(steps) + 14
     axis = spanning([v for s in steps for v in (s.start, s.end)], NAMES + 4, WIDTH - NUMBERS, zero=True, room=0.02)

@@ -8,9 +8,9 @@ from pydantic import ConfigDict, Field
 
 from rlhf_game.files.documents import parse_json, parse_json_lines, read_text, shown
 from rlhf_game.files.schema import Strict, parse_model
-from rlhf_game.report.charts import Plot, Point, Series, plot
-from rlhf_game.report.data import Cell, Data, column, number
-from rlhf_game.report.page import Figure, Key, Note, Page, Panel, Section, TableBlock, names_of, provenance_rows
+from rlhf_game.report.charts import CurvePoint, Plot, Series, plot
+from rlhf_game.report.data_table import Cell, DataTable, column, number
+from rlhf_game.report.page import Figure, LegendEntry, Note, Page, Panel, Section, TableBlock, names_of, provenance_rows
 from rlhf_game.report.sweeps import said, sentence
 
 MOST_SHOWN: Final = 200
@@ -21,7 +21,7 @@ READ: Final = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan
 
 
 @final
-class Worth(Strict):
+class LossMetrics(Strict):
     """What a loss is worth, on average over tasks. kl: nats."""
 
     model_config = READ
@@ -32,7 +32,7 @@ class Worth(Strict):
 
 
 @final
-class Best(Strict):
+class BestCandidate(Strict):
     """The best candidate, on the tasks of the search and on held-out ones."""
 
     model_config = READ
@@ -40,19 +40,19 @@ class Best(Strict):
     name: str
     expression: str
     origin: str
-    search: Worth
-    held_out: Worth
+    search: LossMetrics
+    held_out: LossMetrics
 
 
 @final
-class Known(Strict):
+class KnownLoss(Strict):
     """A known loss on the same tasks."""
 
     model_config = READ
 
     formula: str
-    search: Worth
-    held_out: Worth
+    search: LossMetrics
+    held_out: LossMetrics
 
 
 @final
@@ -66,7 +66,7 @@ class Gain(Strict):
 
 
 @final
-class Counts(Strict):
+class CandidateCounts(Strict):
     """How many candidates there are."""
 
     model_config = READ
@@ -82,15 +82,15 @@ class Result(Strict):
 
     model_config = READ
 
-    best: Best
-    baselines: Annotated[dict[str, Known], Field(min_length=1)]
+    best: BestCandidate
+    baselines: Annotated[dict[str, KnownLoss], Field(min_length=1)]
     gain_over: dict[str, Gain]
     curve: list[float | None]
-    candidates: Counts
+    candidates: CandidateCounts
 
 
 @final
-class Candidate(Strict):
+class ArchivedCandidate(Strict):
     """A line of archive.jsonl: a candidate with its score, or the reason why it has none."""
 
     model_config = READ
@@ -115,7 +115,7 @@ def discovery_page(folder: Path) -> Page:
     name = shown(str(folder / "result.json"), 200)
     result = parse_model(Result, parse_json(read_text(folder / "result.json"), name), name)
     lines = parse_json_lines(read_text(folder / "archive.jsonl"), shown(str(folder / "archive.jsonl"), 200))
-    tried = [parse_model(Candidate, line, where) for where, line in lines]
+    tried = [parse_model(ArchivedCandidate, line, where) for where, line in lines]
     best, counts = result.best, result.candidates
     search = [_search(result, tried)] if len(result.curve) > 1 else []
     configuration: Mapping[str, Any] = {}
@@ -172,25 +172,27 @@ def _compared(result: Result) -> TableBlock:
     return _table("compared", "The best candidate and known losses", names, cells, caption, texts=2)
 
 
-def _numbers(one: Best | Known) -> tuple[float, ...]:
+def _numbers(one: BestCandidate | KnownLoss) -> tuple[float, ...]:
     return tuple(value for worth in (one.search, one.held_out) for value in (worth.score, worth.reward, worth.kl))
 
 
-def _search(result: Result, tried: Sequence[Candidate]) -> Figure:
+def _search(result: Result, tried: Sequence[ArchivedCandidate]) -> Figure:
     """Return the best score so far, and of each generation, beside the known losses."""
     rows: list[tuple[Cell, ...]] = []
-    best_here, so_far = list[Point](), list[Point]()
+    best_here, so_far = list[CurvePoint](), list[CurvePoint]()
     for generation, best in enumerate(result.curve):
         here = max((c.score for c in tried if c.generation == generation and c.score is not None), default=None)
         rows.append((generation, best, here))
         for points, value in ((so_far, best), (best_here, here)):
             if value is not None:
-                points.append(Point(float(generation), value, value, value))
+                points.append(CurvePoint(float(generation), value, value, value))
     last = float(len(result.curve) - 1)
     series = [Series("best so far", 0, tuple(so_far)), Series("best of the generation", 5, tuple(best_here))]
     for slot, (name, known) in zip((1, 2, 3, 4, 6, 7), result.baselines.items(), strict=False):
         level = known.search.score
-        series.append(Series(name, slot, tuple(Point(x, level, level, level) for x in (0.0, last)), is_dashed=True))
+        series.append(
+            Series(name, slot, tuple(CurvePoint(x, level, level, level) for x in (0.0, last)), is_dashed=True)
+        )
     drawing = plot(
         "search-curve", "Scores by generation", said(series), Plot("generation", "score", is_log=False), series
     )
@@ -199,12 +201,12 @@ def _search(result: Result, tried: Sequence[Candidate]) -> Figure:
         "The best score, generation by generation",
         (Panel(drawing),),
         "On the tasks of the search. Dashed: known losses, which the search is compared with.",
-        Data(("generation", "best so far", "best of the generation"), tuple(rows)),
-        tuple(Key(one.label, one.slot) for one in series),
+        DataTable(("generation", "best so far", "best of the generation"), tuple(rows)),
+        tuple(LegendEntry(one.label, one.slot) for one in series),
     )
 
 
-def _archive(tried: Sequence[Candidate]) -> list[TableBlock]:
+def _archive(tried: Sequence[ArchivedCandidate]) -> list[TableBlock]:
     """Return all candidates: those with a score, the best first, and those that were rejected, with the reason."""
     scored = sorted((c for c in tried if c.score is not None), key=lambda c: (-(c.score or 0.0), c.name))
     rejected = [c for c in tried if c.score is None]
@@ -236,7 +238,7 @@ def _table(
         tuple(map(sentence, heads)),
         rows,
         (caption + more).strip(),
-        Data(heads, tuple(cells)),
+        DataTable(heads, tuple(cells)),
         texts=texts,
         is_open=len(cells) <= 20,
     )

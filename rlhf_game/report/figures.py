@@ -15,8 +15,8 @@ from xml.etree import ElementTree
 from rlhf_game.errors import InputError, MissingExtra
 from rlhf_game.files.atomic import write_bytes
 from rlhf_game.files.documents import shown
-from rlhf_game.report.data import MINUS, Data
-from rlhf_game.report.page import Figure, Key, Page, TableBlock
+from rlhf_game.report.data_table import MINUS, DataTable
+from rlhf_game.report.page import Figure, LegendEntry, Page, TableBlock
 from rlhf_game.report.svg import box, label, marker
 
 Style: TypeAlias = Mapping[str, str]
@@ -60,7 +60,7 @@ def write_figures(page: Page, folder: Path) -> list[Path]:
     return [folder / name for name in made]
 
 
-def latex_of(data: Data) -> str:
+def latex_of(data: DataTable) -> str:
     """Return the rows as a LaTeX table (booktabs), numbers to the right, with as many digits as on the page."""
     columns = "".join("r" if number else "l" for number in data.is_number)
     rows = [data.header, *data.cells]
@@ -81,7 +81,7 @@ def _latex(text: str) -> str:
     return "".join(SPECIAL.get(letter, letter) for letter in " ".join(text.split()))
 
 
-def resolved(drawing: str, legend: Sequence[Key] = ()) -> ElementTree.Element:
+def resolved(drawing: str, legend: Sequence[LegendEntry] = ()) -> ElementTree.Element:
     """Return a drawing of a report, its legend below it, with styles as attributes, in the namespace of SVG."""
     root = ElementTree.fromstring(drawing)
     width, height = (float(root.get(name, "0")) for name in ("width", "height"))

@@ -8,12 +8,12 @@ import numpy as np
 from rlhf_game.files.games import Game
 from rlhf_game.files.parts import label
 from rlhf_game.files.schema import GroupFields, TableFields
-from rlhf_game.report.charts import Plot, Point, Range, Series, brackets, plot
-from rlhf_game.report.data import Cell, Data, number
+from rlhf_game.report.charts import CurvePoint, Plot, Range, Series, brackets, plot
+from rlhf_game.report.data_table import Cell, DataTable, number
 from rlhf_game.report.lies import Audit, Bracket, Joint, make_audit
 from rlhf_game.report.money import MOST_PANELS, drawn_first
-from rlhf_game.report.page import Block, Figure, Key, Note, Panel, Section, TableBlock, names_of
-from rlhf_game.report.settlements import SHARPNESS, Change, Sharpness, sharpness
+from rlhf_game.report.page import Block, Figure, LegendEntry, Note, Panel, Section, TableBlock, names_of
+from rlhf_game.report.settlements import SHARPNESS, PolicyChange, Sharpness, sharpness
 
 PAID: Final = 0
 FREE: Final = 1
@@ -35,7 +35,7 @@ LIES: Final = {
 """The strategies of an audit, in words."""
 
 
-def incentives(game: Game, before: Audit | None, changes: Sequence[Change]) -> Section:
+def incentives(game: Game, before: Audit | None, changes: Sequence[PolicyChange]) -> Section:
     """Return what lying would gain, as the game charges and as if nobody paid. before: an audit made before."""
     audit = before or make_audit(game)
     free = audit if audit.payment == "none" else make_audit(game, is_free=True)
@@ -112,8 +112,8 @@ def _brackets(audits: Sequence[Audit]) -> Figure:
         (Panel(drawing),),
         f"The mark is the best lie that a search found ({audits[0].starts} starts, seed {audits[0].seed}): lying gains "
         f"at least so much. The thin line ends where a proof says that no lie gains more.{arrow}",
-        Data(("group", "payments", "truthful utility", "gain found", "gain at most"), data),
-        tuple(Key(_name(audit), _slot(audit)) for audit in audits),
+        DataTable(("group", "payments", "truthful utility", "gain found", "gain at most"), data),
+        tuple(LegendEntry(_name(audit), _slot(audit)) for audit in audits),
     )
 
 
@@ -136,7 +136,7 @@ def _lies(audits: Sequence[Audit], groups: Sequence[GroupFields]) -> TableBlock:
         ("Group", "Payments", "Lie", "Members, really and as said", "Gain"),
         tuple(rows),
         "A negative gain is a loss: even the best lie that was found costs more than it brings.",
-        Data(("group", "payments", "lie", "size said", "gain"), tuple(data)),
+        DataTable(("group", "payments", "lie", "size said", "gain"), tuple(data)),
         texts=3,
         is_open=False,
     )
@@ -150,7 +150,7 @@ def _signed(gain: float) -> str:
     return "+" + number(gain) if gain > 0 else number(gain)
 
 
-def _witnesses(audits: Sequence[Audit], changes: Sequence[Change]) -> TableBlock | None:
+def _witnesses(audits: Sequence[Audit], changes: Sequence[PolicyChange]) -> TableBlock | None:
     """Return where the lies differ most from the truth; None where the audit holds no reports."""
     rows, data = [], list[tuple[Cell, ...]]()
     for audit in audits:
@@ -169,13 +169,15 @@ def _witnesses(audits: Sequence[Audit], changes: Sequence[Change]) -> TableBlock
         ("Group", "Payments", "Outcome", "True reward", "Reward said"),
         tuple(rows),
         f"For each lie the {MOST_ENTRIES} rewards that differ most from the truth.",
-        Data(header, tuple(data)),
+        DataTable(header, tuple(data)),
         texts=3,
         is_open=False,
     )
 
 
-def _differences(bracket: Bracket, at: int, changes: Sequence[Change]) -> Iterator[tuple[Change, int, float]]:
+def _differences(
+    bracket: Bracket, at: int, changes: Sequence[PolicyChange]
+) -> Iterator[tuple[PolicyChange, int, float]]:
     """Yield the entries of a witness that differ most from the truth: where, which outcome, what is said."""
     if bracket.best_report is None:
         return
@@ -203,7 +205,7 @@ def _joint(joint: Sequence[tuple[Joint, str]]) -> TableBlock:
         rows,
         "Payments make every single group truthful. They are not proof against groups that act as one, or one group "
         "that appears as several.",
-        Data(("who", "how", "truthful utility", "gain found"), data),
+        DataTable(("who", "how", "truthful utility", "gain found"), data),
         texts=2,
     )
 
@@ -223,7 +225,7 @@ def _sharpness(swept: Sequence[Sharpness], game: Game) -> Figure:
                 label,
                 slot,
                 tuple(
-                    Point(x, u - utilities[truth], u - utilities[truth], u - utilities[truth])
+                    CurvePoint(x, u - utilities[truth], u - utilities[truth], u - utilities[truth])
                     for x, u in zip(SHARPNESS, utilities, strict=True)
                 ),
                 is_dashed=slot == FREE,
@@ -250,6 +252,6 @@ def _sharpness(swept: Sequence[Sharpness], game: Game) -> Figure:
         "favourites, below 1 it plays them down."
         + (claim if best <= PROOF * max(1.0, scale) else "")
         + drawn_first(len(swept)),
-        Data(("group", "sharpness", f"utility with {paid} payments", "utility if nobody paid"), tuple(rows)),
-        tuple(Key(label, slot) for slot, label in enumerate(labels)),
+        DataTable(("group", "sharpness", f"utility with {paid} payments", "utility if nobody paid"), tuple(rows)),
+        tuple(LegendEntry(label, slot) for slot, label in enumerate(labels)),
     )

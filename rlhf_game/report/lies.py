@@ -12,9 +12,9 @@ from rlhf_game.files.documents import parse_json, read_text, shown
 from rlhf_game.files.games import Game
 from rlhf_game.files.parts import label
 from rlhf_game.files.schema import Strict, parse_model
-from rlhf_game.mechanism.audit import Regret
 from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.payments import NoPayments
+from rlhf_game.mechanism.regret import Regret
 from rlhf_game.report.settlements import largest_size, running
 
 STARTS: Final = 8
@@ -24,7 +24,7 @@ READ = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 @final
-class Said(Strict):
+class WitnessFields(Strict):
     """A report: the witness of what a lie gains."""
 
     model_config = READ
@@ -45,7 +45,7 @@ class Bracket(Strict):
     regret_bound: float | None
     best_gain: float | None = None
     best_strategy: str = ""
-    best_report: Said | None = None
+    best_report: WitnessFields | None = None
 
 
 @final
@@ -114,5 +114,5 @@ def _bracket(regret: Regret) -> Bracket:
         regret_bound=regret.bound,
         best_gain=regret.gain,
         best_strategy=regret.best.strategy,
-        best_report=Said(size=int(regret.report.size), reward=rows),
+        best_report=WitnessFields(size=int(regret.report.size), reward=rows),
     )

@@ -5,9 +5,9 @@ from typing import Any, Final
 
 from rlhf_game.files.receipts import GroupReceipt, Interval, Number, Receipt
 from rlhf_game.mechanism.breakdown import Breakdown
-from rlhf_game.report.charts import Step, shares, waterfall
-from rlhf_game.report.data import Cell, Data, column, decimals, number, share
-from rlhf_game.report.page import Figure, Key, Note, Panel, Section, TableBlock
+from rlhf_game.report.charts import WaterfallStep, shares, waterfall
+from rlhf_game.report.data_table import Cell, DataTable, column, decimals, number, share
+from rlhf_game.report.page import Figure, LegendEntry, Note, Panel, Section, TableBlock
 
 NUMBERS: Final = ("value", "payment", "utility")
 """Of each group of a receipt."""
@@ -94,7 +94,7 @@ def _texts(numbers: Sequence[Number]) -> list[str]:
     return [f"{text}\n{range_of(value)}".rstrip() for text, value in zip(texts, numbers, strict=True)]
 
 
-def _numbers(groups: Sequence[GroupReceipt]) -> Data:
+def _numbers(groups: Sequence[GroupReceipt]) -> DataTable:
     """Return the numbers of the receipt; those known as intervals in three columns."""
     header = ["group", "size"]
     table: list[Sequence[Cell]] = [[group.name for group in groups], [group.size for group in groups]]
@@ -106,7 +106,7 @@ def _numbers(groups: Sequence[GroupReceipt]) -> Data:
             for end in ("low", "high"):
                 header.append(f"{name} {end}")
                 table.append([getattr(value, end) if isinstance(value, Interval) else value for value in values])
-    return Data(tuple(header), tuple(zip(*table, strict=True)))
+    return DataTable(tuple(header), tuple(zip(*table, strict=True)))
 
 
 def _shares(receipt: Receipt) -> Figure:
@@ -129,8 +129,8 @@ def _shares(receipt: Receipt) -> Figure:
         "Where each group's value goes",
         (Panel(shares("shares-drawing", "Where each group's value goes", said, rows)),),
         caption,
-        Data(("group", "value of all members", "payment", "utility"), data),
-        (Key("utility, kept by the group", kind="keep"), Key("payment", kind="pay")),
+        DataTable(("group", "value of all members", "payment", "utility"), data),
+        (LegendEntry("utility, kept by the group", kind="keep"), LegendEntry("payment", kind="pay")),
     )
 
 
@@ -162,8 +162,8 @@ def payments(receipt: Receipt, parts: Sequence[Breakdown]) -> Section:
         f"stayed away{'' if is_free else '; a group that helps another one is paid for it'}. The provider's share is "
         "what it costs to move the model further from its reference. "
         f"{'Nothing of this is charged.' if is_free else 'The steps add up to the payment.'}{drawn_first(len(groups))}",
-        Data(("group", "item", "amount"), tuple(rows)),
-        tuple(Key(label, kind=kind) for label, kind in KINDS if kind in kinds),
+        DataTable(("group", "item", "amount"), tuple(rows)),
+        tuple(LegendEntry(label, kind=kind) for label, kind in KINDS if kind in kinds),
     )
     title = "What each payment is made of"
     lead = "A group is charged for what its presence costs everybody else, not for what it says the policy is worth."
@@ -188,14 +188,14 @@ def _parts(at: int, names: Sequence[str], part: Breakdown) -> list[tuple[str, fl
     return found
 
 
-def _steps(at: int, names: Sequence[str], part: Breakdown) -> list[Step]:
-    steps, left = [Step("own value", 0.0, part.value, "own", is_total=True)], part.value
+def _steps(at: int, names: Sequence[str], part: Breakdown) -> list[WaterfallStep]:
+    steps, left = [WaterfallStep("own value", 0.0, part.value, "own", is_total=True)], part.value
     for label, amount, kind in _parts(at, names, part):
-        steps.append(Step(label, left, left - amount, kind))
+        steps.append(WaterfallStep(label, left, left - amount, kind))
         left -= amount
     kept = part.value - part.payment
-    steps.append(Step("payment", part.value, kept, "pay", is_total=True))
-    return [*steps, Step("utility", 0.0, kept, "keep", is_total=True)]
+    steps.append(WaterfallStep("payment", part.value, kept, "pay", is_total=True))
+    return [*steps, WaterfallStep("utility", 0.0, kept, "keep", is_total=True)]
 
 
 def _items(at: int, names: Sequence[str], part: Breakdown) -> list[tuple[Cell, ...]]:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final, TypeAlias, final
 from rlhf_game import __version__
 from rlhf_game.errors import MissingExtra
 from rlhf_game.files.atomic import write_bytes
-from rlhf_game.report.data import Data, share
+from rlhf_game.report.data_table import DataTable, share
 from rlhf_game.report.svg import SHAPES, element, marker
 
 SHORT: Final = 420
@@ -36,7 +36,7 @@ class Panel:
 
 @final
 @dataclass(frozen=True)
-class Key:
+class LegendEntry:
     """One entry of a legend: a series by its shape and colour, or a bar by its kind."""
 
     label: str
@@ -62,8 +62,8 @@ class Figure:
     title: str
     panels: tuple[Panel, ...]
     caption: str
-    data: Data
-    legend: tuple[Key, ...] = ()
+    data: DataTable
+    legend: tuple[LegendEntry, ...] = ()
     slices: tuple[str, ...] = ()
     """Settings of which one is looked at at a time; on paper all of them are there."""
 
@@ -84,7 +84,7 @@ class TableBlock:
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     caption: str
-    data: Data
+    data: DataTable
     foot: tuple[tuple[str, ...], ...] = ()
     texts: int = 1
     """The first columns, which hold texts; the others hold numbers."""
@@ -93,7 +93,7 @@ class TableBlock:
 
 @final
 @dataclass(frozen=True)
-class Response:
+class PageResponse:
     """One response: its probability before and after, and what the groups think of it."""
 
     text: str
@@ -130,12 +130,12 @@ class Response:
 
 @final
 @dataclass(frozen=True)
-class Prompt:
+class PagePrompt:
     """One prompt and what became of its responses."""
 
     text: str
     moved: float
-    responses: tuple[Response, ...]
+    responses: tuple[PageResponse, ...]
     rest: str
     """What is said of the responses that are not shown."""
 
@@ -154,9 +154,9 @@ class Prompts:
     key: str
     title: str
     groups: tuple[str, ...]
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[PagePrompt, ...]
     caption: str
-    data: Data
+    data: DataTable
     has_before: bool = True
 
 
@@ -172,7 +172,7 @@ class Note:
 
 @final
 @dataclass(frozen=True)
-class Play:
+class PlayableGame:
     """A game that the reader may cheat in: the numbers that templates/play.js asks for."""
 
     kind: ClassVar[str] = "play"
@@ -187,7 +187,7 @@ def recomputed(found: Sequence[str], source: str) -> Note:
     return Note("bad", f"The {source} {verb} other numbers than the receipt says: {'; '.join(found[:3])}")
 
 
-Block: TypeAlias = Figure | TableBlock | Prompts | Note | Play
+Block: TypeAlias = Figure | TableBlock | Prompts | Note | PlayableGame
 
 
 @final
@@ -216,7 +216,7 @@ class Page:
 
 def html_of(page: Page) -> str:
     """Return a page as one HTML document that asks nothing of any network; raises MissingExtra without jinja2."""
-    is_played = any(isinstance(block, Play) for section in page.sections for block in section.blocks)
+    is_played = any(isinstance(block, PlayableGame) for section in page.sections for block in section.blocks)
     return render(
         "page.html",
         ("style.css", "play.css") if is_played else ("style.css",),

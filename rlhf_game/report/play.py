@@ -10,9 +10,9 @@ from rlhf_game.files.build import build
 from rlhf_game.files.games import Game, read_game
 from rlhf_game.files.parts import label
 from rlhf_game.files.schema import TableFields
-from rlhf_game.mechanism.audit import SIZES
+from rlhf_game.mechanism.regret import SIZES
 from rlhf_game.mechanism.spaces.table import Table
-from rlhf_game.report.page import PLAYED, Play, names_of, render
+from rlhf_game.report.page import PLAYED, PlayableGame, names_of, render
 
 MOST_OUTCOMES: Final = 12
 """Sliders that still fit beside each other; also the most prompts."""
@@ -106,9 +106,9 @@ def playable(game: Game, *, is_story: bool) -> dict[str, Any]:
     }
 
 
-def what_if(game: Game) -> Play | None:
+def what_if(game: Game) -> PlayableGame | None:
     """Return the part of a report in which a group tries other reports, or None where the game cannot be played."""
-    return None if unplayable(game) is not None else Play(playable(game, is_story=False))
+    return None if unplayable(game) is not None else PlayableGame(playable(game, is_story=False))
 
 
 def _rows(table: Any) -> list[Any]:

@@ -12,10 +12,10 @@ from rlhf_game.files.build import build
 from rlhf_game.files.games import Game
 from rlhf_game.files.schema import AutomatonFields
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.audit import SIZES, World
 from rlhf_game.mechanism.breakdown import Breakdown, take_apart
 from rlhf_game.mechanism.mechanism import Mechanism, Settlement
 from rlhf_game.mechanism.payments import AffinePayments, NoPayments
+from rlhf_game.mechanism.regret import SIZES, World
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
 from rlhf_game.mechanism.spaces.table import Table
@@ -27,7 +27,7 @@ SHARPNESS: Final = tuple(2.0 ** (k / 2) for k in range(-6, 7))
 
 @final
 @dataclass(frozen=True, eq=False)
-class Change:
+class PolicyChange:
     """What became of the policy for one prompt (of an automaton: for the first token in one state)."""
 
     prompt: str
@@ -80,7 +80,7 @@ def breakdowns(game: Game) -> list[Breakdown] | None:
         return take_apart(mechanism.settle(groups, space))
 
 
-def changes(game: Game, settlement: Settlement, prompts: Sequence[str]) -> list[Change]:
+def changes(game: Game, settlement: Settlement, prompts: Sequence[str]) -> list[PolicyChange]:
     """Return the policy before and after, for each prompt in order; none where groups have models of their own.
 
     prompts: their texts, [B] or none.
@@ -94,7 +94,7 @@ def changes(game: Game, settlement: Settlement, prompts: Sequence[str]) -> list[
         rewards = np.stack([np.asarray(reward) for reward in game.rewards], axis=1)
         names = tuple(f"token {token}" for token in range(before.shape[1]))
         return [
-            Change(f"First token, state {s}", 1 / len(before), names, before[s], after[s], rewards[s])
+            PolicyChange(f"First token, state {s}", 1 / len(before), names, before[s], after[s], rewards[s])
             for s in range(len(before))
             if s == game.fields.initial
         ]
@@ -105,7 +105,7 @@ def changes(game: Game, settlement: Settlement, prompts: Sequence[str]) -> list[
         names = tuple(labels or (f"entry {k}" for k in range(rows.shape[1])))
         if whole is None or rows.ndim != 2:  # of a space of someone's own, whose policies are not its rewards' shape
             return []
-        return [Change("The menu", 1.0, names, np.zeros(rows.shape[1]), np.asarray(whole), rows)]
+        return [PolicyChange("The menu", 1.0, names, np.zeros(rows.shape[1]), np.asarray(whole), rows)]
     found = []
     for b, (sheet, row) in enumerate(space.layout.places()):
         q, p = space.reference[sheet][row], np.asarray(whole if space.layout.is_flat else whole[b])
@@ -113,7 +113,7 @@ def changes(game: Game, settlement: Settlement, prompts: Sequence[str]) -> list[
         names = tuple(own or (f"outcome {x}" for x in range(len(q))))
         rewards = np.stack([space.read_boost(group.reward)[sheet][row] for group in groups])
         prompt = prompts[b] if b < len(prompts) else "" if space.layout.is_flat else f"Prompt {b + 1}"
-        found.append(Change(prompt, float(space.prompt_weights[b]), names, q, p, rewards))
+        found.append(PolicyChange(prompt, float(space.prompt_weights[b]), names, q, p, rewards))
     return found
 
 

@@ -17,7 +17,7 @@ Values: TypeAlias = str | bool | int | float | None | list[Any] | dict[str, Any]
 
 
 @final
-class Rounds(Strict):
+class RoundsFields(Strict):
     """Means over the rounds of a market, with intervals."""
 
     model_config = READ
@@ -39,7 +39,7 @@ class SweptAxis(Strict):
 
 
 @final
-class Failure(Strict):
+class FailedRow(Strict):
     """A row that failed."""
 
     model_config = READ
@@ -64,7 +64,7 @@ class Summary(Strict):
     games: int
     failed: int
     rounds: list[int] = []
-    measures: dict[str, Interval | Rounds | None]
+    measures: dict[str, Interval | RoundsFields | None]
     last: dict[str, Interval | None] = {}
 
 
@@ -88,7 +88,7 @@ class StudyFile(Strict):
     failed: int
     played: int | None = None
     """Of an unfinished study: how many games of all points were played so far."""
-    errors: list[Failure] = []
+    errors: list[FailedRow] = []
     summaries: list[Summary]
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from rlhf_game.report.charts import Plot, Point, Series, plot
-from rlhf_game.report.data import Cell, Data, number
-from rlhf_game.report.page import Block, Figure, Key, Note, Page, Panel, Section, names_of, provenance_rows
-from rlhf_game.report.studies import Rounds, StudyFile, Sweep, families, select, sweep_of, written
+from rlhf_game.report.charts import CurvePoint, Plot, Series, plot
+from rlhf_game.report.data_table import Cell, DataTable, number
+from rlhf_game.report.page import Block, Figure, LegendEntry, Note, Page, Panel, Section, names_of, provenance_rows
+from rlhf_game.report.studies import RoundsFields, StudyFile, Sweep, families, select, sweep_of, written
 from rlhf_game.report.sweeps import (
     MEASURES,
     Curve,
@@ -120,7 +120,7 @@ def _yields(sweep: Sweep, truth: str) -> Figure:
     if paid:
         panels.insert(1, ("Revenue", "revenue", paid))
     caption = "As long as everybody says the truth, payments change who has the money, not the policy."
-    keys = (Key("under every payment rule", 6), *legend(study))
+    keys = (LegendEntry("under every payment rule", 6), *legend(study))
     return over(sweep, "yields", "What the policy is worth, and what it earns", caption, panels, keys)
 
 
@@ -186,7 +186,7 @@ def _course(study: StudyFile) -> Figure:
         "Round by round",
         tuple(panels),
         "Means over the games, with their intervals as bands." + left_out(study, len(points)),
-        Data(header, tuple(rows)),
+        DataTable(header, tuple(rows)),
         legend(study),
         tuple(names) if len(points) > 1 else (),
     )
@@ -196,13 +196,13 @@ def _courses(study: StudyFile, point: int, measure: str) -> tuple[list[Series], 
     series, rows = list[Series](), list[tuple[Cell, ...]]()
     for one in study.summaries:
         value = one.measures.get(measure)
-        if one.point != point or not isinstance(value, Rounds):
+        if one.point != point or not isinstance(value, RoundsFields):
             continue
         ends = [*zip(value.estimate, value.low, value.high, strict=True)]
         every = max(1, -(-len(ends) // MOST_ROUNDS))
         at = {t: (mean, low, high) for t, (mean, low, high) in enumerate(ends)
               if t % every == 0 and mean is not None and low is not None and high is not None}  # fmt: skip
-        dots = tuple(Point(float(t), *end) for t, end in at.items())
+        dots = tuple(CurvePoint(float(t), *end) for t, end in at.items())
         is_free = one.payment == "none"
         series.append(Series(rule(one.payment), slot_of(study, one.payment), dots, is_dashed=is_free))
         rows += [(*setting(study, one), one.payment, measure, t, *end) for t, end in at.items()]

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from typing import Final, final
 
 from rlhf_game.files.receipts import Interval
-from rlhf_game.report.charts import Plot, Point, Series, dots, plot
-from rlhf_game.report.data import Cell, Data, column, number
-from rlhf_game.report.page import Figure, Key, Note, Panel, TableBlock
+from rlhf_game.report.charts import CurvePoint, Plot, Series, dots, plot
+from rlhf_game.report.data_table import Cell, DataTable, column, number
+from rlhf_game.report.page import Figure, LegendEntry, Note, Panel, TableBlock
 from rlhf_game.report.studies import StudyFile, Summary, Sweep, select, written
 
 MEASURES: Final = {
@@ -81,9 +81,9 @@ def slot_of(study: StudyFile, payment: str) -> int:
     return {"affine": 0, "none": 1, "revenue": 2}.get(payment, 3 + study.payments.index(payment))
 
 
-def legend(study: StudyFile) -> tuple[Key, ...]:
+def legend(study: StudyFile) -> tuple[LegendEntry, ...]:
     """Return the payment rules with their marks."""
-    return tuple(Key(rule(payment), slot_of(study, payment)) for payment in study.payments)
+    return tuple(LegendEntry(rule(payment), slot_of(study, payment)) for payment in study.payments)
 
 
 def setting(study: StudyFile, one: Summary) -> list[Cell]:
@@ -107,7 +107,7 @@ def over(
     title: str,
     caption: str,
     panels: Sequence[tuple[str, str, Sequence[Curve]]],
-    keys: tuple[Key, ...] | None = None,
+    keys: tuple[LegendEntry, ...] | None = None,
 ) -> Figure:
     """Return measures over a sweep: in each slice one panel for each (heading, measure, curves)."""
     study, drawn, rows = sweep.study, list[Panel](), list[tuple[Cell, ...]]()
@@ -130,13 +130,13 @@ def over(
     strategy = () if study.kind != "games" else ("strategy",)
     header = (*fields, "payments", *strategy, "measure", "mean", "low", "high")
     return Figure(
-        key, title, tuple(drawn), caption + more, Data(header, tuple(dict.fromkeys(rows))), keys or legend(study),
+        key, title, tuple(drawn), caption + more, DataTable(header, tuple(dict.fromkeys(rows))), keys or legend(study),
         slices_of(sweep),
     )  # fmt: skip
 
 
 def _series(sweep: Sweep, curve: Curve, found: Sequence[tuple[Summary, Interval]]) -> Series:
-    points = [Point(sweep.x(one.point), value.estimate, value.low, value.high) for one, value in found]
+    points = [CurvePoint(sweep.x(one.point), value.estimate, value.low, value.high) for one, value in found]
     slot = slot_of(sweep.study, curve.payment) if curve.slot is None else curve.slot
     ordered = tuple(sorted(points, key=lambda point: point.x))
     return Series(curve.label or rule(curve.payment), slot, ordered, is_dashed=curve.payment == "none")
@@ -162,7 +162,7 @@ def by_strategy(study: StudyFile, key: str, title: str, caption: str, strategies
             points = []
             for at, strategy in enumerate(strategies):
                 for one, value in select(study, range(len(study.points)), measure, payment, strategy):
-                    points.append(Point(float(at), value.estimate, value.low, value.high))
+                    points.append(CurvePoint(float(at), value.estimate, value.low, value.high))
                     rows.append(_row(study, one, measure, value))
             series.append(Series(rule(payment), slot_of(study, payment), tuple(points)))
         if any(one.points for one in series):
@@ -173,7 +173,7 @@ def by_strategy(study: StudyFile, key: str, title: str, caption: str, strategies
             drawing = dots(f"{key}-{measure}", f"{title}: {heading}", text, strategies, series, "")
             panels.append(Panel(drawing, heading))
     header = (*(axis.field for axis in study.axes), "payments", "strategy", "measure", "mean", "low", "high")
-    return Figure(key, title, tuple(panels), caption, Data(header, tuple(rows)), legend(study))
+    return Figure(key, title, tuple(panels), caption, DataTable(header, tuple(rows)), legend(study))
 
 
 def said(series: Sequence[Series]) -> str:
@@ -203,7 +203,7 @@ def pareto(sweep: Sweep, strategy: str = "") -> Figure | None:
             for one, welfare in select(study, points, "welfare", payment, strategy):
                 money = revenue[one.point]
                 name = f"{sweep.field} {_at(sweep, one.point)}" if sweep.field else ""
-                cloud.append(Point(welfare.estimate, money.estimate, money.low, money.high, name))
+                cloud.append(CurvePoint(welfare.estimate, money.estimate, money.low, money.high, name))
                 ends = (welfare.estimate, welfare.low, welfare.high, money.estimate, money.low, money.high)
                 rows.append((*setting(study, one), payment, *ends))
             series.append(Series(rule(payment), slot_of(study, payment), tuple(cloud), is_line=False))
@@ -227,7 +227,9 @@ def pareto(sweep: Sweep, strategy: str = "") -> Figure | None:
         "Each mark is one setting under one payment rule. Those with a ring make the front: none has more of one "
         "without less of the other, by their means. Where there is one ring only, one setting is best on both counts."
         + left_out(study, sum(len(points) for _, points in sweep.slices)),
-        Data((*fields, "payments", *(f"{name}{end}" for name in ("welfare", "revenue") for end in ENDS)), tuple(rows)),
+        DataTable(
+            (*fields, "payments", *(f"{name}{end}" for name in ("welfare", "revenue") for end in ENDS)), tuple(rows)
+        ),
         legend(study),
         slices_of(sweep),
     )
@@ -237,9 +239,9 @@ def _at(sweep: Sweep, point: int) -> str:
     return sweep.names[int(sweep.x(point))] if sweep.names else f"{sweep.x(point):g}"
 
 
-def _front(points: Sequence[Point]) -> list[Point]:
+def _front(points: Sequence[CurvePoint]) -> list[CurvePoint]:
     """Return the points that no other one beats in x and y, from left to right."""
-    kept: list[Point] = []
+    kept: list[CurvePoint] = []
     for point in sorted(points, key=lambda p: (-p.x, -p.y)):
         if not kept or point.y > kept[-1].y:
             kept.append(point)
@@ -283,7 +285,7 @@ def means(study: StudyFile) -> TableBlock:
         (*heads, *(MEASURES[measure] for measure in measures)),
         tuple(zip(*columns, strict=True)),
         "In small print: the 95% interval of the mean.",
-        Data((*(head.lower() for head in heads), *names), tuple(map(tuple, cells))),
+        DataTable((*(head.lower() for head in heads), *names), tuple(map(tuple, cells))),
         texts=texts,
         is_open=len(cells) <= 12,
     )

@@ -8,9 +8,9 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, parse_json, read_text, shown
 from rlhf_game.files.schema import parse_model
 from rlhf_game.registry import find, names
-from rlhf_game.report.charts import Plot, Point, Series, plot
-from rlhf_game.report.data import Cell, Data, number
-from rlhf_game.report.page import Block, Figure, Key, Page, Panel, Section, TableBlock, provenance_rows
+from rlhf_game.report.charts import CurvePoint, Plot, Series, plot
+from rlhf_game.report.data_table import Cell, DataTable, number
+from rlhf_game.report.page import Block, Figure, LegendEntry, Page, Panel, Section, TableBlock, provenance_rows
 from rlhf_game.report.svg import SHAPES
 
 AXES: Final = ("step", "epoch", "round", "share", "divergence", "kl", "confidence")
@@ -82,7 +82,7 @@ def _tables(config: Mapping[str, Any], metrics: dict[str, Any], folder: Path) ->
             table.header,
             table.rows,
             "",
-            Data(table.header, table.rows),
+            DataTable(table.header, table.rows),
             texts=_texts(table.rows),
         )
         for k, table in enumerate(fields.tables(metrics))
@@ -162,12 +162,12 @@ def _figure(at: int, title: str, columns: Sequence[str], found: Sequence[tuple[P
         title.replace("_", " "),
         tuple(panels),
         f"{' and '.join(more)} are in the data." if more else "",
-        Data(("curve", *columns), tuple(rows)),
-        tuple(Key(label, slot) for slot, label in enumerate(labels)) if len(labels) > 1 else (),
+        DataTable(("curve", *columns), tuple(rows)),
+        tuple(LegendEntry(label, slot) for slot, label in enumerate(labels)) if len(labels) > 1 else (),
     )
 
 
-def _points(rows: Rows, x: str, y: str) -> tuple[Point, ...]:
+def _points(rows: Rows, x: str, y: str) -> tuple[CurvePoint, ...]:
     dots = [(float(row[x]), float(row[y])) for row in rows if row.get(x) is not None and row.get(y) is not None]
     every = max(1, -(-len(dots) // MOST_POINTS))
-    return tuple(Point(a, b, b, b) for a, b in dots[::every])
+    return tuple(CurvePoint(a, b, b, b) for a, b in dots[::every])

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Final, final
 
 from rlhf_game.files.receipts import Interval
-from rlhf_game.report.data import Cell, Data, column, number
+from rlhf_game.report.data_table import Cell, DataTable, column, number
 from rlhf_game.report.page import Note, TableBlock, names_of
-from rlhf_game.report.studies import Rounds, StudyFile, Summary, families, select
+from rlhf_game.report.studies import RoundsFields, StudyFile, Summary, families, select
 from rlhf_game.report.sweeps import rule, sentence, setting
 
 NEVER: Final = "gains in no game"
@@ -153,7 +153,7 @@ def verdict_table(study: StudyFile) -> TableBlock:
         (*heads, "Mean gain", "Largest gain", "Share of games that gain"),
         tuple(rows),
         "In small print: the 95% interval of the mean.",
-        Data((*(head.lower() for head in heads), "gain", "gain low", "gain high", "largest", "gaining"),
+        DataTable((*(head.lower() for head in heads), "gain", "gain low", "gain high", "largest", "gaining"),
              tuple(map(tuple, cells))),
         texts=at,
         is_open=len(cells) <= 12,
@@ -255,7 +255,7 @@ def cost_note(study: StudyFile, payment: str) -> list[Note]:
 def _over_rounds(one: Summary, measure: str) -> float | None:
     """Return the sum of a market's means over all rounds; None where a round is not known."""
     value = one.measures.get(measure)
-    if not isinstance(value, Rounds):
+    if not isinstance(value, RoundsFields):
         return None
     known = [mean for mean in value.estimate if mean is not None]
     return sum(known) if len(known) == len(value.estimate) else None

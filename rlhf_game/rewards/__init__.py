@@ -16,14 +16,14 @@ from rlhf_game.rewards.calibration import Affine, Calibration, Logistic, Rank, U
 from rlhf_game.rewards.ensemble import Ensemble
 from rlhf_game.rewards.functions import TextTable, load_function
 from rlhf_game.rewards.lexical import Brevity, Clean, Readability, Sentiment
-from rlhf_game.rewards.mix import Mix, Part
+from rlhf_game.rewards.mix import Mix, MixPart
 from rlhf_game.rewards.neural import ImplicitReward, RewardModel, Similarity, WeightAverage
 from rlhf_game.rewards.remote import Judge, ScoreEndpoint
 from rlhf_game.rewards.texts import TextReward, call_reward
 
 __all__ = [
     "Affine", "Aggregate", "Brevity", "Calibration", "Clean", "Ensemble", "ImplicitReward", "Judge", "Logistic", "Mean",
-    "MeanMinusDeviation", "Median", "Minimum", "Mix", "Part", "Rank", "Readability", "RewardModel", "ScoreEndpoint",
+    "MeanMinusDeviation", "Median", "Minimum", "Mix", "MixPart", "Rank", "Readability", "RewardModel", "ScoreEndpoint",
     "Sentiment", "Similarity", "TextReward", "TextTable", "UncertaintyWeighted", "Unit", "WeightAverage",
     "call_reward", "load_function",
 ]  # fmt: skip

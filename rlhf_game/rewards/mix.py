@@ -14,7 +14,7 @@ from rlhf_game.rewards.texts import Backbones, Text, TextReward, call_reward, co
 
 @final
 @dataclass(frozen=True)
-class Part:
+class MixPart:
     """One reward of a mix, its map to [0, 1], and its share before normalisation."""
 
     reward: TextReward
@@ -30,7 +30,7 @@ class Mix:
     A part that is calibrated by rank is ranked among the completions to the same prompt of one call.
     """
 
-    parts: tuple[Part, ...]
+    parts: tuple[MixPart, ...]
     backbones: Backbones = field(default_factory=Backbones, repr=False, compare=False)
     __name__: ClassVar[str] = "mix"
 

@@ -184,7 +184,7 @@ class ImplicitReward:
 
     @cached_property
     def _scorer(self) -> Any:
-        from rlhf_game.training_backends.preferences import implicit_scorer
+        from rlhf_game.training_backends.trainers.preferences import implicit_scorer
 
         return implicit_scorer((self.base or Path()) / Path(self.folder).expanduser())
 
@@ -207,7 +207,7 @@ class ImplicitReward:
 
 def weights_of(name: str, base: Path | None, revision: str | None = None) -> dict[str, Any]:
     """Return which weights a name stands for now, without loading them. Raises InputError when there are none."""
-    from rlhf_game.training_backends.checkpoints import find_checkpoint, model_folder
+    from rlhf_game.training_backends.lm.checkpoints import find_checkpoint, model_folder
 
     folder = model_folder(name, base)
     found = find_checkpoint(str(folder) if folder.is_dir() else name, revision=revision, base=base)

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, final
 
-from rlhf_game.chat import REPLIES, Chat, ChatModel, Endpoint, Ledger, LocalModel, Request, Scale, ask_once
+from rlhf_game.chat import REPLIES, Chat, ChatModel, Endpoint, GradeScale, Ledger, LocalModel, Request, ask_once
 from rlhf_game.chat.keys import check_url
 from rlhf_game.chat.transport import Address, in_parallel
 from rlhf_game.errors import InputError, RunError
@@ -144,7 +144,7 @@ class Judge:
         Chat.dry(self._model, ledger, cache=kept).ask(self._requests(prompts, completions), "judge")
 
     def _requests(self, prompts: Sequence[Text], completions: Sequence[Text]) -> list[Request]:
-        scale = Scale(self.low, self.high)
+        scale = GradeScale(self.low, self.high)
         return [
             ask_once(
                 f"Prompt:\n{plain(prompt)}\n\nResponse:\n{plain(completion)}",

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from rlhf_game.files.build import regularizer_of
 from rlhf_game.mechanism.arrays import Array, leave_one_out_sums
-from rlhf_game.mechanism.audit import SIZES
 from rlhf_game.mechanism.domains import Domain, declared
 from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.payments import AffinePayments, NoPayments, PaymentRule, RevenueOptimal
+from rlhf_game.mechanism.regret import SIZES
 from rlhf_game.mechanism.regularizers.base import Optimum, Regularizer
 from rlhf_game.mechanism.reports import Normalization, Profile
 from rlhf_game.mechanism.several import one_model_payments
@@ -67,7 +67,7 @@ class Reports:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Settled:
+class SettledBatch:
     """What came out of B games, at the true rewards; money in units of reward."""
 
     worth: Array
@@ -168,7 +168,7 @@ class Batch:
         """Return the same games at other strengths [B]."""
         return replace(self, strength=strength)
 
-    def settle(self, reports: Reports, payments: Sequence[str]) -> dict[str, Settled]:
+    def settle(self, reports: Reports, payments: Sequence[str]) -> dict[str, SettledBatch]:
         """Return what comes out under each payment rule; the policy is the same under all."""
         found = [(rows, self._settled(rows, trained, reports, payments)) for rows, trained in self._trained(reports)]
         return {rule: _joined([(rows, settled[rule]) for rows, settled in found]) for rule in payments}
@@ -195,7 +195,7 @@ class Batch:
 
     def _settled(
         self, rows: NDArray[np.intp], trained: Trained[TrainingRule], reports: Reports, payments: Sequence[str]
-    ) -> dict[str, Settled]:
+    ) -> dict[str, SettledBatch]:
         """Return what comes out of some games, of one strength; who stays away gets and owes nothing."""
         space: Any = trained.space
         policy: Any = trained.policy
@@ -217,11 +217,13 @@ class Batch:
             charged = mechanism.charge(trained).payments.T * takes_part
             paid = by_owner(charged, reports.owners, groups)
             revenue = paid.sum(axis=0)
-            out[name] = Settled(worth, paid, divergence, affine_welfare, loss, welfare, revenue, trained_ones)
+            out[name] = SettledBatch(worth, paid, divergence, affine_welfare, loss, welfare, revenue, trained_ones)
         return out
 
 
-def with_reserve(batch: Batch, reports: Reports, settled: Settled, reserve: float, *, is_paid: bool) -> Settled:
+def with_reserve(
+    batch: Batch, reports: Reports, settled: SettledBatch, reserve: float, *, is_paid: bool
+) -> SettledBatch:
     """Return what comes out where nothing is trained unless that brings more than ``reserve`` by the reports.
 
     Where nothing is, everybody is at the policy that training would have started from (see one_model_payments).
@@ -243,18 +245,18 @@ def with_reserve(batch: Batch, reports: Reports, settled: Settled, reserve: floa
     missed = brings((there[..., None] * batch.rewards).sum(axis=0) / batch.strength[:, None])
     loss = np.where(is_trained, settled.loss, missed)
     affine = np.where(is_trained, settled.affine_welfare, welfare)
-    return Settled(worth, paid, divergence, affine, loss, welfare, paid.sum(axis=0), is_trained.astype(np.float64))
+    return SettledBatch(worth, paid, divergence, affine, loss, welfare, paid.sum(axis=0), is_trained.astype(np.float64))
 
 
-def _joined(parts: Sequence[tuple[NDArray[np.intp], Settled]]) -> Settled:
+def _joined(parts: Sequence[tuple[NDArray[np.intp], SettledBatch]]) -> SettledBatch:
     """Return what came out of all games, from parts of them."""
     if len(parts) == 1:
         return parts[0][1]
     order = np.argsort(np.concatenate([rows for rows, _ in parts]))
-    return Settled(
+    return SettledBatch(
         *(
             np.concatenate([getattr(settled, one.name) for _, settled in parts], axis=-1)[..., order]
-            for one in fields(Settled)
+            for one in fields(SettledBatch)
         )
     )
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, final
 
-from rlhf_game.runs.directory import PROVENANCE
+from rlhf_game.files.run_folder import PROVENANCE
 
 
 def parquet_bytes(tables: Iterable[Any], note: Mapping[str, Any]) -> bytes:

@@ -17,11 +17,11 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.schema import Nonnegative
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.payments import NoPayments
-from rlhf_game.simulations.batches import Batch, Reports, Settled
+from rlhf_game.simulations.batches import Batch, Reports, SettledBatch
 from rlhf_game.simulations.fields import STRATEGY_STREAMS, StudyFields
 from rlhf_game.simulations.responses import best_responses
-from rlhf_game.simulations.strategies import Strategy, TruthfulStrategy
-from rlhf_game.simulations.trials import Games, Layout, Measured
+from rlhf_game.simulations.strategies import StudyStrategy, TruthfulStrategy
+from rlhf_game.simulations.trials import Games, Measured, RowLayout
 
 SCALARS: Final = (
     "equilibria", "epsilon", "epsilon_bound", "rounds", "affine_welfare", "affine_welfare_best", "optimum",
@@ -53,7 +53,7 @@ class EquilibriumStudy(StudyFields):
 
     OPTIONAL: ClassVar[tuple[str, ...]] = (*SCALARS[1:], *BY_GROUP)
 
-    def choices(self) -> Sequence[Strategy]:
+    def choices(self) -> Sequence[StudyStrategy]:
         """Return the truth: what groups say otherwise is found."""
         return [TruthfulStrategy()]
 
@@ -67,11 +67,11 @@ class EquilibriumStudy(StudyFields):
                 f"by gradient; found {unknown[0]}"
             )
 
-    def layout(self, groups: int, width: int) -> Layout:
+    def layout(self, groups: int, width: int) -> RowLayout:
         """Return the rows of a game: one under every payment rule."""
         return self.laid_out({"payment": list(self.paid)}, SCALARS, BY_GROUP, groups, width)
 
-    def who(self, strategy: Strategy) -> str | float:
+    def who(self, strategy: StudyStrategy) -> str | float:
         """Everybody answers."""
         return "all"
 
@@ -165,7 +165,7 @@ class EquilibriumStudy(StudyFields):
         before, after = (batch.settle(one, [payment])[payment].utilities[mover] for one in (said, other))
         return other, after - before
 
-    def _bound(self, batch: Batch, said: Reports, settled: Settled, payment: str) -> Array:
+    def _bound(self, batch: Batch, said: Reports, settled: SettledBatch, payment: str) -> Array:
         """Return what no report of a group can gain more than: [n, B].
 
         With payments the truth is a best report whatever the others say, so this is what the truth gains. Otherwise,
@@ -188,7 +188,7 @@ class _End:
     """Where one beginning led: epsilon and its bound as shares of a stake, [B]."""
 
     said: Reports
-    settled: Settled
+    settled: SettledBatch
     epsilon: Array
     bound: Array
     rounds: Array

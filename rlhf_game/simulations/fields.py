@@ -19,7 +19,7 @@ from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.reports import Normalization
 from rlhf_game.registry import find
-from rlhf_game.simulations.batches import Rules, Settled, batch_of
+from rlhf_game.simulations.batches import Rules, SettledBatch, batch_of
 from rlhf_game.simulations.populations import (
     CorrelatedScenario,
     DuplicatesScenario,
@@ -27,13 +27,13 @@ from rlhf_game.simulations.populations import (
     NicheScenario,
     PolarisedScenario,
     Population,
+    PopulationSource,
     RandomScenario,
     Scenario,
-    Source,
 )
 from rlhf_game.simulations.recorded import RunScenario
-from rlhf_game.simulations.strategies import OwnStrategy, Strategy
-from rlhf_game.simulations.trials import Games, Layout, Measured, Trial, by_shape, draw, measure_all, table
+from rlhf_game.simulations.strategies import OwnStrategy, StudyStrategy
+from rlhf_game.simulations.trials import Games, Measured, RowLayout, Trial, by_shape, draw, measure_all, table
 
 POPULATION_STREAM: Final = 0
 NOISE_STREAM: Final = 1
@@ -47,7 +47,7 @@ class OwnScenario(Scenario):
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True, allow_inf_nan=False)
 
-    def source(self, base: Path, normalization: Normalization) -> Source:
+    def source(self, base: Path, normalization: Normalization) -> PopulationSource:
         """Return where its populations come from; raises InputError when its fields are wrong."""
         own = OwnSource(json.dumps(self.model_dump()), base, normalization)
         if own.count < 1:  # also: its fields are right
@@ -57,7 +57,7 @@ class OwnScenario(Scenario):
 
 @final
 @dataclass(frozen=True)
-class OwnSource(Source):
+class OwnSource(PopulationSource):
     """The populations of a scenario of someone's own, which every process finds for itself. said: as JSON."""
 
     said: str
@@ -75,7 +75,7 @@ class OwnSource(Source):
 
 
 @lru_cache(maxsize=16)
-def _own_source(said: str, base: Path, normalization: Normalization) -> Source:
+def _own_source(said: str, base: Path, normalization: Normalization) -> PopulationSource:
     fields = json.loads(said)
     part: type[Scenario] = find("scenario", fields["kind"], base)
     return parse_model(part, fields, "scenario").source(base, normalization)
@@ -127,15 +127,15 @@ class StudyFields(Strict, ABC):
         return self.chunk
 
     @abstractmethod
-    def choices(self) -> Sequence[Strategy]:
+    def choices(self) -> Sequence[StudyStrategy]:
         """Return the strategies that there are, the truth first."""
 
     @abstractmethod
-    def layout(self, groups: int, width: int) -> Layout:
+    def layout(self, groups: int, width: int) -> RowLayout:
         """Return what the rows of every game of so many groups are. width: the most groups of any point."""
 
     @abstractmethod
-    def who(self, strategy: Strategy) -> str | float:
+    def who(self, strategy: StudyStrategy) -> str | float:
         """Return who uses a strategy while all others say the truth, in a word or as each group's probability."""
 
     @abstractmethod
@@ -189,7 +189,7 @@ class StudyFields(Strict, ABC):
             raise InputError(f"strategies: must differ in kind, fields or name, found {twice[0]} twice")
 
     @final
-    def playable(self, groups: int) -> list[Strategy]:
+    def playable(self, groups: int) -> list[StudyStrategy]:
         """Return the strategies that so many groups can play."""
         return [strategy for strategy in self.choices() if strategy.least_groups() <= groups]
 
@@ -201,10 +201,10 @@ class StudyFields(Strict, ABC):
         by_group: Sequence[str],
         groups: int,
         width: int,
-    ) -> Layout:
+    ) -> RowLayout:
         """Return a layout of these columns, and of the game itself where it is kept."""
         kept = ("reference", "reward_i") if self.keep else ()
-        return Layout(keys, (*scalars, *kept[:1]), (*by_group, *kept[1:]), groups, width)
+        return RowLayout(keys, (*scalars, *kept[:1]), (*by_group, *kept[1:]), groups, width)
 
     @final
     def truth(self, games: Games, rows: int) -> Measured:
@@ -219,7 +219,7 @@ class StudyFields(Strict, ABC):
         }
 
     @final
-    def games_of(self, source: Source, trials: Sequence[Trial]) -> tuple[list[Games], dict[Trial, str]]:
+    def games_of(self, source: PopulationSource, trials: Sequence[Trial]) -> tuple[list[Games], dict[Trial, str]]:
         """Return games as they are before anybody says anything, together where they are of one shape.
 
         Those whose population cannot be drawn are left out, with what they die of.
@@ -228,7 +228,9 @@ class StudyFields(Strict, ABC):
         return [self._games(drawn, group) for group in by_shape(drawn)], errors
 
     @final
-    def play(self, source: Source, layout: Layout, trials: Sequence[Trial], values: Mapping[str, Any]) -> Any:
+    def play(
+        self, source: PopulationSource, layout: RowLayout, trials: Sequence[Trial], values: Mapping[str, Any]
+    ) -> Any:
         """Return the rows of some games as a pyarrow table: a pure function of its arguments and this specification."""
         games, errors = self.games_of(source, trials)
         done, failed = measure_all(games, self.measure, self.OPTIONAL)
@@ -242,14 +244,14 @@ class StudyFields(Strict, ABC):
             noise = [trial.stream(NOISE_STREAM).uniform(-self.noise, self.noise, size) for trial in trials]
         return Games(tuple(trials), batch_of(self.rules, populations, self.strength, noise))
 
-    def _population(self, source: Source, trial: Trial) -> Population:
+    def _population(self, source: PopulationSource, trial: Trial) -> Population:
         population = source.draw(trial.stream(POPULATION_STREAM), Normalization(self.normalization))
         if len(population.sizes) != source.count:
             raise InputError(f"scenario: must have {source.count} groups in every game, found {len(population.sizes)}")
         return population
 
 
-def efficiency(settled: Settled) -> Array:
+def efficiency(settled: SettledBatch) -> Array:
     """Return affine welfare as a share of the best there is for the groups that take part; NaN where that is <= 0."""
     best = settled.affine_welfare + settled.loss
     return np.where(best > 0, settled.affine_welfare / np.where(best > 0, best, 1.0), np.nan)

@@ -29,7 +29,7 @@ Mask: TypeAlias = NDArray[np.bool_]
 
 @final
 @dataclass(frozen=True, eq=False)
-class Repeated:
+class RepeatedMarkets:
     """B markets: the truth, what each item of the menu says (item 0: the truth), the rounds, the payment rule."""
 
     batch: Batch
@@ -123,7 +123,7 @@ class Learning(Strict, ABC):
         return True
 
     @abstractmethod
-    def begin(self, game: Repeated, chances: Array) -> Learner:
+    def begin(self, game: RepeatedMarkets, chances: Array) -> Learner:
         """Return learners that have heard nothing. chances: uniform random numbers, [n, B]."""
 
 
@@ -136,7 +136,7 @@ class MultiplicativeWeights(Learning):
     """Default sqrt(8 log(items) / rounds), which bounds the regret by sqrt(rounds log(items) / 2) for payoffs of 0 to 1
     (Cesa-Bianchi and Lugosi 2006, Theorem 2.2)."""
 
-    def begin(self, game: Repeated, chances: Array) -> Learner:
+    def begin(self, game: RepeatedMarkets, chances: Array) -> Learner:
         """Return equal weights."""
         rate = self.rate or np.sqrt(8 * np.log(max(2, len(game.items))) / game.rounds)
         return _Weighted(game, float(rate), exploration=0.0, is_bandit=False)
@@ -154,7 +154,7 @@ class Bandit(Learning):
     """Default exploration / items, as in EXP3."""
     exploration: Share = 0.1
 
-    def begin(self, game: Repeated, chances: Array) -> Learner:
+    def begin(self, game: RepeatedMarkets, chances: Array) -> Learner:
         """Return equal weights."""
         rate = self.rate or max(self.exploration, 1e-3) / len(game.items)
         return _Weighted(game, float(rate), exploration=self.exploration, is_bandit=True)
@@ -179,7 +179,7 @@ class BestResponses(Learning):
         """Only over the menu."""
         return self.over == "menu"
 
-    def begin(self, game: Repeated, chances: Array) -> Learner:
+    def begin(self, game: RepeatedMarkets, chances: Array) -> Learner:
         """Return the first reports."""
         items = np.zeros(chances.shape, dtype=np.intp)
         if self.start == "random":
@@ -203,7 +203,7 @@ def picked(items: Sequence[Reports], choice: NDArray[np.intp]) -> Reports:
 class Pinned(Learner):
     """Learners of whom one group says the same item in every round, whatever it hears."""
 
-    def __init__(self, learner: Learner, game: Repeated, group: int, item: int) -> None:
+    def __init__(self, learner: Learner, game: RepeatedMarkets, group: int, item: int) -> None:
         self._learner = learner
         self._said = game.items[item]
         self._group = group
@@ -243,7 +243,7 @@ class Pinned(Learner):
 class _Weighted(Learner):
     """Probabilities over the menu from weights that payoffs multiply."""
 
-    def __init__(self, game: Repeated, rate: float, *, exploration: float, is_bandit: bool) -> None:
+    def __init__(self, game: RepeatedMarkets, rate: float, *, exploration: float, is_bandit: bool) -> None:
         self._game = game
         self._rate = rate
         self._exploration = exploration
@@ -283,7 +283,7 @@ class _Weighted(Learner):
 class _Responding(Learner):
     """Reports that are replaced by best responses, one group a round."""
 
-    def __init__(self, game: Repeated, how: BestResponses, items: NDArray[np.intp]) -> None:
+    def __init__(self, game: RepeatedMarkets, how: BestResponses, items: NDArray[np.intp]) -> None:
         self._game = game
         self._how = how
         self._items = items

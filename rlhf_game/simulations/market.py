@@ -11,12 +11,12 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.schema import Nonnegative, Positive, Strict
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.regularizers.kl import KL
-from rlhf_game.simulations.batches import Batch, Reports, Settled, with_reserve
+from rlhf_game.simulations.batches import Batch, Reports, SettledBatch, with_reserve
 from rlhf_game.simulations.fields import STRATEGY_STREAMS, StudyFields, efficiency
-from rlhf_game.simulations.learners import Learner, Mask, Pinned, Repeated, SomeLearning
+from rlhf_game.simulations.learners import Learner, Mask, Pinned, RepeatedMarkets, SomeLearning
 from rlhf_game.simulations.populations import Count, Share
-from rlhf_game.simulations.strategies import Occasion, PlainStrategy, Strategy, TruthfulStrategy
-from rlhf_game.simulations.trials import Games, Layout, Measured, Trial
+from rlhf_game.simulations.strategies import PlainStrategy, StrategyContext, StudyStrategy, TruthfulStrategy
+from rlhf_game.simulations.trials import Games, Measured, Trial
 
 SCALARS: Final = (
     "welfare", "affine_welfare", "loss", "efficiency", "revenue", "divergence", "truthful", "claimed", "present",
@@ -82,7 +82,7 @@ class MarketStudy(StudyFields):
     chunk: Annotated[int, Field(ge=1, le=1_000_000)] = 50
     """How many markets are worked on together; last digits may depend on it."""
 
-    def choices(self) -> Sequence[Strategy]:
+    def choices(self) -> Sequence[StudyStrategy]:
         """Return the menu, the truth first."""
         lies = [strategy for strategy in self.menu if not isinstance(strategy, TruthfulStrategy)]
         return [TruthfulStrategy(), *lies]
@@ -124,7 +124,7 @@ class MarketStudy(StudyFields):
         if self.always and len(self.choices()) < 2:
             raise InputError("always: must come with a menu of at least one lie, found none")
 
-    def layout(self, groups: int, width: int) -> Layout:
+    def layout(self, groups: int, width: int) -> RowLayout:
         """Return the rows of a market: every round under every payment rule."""
         payments = [payment for payment in self.paid for _ in range(self.rounds)]
         keys: dict[str, Sequence[Any]] = {"payment": payments, "round": [*range(self.rounds)] * len(self.paid)}
@@ -132,7 +132,7 @@ class MarketStudy(StudyFields):
         always = ALWAYS if self.always else ()
         return self.laid_out(keys, SCALARS, (*BY_GROUP, *mixture, *always), groups, width)
 
-    def who(self, strategy: Strategy) -> str | float:
+    def who(self, strategy: StudyStrategy) -> str | float:
         """Everybody chooses from the menu."""
         return "all"
 
@@ -142,7 +142,7 @@ class MarketStudy(StudyFields):
         chances = np.stack([self._chances(trial, len(games.batch.sizes)) for trial in games.trials], axis=-1)
         histories = []
         for payment in self.paid:
-            game = Repeated(games.batch, items, self.rounds, payment, self.reserve)
+            game = RepeatedMarkets(games.batch, items, self.rounds, payment, self.reserve)
             learner = self.learning.begin(game, chances[-1, 0])
             history = _Market(self, game, learner).play(chances)
             if self.always:
@@ -153,7 +153,7 @@ class MarketStudy(StudyFields):
         return {**out, **self.truth(games, len(histories))}
 
     def _always(
-        self, game: Repeated, history: Sequence[Mapping[str, Array]], chances: Array
+        self, game: RepeatedMarkets, history: Sequence[Mapping[str, Array]], chances: Array
     ) -> Iterator[dict[str, Array]]:
         """Yield for every round what each item, said in every round so far, brought on average a round.
 
@@ -180,10 +180,10 @@ class MarketStudy(StudyFields):
         """Return a market's random numbers: [rounds + 1, 2, n], of which the last are for the beginning."""
         return trial.stream(STRATEGY_STREAMS).random((self.rounds + 1, 2, groups))
 
-    def _item(self, games: Games, number: int, strategy: Strategy) -> Reports:
+    def _item(self, games: Games, number: int, strategy: StudyStrategy) -> Reports:
         streams = [trial.stream(STRATEGY_STREAMS + 1 + number) for trial in games.trials]
         everyone = np.ones(games.batch.sizes.shape, dtype=bool)
-        return strategy.reports(Occasion(games.batch, everyone, False, lambda game: streams[game]))
+        return strategy.reports(StrategyContext(games.batch, everyone, False, lambda game: streams[game]))
 
 
 @final
@@ -202,7 +202,7 @@ class _Ledger:
 class _Market:
     """B markets under one payment rule."""
 
-    def __init__(self, study: MarketStudy, game: Repeated, learner: Learner) -> None:
+    def __init__(self, study: MarketStudy, game: RepeatedMarkets, learner: Learner) -> None:
         self._study = study
         self._learner = learner
         self._game = game
@@ -237,7 +237,7 @@ class _Market:
             self._ledger = self._after(settled, chances[round_, 1])
         return history
 
-    def _regret(self, round_: int, settled: Settled, payoffs: Array) -> dict[str, Array]:
+    def _regret(self, round_: int, settled: SettledBatch, payoffs: Array) -> dict[str, Array]:
         """Return the coarse correlated regret so far: what one and the same item would have gained a round, on average.
 
         The largest over items, not below 0, of each group while it is there; and the largest over groups. Where it goes
@@ -248,7 +248,7 @@ class _Market:
         regret = np.maximum(self._missed.max(axis=2) / (round_ + 1), 0.0)
         return {"coarse_regret": regret.max(axis=0), "coarse_regret_i": regret.T}
 
-    def _settled(self, meant: Reports) -> tuple[Reports, Settled]:
+    def _settled(self, meant: Reports) -> tuple[Reports, SettledBatch]:
         """Settle; whoever cannot pay is left out, and the rest is settled anew, until all can pay."""
         while True:
             said = Reports(meant.rewards, np.where(self._ledger.present, meant.sizes, 0.0), meant.owners)
@@ -262,13 +262,13 @@ class _Market:
             old = self._ledger
             self._ledger = _Ledger(old.present & ~short, old.broke | short, old.spent, old.mood)
 
-    def _outcome(self, batch: Batch, said: Reports) -> Settled:
+    def _outcome(self, batch: Batch, said: Reports) -> SettledBatch:
         """Settle one round, under the reserve if there is one."""
         payment, reserve = self._game.payment, self._study.reserve
         settled = batch.settle(said, [payment])[payment]
         return settled if reserve is None else with_reserve(batch, said, settled, reserve, is_paid=self._game.is_paid)
 
-    def _after(self, settled: Settled, chances: Array) -> _Ledger:
+    def _after(self, settled: SettledBatch, chances: Array) -> _Ledger:
         """Return the ledger after a round: payments, moods, who leaves and who comes back."""
         old, entry = self._ledger, self._study.entry
         spent = old.spent + settled.payments
@@ -294,7 +294,7 @@ class _Market:
                 brought.append(self._outcome(batch, said).revenue)
         return self._batch.with_strength(np.array(provider.strengths)[np.argmax(brought, axis=0)])
 
-    def _row(self, settled: Settled, said: Reports, truthful: Array) -> dict[str, Array]:
+    def _row(self, settled: SettledBatch, said: Reports, truthful: Array) -> dict[str, Array]:
         present = self._ledger.present
         count = np.maximum(present.sum(axis=0), 1)
         return {

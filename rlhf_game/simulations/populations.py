@@ -31,7 +31,7 @@ class Population:
     reference: Array
 
 
-class Source(ABC):
+class PopulationSource(ABC):
     """Where populations come from."""
 
     @property
@@ -59,14 +59,14 @@ class Scenario(Strict, ABC):
         return ()
 
     @abstractmethod
-    def source(self, base: Path, normalization: Normalization) -> Source:
+    def source(self, base: Path, normalization: Normalization) -> PopulationSource:
         """Return where its populations come from; relative paths start from ``base``.
 
         Raises InputError when its numbers do not go together, or a file that it names does not fit.
         """
 
 
-class DrawnScenario(Scenario, Source, ABC):
+class DrawnScenario(Scenario, PopulationSource, ABC):
     """Groups that are drawn: sizes uniform over integers, a uniform or a random reference."""
 
     groups: Count = 3
@@ -95,7 +95,7 @@ class DrawnScenario(Scenario, Source, ABC):
         return None if self.sizes[0] <= self.sizes[1] else f"sizes: must be [least, largest], found {self.sizes}"
 
     @final
-    def source(self, base: Path, normalization: Normalization) -> Source:
+    def source(self, base: Path, normalization: Normalization) -> PopulationSource:
         """Return itself, once its numbers go together."""
         fault = self.fault()
         if fault is not None:

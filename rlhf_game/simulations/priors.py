@@ -10,9 +10,9 @@ import numpy as np
 from rlhf_game.errors import InputError
 from rlhf_game.files.schema import Strict, parse_model
 from rlhf_game.mechanism.reports import Normalization, Report
-from rlhf_game.runs.config import read_document
+from rlhf_game.outcomes.run_config import read_document
 from rlhf_game.simulations.fields import SomeScenario
-from rlhf_game.simulations.populations import Source
+from rlhf_game.simulations.populations import PopulationSource
 
 
 @final
@@ -22,7 +22,9 @@ class _Prior(Strict):
     scenario: SomeScenario
 
 
-def read_prior(path: str | os.PathLike[str], groups: int, outcomes: int, normalization: Normalization) -> Source:
+def read_prior(
+    path: str | os.PathLike[str], groups: int, outcomes: int, normalization: Normalization
+) -> PopulationSource:
     """Return where types come from. The file holds a scenario, or has one under ``scenario``; .yaml, .yml or .json.
 
     Raises InputError that names file and field when it is no scenario or does not fit the game.
@@ -43,7 +45,7 @@ def read_prior(path: str | os.PathLike[str], groups: int, outcomes: int, normali
 
 
 def others_of(
-    source: Source, position: int, normalization: Normalization
+    source: PopulationSource, position: int, normalization: Normalization
 ) -> Callable[[np.random.Generator], Sequence[Report]]:
     """Return what draws the true reports of all groups but one."""
 

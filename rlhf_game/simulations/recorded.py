@@ -14,12 +14,12 @@ from rlhf_game.files.games import SUFFIXES, read_game
 from rlhf_game.files.schema import Name, TableFields
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.reports import Normalization
-from rlhf_game.simulations.populations import Population, Scenario, Size, Source
+from rlhf_game.simulations.populations import Population, PopulationSource, Scenario, Size
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Recorded(Source):
+class Recorded(PopulationSource):
     """A game's prompts, one of which is drawn for each simulated game: rewards [n, m] and reference [m] of each.
 
     prompt_weights: [B], they sum to 1. sizes: [n]; ``sizes_range``: least and largest of sizes drawn anew, or None.
@@ -65,7 +65,7 @@ class RunScenario(Scenario):
         """Return the game file."""
         return (self.game if Path(self.game).suffix.lower() in SUFFIXES else f"{self.game}/game.json",)
 
-    def source(self, base: Path, normalization: Normalization) -> Source:
+    def source(self, base: Path, normalization: Normalization) -> PopulationSource:
         """Return the prompts of the file; raises InputError when it holds another kind of game or another domain."""
         if self.sizes is not None and self.sizes[0] > self.sizes[1]:
             raise InputError(f"scenario.sizes: must be [least, largest], found {self.sizes}")

@@ -57,7 +57,7 @@ def _search(
     stake = (own[..., None] * truths).sum(axis=0)
     payoff = Payoff(TableSolver(batch.unit, batch.reference), others, stake / scale, np.ones(len(chosen)), is_paid)
     joint = domains[0].together(domains[1:])
-    domain = Heard(joint.low, joint, error)
+    domain = NoisyDomain(joint.low, joint, error)
     begun = [_starts(truth, one, starts) for truth, one in zip(truths, domains, strict=True)]
     best_rewards, best_sizes = truths.copy(), own.copy()
     best = payoff.at((own / batch.strength)[..., None] * (truths + error))[0]
@@ -83,7 +83,7 @@ def _crossed(begun: Sequence[Sequence[Array]], count: int) -> list[tuple[Array, 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Heard(Domain):
+class NoisyDomain(Domain):
     """What the mechanism may hear of C groups' reports in a domain, when it hears them with an error, [C, B, m]."""
 
     low: Array
@@ -98,15 +98,17 @@ class Heard(Domain):
         """Return what is heard of these rewards."""
         return self.domain.shaped(weights) + self.error
 
-    def rows(self, which: NDArray[np.intp]) -> "Heard":
+    def rows(self, which: NDArray[np.intp]) -> "NoisyDomain":
         """Return the domain of some rows."""
-        return Heard(self.low[..., which], self.domain.rows(which), self.error[..., which, :])
+        return NoisyDomain(self.low[..., which], self.domain.rows(which), self.error[..., which, :])
 
-    def together(self, others: Sequence[Domain]) -> "Heard":
+    def together(self, others: Sequence[Domain]) -> "NoisyDomain":
         """Return the domain of several groups."""
-        heard = [self, *(other for other in others if isinstance(other, Heard))]
+        heard = [self, *(other for other in others if isinstance(other, NoisyDomain))]
         first, *more = [one.domain for one in heard]
-        return Heard(np.stack([one.low for one in heard]), first.together(more), np.stack([one.error for one in heard]))
+        return NoisyDomain(
+            np.stack([one.low for one in heard]), first.together(more), np.stack([one.error for one in heard])
+        )
 
 
 def _starts(truth: Array, domain: Domain, count: int) -> list[Array]:

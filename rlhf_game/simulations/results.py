@@ -9,10 +9,10 @@ from typing import Any, Final, final
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import shown
+from rlhf_game.files.run_folder import versions
 from rlhf_game.files.workspace import Workspace
-from rlhf_game.runs.directory import versions
 from rlhf_game.simulations.contents import parquet_parts
-from rlhf_game.simulations.study import Part, Study
+from rlhf_game.simulations.study import Study, StudyPart
 
 _NAME: Final = re.compile(r"rows-([0-9]+)-([0-9]+)\.parquet")
 
@@ -39,7 +39,7 @@ class Parts:
         there = {number for first, many, _ in self.files() for number in range(first, first + many)}
         return [number for number in range(count) if number not in there]
 
-    def write(self, part: Part) -> None:
+    def write(self, part: StudyPart) -> None:
         """Keep the rows of a part, whole or not at all."""
         self.workspace.write(self.folder / f"rows-{part.first:08d}-{part.count}.parquet", part.content)
 

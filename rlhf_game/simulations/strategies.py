@@ -1,7 +1,7 @@
 """How groups of a simulation lie: the misreports of ``rlhf_game.agents``, on many games at once.
 
 A strategy is told which groups of which games lie; all others say the truth. One that needs to know no other group is
-``Plain``: learning groups choose among such.
+``OneGroupStrategy``: learning groups choose among such.
 """
 
 from abc import ABC, abstractmethod
@@ -21,9 +21,9 @@ from rlhf_game.files.build import make
 from rlhf_game.files.parts import whose
 from rlhf_game.files.schema import Name, Positive, Strict, parse_model
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.audit import World
 from rlhf_game.mechanism.domains import Domain
 from rlhf_game.mechanism.mechanism import Mechanism
+from rlhf_game.mechanism.regret import World
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.table import Table
 from rlhf_game.registry import find
@@ -38,7 +38,7 @@ Streams: TypeAlias = Callable[[int], np.random.Generator]
 
 @final
 @dataclass(frozen=True, eq=False)
-class Occasion:
+class StrategyContext:
     """All that a strategy may look at."""
 
     batch: Batch
@@ -49,7 +49,7 @@ class Occasion:
     """The payment rule that is looked at."""
 
 
-class Strategy(Strict, ABC):
+class StudyStrategy(Strict, ABC):
     """A way to lie."""
 
     kind: str
@@ -83,11 +83,11 @@ class Strategy(Strict, ABC):
         return liars
 
     @abstractmethod
-    def reports(self, occasion: Occasion) -> Reports:
+    def reports(self, occasion: StrategyContext) -> Reports:
         """Return what all groups say."""
 
 
-class Plain(Strategy, ABC):
+class OneGroupStrategy(StudyStrategy, ABC):
     """A lie of one group that needs to know no other group."""
 
     def reward(self, truth: Array, domain: Domain, streams: Streams) -> Array:
@@ -99,7 +99,7 @@ class Plain(Strategy, ABC):
         return sizes
 
     @final
-    def reports(self, occasion: Occasion) -> Reports:
+    def reports(self, occasion: StrategyContext) -> Reports:
         """Return the lies of the liars beside the truth of the others."""
         batch = occasion.batch
         _, games = np.nonzero(occasion.liars)
@@ -113,13 +113,13 @@ class Plain(Strategy, ABC):
 
 
 @final
-class TruthfulStrategy(Plain):
+class TruthfulStrategy(OneGroupStrategy):
     """Say the truth."""
 
     kind: Literal["truthful"] = "truthful"
 
 
-class Misreport(Plain, ABC):
+class Misreport(OneGroupStrategy, ABC):
     """A misreport of ``rlhf_game.agents.misreports``, without randomness."""
 
     @abstractmethod
@@ -168,7 +168,7 @@ class IndifferentStrategy(Misreport):
 
 
 @final
-class NoisyStrategy(Plain):
+class NoisyStrategy(OneGroupStrategy):
     """The truth plus noise: see Noisy. Each liar of each game has numbers of its own."""
 
     kind: Literal["noisy"]
@@ -184,7 +184,7 @@ class NoisyStrategy(Plain):
 
 
 @final
-class ResizeStrategy(Plain):
+class ResizeStrategy(OneGroupStrategy):
     """Claim more members, or fewer: see Resize."""
 
     kind: Literal["resize"]
@@ -196,7 +196,7 @@ class ResizeStrategy(Plain):
 
 
 @final
-class AbsentStrategy(Plain):
+class AbsentStrategy(OneGroupStrategy):
     """Stay away: nothing is gained, nothing is paid. What the others then pay shows whether revenue is monotone."""
 
     kind: Literal["absent"]
@@ -207,7 +207,7 @@ class AbsentStrategy(Plain):
 
 
 @final
-class BestResponseStrategy(Strategy):
+class BestResponseStrategy(StudyStrategy):
     """The best report found by gradient while the others say the truth: a lower bound on what there is to gain."""
 
     kind: Literal["best_response"]
@@ -219,7 +219,7 @@ class BestResponseStrategy(Strategy):
         """It is the best under the rule."""
         return True
 
-    def reports(self, occasion: Occasion) -> Reports:
+    def reports(self, occasion: StrategyContext) -> Reports:
         """Return the responses of the liars, all to the truth of the others; one by one where no gradient is known."""
         batch = occasion.batch
         if not batch.rules.is_known(occasion.payment):
@@ -236,7 +236,7 @@ class BestResponseStrategy(Strategy):
 
 
 @final
-class CoalitionStrategy(Strategy):
+class CoalitionStrategy(StudyStrategy):
     """The first groups choose their reports together, by gradient; they may pay each other, so their sum counts."""
 
     kind: Literal["coalition"]
@@ -264,7 +264,7 @@ class CoalitionStrategy(Strategy):
         out[: self.members] = True
         return out
 
-    def reports(self, occasion: Occasion) -> Reports:
+    def reports(self, occasion: StrategyContext) -> Reports:
         """Return the joint reports of the members beside the truth of the others."""
         batch = occasion.batch
         rewards, sizes = batch.rewards.copy(), batch.sizes.copy()
@@ -283,7 +283,7 @@ class CoalitionStrategy(Strategy):
 
 
 @final
-class FalseNamesStrategy(Strategy):
+class FalseNamesStrategy(StudyStrategy):
     """Appear under several names, each with the true reward and a part of ``factor`` times the true size.
 
     The parts are integers, as equal as can be, that sum to that size, rounded: three members are two and one. A name
@@ -294,7 +294,7 @@ class FalseNamesStrategy(Strategy):
     names: Annotated[int, Field(ge=2, le=100)] = 2
     factor: Positive = 1.0
 
-    def reports(self, occasion: Occasion) -> Reports:
+    def reports(self, occasion: StrategyContext) -> Reports:
         """Return the reports of all names: the true ones first, then the further names of every group."""
         batch, liars = occasion.batch, occasion.liars
         total = np.clip(np.round(np.minimum(self.factor * batch.sizes, self.names * batch.limit)), 1.0, None)
@@ -308,7 +308,7 @@ class FalseNamesStrategy(Strategy):
 
 
 @final
-class OwnStrategy(Strategy):
+class OwnStrategy(StudyStrategy):
     """A strategy of someone's own: a class with ``__call__(group, world, rng)`` as an audit takes, or one of these.
 
     Its own fields stand beside ``kind``. It lies game by game, about the reward and the size of one group, while all
@@ -326,17 +326,17 @@ class OwnStrategy(Strategy):
         """Return the strategy itself; raise InputError that starts with ``name`` when it or its fields are wrong."""
         part = find("strategy", self.kind, base)
         said = self.model_dump(exclude_none=True)
-        if issubclass(part, Strategy):
+        if issubclass(part, StudyStrategy):
             return parse_model(part, said, name)
         return make("strategy", {key: value for key, value in said.items() if key != "name"}, base, name)
 
-    def reports(self, occasion: Occasion) -> Reports:
+    def reports(self, occasion: StrategyContext) -> Reports:
         """Return the lies of the liars beside the truth of the others."""
         lie = self.made(occasion.batch.rules.base, "strategies")
-        return lie.reports(occasion) if isinstance(lie, Strategy) else _one_by_one(lie, occasion)
+        return lie.reports(occasion) if isinstance(lie, StudyStrategy) else _one_by_one(lie, occasion)
 
 
-def _game(occasion: Occasion, game: int) -> tuple[Table, Mechanism, list[Group]]:
+def _game(occasion: StrategyContext, game: int) -> tuple[Table, Mechanism, list[Group]]:
     """Return one game as an audit takes it: its space, its rules, the true groups."""
     batch = occasion.batch
     space, mechanism = batch.game(game, occasion.payment)
@@ -344,7 +344,7 @@ def _game(occasion: Occasion, game: int) -> tuple[Table, Mechanism, list[Group]]
     return space, mechanism, [Group(f"group_{i}", reward, int(size)) for i, (reward, size) in enumerate(pairs)]
 
 
-def _one_by_one(lie: Any, occasion: Occasion) -> Reports:
+def _one_by_one(lie: Any, occasion: StrategyContext) -> Reports:
     """Return what liars say by a strategy of an audit, game by game, while all others say the truth."""
     batch = occasion.batch
     rewards, sizes = batch.rewards.copy(), batch.sizes.copy()

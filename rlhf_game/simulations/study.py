@@ -15,14 +15,14 @@ from rlhf_game.files.documents import kind, parse_json, read_text, shown
 from rlhf_game.files.games import Game, parse_game
 from rlhf_game.files.schema import parse_model
 from rlhf_game.files.settings import changed, steps
-from rlhf_game.runs.config import hash_of, read_document
+from rlhf_game.outcomes.run_config import hash_of, read_document
 from rlhf_game.simulations.contents import parquet_bytes
 from rlhf_game.simulations.equilibria import EquilibriumStudy
 from rlhf_game.simulations.fields import StudyFields
-from rlhf_game.simulations.games import GamesStudy
+from rlhf_game.simulations.game_study import GamesStudy
 from rlhf_game.simulations.market import MarketStudy
-from rlhf_game.simulations.populations import Source
-from rlhf_game.simulations.trials import Layout, Trial
+from rlhf_game.simulations.populations import PopulationSource
+from rlhf_game.simulations.trials import RowLayout, Trial
 from rlhf_game.tabular import Tabular
 
 KINDS: Final[Mapping[str, type[StudyFields]]] = {
@@ -39,7 +39,7 @@ MOST_POINTS: Final = 100_000
 
 @final
 @dataclass(frozen=True, eq=False)
-class Point:
+class SweepPoint:
     """One combination of the swept values."""
 
     index: int
@@ -48,8 +48,8 @@ class Point:
     columns: Mapping[str, Any]
     """The same in the type of the field's column."""
     fields: StudyFields
-    source: Source
-    layout: Layout
+    source: PopulationSource
+    layout: RowLayout
 
     def trials(self, games: range) -> list[Trial]:
         """Return the places of some games."""
@@ -62,7 +62,7 @@ class Chunk:
     """Some games of one point: what is played in one go, by whichever process."""
 
     number: int
-    point: Point
+    point: SweepPoint
     games: range
 
 
@@ -71,7 +71,7 @@ class Chunk:
 class Study(Tabular):
     """A specification, read and checked, with the populations that it names."""
 
-    points: tuple[Point, ...]
+    points: tuple[SweepPoint, ...]
     sweep: Mapping[str, Sequence[Any]]
     files: Mapping[str, str]
     """The sha256 of each file that is part of the study."""
@@ -150,7 +150,7 @@ class Study(Tabular):
 
 @final
 @dataclass(frozen=True, eq=False)
-class Part:
+class StudyPart:
     """Chunks that were played one after the other. content: a parquet file with a group of rows for each of them."""
 
     first: int
@@ -159,7 +159,7 @@ class Part:
     content: bytes
 
 
-def play(chunks: Sequence[Chunk]) -> Part:
+def play(chunks: Sequence[Chunk]) -> StudyPart:
     """Return the part of consecutive chunks; its content is a function of them alone."""
     begun = monotonic()
     rows = [
@@ -168,7 +168,7 @@ def play(chunks: Sequence[Chunk]) -> Part:
         )
         for chunk in chunks
     ]
-    return Part(chunks[0].number, len(chunks), monotonic() - begun, parquet_bytes(rows, {}))
+    return StudyPart(chunks[0].number, len(chunks), monotonic() - begun, parquet_bytes(rows, {}))
 
 
 def read_study(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> Study:
@@ -200,7 +200,7 @@ def parse_study(document: Mapping[str, Any], name: str, base: Path) -> Study:
     if not isinstance(wanted, str) or wanted not in KINDS:
         raise InputError(f"{name}: kind: must be {' or '.join(KINDS)}, found {kind(wanted)}")
     sweep = _sweep(document.get("sweep"), name)
-    points: list[tuple[dict[str, Any], dict[str, Any], StudyFields, Source]] = []
+    points: list[tuple[dict[str, Any], dict[str, Any], StudyFields, PopulationSource]] = []
     files: set[str] = set()
     typed = {field: _typed(values) for field, values in sweep.items()}
     for places in product(*(range(len(values)) for values in sweep.values())):
@@ -218,14 +218,14 @@ def parse_study(document: Mapping[str, Any], name: str, base: Path) -> Study:
         points.append((chosen, columns, fields, source))
     width = max(source.count for *_, source in points)
     made = tuple(
-        Point(index, chosen, columns, fields, source, fields.layout(source.count, width))
+        SweepPoint(index, chosen, columns, fields, source, fields.layout(source.count, width))
         for index, (chosen, columns, fields, source) in enumerate(points)
     )
     _check_playable(made, name)
     return Study(made, sweep, {file: hash_of(file, base) for file in sorted(files)}, base)
 
 
-def _check_playable(points: Sequence[Point], name: str) -> None:
+def _check_playable(points: Sequence[SweepPoint], name: str) -> None:
     """Refuse a strategy that the groups of no point can play; one that some can is left out at the others."""
     most = max(point.source.count for point in points)
     can = {one.label for point in points for one in point.fields.playable(point.source.count)}

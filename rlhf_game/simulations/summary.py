@@ -24,7 +24,7 @@ LAST: Final = 0.1
 
 
 @final
-class Running:
+class RunningMoments:
     """Means and variances of arrays of one shape that come in batches (Chan, Golub and LeVeque 1983).
 
     A sample that is NaN somewhere has no value there and does not count there.
@@ -67,18 +67,18 @@ class Running:
 
 
 @final
-class Gathered:
+class PointSummary:
     """What one point of a study has shown so far: of every row of a game the numbers of all games."""
 
     def __init__(self, study: Study, point: int) -> None:
         one = study.points[point]
         self._layout = one.layout
         self._rounds = one.fields.rounds if isinstance(one.fields, MarketStudy) else 0
-        self.measures: dict[str, Running] = {}
+        self.measures: dict[str, RunningMoments] = {}
         """Of each measure an array over the rows of a game."""
-        self.ends: dict[str, Running] = {}
+        self.ends: dict[str, RunningMoments] = {}
         """Of a market each measure at its end, an array over payment rules."""
-        self.by_group: dict[str, Running] = {}
+        self.by_group: dict[str, RunningMoments] = {}
         """Of each measure of the groups an array over rows and groups."""
         self.games = 0
         self.failed = 0
@@ -107,7 +107,7 @@ class Gathered:
         for name, measure in GROUP_MEASURES.items():
             if name in self._layout.by_group:
                 each = np.stack([numbers(column_of(name, i)) for i in range(self.groups)], axis=-1)
-                self.by_group.setdefault(measure, Running()).take(each)
+                self.by_group.setdefault(measure, RunningMoments()).take(each)
                 if measure not in self._layout.scalars:
                     self._take(measure, each.mean(axis=-1))
         if "regret" in self._layout.scalars and is_good.any():
@@ -116,11 +116,11 @@ class Gathered:
             self.largest_regret = np.maximum(self.largest_regret, regret.max(axis=0))
 
     def _take(self, name: str, samples: Array) -> None:
-        self.measures.setdefault(name, Running()).take(samples)
+        self.measures.setdefault(name, RunningMoments()).take(samples)
         if self._rounds:
             each = samples.reshape(len(samples), samples.shape[1] // self._rounds, self._rounds)
             last = 1 if name in SO_FAR else max(1, round(LAST * self._rounds))
-            self.ends.setdefault(name, Running()).take(each[..., -last:].mean(axis=2))
+            self.ends.setdefault(name, RunningMoments()).take(each[..., -last:].mean(axis=2))
 
 
 def _listed(numbers: Array) -> Any:
@@ -129,7 +129,7 @@ def _listed(numbers: Array) -> Any:
     return plain.tolist()
 
 
-def summary(study: Study, gathered: Sequence[Gathered], errors: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def summary(study: Study, gathered: Sequence[PointSummary], errors: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what study.json says of the rows. errors: the first few, as {point, game, error}."""
     from rlhf_game import __version__
 
@@ -155,7 +155,7 @@ def summary(study: Study, gathered: Sequence[Gathered], errors: Sequence[Mapping
     return out
 
 
-def _games_summaries(study: Study, point: int, gathered: Gathered) -> Iterable[dict[str, Any]]:
+def _games_summaries(study: Study, point: int, gathered: PointSummary) -> Iterable[dict[str, Any]]:
     one = study.points[point]
     cells = product(one.fields.playable(gathered.groups), one.fields.paid)
     for k, (strategy, payment) in enumerate(cells):
@@ -175,7 +175,7 @@ def _games_summaries(study: Study, point: int, gathered: Gathered) -> Iterable[d
         }
 
 
-def _equilibrium_summaries(study: Study, point: int, gathered: Gathered) -> Iterable[dict[str, Any]]:
+def _equilibrium_summaries(study: Study, point: int, gathered: PointSummary) -> Iterable[dict[str, Any]]:
     for k, payment in enumerate(study.points[point].fields.paid):
         yield {
             "point": point,
@@ -189,7 +189,7 @@ def _equilibrium_summaries(study: Study, point: int, gathered: Gathered) -> Iter
         }
 
 
-def _market_summaries(study: Study, point: int, gathered: Gathered) -> Iterable[dict[str, Any]]:
+def _market_summaries(study: Study, point: int, gathered: PointSummary) -> Iterable[dict[str, Any]]:
     fields = study.points[point].fields
     assert isinstance(fields, MarketStudy)
     for k, payment in enumerate(fields.paid):

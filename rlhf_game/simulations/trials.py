@@ -53,7 +53,7 @@ class Games:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Layout:
+class RowLayout:
     """What the rows of every game are. keys: columns with the same K entries in every game.
 
     scalars: columns of the game; by_group: ``NAME_i``, one column for each group.
@@ -120,7 +120,7 @@ def measure_all(
 
 
 def table(
-    layout: Layout,
+    layout: RowLayout,
     trials: Sequence[Trial],
     done: Sequence[tuple[Sequence[Trial], Measured]],
     errors: Mapping[Trial, str],
@@ -159,7 +159,7 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _block(layout: Layout, trials: Sequence[Trial], measured: Measured) -> Any:
+def _block(layout: RowLayout, trials: Sequence[Trial], measured: Measured) -> Any:
     import pyarrow
 
     columns = _keys(layout, trials)
@@ -187,7 +187,7 @@ def _column(name: str, array: NDArray[Any]) -> Any:
     return pyarrow.ListArray.from_arrays(offsets, flat)
 
 
-def _failed(layout: Layout, trial: Trial, error: str) -> Any:
+def _failed(layout: RowLayout, trial: Trial, error: str) -> Any:
     import pyarrow
 
     columns = _keys(layout, [trial])
@@ -211,7 +211,7 @@ def _type(name: str) -> Any:
     return pyarrow.list_(pyarrow.float64()) if name in LISTS else pyarrow.float64()
 
 
-def _keys(layout: Layout, trials: Sequence[Trial]) -> dict[str, Any]:
+def _keys(layout: RowLayout, trials: Sequence[Trial]) -> dict[str, Any]:
     import pyarrow
 
     games = np.array([trial.game for trial in trials], dtype=np.int64)

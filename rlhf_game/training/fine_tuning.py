@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Literal, final
 from pydantic import Field
 
 from rlhf_game.files.schema import Name, Positive, Strict
-from rlhf_game.training.data import Count
-from rlhf_game.training.reward_models import LoraSpec
+from rlhf_game.training.recipes.reward_models import LoraSpec
+from rlhf_game.training.training_data import Count
 
 if TYPE_CHECKING:
     from rlhf_game.training_backends import Lora
-    from rlhf_game.training_backends.self_training import SupervisedTraining
+    from rlhf_game.training_backends.trainers.self_training import SupervisedTraining
 
 
 class FineTuningFields(Strict, ABC):
@@ -37,7 +37,7 @@ class FineTuningFields(Strict, ABC):
         self, model: str, seed: int, *, start: str | None = None, system: Name | None = None
     ) -> "SupervisedTraining":
         """Return the training itself. Raises InputError where its fields do not go together."""
-        from rlhf_game.training_backends.self_training import SupervisedTraining
+        from rlhf_game.training_backends.trainers.self_training import SupervisedTraining
 
         return SupervisedTraining(
             model=model,

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.estimates import student_interval
+from rlhf_game.mechanism.sampled.estimates import student_interval
 
 
 def interval(values: Array, known: tuple[float, float] = (-np.inf, np.inf)) -> dict[str, Any]:

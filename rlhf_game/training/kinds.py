@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, final
 
 from rlhf_game.chat import Ledger
+from rlhf_game.files.run_folder import Progress
 from rlhf_game.files.schema import Strict
 from rlhf_game.files.workspace import Workspace
-from rlhf_game.runs.directory import Progress
 
 
 @final
@@ -32,7 +32,7 @@ class Task:
 
 @final
 @dataclass(frozen=True)
-class Table:
+class MetricsTable:
     """Metrics as people read them: a header and rows of as many texts."""
 
     title: str
@@ -73,5 +73,5 @@ class TrainingFields(Strict, ABC):
         return Ledger(None).report()
 
     @abstractmethod
-    def tables(self, metrics: dict[str, Any]) -> list[Table]:
+    def tables(self, metrics: dict[str, Any]) -> list[MetricsTable]:
         """Return what people read of the metrics."""

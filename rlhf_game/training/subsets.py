@@ -12,7 +12,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.preferences import Preference, Preferences, flip, preferences_of, read_preferences
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.diagnostics import accuracy, brier, calibration_error, spearman
-from rlhf_game.training.data import DataSpec, PreferenceFields
+from rlhf_game.training.training_data import DataSpec, PreferenceFields
 
 Rows: TypeAlias = tuple[Preference, ...]
 Rewards: TypeAlias = tuple[Array, Array]

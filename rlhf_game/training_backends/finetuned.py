@@ -17,7 +17,7 @@ from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.files.conversations import Text, as_called, text_of
 from rlhf_game.mechanism.arrays import Array, numbers
 from rlhf_game.mechanism.payments import PaymentRule
-from rlhf_game.mechanism.sampled_settlement import (
+from rlhf_game.mechanism.sampled.sampled_settlement import (
     ByFormula,
     ByReference,
     ByTrainings,
@@ -31,9 +31,9 @@ from rlhf_game.mechanism.sampled_settlement import (
 )
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 from rlhf_game.mechanism.training import AffineRule, Trained
-from rlhf_game.training_backends.models import LanguageModel, load_language_model
-from rlhf_game.training_backends.policies import PolicyTraining, load_policy, train_policy
-from rlhf_game.training_backends.sampling import Sample, log_probabilities, sample
+from rlhf_game.training_backends.lm.models import LanguageModel, load_language_model
+from rlhf_game.training_backends.lm.sampling import Sample, log_probabilities, sample
+from rlhf_game.training_backends.trainers.policies import PolicyTraining, load_policy, train_policy
 
 TextReward: TypeAlias = Any
 """TRL's reward function, with values in [0, 1]."""
@@ -41,7 +41,7 @@ TextReward: TypeAlias = Any
 
 @final
 @dataclass(frozen=True, eq=False)
-class Draws:
+class PolicyDraws:
     """Draws of one policy for each prompt, [B, N], and the log of its own probability over the reference's: [B, N]."""
 
     texts: tuple[tuple[str, ...], ...]
@@ -100,15 +100,15 @@ class Finetuned(PolicySpace[TextReward]):
         shares = np.array([weight for weight, _ in heard])
         return FinetunedPolicy(self, out, draws, shares, tuple(reward for _, reward in heard))
 
-    def draw(self, model: LanguageModel) -> Draws:
+    def draw(self, model: LanguageModel) -> PolicyDraws:
         """Return draws of a model, by the same random numbers for every model."""
         how, training = self.training.sampling, self.training
         rows = sample(model, self.prompts, self.samples, seed=training.seed, sampling=how, system=training.system)
         own = np.array([[one.log_probability for one in row] for row in rows])
         texts = tuple(tuple(one.text for one in row) for row in rows)
-        return Draws(texts, np.zeros_like(own) if model is self._model else own - self._log_reference(rows))
+        return PolicyDraws(texts, np.zeros_like(own) if model is self._model else own - self._log_reference(rows))
 
-    def score(self, rewards: Sequence[TextReward], draws: Draws) -> PolicySamples:
+    def score(self, rewards: Sequence[TextReward], draws: PolicyDraws) -> PolicySamples:
         """Return every reward of draws, [k, B, N], with their log ratios. Raises InputError outside [0, 1]."""
         prompts = [prompt for prompt in self.prompts for _ in range(self.samples)]
         asked, said = as_called(prompts, [text for row in draws.texts for text in row])
@@ -138,7 +138,7 @@ class FinetunedPolicy(Policy[TextReward]):
     """A trained policy, known through its draws. folder: None for the reference. gap: certified at the level given."""
 
     def __init__(
-        self, space: Finetuned, folder: Path | None, draws: Draws, shares: Array, rewards: tuple[TextReward, ...]
+        self, space: Finetuned, folder: Path | None, draws: PolicyDraws, shares: Array, rewards: tuple[TextReward, ...]
     ) -> None:
         self.space, self.folder, self.draws = space, folder, draws
         if not rewards:
@@ -165,7 +165,7 @@ class FinetunedPolicy(Policy[TextReward]):
 @final
 @dataclass(frozen=True)
 class FinetunedPayments(PaymentRule[AffineRule]):
-    """(1 / mu) [h - ASW_-i(p^)], with h by ``source`` (see ``rlhf_game.mechanism.sampled_settlement``)."""
+    """(1 / mu) [h - ASW_-i(p^)], with h by ``source`` (see ``rlhf_game.mechanism.sampled.sampled_settlement``)."""
 
     source: Literal["samples", "reference", "leave_one_out"] = "samples"
 

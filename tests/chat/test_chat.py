@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rlhf_game import InputError, RunError
-from rlhf_game.chat import Chat, Endpoint, Ledger, LocalModel, Prices, Request, Scale, ask_once
+from rlhf_game.chat import Chat, Endpoint, GradeScale, Ledger, LocalModel, Prices, Request, ask_once
 from rlhf_game.chat.cache import content_key
 from rlhf_game.files.conversations import Message
 from tests import tiny
@@ -253,7 +253,7 @@ def test_a_local_model_answers_in_batches_and_the_place_of_a_question_does_not_m
 def test_temperature_zero_takes_the_likeliest_token_every_time(model: Path) -> None:
     import torch
 
-    from rlhf_game.training_backends.models import load_language_model
+    from rlhf_game.training_backends.lm.models import load_language_model
 
     loaded = load_language_model(str(model))
     ids = loaded.encode_prompt("please no", "good")
@@ -274,7 +274,7 @@ def test_a_local_model_is_known_by_its_weights_and_costs_no_second_time(
     requests = [ask_once("good", max_tokens=4), ask_once("bad", max_tokens=4)]
     Chat.kept_in(tmp_path, LocalModel(str(model))).ask(requests, "writer")
     assert len(LocalModel(str(model)).identity["sha256"]) == 64
-    monkeypatch.setattr("rlhf_game.training_backends.sampling.sample_batch", None)
+    monkeypatch.setattr("rlhf_game.training_backends.lm.sampling.sample_batch", None)
     Chat.kept_in(tmp_path, LocalModel(str(model))).ask(requests[::-1], "writer")
     assert report_of(tmp_path)["cached"] == 2
     assert report_of(tmp_path)["prompt_tokens"] > 0
@@ -285,12 +285,12 @@ def test_a_grade_of_a_local_model_is_the_mean_digit_by_its_probabilities(
 ) -> None:
     import torch
 
-    from rlhf_game.training_backends.models import load_language_model
+    from rlhf_game.training_backends.lm.models import load_language_model
 
     monkeypatch.setattr(tiny, "WORDS", ("<pad>", "<bos>", "<eos>", "<unk>", *"12345678"))
     model = tiny.save_language_model(tmp_path)
     questions = ["1 2 3", "7", "5 5"]
-    requests = [ask_once(question, scale=Scale(2, 4)) for question in questions]
+    requests = [ask_once(question, scale=GradeScale(2, 4)) for question in questions]
     said = [float(reply.text) for reply in Chat(LocalModel(str(model)), Ledger(None)).ask(requests, "judge")]
     loaded = load_language_model(str(model))
     for question, mean in zip(questions, said, strict=True):
@@ -303,7 +303,7 @@ def test_a_grade_of_a_local_model_is_the_mean_digit_by_its_probabilities(
 
 def test_a_local_model_without_digits_cannot_grade_with_them(model: Path) -> None:
     with pytest.raises(InputError, match="must have a token for each digit to grade with"):
-        Chat(LocalModel(str(model)), Ledger(None)).ask([ask_once("good", scale=Scale(1, 2))], "judge")
+        Chat(LocalModel(str(model)), Ledger(None)).ask([ask_once("good", scale=GradeScale(1, 2))], "judge")
 
 
 def test_a_local_model_that_is_not_there_is_named() -> None:

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from rlhf_game.chat import Scale
+from rlhf_game.chat import GradeScale
 
-TEN = Scale(1, 10)
+TEN = GradeScale(1, 10)
 GRADED = {
     # as the issue has them
     "On a scale from 1 to 10, this deserves 7.": 7, '{"reason": "3 facts", "score": 7}': 7,
@@ -105,12 +105,12 @@ def test_what_is_no_grade_is_none(said: str) -> None:
     ],
 )  # fmt: skip
 def test_the_scale_is_what_was_asked_for(said: str, low: float, high: float, grade: float | None) -> None:
-    assert Scale(low, high).read(said) == grade
+    assert GradeScale(low, high).read(said) == grade
 
 
 @pytest.mark.parametrize("number", [1, 2, 3.5, 7, 9.25, 10])
 def test_what_the_schema_asks_for_is_read(number: float) -> None:
-    for scale in (TEN, Scale(1, 10, explains=True)):
+    for scale in (TEN, GradeScale(1, 10, explains=True)):
         assert scale.schema["required"][-1] == "grade"
         document = {"reason": 'It says "Grade: 3", 4/10 and {"score": 5}.', "grade": number}
         answer = json.dumps({name: document[name] for name in scale.schema["required"]})
@@ -118,4 +118,4 @@ def test_what_the_schema_asks_for_is_read(number: float) -> None:
         assert scale.read(f"```json\n{answer}\n```") == number
     assert TEN.rule == "Answer with one number from 1 to 10 and nothing else."
     assert TEN.read(f"I was told: {TEN.rule}") is None
-    assert TEN.read(f"I was told: {Scale(1, 10, explains=True).rule}") is None
+    assert TEN.read(f"I was told: {GradeScale(1, 10, explains=True).rule}") is None

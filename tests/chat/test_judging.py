@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rlhf_game import RunError
-from rlhf_game.chat import Chat, Endpoint, Ledger, Reply, Scale, ask_once
+from rlhf_game.chat import Chat, Endpoint, GradeScale, Ledger, Reply, ask_once
 from tests.servers import chatting, serving
 
 
@@ -31,7 +31,11 @@ def grading(replies: Sequence[str], **more: Any) -> Any:
 def test_json_by_schema_is_asked_for_where_the_endpoint_takes_it(tmp_path: Path) -> None:
     with serving(grading(['{"grade": 7}'])) as (url, seen):
         chat = Chat.kept_in(tmp_path, Endpoint("m", f"{url}/v1", workers=1))
-        asked = [ask_once("a"), ask_once("a", scale=Scale(1, 9)), ask_once("a", scale=Scale(1, 9, explains=True))]
+        asked = [
+            ask_once("a"),
+            ask_once("a", scale=GradeScale(1, 9)),
+            ask_once("a", scale=GradeScale(1, 9, explains=True)),
+        ]
         assert [one.grade for one in chat.grade(asked[1:], "judge", None)] == [7.0, 7.0]
         chat.ask(asked, "judge")
     assert len(seen) == 3  # the scale is part of the question
@@ -48,7 +52,7 @@ def test_an_endpoint_that_takes_no_schema_is_asked_without_and_remembered(status
         refusal = status, {"error": {"message": "response_format is not supported"}}
         return refusal if "response_format" in document else grading(["Grade: 7"])(document, number)
 
-    requests = [ask_once(question, scale=Scale(1, 9)) for question in "abc"]
+    requests = [ask_once(question, scale=GradeScale(1, 9)) for question in "abc"]
     with serving(plain) as (url, seen):
         chat = Chat.kept_in(tmp_path, Endpoint("m", f"{url}/v1", workers=1))
         assert [one.grade for one in chat.grade(requests, "judge", None)] == [7.0] * 3
@@ -63,12 +67,12 @@ def test_options_go_before_the_fields_of_a_request_and_null_leaves_one_out() -> 
     options = {"max_completion_tokens": 500, "max_tokens": None, "temperature": None, "response_format": None}
     with serving(grading(["7"])) as (url, seen):
         endpoint = Endpoint("m", f"{url}/v1", options={**options, "reasoning_effort": "low"})
-        Chat(endpoint, Ledger(None)).grade([ask_once("a", scale=Scale(1, 9))], "judge", None)
+        Chat(endpoint, Ledger(None)).grade([ask_once("a", scale=GradeScale(1, 9))], "judge", None)
     assert set(seen[0]) - {"at", "token"} == {"model", "messages", "max_completion_tokens", "reasoning_effort"}
 
 
 def test_an_answer_without_a_grade_is_asked_for_again_and_never_kept(tmp_path: Path) -> None:
-    request = ask_once("a", scale=Scale(1, 9))
+    request = ask_once("a", scale=GradeScale(1, 9))
     with serving(grading(["no idea", "11", "7"])) as (url, seen):
         chat = Chat.kept_in(tmp_path, Endpoint("m", f"{url}/v1"), retries=2)
         (graded,) = chat.grade([request], "judge", None)
@@ -84,7 +88,7 @@ def test_an_answer_without_a_grade_is_asked_for_again_and_never_kept(tmp_path: P
 
 @pytest.mark.parametrize("reply", ["no idea", "7", '{"grade": 7'])
 def test_what_stays_without_a_grade_fails_with_its_file_or_counts_as_declared(reply: str, tmp_path: Path) -> None:
-    requests = [ask_once("a", scale=Scale(1, 9)), ask_once("b", scale=Scale(1, 9))]
+    requests = [ask_once("a", scale=GradeScale(1, 9)), ask_once("b", scale=GradeScale(1, 9))]
 
     def cut(document: dict[str, Any], number: int) -> tuple[int, Any]:
         is_cut = document["messages"][0]["content"] == "b"
@@ -116,7 +120,7 @@ def test_what_stays_without_a_grade_fails_with_its_file_or_counts_as_declared(re
 
 
 def test_a_kept_answer_without_a_grade_is_none_whoever_put_it_there(tmp_path: Path) -> None:
-    request = ask_once("a", scale=Scale(1, 9))
+    request = ask_once("a", scale=GradeScale(1, 9))
     with serving(grading(["7"])) as (url, seen):
         chat = Chat.kept_in(tmp_path, Endpoint("m", f"{url}/v1"))
         assert chat.cache is not None

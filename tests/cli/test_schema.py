@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from rlhf_game.cli.schema import File, schema_of
+from rlhf_game.cli.schema import SchemaKind, schema_of
 from rlhf_game.files.documents import parse_yaml
 from tests.cli.runner import run
 from tests.cli.test_malformed import DOCUMENTS, game
@@ -16,11 +16,11 @@ ROOT = Path(__file__).resolve().parents[2]
 RUNS = ("run_smollm2", "run_trie", "finetuned", "prompts", "draws", "given")
 TRAININGS = ("reward_model", "ensemble", "warm", "elastic_reset", "eso", "dpo", "osp", "seft", "distill")
 EXAMPLES = {
-    File.GAME: sorted((ROOT / "examples" / "games").glob("*.yaml")),
-    File.RUN: [path for name in RUNS if (path := ROOT / "examples" / f"{name}.yaml").exists()],
-    File.TRAIN: [ROOT / "examples" / f"{name}.yaml" for name in TRAININGS],
-    File.SIMULATE: [ROOT / "examples" / f"{name}.yaml" for name in ("market", "sweep")],
-    File.DISCOVER: [ROOT / "examples" / "discover.yaml"],
+    SchemaKind.GAME: sorted((ROOT / "examples" / "games").glob("*.yaml")),
+    SchemaKind.RUN: [path for name in RUNS if (path := ROOT / "examples" / f"{name}.yaml").exists()],
+    SchemaKind.TRAIN: [ROOT / "examples" / f"{name}.yaml" for name in TRAININGS],
+    SchemaKind.SIMULATE: [ROOT / "examples" / f"{name}.yaml" for name in ("market", "sweep")],
+    SchemaKind.DISCOVER: [ROOT / "examples" / "discover.yaml"],
 }
 UNSEEN = {
     "strength huge", "alpha one", "alpha nothing", "alpha infinite", "revenue, no domain", "reference sum",
@@ -33,12 +33,12 @@ UNSEEN = {
 """Malformed games whose fault only numbers show; those with a file of their own are seen only when it is read."""
 
 
-def valid(of: File, document: Any) -> bool:
+def valid(of: SchemaKind, document: Any) -> bool:
     return bool(Draft202012Validator(schema_of(of)).is_valid(document))
 
 
-@pytest.mark.parametrize("of", list(File))
-def test_every_example_and_starting_file_is_valid(of: File) -> None:
+@pytest.mark.parametrize("of", list(SchemaKind))
+def test_every_example_and_starting_file_is_valid(of: SchemaKind) -> None:
     Draft202012Validator.check_schema(schema_of(of))
     validator = Draft202012Validator(schema_of(of))
     for path in [*EXAMPLES[of], ROOT / "rlhf_game" / "cli" / "starters" / f"{of.value}.yaml"]:
@@ -46,8 +46,8 @@ def test_every_example_and_starting_file_is_valid(of: File) -> None:
         assert [error.message[:200] for error in validator.iter_errors(document)] == [], path.name
 
 
-@pytest.mark.parametrize("of", list(File))
-def test_what_no_file_may_say_is_not_valid(of: File) -> None:
+@pytest.mark.parametrize("of", list(SchemaKind))
+def test_what_no_file_may_say_is_not_valid(of: SchemaKind) -> None:
     for path in EXAMPLES[of]:
         document = parse_yaml(path.read_text(), path.name)
         assert not valid(of, {**document, "no_such_key": 1}), path.name
@@ -59,7 +59,7 @@ def test_what_no_file_may_say_is_not_valid(of: File) -> None:
 
 def test_malformed_games_are_not_valid_where_their_form_is_wrong() -> None:
     """Of all games that the command refuses the schema refuses those whose fault is not in the numbers."""
-    validator = Draft202012Validator(schema_of(File.GAME))
+    validator = Draft202012Validator(schema_of(SchemaKind.GAME))
     accepted = [name for name, document, _ in DOCUMENTS if validator.is_valid(json.loads(json.dumps(document)))]
     assert len(accepted) < len(DOCUMENTS) / 2
     assert {name for name in accepted if not name.startswith("file, ")} <= UNSEEN
@@ -82,11 +82,11 @@ def test_malformed_games_are_not_valid_where_their_form_is_wrong() -> None:
 def test_rewards_in_short_and_long_forms(reward: Any, is_right: bool) -> None:
     document = parse_yaml((ROOT / "examples" / "run_smollm2.yaml").read_text(), "run")
     document["groups"][0] = {"name": "a", "reward": reward}
-    assert valid(File.RUN, document) is is_right
+    assert valid(SchemaKind.RUN, document) is is_right
 
 
 def test_the_command_prints_the_schema_and_files_may_name_it(tmp_path: Path) -> None:
-    assert json.loads(run("schema", "game").out) == schema_of(File.GAME)
+    assert json.loads(run("schema", "game").out) == schema_of(SchemaKind.GAME)
     (tmp_path / "game.json").write_text(json.dumps({"$schema": "game.schema.json"} | game()))
     (tmp_path / "plain.json").write_text(json.dumps(game()))
     named, plain = (json.loads(run("settle", tmp_path / name, "--json").out) for name in ("game.json", "plain.json"))

@@ -10,7 +10,7 @@ import yaml
 from rlhf_game import InputError
 from rlhf_game.discovery import read_discovery
 from rlhf_game.files.settings import changed, set_fields, steps
-from rlhf_game.runs import read_config
+from rlhf_game.outcomes import read_config
 from rlhf_game.simulations.study import read_study
 from rlhf_game.training import read_training
 from tests.cli.runner import run

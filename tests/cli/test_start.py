@@ -8,26 +8,26 @@ import pytest
 import yaml
 
 from rlhf_game.cli.doctor import examination
-from rlhf_game.cli.init import Kind
+from rlhf_game.cli.init import StarterKind
 from tests.cli.runner import run
 
 RUNS = {  # what runs the file of each kind, and what it leaves
-    Kind.GAME: ("settle", "-o", "receipt.json"),
-    Kind.SIMULATE: ("simulate", "results.parquet"),
-    Kind.DISCOVER: ("discover", "result.json"),
-    Kind.TRAIN: ("train", "metrics.json"),
-    Kind.RUN: ("run", "receipt.json"),
+    StarterKind.GAME: ("settle", "-o", "receipt.json"),
+    StarterKind.SIMULATE: ("simulate", "results.parquet"),
+    StarterKind.DISCOVER: ("discover", "result.json"),
+    StarterKind.TRAIN: ("train", "metrics.json"),
+    StarterKind.RUN: ("run", "receipt.json"),
 }
 
 
-def start(kind: Kind, folder: Path) -> Path:
+def start(kind: StarterKind, folder: Path) -> Path:
     path = folder / f"{kind.value}.yaml"
     assert run("init", kind.value, "-o", path).code == 0
     return path
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-def test_a_starting_file_is_commented_and_is_what_is_printed(kind: Kind, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", list(StarterKind))
+def test_a_starting_file_is_commented_and_is_what_is_printed(kind: StarterKind, tmp_path: Path) -> None:
     text = start(kind, tmp_path).read_text()
     assert run("init", kind.value).out == text
     assert text.startswith("# ")
@@ -37,7 +37,7 @@ def test_a_starting_file_is_commented_and_is_what_is_printed(kind: Kind, tmp_pat
 
 
 def test_a_game_to_start_from_settles_audits_and_can_be_played(tmp_path: Path) -> None:
-    game = start(Kind.GAME, tmp_path)
+    game = start(StarterKind.GAME, tmp_path)
     assert run("settle", game, "--json").code == 0
     assert run("audit", game, "--starts", "2", "--assert").code == 0
     assert run("play", game, "-o", tmp_path / "page.html").code == 0
@@ -46,21 +46,21 @@ def test_a_game_to_start_from_settles_audits_and_can_be_played(tmp_path: Path) -
 @pytest.mark.parametrize(
     "kind",
     [
-        Kind.SIMULATE,
-        pytest.param(Kind.DISCOVER, marks=pytest.mark.slow),
-        pytest.param(Kind.TRAIN, marks=[pytest.mark.slow, pytest.mark.weights]),
-        pytest.param(Kind.RUN, marks=[pytest.mark.slow, pytest.mark.weights]),
+        StarterKind.SIMULATE,
+        pytest.param(StarterKind.DISCOVER, marks=pytest.mark.slow),
+        pytest.param(StarterKind.TRAIN, marks=[pytest.mark.slow, pytest.mark.weights]),
+        pytest.param(StarterKind.RUN, marks=[pytest.mark.slow, pytest.mark.weights]),
     ],
 )
-def test_a_file_to_start_from_runs_as_it_is(kind: Kind, tmp_path: Path) -> None:
+def test_a_file_to_start_from_runs_as_it_is(kind: StarterKind, tmp_path: Path) -> None:
     command, result = RUNS[kind]
     assert run(command, start(kind, tmp_path), "-o", tmp_path / "out").code == 0
     assert (tmp_path / "out" / result).exists()
 
 
-@pytest.mark.parametrize("kind", [Kind.GAME, Kind.TRAIN])
-def test_nothing_is_overwritten(kind: Kind, tmp_path: Path) -> None:
-    mine = tmp_path / ("preferences.jsonl" if kind is Kind.TRAIN else "game.yaml")
+@pytest.mark.parametrize("kind", [StarterKind.GAME, StarterKind.TRAIN])
+def test_nothing_is_overwritten(kind: StarterKind, tmp_path: Path) -> None:
+    mine = tmp_path / ("preferences.jsonl" if kind is StarterKind.TRAIN else "game.yaml")
     mine.write_text("mine")
     found = run("init", kind.value, "-o", tmp_path / f"{kind.value}.yaml")
     assert found.code == 2

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from rlhf_game.cli.folders import verify_folder
+from rlhf_game.cli.folder_kinds import verify_folder
 from rlhf_game.discovery import discover, read_discovery
 from rlhf_game.errors import InputError
 from rlhf_game.files.workspace import LOCK, SUMS, Workspace
-from rlhf_game.runs import read_config
-from rlhf_game.runs import run as run_pipeline
-from rlhf_game.simulations.pipeline import simulate
+from rlhf_game.outcomes import read_config
+from rlhf_game.outcomes import run as run_pipeline
+from rlhf_game.simulations.simulation_pipeline import simulate
 from rlhf_game.simulations.study import read_study
 from rlhf_game.training import read_training, train
 from tests import tiny

@@ -107,7 +107,7 @@ def menu(name: str, divergence: list[float]) -> Implementation:
 
 def candidates(name: str) -> Implementation:
     """Return the entry of responses that were drawn before; rewards are numbers, one for each distinct response."""
-    from rlhf_game.runs.candidates import Candidates
+    from rlhf_game.outcomes.candidates import Candidates
 
     responses = [["yes", "no", "yes", "maybe"], ["one", "two"], ["so", "so"]]
 

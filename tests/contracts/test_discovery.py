@@ -14,7 +14,7 @@ from tests.strategies import NAMES, regularizer
 
 ROOT = Path(__file__).resolve().parents[2]
 ELSEWHERE = {
-    "Draws": "tests/runs/test_draws_space.py",  # known through draws: its numbers are estimates
+    "Draws": "tests/outcomes/test_draws_space.py",  # known through draws: its numbers are estimates
     "Finetuned": "tests/training_backends/test_finetuned.py",  # trained: its optimum is approximate
     "FinetunedPayments": "tests/training_backends/test_finetuned.py",
     "ForeignRule": "tests/agents/test_foreign.py",  # a function of someone else's: nothing is promised

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import rlhf_game as rg
-from rlhf_game.mechanism.learned import LearnedWelfare
 from rlhf_game.mechanism.participation import Participation, ParticipationPayments
 from rlhf_game.mechanism.payments import WithFee
+from rlhf_game.mechanism.rules.learned import LearnedWelfare
+from rlhf_game.mechanism.rules.social_choice import MaximalLottery, NashFeedback, RandomDictatorship
+from rlhf_game.mechanism.rules.stopped_training import CheckpointPayments, StoppedPayments, StoppedTraining
+from rlhf_game.mechanism.rules.welfare_rules import AlphaFair, Egalitarian, EqualSay, NashWelfare, PolicyMedian
 from rlhf_game.mechanism.several import ModelPayments, SeveralModels
-from rlhf_game.mechanism.social_choice import MaximalLottery, NashFeedback, RandomDictatorship
-from rlhf_game.mechanism.stopped_training import CheckpointPayments, StoppedPayments, StoppedTraining
-from rlhf_game.mechanism.welfare_rules import AlphaFair, Egalitarian, EqualSay, NashWelfare, PolicyMedian
 
 FREE = rg.NoPayments()
 AFFINE = rg.AffinePayments()

@@ -15,10 +15,10 @@ import torch
 
 from rlhf_game import InputError, RunError
 from rlhf_game.discovery import discover, read_discovery
-from rlhf_game.discovery.archive import Archive, Entry, Proposal, ranked
-from rlhf_game.discovery.config import DiscoveryConfig
+from rlhf_game.discovery.archive import Archive, Entry, ExpressionProposal, ranked
+from rlhf_game.discovery.discovery_config import DiscoveryConfig
 from rlhf_game.discovery.evolution import Evolution
-from rlhf_game.discovery.scoring import Judge
+from rlhf_game.discovery.task_scores import TaskScorer
 from rlhf_game.files.workspace import Workspace
 from tests.cli.runner import run as command
 from tests.servers import chatting, serving
@@ -116,8 +116,8 @@ def test_the_same_archive_gives_the_same_proposals_and_another_seed_others(tmp_p
 
 
 def test_candidates_are_rejected_with_the_reason_and_never_stop_a_search() -> None:
-    judge = Judge(DiscoveryConfig.model_validate({"tasks": TASKS}))
-    good = judge.judge(Proposal("relu(1 - z)", "x"), 0, 0, [])
+    judge = TaskScorer(DiscoveryConfig.model_validate({"tasks": TASKS}))
+    good = judge.judge(ExpressionProposal("relu(1 - z)", "x"), 0, 0, [])
     assert good.score is not None
     assert good.reason is None
     for text, said in (
@@ -127,14 +127,14 @@ def test_candidates_are_rejected_with_the_reason_and_never_stop_a_search() -> No
         ("2 * relu(1 - z) + 3", "must be a new function, found the slopes of g000-000"),
         ("exp(-40 * z)", "must be a number at moderate margins, found inf at z = -4"),
     ):
-        entry = judge.judge(Proposal(text, "x"), 0, 1, [good])
+        entry = judge.judge(ExpressionProposal(text, "x"), 0, 1, [good])
         assert entry.score is None
         assert entry.reason is not None
         assert re.search(said, entry.reason), entry.reason
     with pytest.raises(InputError, match="baselines: must need no column of the pairs, found spce"):
         judge.baseline("spce", held_out=False)
-    slow = Judge(DiscoveryConfig.model_validate({"tasks": TASKS, "limits": {"seconds": 1e-9}}))
-    assert "took longer" in str(slow.judge(Proposal("-z", "x"), 0, 0, []).reason)
+    slow = TaskScorer(DiscoveryConfig.model_validate({"tasks": TASKS, "limits": {"seconds": 1e-9}}))
+    assert "took longer" in str(slow.judge(ExpressionProposal("-z", "x"), 0, 0, []).reason)
 
 
 def test_an_archive_that_was_changed_is_named(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from rlhf_game import InputError
 from rlhf_game.discovery.evolution import cross, grow, mutate
+from rlhf_game.discovery.expression_loss import loss_of
 from rlhf_game.discovery.expressions import ARITY, Apply, Limits, Name, Number, depth, parse, size, uses, write
-from rlhf_game.discovery.losses import loss_of
-from rlhf_game.training_backends.preferences import LOSSES, OPERATIONS, PairBatch, check_trainable
+from rlhf_game.training_backends.trainers.preferences import LOSSES, OPERATIONS, PairBatch, check_trainable
 
 Z = torch.tensor([-2.0, -0.3, 0.04, 1.5], dtype=torch.float64)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rlhf_game import RunError
-from rlhf_game.training_backends.preferences import LOSSES, ExactTask, PreferenceLoss, TaskSettings
+from rlhf_game.training_backends.trainers.preferences import LOSSES, ExactTask, PreferenceLoss, TaskSettings
 
 SMALL = TaskSettings(prompts=2, tokens=3, length=2, pairs=50, beta=0.5, steps=60)
 

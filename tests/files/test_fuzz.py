@@ -20,8 +20,8 @@ from rlhf_game.errors import RlhfGameError
 from rlhf_game.files.documents import parse_yaml
 from rlhf_game.files.preferences import read_preferences
 from rlhf_game.files.tables import read_table
-from rlhf_game.runs import read_config
-from rlhf_game.runs.given import GivenSpec, read_given
+from rlhf_game.outcomes import read_config
+from rlhf_game.outcomes.given_rows import GivenSpec, read_given
 from rlhf_game.simulations.study import read_study
 from rlhf_game.training import read_training
 from tests.cli.runner import run

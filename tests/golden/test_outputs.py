@@ -18,9 +18,9 @@ import yaml
 from tests import tiny
 from tests.cli.runner import run
 from tests.golden.test_examples import apart, largest
+from tests.outcomes.listed import LONGEST, QUICK, document
 from tests.report.pages import page_of
-from tests.runs.listed import LONGEST, QUICK, document
-from tests.training_backends.policies.enumerable import PROMPT, save_model
+from tests.training_backends.trainers.policies.enumerable import PROMPT, save_model
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 RECORDED = Path(__file__).with_suffix("").with_name("outputs.json")

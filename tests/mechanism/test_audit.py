@@ -11,7 +11,7 @@ import rlhf_game as rg
 from rlhf_game.agents.audit import standard_strategies
 from rlhf_game.agents.misreports import Truthful
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.audit import measure
+from rlhf_game.mechanism.regret import measure
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 from rlhf_game.mechanism.training import Trained
 from tests.mechanism.wrong import WithoutTheRegularizer

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import rlhf_game as rg
 from rlhf_game.errors import InputError
-from rlhf_game.mechanism.automata import Earning, Reference, characters, combine, keywords, length, ngram, pattern
+from rlhf_game.mechanism.automata import Reference, RewardMachine, characters, combine, keywords, length, ngram, pattern
 from rlhf_game.mechanism.spaces.chain import END
 
 ALPHABET = ["a", "b", "ab", "ba ", "c", " ", ""]
@@ -166,7 +166,7 @@ def test_the_chain_of_a_product_settles_like_the_table_of_all_texts(seed: int, h
 
 def test_a_product_keeps_only_what_can_be_reached_and_refuses_other_alphabets() -> None:
     reference = Reference(np.array([[1, END], [1, END]]), np.full((2, 2), 0.5))
-    counter = Earning(np.array([[1, 0], [2, 0], [2, 2]]), np.array([[0.0, 1.0], [0.0, 0.0], [3.0, 0.0]]))
+    counter = RewardMachine(np.array([[1, 0], [2, 0], [2, 2]]), np.array([[0.0, 1.0], [0.0, 0.0], [3.0, 0.0]]))
     both = combine(reference, [counter])
     assert both.reference.next_state.tolist() == [[1, END], [2, END], [2, END]]
     assert both.rewards[0].tolist() == [[0.0, 1.0], [0.0, 0.0], [3.0, 0.0]]

@@ -7,7 +7,7 @@ import pytest
 
 from rlhf_game import InputError
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.betting import betting_interval, pooled_interval
+from rlhf_game.mechanism.sampled.betting import betting_interval, pooled_interval
 
 REPETITIONS = 2000
 MISSES = 130

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import rlhf_game as rg
-from rlhf_game.mechanism.certificates import (
+from rlhf_game.mechanism.sampled.certificates import (
     certified_gap,
     certified_gap_of_samples,
     certified_payments,

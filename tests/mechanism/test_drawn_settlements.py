@@ -9,7 +9,7 @@ from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.draws.log_mean import doublings, log_means, pivots, symmetric_means
 from rlhf_game.mechanism.draws.partition import mean_rejections, rejections_of_each, void_probability
 from rlhf_game.mechanism.draws.settlement import (
-    Drawn,
+    DrawsSettlement,
     Estimator,
     choose_estimator,
     expected_proposals,
@@ -125,7 +125,7 @@ def check_coverage(model: Model, estimator: Estimator, draws: int, count: int) -
         assert (misses <= 0.05 * count + 3.1 * np.sqrt(0.05 * count)).all(), (name, misses)
 
 
-def assert_consistent(drawn: Drawn, model: Model) -> None:
+def assert_consistent(drawn: DrawsSettlement, model: Model) -> None:
     kept = model.problem.sizes * drawn.values.value - drawn.payments.value
     assert drawn.utilities.value == pytest.approx(kept, abs=1e-12)
     for found in (drawn.values, drawn.payments, drawn.utilities, drawn.log_z):

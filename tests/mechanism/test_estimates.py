@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlhf_game.errors import InputError
-from rlhf_game.mechanism.estimates import Estimate, student_interval
+from rlhf_game.mechanism.sampled.estimates import Estimate, student_interval
 
 
 def test_sums_and_multiples_keep_the_truth_inside() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import rlhf_game as rg
-from rlhf_game.mechanism.learned import SCHEDULES, Prior, Smooth, learn, outcomes
+from rlhf_game.mechanism.rules.learned import SCHEDULES, Prior, SmoothedRevenue, learn, outcomes
 
 MYERSON, SECOND_PRICE = 17 / 32, 1 / 2
 """Expected revenue from three U[0, 1] bidders for one item, with the optimal reserve 1/2 and without (Myerson 1981)."""
@@ -29,7 +29,7 @@ def _groups(profiles: int, seed: int, outcomes: int = 4) -> Prior:
 @pytest.mark.parametrize("welfare_share", [0.0, 0.4])
 def test_the_gradient_is_that_of_the_objective(is_entropic: bool, welfare_share: float) -> None:
     rng = np.random.default_rng(0)
-    smooth = Smooth(0.3 * np.log(rng.dirichlet(np.ones(4))), 0.3, is_entropic, welfare_share)
+    smooth = SmoothedRevenue(0.3 * np.log(rng.dirichlet(np.ones(4))), 0.3, is_entropic, welfare_share)
     shares, at = rng.random((5, 3, 4)), np.concatenate([[1.2, 0.8, 1.5], rng.random(4)])
     _, slope = smooth.objective(at[:3], at[3:], shares)
     for k, step in enumerate(1e-5 * np.eye(7)):
@@ -40,7 +40,7 @@ def test_the_gradient_is_that_of_the_objective(is_entropic: bool, welfare_share:
 def test_the_smooth_objective_is_the_revenue_itself_under_kl() -> None:
     table, prior = rg.Table([0.4, 0.3, 0.2, 0.1], rg.KL(0.3)), _groups(20, 1)
     rule = rg.AffineWelfare([2.0, 0.7], [0.1, 0.0, 0.3, 0.2])
-    smooth = Smooth(0.3 * np.log(table.reference[0][0]), 0.3, True, 0.0)
+    smooth = SmoothedRevenue(0.3 * np.log(table.reference[0][0]), 0.3, True, 0.0)
     value, _ = smooth.objective(np.array([2.0, 0.7]), np.array([0.1, 0.0, 0.3, 0.2]), prior.shares)
     assert value == pytest.approx(outcomes(rule, table, prior).revenue.mean(), rel=1e-12)
 

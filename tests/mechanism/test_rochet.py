@@ -8,8 +8,8 @@ import pytest
 
 import rlhf_game as rg
 from rlhf_game.mechanism.rochet import Implementability, equivalence, implementability
+from rlhf_game.mechanism.rules.welfare_rules import Egalitarian, EqualSay, NashWelfare, PolicyMedian
 from rlhf_game.mechanism.training import TrainingRule
-from rlhf_game.mechanism.welfare_rules import Egalitarian, EqualSay, NashWelfare, PolicyMedian
 
 OTHERS = [rg.Report([0.1, 0.2, 0.7], size=2), rg.Report([0.3, 0.6, 0.1])]
 SPACE = rg.Table([0.4, 0.3, 0.3], rg.KL(0.5), normalization="sum")

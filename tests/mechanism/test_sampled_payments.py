@@ -5,7 +5,7 @@ import pytest
 
 import rlhf_game as rg
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.sampled_payments import bootstrapped_payments, sampled_payments
+from rlhf_game.mechanism.sampled.sampled_payments import bootstrapped_payments, sampled_payments
 
 REPETITIONS = 2000
 LOW, HIGH = 0.935, 0.965

@@ -8,10 +8,10 @@ import pytest
 
 from rlhf_game import InputError
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.betting import pooled_interval
-from rlhf_game.mechanism.certificates import max_welfare
-from rlhf_game.mechanism.estimates import Estimate
-from rlhf_game.mechanism.sampled_settlement import (
+from rlhf_game.mechanism.sampled.betting import pooled_interval
+from rlhf_game.mechanism.sampled.certificates import max_welfare
+from rlhf_game.mechanism.sampled.estimates import Estimate
+from rlhf_game.mechanism.sampled.sampled_settlement import (
     ByFormula,
     ByMenu,
     ByReference,

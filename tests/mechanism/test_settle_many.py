@@ -9,11 +9,11 @@ import pytest
 import rlhf_game as rg
 from rlhf_game.mechanism.mechanism import settle_games
 from rlhf_game.mechanism.reports import Profile
+from rlhf_game.mechanism.rules.stopped_training import CheckpointPayments, StoppedPayments, StoppedTraining
+from rlhf_game.mechanism.rules.welfare_rules import AlphaFair, Egalitarian, EqualSay, NashWelfare, PolicyMedian
 from rlhf_game.mechanism.spaces.chain import Chain
 from rlhf_game.mechanism.spaces.table import Table
-from rlhf_game.mechanism.stopped_training import CheckpointPayments, StoppedPayments, StoppedTraining
 from rlhf_game.mechanism.training import Trained
-from rlhf_game.mechanism.welfare_rules import AlphaFair, Egalitarian, EqualSay, NashWelfare, PolicyMedian
 from tests.strategies import NAMES, regularizer
 
 

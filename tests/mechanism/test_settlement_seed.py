@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.sampled_settlement import (
+from rlhf_game.mechanism.sampled.sampled_settlement import (
     ByReference,
     PolicySamples,
     SampledGame,

@@ -8,7 +8,7 @@ import pytest
 
 import rlhf_game as rg
 from rlhf_game.errors import CombinationError, InputError
-from rlhf_game.mechanism.social_choice import MaximalLottery, NashFeedback, RandomDictatorship, distortion
+from rlhf_game.mechanism.rules.social_choice import MaximalLottery, NashFeedback, RandomDictatorship, distortion
 from tests.cli.runner import run
 
 Q = [0.7, 0.2, 0.1]

@@ -6,7 +6,7 @@ import pytest
 import rlhf_game as rg
 from rlhf_game.mechanism.noise import worst_loss
 from rlhf_game.mechanism.payments import PaymentRule
-from rlhf_game.mechanism.stopped_training import CheckpointPayments, StoppedPayments, StoppedTraining
+from rlhf_game.mechanism.rules.stopped_training import CheckpointPayments, StoppedPayments, StoppedTraining
 
 
 def _game(seed: int, outcomes: int = 6, prompts: int = 2) -> tuple[np.ndarray, list[rg.Report]]:

@@ -7,8 +7,15 @@ import pytest
 
 import rlhf_game as rg
 from rlhf_game.mechanism.mechanism import read_profile
+from rlhf_game.mechanism.rules.welfare_rules import (
+    AlphaFair,
+    Egalitarian,
+    EqualSay,
+    FairRule,
+    NashWelfare,
+    PolicyMedian,
+)
 from rlhf_game.mechanism.training import TrainingRule
-from rlhf_game.mechanism.welfare_rules import AlphaFair, Egalitarian, EqualSay, FairRule, NashWelfare, PolicyMedian
 from tests import oracles
 from tests.strategies import regularizer
 

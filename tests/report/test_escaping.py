@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rlhf_game.report import write_report
-from rlhf_game.report.data import Data
+from rlhf_game.report.data_table import DataTable
 from rlhf_game.report.svg import element, label
 from tests.report.pages import Node, data_of, page_of, read
 from tests.report.test_games import folder_of
@@ -137,7 +137,7 @@ def test_no_cell_of_a_csv_is_a_formula(hostile: Node) -> None:
 
 
 def test_numbers_stay_numbers_and_texts_that_look_like_formulas_do_not() -> None:
-    data = Data(("name", "gain"), (("=1+1", -0.5), ("-3", 1e-20), ('a"b,\nc', 2), ("x", None)))
+    data = DataTable(("name", "gain"), (("=1+1", -0.5), ("-3", 1e-20), ('a"b,\nc', 2), ("x", None)))
     assert data.csv() == 'name,gain\r\n\'=1+1,-0.5\r\n\'-3,1e-20\r\n"a""b,\nc",2\r\nx,\r\n'
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from rlhf_game.errors import InputError
 from rlhf_game.report import write_report
-from rlhf_game.report.data import Data
+from rlhf_game.report.data_table import DataTable
 from rlhf_game.report.figures import latex_of, pdf_of, resolved, write_figures
 from rlhf_game.report.page import Figure, Page
 from rlhf_game.report.studies import read_study
@@ -65,7 +65,7 @@ def test_a_drawing_stands_alone_with_its_colours_and_its_legend(tmp_path: Path) 
 
 
 def test_latex_sets_any_text_and_aligns_numbers() -> None:
-    data = Data(("lie_1", "50% & more"), (("a#b{c}~^\\$", -0.25), ("plain", 1.5)))
+    data = DataTable(("lie_1", "50% & more"), (("a#b{c}~^\\$", -0.25), ("plain", 1.5)))
     assert latex_of(data).splitlines() == [
         r"\begin{tabular}{lr}",
         r"\toprule",

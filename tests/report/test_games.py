@@ -265,7 +265,7 @@ def test_intervals_are_on_the_page(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("game", GAMES, ids=lambda path: path.stem)
 def test_every_kind_of_game_has_a_report(game: Path, tmp_path: Path) -> None:
-    from rlhf_game.report.folders import settled_page
+    from rlhf_game.report.folder_pages import settled_page
     from rlhf_game.report.page import write_page
 
     page = page_of(write_page(tmp_path / "report.html", settled_page(game)))

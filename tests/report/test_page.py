@@ -10,8 +10,8 @@ import pytest
 
 from rlhf_game.report import write_report
 from rlhf_game.report.axes import spanning, spanning_log
-from rlhf_game.report.charts import Step, waterfall
-from rlhf_game.report.data import column, number
+from rlhf_game.report.charts import WaterfallStep, waterfall
+from rlhf_game.report.data_table import column, number
 from rlhf_game.report.svg import fitted, width_of
 from tests.cli.runner import run as command
 from tests.report.pages import Node, page_of, read
@@ -109,7 +109,11 @@ def test_texts_and_marks_stand_out(scheme: int, tmp_path: Path) -> None:
 
 
 def test_the_steps_of_a_waterfall_are_drawn_from_where_the_last_one_ended() -> None:
-    steps = [Step("own", 0.0, 2.0, "own", True), Step("cost", 2.0, 0.5, "cost"), Step("kept", 0.0, 0.5, "keep", True)]
+    steps = [
+        WaterfallStep("own", 0.0, 2.0, "own", True),
+        WaterfallStep("cost", 2.0, 0.5, "cost"),
+        WaterfallStep("kept", 0.0, 0.5, "keep", True),
+    ]
     drawn = read(waterfall("w", "t", "d", steps))
     own, cost, kept = (
         [float(bar.attributes[key]) for key in ("x", "width")] for bar in drawn.all("rect", class_="bar")

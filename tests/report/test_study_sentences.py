@@ -8,7 +8,7 @@ import pandas
 import pytest
 
 from rlhf_game.report import write_report
-from rlhf_game.simulations.pipeline import simulate
+from rlhf_game.simulations.simulation_pipeline import simulate
 from tests.report.market_sentences import OF_MARKETS
 from tests.report.pages import page_of
 from tests.report.sentences import SENTENCES, Table, sentences_of

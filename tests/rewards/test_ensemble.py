@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf_game import KL, AffinePayments, InputError, Mechanism, Report, SocialWelfare
+from rlhf_game.outcomes import Candidates
 from rlhf_game.rewards import (
     Brevity,
     Ensemble,
@@ -19,7 +20,6 @@ from rlhf_game.rewards import (
     WeightAverage,
     call_reward,
 )
-from rlhf_game.runs import Candidates
 from tests import tiny
 from tests.cli.runner import run as command
 

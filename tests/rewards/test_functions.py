@@ -12,7 +12,7 @@ import torch
 from transformers import TrainerState
 
 from rlhf_game import KL, AffinePayments, InputError, Mechanism, Report, RunError, SocialWelfare, Table
-from rlhf_game.rewards import Mix, Part, Unit, call_reward
+from rlhf_game.rewards import Mix, MixPart, Unit, call_reward
 from rlhf_game.rewards.functions import PythonFunction
 
 TEXTS = ["a", "bb", "ccc"]
@@ -95,7 +95,7 @@ def test_whatever_trl_calls_is_called(folder: Path, name: str) -> None:
     reward = PythonFunction(f"mine.py:{name}", folder)
     columns: dict[str, Any] = {"completion_ids": [[1], [1, 2], [1, 2, 3]], "more": ["x", "y", "z"]}
     np.testing.assert_array_equal(call_reward(reward, ["p"] * 3, TEXTS, columns), LENGTHS)
-    inside = Mix((Part(reward, Unit()),))
+    inside = Mix((MixPart(reward, Unit()),))
     np.testing.assert_array_equal(call_reward(inside, ["p"] * 3, TEXTS, columns), LENGTHS)
     assert len(reward.provenance["sha256"]) == 64 or name == "part"
 

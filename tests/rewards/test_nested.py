@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from rlhf_game import KL, InputError
-from rlhf_game.rewards import Affine, Brevity, Ensemble, Mean, Mix, Part, Rank, TextTable, Unit, call_reward
+from rlhf_game.outcomes import read_config
+from rlhf_game.outcomes.candidates import Candidates
+from rlhf_game.rewards import Affine, Brevity, Ensemble, Mean, Mix, MixPart, Rank, TextTable, Unit, call_reward
+from rlhf_game.rewards.nested import nested
 from rlhf_game.rewards.texts import is_pointwise
-from rlhf_game.runs import read_config
-from rlhf_game.runs.candidates import Candidates
-from rlhf_game.runs.nested import nested
-from rlhf_game.training.config import read_training
+from rlhf_game.training.training_config import read_training
 
 RANKED = {"reward": {"brevity": 5}, "calibration": "rank"}
 DEEP = {"reward": {"ensemble": {"members": ["sentiment", {"mix": [{"reward": "clean"}, RANKED]}]}}}
@@ -84,17 +84,17 @@ def test_the_walk_finds_every_file_and_model(write: Any, tmp_path: Path) -> None
 
 
 def test_what_depends_on_other_texts_says_so_however_deep() -> None:
-    ranked = Mix((Part(Brevity(5), Unit()), Part(Brevity(5), Rank())))
+    ranked = Mix((MixPart(Brevity(5), Unit()), MixPart(Brevity(5), Rank())))
     assert not is_pointwise(ranked)
-    assert not is_pointwise(Mix((Part(Ensemble((Brevity(5), ranked), Mean()), Affine(0, 1)),)))
-    assert is_pointwise(Mix((Part(Ensemble((Brevity(5),), Mean()), Affine(0, 1)),)))
+    assert not is_pointwise(Mix((MixPart(Ensemble((Brevity(5), ranked), Mean()), Affine(0, 1)),)))
+    assert is_pointwise(Mix((MixPart(Ensemble((Brevity(5),), Mean()), Affine(0, 1)),)))
     assert is_pointwise(lambda prompts, completions: [0.0])
 
 
 def test_trainers_refuse_ranks_in_python_too(tmp_path: Path) -> None:
-    from rlhf_game.training_backends.policies import PolicyTraining, train_policy
+    from rlhf_game.training_backends.trainers.policies import PolicyTraining, train_policy
 
-    ranked = Mix((Part(Brevity(5), Rank()),))
+    ranked = Mix((MixPart(Brevity(5), Rank()),))
     with pytest.raises(InputError, match="rewards\\['a'\\] must not be calibrated by rank"):
         train_policy(PolicyTraining("nowhere", strength=1.0, weights=(1.0,)), ["a"], {"a": ranked}, tmp_path / "out")
 
@@ -102,7 +102,7 @@ def test_trainers_refuse_ranks_in_python_too(tmp_path: Path) -> None:
 def test_two_prompts_of_one_text_are_ranked_apart() -> None:
     """The best of each prompt has rank 1, though the other prompt with the same text has a better one."""
     values = TextTable({"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0})
-    ranked = Mix((Part(values, Rank()),))
+    ranked = Mix((MixPart(values, Rank()),))
     space = Candidates(["same", "same"], [["a", "b"], ["c", "d"]], KL(1.0))
     np.testing.assert_array_equal(space.read(ranked)[0], [[0, 1], [0, 1]])
     inside = Ensemble((ranked, values), Mean())

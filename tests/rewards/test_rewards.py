@@ -16,7 +16,7 @@ from rlhf_game.rewards import (
     Clean,
     Logistic,
     Mix,
-    Part,
+    MixPart,
     Rank,
     Readability,
     RewardModel,
@@ -72,7 +72,7 @@ def test_conversations_are_read_as_their_contents() -> None:
 
 
 def test_a_mix_is_the_weighted_mean_of_calibrated_parts() -> None:
-    mix = Mix((Part(Brevity(10), Unit()), Part(TextTable({"a b": 30.0, "a": -5.0}), Affine(0, 60), weight=3)))
+    mix = Mix((MixPart(Brevity(10), Unit()), MixPart(TextTable({"a b": 30.0, "a": -5.0}), Affine(0, 60), weight=3)))
     assert scores(mix, "a b", "a").tolist() == pytest.approx([0.25 * 0.8 + 0.75 * 0.5, 0.25 * 0.9 + 0.75 * 0.0])
     with pytest.raises(InputError, match="parts must hold"):
         Mix(())

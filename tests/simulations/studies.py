@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_game.simulations.pipeline import simulate
+from rlhf_game.simulations.simulation_pipeline import simulate
 from rlhf_game.simulations.study import Study, parse_study
 from rlhf_game.simulations.trials import column_of
 

@@ -8,7 +8,7 @@ import pytest
 import rlhf_game as rg
 from rlhf_game.agents.best_response import BestResponse
 from rlhf_game.errors import InputError
-from rlhf_game.mechanism.audit import World
+from rlhf_game.mechanism.regret import World
 from tests.simulations.studies import EQUILIBRIUM, rows, study
 
 

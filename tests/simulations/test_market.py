@@ -41,12 +41,12 @@ def test_no_regret_learners_learn_the_truth_with_payments_and_to_lie_without(
 def test_regret_of_multiplicative_weights_is_below_its_bound() -> None:
     """Cesa-Bianchi and Lugosi 2006, Theorem 2.2: what the best item would have paid more, summed over the rounds."""
     from rlhf_game.simulations.batches import Reports
-    from rlhf_game.simulations.learners import MultiplicativeWeights, Repeated
+    from rlhf_game.simulations.learners import MultiplicativeWeights, RepeatedMarkets
     from tests.simulations.test_batches import GAMES, GROUPS, batch
 
     truth, rng, rounds = batch(), np.random.default_rng(8), 50
     other = Reports(batch(seed=9).rewards, truth.sizes, truth.truth.owners)
-    game = Repeated(
+    game = RepeatedMarkets(
         truth, (truth.truth, other, Reports(truth.rewards, 2 * truth.sizes, other.owners)), rounds, "affine"
     )
     learner = MultiplicativeWeights(kind="multiplicative_weights").begin(game, rng.random((GROUPS, GAMES)))
@@ -68,14 +68,14 @@ def test_regret_of_multiplicative_weights_is_below_its_bound() -> None:
 
 def test_what_an_item_would_have_paid_is_what_it_pays() -> None:
     from rlhf_game.simulations.batches import Reports
-    from rlhf_game.simulations.learners import Repeated
+    from rlhf_game.simulations.learners import RepeatedMarkets
     from tests.simulations.test_batches import GROUPS, batch, lies
 
     truth = batch(noise=0.03)
     item = lies(truth, 4)
     said = lies(truth, 5)
     for payment in ("affine", "none"):
-        game = Repeated(truth, (truth.truth, item), 10, payment)
+        game = RepeatedMarkets(truth, (truth.truth, item), 10, payment)
         payoffs = game.payoffs(truth, said, range(GROUPS)) * game.stakes[..., None]
         for i in range(GROUPS):
             for k, one in enumerate((truth.truth, item)):

@@ -17,9 +17,9 @@ from pyarrow import parquet
 from rlhf_game.engines import Engine
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.mechanism.reports import Normalization
-from rlhf_game.simulations import pipeline
-from rlhf_game.simulations.pipeline import simulate
+from rlhf_game.simulations import simulation_pipeline
 from rlhf_game.simulations.populations import Population, RandomScenario
+from rlhf_game.simulations.simulation_pipeline import simulate
 from rlhf_game.simulations.trials import Games
 from tests.cli.runner import run
 from tests.report.pages import page_of
@@ -46,7 +46,7 @@ class Interrupted(Engine):
 
 @pytest.fixture(autouse=True)
 def _every_chunk_is_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "SECONDS", 0.0)
+    monkeypatch.setattr(simulation_pipeline, "SECONDS", 0.0)
 
 
 def files(folder: Path) -> set[str]:
@@ -74,10 +74,10 @@ def test_a_killed_study_goes_on(tmp_path: Path) -> None:
         """
         import sys
         from pathlib import Path
-        from rlhf_game.simulations import pipeline
-        from rlhf_game.simulations.pipeline import simulate
+        from rlhf_game.simulations import simulation_pipeline
+        from rlhf_game.simulations.simulation_pipeline import simulate
         from tests.simulations.studies import study
-        pipeline.SECONDS = 0.0
+        simulation_pipeline.SECONDS = 0.0
         simulate(study({"games": 1200, "chunk": 10}), Path(sys.argv[1]))
         """
     )
@@ -104,16 +104,18 @@ def test_parts_are_as_long_as_seconds_say_and_the_bytes_the_same(
     made = study({"games": 20, "chunk": 2, **SWEPT})
     sizes: dict[float, list[int]] = {}
     for seconds in (0.0, 1e9):
-        monkeypatch.setattr(pipeline, "SECONDS", seconds)
+        monkeypatch.setattr(simulation_pipeline, "SECONDS", seconds)
         written = sizes[seconds] = []
-        write = pipeline.Parts.write
+        write = simulation_pipeline.Parts.write
 
-        def watched(parts: pipeline.Parts, part: Any, written: list[int] = written, write: Any = write) -> None:
+        def watched(
+            parts: simulation_pipeline.Parts, part: Any, written: list[int] = written, write: Any = write
+        ) -> None:
             written.append(part.count)
             write(parts, part)
 
         with monkeypatch.context() as patch:
-            patch.setattr(pipeline.Parts, "write", watched)
+            patch.setattr(simulation_pipeline.Parts, "write", watched)
             simulate(made, tmp_path / str(seconds))
     assert sizes[0.0] == [1] * made.count
     assert sizes[1e9] == [1, made.count - 1]  # the first one says how fast it goes
@@ -126,7 +128,7 @@ def test_an_unfinished_study_has_a_report_that_says_so(tmp_path: Path) -> None:
     whole = simulate(made, tmp_path / "whole").summary
     with pytest.raises(KeyboardInterrupt):
         simulate(made, tmp_path / "cut", Interrupted(3))  # all games of the first point
-    found = pipeline.partial_summary(tmp_path / "cut")
+    found = simulation_pipeline.partial_summary(tmp_path / "cut")
     assert found["played"] == 40
     assert found["summaries"] == [one for one in whole["summaries"] if one["point"] == 0]
     result = run("report", tmp_path / "cut")
@@ -271,10 +273,10 @@ MEMORY = """
     import sys
     from pathlib import Path
     from tests.simulations.studies import study
-    from rlhf_game.simulations import pipeline
-    from rlhf_game.simulations.pipeline import simulate
+    from rlhf_game.simulations import simulation_pipeline
+    from rlhf_game.simulations.simulation_pipeline import simulate
 
-    pipeline.SECONDS = 0.0  # what is in memory at once is what is played in so long: one chunk
+    simulation_pipeline.SECONDS = 0.0  # what is in memory at once is what is played in so long: one chunk
 
     def peak():
         with open("/proc/self/status") as status:

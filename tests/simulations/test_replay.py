@@ -11,7 +11,7 @@ from pyarrow import parquet
 from rlhf_game.errors import InputError
 from rlhf_game.files.build import settle
 from rlhf_game.files.games import read_game
-from rlhf_game.simulations.pipeline import simulate
+from rlhf_game.simulations.simulation_pipeline import simulate
 from rlhf_game.simulations.study import read_study
 from tests.cli.runner import run
 from tests.simulations.studies import GAMES, MARKET, study

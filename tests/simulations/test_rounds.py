@@ -10,7 +10,7 @@ import rlhf_game as rg
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.several import ModelPayments, SeveralModels
 from rlhf_game.simulations.batches import Batch, Reports
-from rlhf_game.simulations.learners import Repeated
+from rlhf_game.simulations.learners import RepeatedMarkets
 from rlhf_game.simulations.responses import best_responses
 from tests.simulations.studies import MARKET, rows, study
 from tests.simulations.test_batches import GROUPS, batch, lies
@@ -144,7 +144,7 @@ def test_starting_from_a_policy_is_that_policy_as_the_reference() -> None:
     for payment in ("affine", "none"):
         for reserve in (None, 0.3):
             payoffs = [
-                Repeated(games, (games.truth, item), 5, payment, reserve).payoffs(games, said, range(GROUPS))
+                RepeatedMarkets(games, (games.truth, item), 5, payment, reserve).payoffs(games, said, range(GROUPS))
                 for games in (moved, plain)
             ]
             np.testing.assert_allclose(*payoffs, rtol=1e-8, atol=1e-11)
@@ -200,7 +200,7 @@ def test_payoffs_under_a_reserve_are_what_settling_gives() -> None:
     moved, _ = tilted(1.5)
     said, item = lies(moved, 6), lies(moved, 7)
     for payment, is_paid in (("affine", True), ("none", False)):
-        game = Repeated(moved, (moved.truth, item), 5, payment, 0.3)
+        game = RepeatedMarkets(moved, (moved.truth, item), 5, payment, 0.3)
         payoffs = game.payoffs(moved, said, range(GROUPS)) * game.stakes[..., None]
         trained = set()
         for i in range(GROUPS):

@@ -8,22 +8,22 @@ from pydantic import TypeAdapter
 
 import rlhf_game as rg
 from rlhf_game.agents.misreports import Indifferent, Polarize, RaiseAndLower, Resize
-from rlhf_game.mechanism.audit import World
+from rlhf_game.mechanism.regret import World
 from rlhf_game.simulations.batches import Batch, Reports
 from rlhf_game.simulations.responses import best_responses, joint_responses
-from rlhf_game.simulations.strategies import Occasion, SomeStrategy, Strategy
+from rlhf_game.simulations.strategies import SomeStrategy, StrategyContext, StudyStrategy
 from tests.simulations.test_batches import GAMES, GROUPS, batch
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(SomeStrategy)
 
 
-def strategy(kind: str, **fields: Any) -> Strategy:
-    made: Strategy = ADAPTER.validate_python({"kind": kind, **fields})
+def strategy(kind: str, **fields: Any) -> StudyStrategy:
+    made: StudyStrategy = ADAPTER.validate_python({"kind": kind, **fields})
     return made
 
 
-def said(truth: Batch, lie: Strategy, liars: np.ndarray, *, is_paid: bool = True) -> Reports:
-    return lie.reports(Occasion(truth, liars, is_paid, lambda game: np.random.default_rng(game)))
+def said(truth: Batch, lie: StudyStrategy, liars: np.ndarray, *, is_paid: bool = True) -> Reports:
+    return lie.reports(StrategyContext(truth, liars, is_paid, lambda game: np.random.default_rng(game)))
 
 
 def first() -> np.ndarray:
@@ -45,7 +45,7 @@ def first() -> np.ndarray:
     ],
     ids=repr,
 )
-def test_a_lie_in_a_batch_is_that_of_a_single_group(lie: Strategy, alone: Any, normalization: str) -> None:
+def test_a_lie_in_a_batch_is_that_of_a_single_group(lie: StudyStrategy, alone: Any, normalization: str) -> None:
     truth = batch(normalization=normalization)
     reports = said(truth, lie, first())
     for b in range(GAMES):
@@ -69,7 +69,7 @@ def test_noise_is_each_game_s_own() -> None:
     together = said(truth, lie, everyone)
     one = truth.rows(np.array([4]))
     rng = np.random.default_rng(4)
-    alone = lie.reports(Occasion(one, everyone[:, :1], True, lambda game: rng))
+    alone = lie.reports(StrategyContext(one, everyone[:, :1], True, lambda game: rng))
     assert not np.array_equal(together.rewards, truth.rewards)
     np.testing.assert_array_equal(alone.rewards[0, 0], together.rewards[0, 4])
     truth.rules.normalization.check(together.rewards.reshape(-1, truth.rewards.shape[2]))

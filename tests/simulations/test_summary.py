@@ -8,14 +8,14 @@ import pytest
 from pyarrow import parquet
 from scipy import stats
 
-from rlhf_game.simulations.pipeline import simulate
-from rlhf_game.simulations.summary import Running
+from rlhf_game.simulations.simulation_pipeline import simulate
+from rlhf_game.simulations.summary import RunningMoments
 from tests.simulations.studies import MARKET, study
 
 
 def test_running_means_are_means_with_student_s_intervals() -> None:
     samples = 1e6 + np.random.default_rng(0).standard_normal((57, 3))
-    running = Running()
+    running = RunningMoments()
     for part in np.split(samples, [1, 1, 20, 41]):
         running.take(part)
     value, below, above = running.ends()
@@ -29,7 +29,7 @@ def test_what_has_no_value_in_a_game_does_not_count_there() -> None:
     samples = np.random.default_rng(2).standard_normal((30, 2))
     samples[::3, 0] = np.nan
     samples[:, 1] = np.nan
-    running = Running()
+    running = RunningMoments()
     for part in np.split(samples, [1, 11]):
         running.take(part)
     known = samples[~np.isnan(samples[:, 0]), 0]
@@ -44,7 +44,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     rng = np.random.default_rng(1)
     inside = 0
     for _ in range(1000):
-        running = Running()
+        running = RunningMoments()
         running.take(rng.standard_normal((8, 1)))
         _, low, high = running.ends()
         inside += bool(low[0] <= 0 <= high[0])
@@ -52,8 +52,8 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
 
 
 def test_of_nothing_there_is_no_estimate_and_of_one_sample_no_width() -> None:
-    assert Running().document(0) is None
-    running = Running()
+    assert RunningMoments().document(0) is None
+    running = RunningMoments()
     running.take(np.array([[2.0]]))
     assert running.document(0) == {"estimate": 2.0, "low": 2.0, "high": 2.0, "level": 0.95}
 

@@ -14,9 +14,15 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from rlhf_game import InputError
 from rlhf_game.rewards import ImplicitReward, RewardModel, call_reward
 from rlhf_game.training_backends import load_language_model, log_probabilities
-from rlhf_game.training_backends.policies import EsoTraining, PolicyTraining, load_policy, train_eso, train_policy
-from rlhf_game.training_backends.preferences import PreferenceTraining, train_preferences
-from rlhf_game.training_backends.self_training import Example, SupervisedTraining, train_supervised
+from rlhf_game.training_backends.trainers.policies import (
+    EsoTraining,
+    PolicyTraining,
+    load_policy,
+    train_eso,
+    train_policy,
+)
+from rlhf_game.training_backends.trainers.preferences import PreferenceTraining, train_preferences
+from rlhf_game.training_backends.trainers.self_training import Example, SupervisedTraining, train_supervised
 from tests import tiny
 from tests.cli.runner import run as command
 from tests.training_backends.test_templates import CHATML, GEMMA, TURNS, WORDS

@@ -11,9 +11,9 @@ import pytest
 from rlhf_game import InputError
 from rlhf_game.rewards.overlap import rouge
 from rlhf_game.training import read_training, train
-from rlhf_game.training.distill import winning_prompt
-from rlhf_game.training.distill_questions import Question, QuestionsSpec, deduplicate
-from rlhf_game.training.distill_scores import bleu
+from rlhf_game.training.recipes.distill import winning_prompt
+from rlhf_game.training.recipes.distill_questions import Question, QuestionsSpec, deduplicate
+from rlhf_game.training.recipes.distill_scores import bleu
 from tests import tiny
 from tests.cli.runner import run as command
 from tests.servers import chatting, serving

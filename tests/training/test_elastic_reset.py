@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from rlhf_game.training import read_training, train
-from rlhf_game.training.elastic_reset import front
-from rlhf_game.training_backends.models import load_language_model
-from rlhf_game.training_backends.policies import cost_of_texts
-from rlhf_game.training_backends.sampling import log_probabilities
+from rlhf_game.training.recipes.elastic_reset import front
+from rlhf_game.training_backends.lm.models import load_language_model
+from rlhf_game.training_backends.lm.sampling import log_probabilities
+from rlhf_game.training_backends.trainers.policies import cost_of_texts
 from tests import tiny
 from tests.cli.runner import run as command
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_game.training import processes
+from rlhf_game.training import launched
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,10 +50,10 @@ def test_two_processes_train_and_one_writes(tmp_path: Path, kind: str) -> None:
 def test_a_process_on_its_own_is_the_first_and_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    processes.wait_for_everyone()
-    assert processes.is_first()
+    launched.wait_for_everyone()
+    assert launched.is_first()
     monkeypatch.setenv("RANK", "1")
-    assert not processes.is_first()
+    assert not launched.is_first()
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp2"])

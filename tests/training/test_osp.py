@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlhf_game.training import osp_rounds, read_training, train
-from rlhf_game.training.osp_rounds import length_bias, random_pairs, ranked_pairs, rounded
+from rlhf_game.training import read_training, train
+from rlhf_game.training.recipes import osp_rounds
+from rlhf_game.training.recipes.osp_rounds import length_bias, random_pairs, ranked_pairs, rounded
 from tests import tiny
 from tests.cli.runner import run as command
 from tests.preferences import PROMPTS, VALUES
@@ -118,7 +119,7 @@ def test_rounds_are_drawn_judged_and_trained_once(write: Write, tmp_path: Path, 
 
 
 def test_with_hard_labels_it_is_online_dpo(write: Write, tmp_path: Path, model: Path) -> None:
-    from rlhf_game.training_backends.preferences import PreferenceTraining, train_preferences
+    from rlhf_game.training_backends.trainers.preferences import PreferenceTraining, train_preferences
 
     train(read_training(write(labels="hard", rounds=1)), tmp_path / "out")
     folder = tmp_path / "out/rounds/0000"

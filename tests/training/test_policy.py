@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from rlhf_game import InputError
-from rlhf_game.training.config import read_training
-from rlhf_game.training.pipeline import FinishedTraining, train
-from rlhf_game.training.policy import PolicyConfig
+from rlhf_game.training.recipes.policy import PolicyConfig
+from rlhf_game.training.training_config import read_training
+from rlhf_game.training.training_pipeline import FinishedTraining, train
 from tests import tiny
 
 

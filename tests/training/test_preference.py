@@ -12,7 +12,7 @@ import torch
 from rlhf_game import InputError
 from rlhf_game.rewards import Ensemble, ImplicitReward, Median, call_reward
 from rlhf_game.training import read_training, train
-from rlhf_game.training.preference import LossName
+from rlhf_game.training.recipes.preference import LossName
 from tests import tiny
 from tests.cli.runner import run as command
 from tests.preferences import preferences, worth
@@ -135,7 +135,7 @@ def test_a_discovered_expression_trains_as_the_loss_that_it_spells(write: Write,
 
 
 def test_the_names_of_losses_are_those_that_there_are() -> None:
-    from rlhf_game.training_backends.preferences import LOSSES
+    from rlhf_game.training_backends.trainers.preferences import LOSSES
 
     assert get_args(LossName) == tuple(LOSSES)
 

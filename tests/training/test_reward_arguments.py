@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from rlhf_game import InputError
-from rlhf_game.runs.specs import SomeReward
+from rlhf_game.rewards.reward_specs import SomeReward
 from rlhf_game.training import read_training
 from tests import tiny
 from tests.cli.runner import run as command

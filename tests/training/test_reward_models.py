@@ -14,7 +14,7 @@ from rlhf_game import InputError
 from rlhf_game.files.workspace import Workspace
 from rlhf_game.rewards import RewardModel, call_reward
 from rlhf_game.training import read_training, train
-from rlhf_game.training.reward_models import RewardModelFields
+from rlhf_game.training.recipes.reward_models import RewardModelFields
 from rlhf_game.training.subsets import Subsets, judge, read_subsets
 from tests import tiny
 from tests.cli.runner import run as command

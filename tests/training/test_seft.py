@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlhf_game.training.seft_stages import _by_quality, _shares
+from rlhf_game.training.recipes.seft_stages import _by_quality, _shares
 from tests import tiny
 from tests.cli.runner import run as command
 from tests.preferences import preferences

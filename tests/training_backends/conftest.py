@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlhf_game.training_backends.models import LanguageModel, load_language_model
+from rlhf_game.training_backends.lm.models import LanguageModel, load_language_model
 from tests import tiny
 
 

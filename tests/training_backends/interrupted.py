@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from rlhf_game.training_backends.reward_training import Finetuning, Lora, finetune
+from rlhf_game.training_backends.trainers.reward_training import Finetuning, Lora, finetune
 from tests.preferences import preferences, triples
 
 HOW = {

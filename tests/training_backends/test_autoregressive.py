@@ -17,8 +17,8 @@ from rlhf_game.mechanism.spaces.trie import Trie
 
 torch = pytest.importorskip("torch", reason="needs torch, of the extra 'train'")
 
-from rlhf_game.training_backends.autoregressive import NextTokens, PolicyLogits  # noqa: E402
-from rlhf_game.training_backends.models import LanguageModel  # noqa: E402
+from rlhf_game.training_backends.lm.autoregressive import NextTokens, PolicyLogits  # noqa: E402
+from rlhf_game.training_backends.lm.models import LanguageModel  # noqa: E402
 
 VOCABULARY, END = 7, 2
 PROMPT = (3, 5, 1)

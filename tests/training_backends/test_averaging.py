@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 
 from rlhf_game import InputError
 from rlhf_game.rewards.bradley_terry import Likelihood, fit_head
-from rlhf_game.training_backends.averaging import average_models
-from rlhf_game.training_backends.checkpoints import find_checkpoint
-from rlhf_game.training_backends.models import quiet_transformers
-from rlhf_game.training_backends.reward_models import CARD, load_reward_model, save_head
-from rlhf_game.training_backends.reward_training import Finetuning, finetune, frozen_features
-from rlhf_game.training_backends.scorers import load_backbone
+from rlhf_game.training_backends.lm.averaging import average_models
+from rlhf_game.training_backends.lm.checkpoints import find_checkpoint
+from rlhf_game.training_backends.lm.models import quiet_transformers
+from rlhf_game.training_backends.lm.reward_networks import CARD, load_reward_model, save_head
+from rlhf_game.training_backends.lm.scorers import load_backbone
+from rlhf_game.training_backends.trainers.reward_training import Finetuning, finetune, frozen_features
 from tests import tiny
 from tests.preferences import preferences, triples
 

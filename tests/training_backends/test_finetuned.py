@@ -10,12 +10,12 @@ import torch
 
 from rlhf_game import AffinePayments, AffineWelfare, CombinationError, InputError, Mechanism, Report, SocialWelfare
 from rlhf_game.training_backends.finetuned import Finetuned, FinetunedPayments
-from rlhf_game.training_backends.models import load_language_model
-from rlhf_game.training_backends.policies import PolicyTraining, load_policy
-from rlhf_game.training_backends.reward_training import Lora
-from rlhf_game.training_backends.soups import interpolate, save_language_model, simplex_grid
-from tests.runs.listed import SIZES, STRENGTH, Truth
-from tests.training_backends.policies.enumerable import PROMPT, REWARDS, save_model
+from rlhf_game.training_backends.lm.models import load_language_model
+from rlhf_game.training_backends.lm.soups import interpolate, save_language_model, simplex_grid
+from rlhf_game.training_backends.trainers.policies import PolicyTraining, load_policy
+from rlhf_game.training_backends.trainers.reward_training import Lora
+from tests.outcomes.listed import SIZES, STRENGTH, Truth
+from tests.training_backends.trainers.policies.enumerable import PROMPT, REWARDS, save_model
 
 REPORTS = [Report(reward, size=int(size)) for reward, size in zip(REWARDS.values(), SIZES, strict=True)]
 Make = Callable[..., Finetuned]

@@ -15,13 +15,13 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import RewardConfig, RewardTrainer
 
 from rlhf_game import InputError
-from rlhf_game.rewards import Mix, Part, RewardModel, Similarity, Unit
+from rlhf_game.rewards import Mix, MixPart, RewardModel, Similarity, Unit
 from rlhf_game.rewards.texts import Backbones, count_cut, sharing
-from rlhf_game.training_backends import checkpoints, reward_models
-from rlhf_game.training_backends.models import quiet_transformers
-from rlhf_game.training_backends.reward_models import CARD, Named, Networks, load_reward_model, save_head
-from rlhf_game.training_backends.reward_training import Finetuning, Lora, finetune
-from rlhf_game.training_backends.scorers import Classifier, Embedder
+from rlhf_game.training_backends.lm import checkpoints, reward_networks
+from rlhf_game.training_backends.lm.models import quiet_transformers
+from rlhf_game.training_backends.lm.reward_networks import CARD, Named, Networks, load_reward_model, save_head
+from rlhf_game.training_backends.lm.scorers import Classifier, Embedder
+from rlhf_game.training_backends.trainers.reward_training import Finetuning, Lora, finetune
 from tests.preferences import preferences, triples
 from tests.training_backends.cases import ARCHITECTURES, ENDS_IN_EOS, EOS, Case
 from tests.training_backends.matrix import save_adapter, save_case, save_network
@@ -159,14 +159,14 @@ def test_heads_on_one_backbone_find_load_and_read_it_once(
 
         monkeypatch.setattr(owner, name, call)
 
-    counted(reward_models, "load_backbone")
-    counted(reward_models, "load_embedder")
+    counted(reward_networks, "load_backbone")
+    counted(reward_networks, "load_embedder")
     counted(Embedder, "embed")
     counted(Classifier, "features")
     hashed: Counter[Path] = Counter()
     real = checkpoints.hash_file
     monkeypatch.setattr(checkpoints, "hash_file", lambda path: hashed.update([path]) or real(path))
-    groups = sharing([RewardModel(names[0]), Mix((Part(RewardModel(names[1]), Unit()),))])
+    groups = sharing([RewardModel(names[0]), Mix((MixPart(RewardModel(names[1]), Unit()),))])
     asked, texts = [prompt for prompt, _ in PAIRS], [text for _, text in PAIRS]
     np.testing.assert_allclose(groups[0](asked, texts), alone[0], atol=1e-6)
     np.testing.assert_allclose(groups[1].parts[0].reward.sharing(groups[1].backbones)(asked, texts), alone[1])
@@ -201,7 +201,9 @@ def test_long_texts_are_refused_or_cut_as_declared(llama: Path, tmp_path: Path) 
     assert head.score(long)[0] != pytest.approx(tail.score(long)[0], abs=1e-6)
     np.testing.assert_allclose(tail.score(long)[0], tail.score(last)[0], atol=1e-6)
     asked, texts = [prompt for prompt, _ in long], [text for _, text in long]
-    groups = Mix((Part(RewardModel(plain, truncate="head"), Unit()), Part(RewardModel(plain, truncate="tail"), Unit())))
+    groups = Mix(
+        (MixPart(RewardModel(plain, truncate="head"), Unit()), MixPart(RewardModel(plain, truncate="tail"), Unit()))
+    )
     assert count_cut(groups, asked, texts) == 4
     assert count_cut(Similarity("good", str(llama), truncate="head"), asked, texts) == 2
     with pytest.raises(InputError, match="declare truncate"):

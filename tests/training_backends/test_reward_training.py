@@ -19,10 +19,8 @@ from trl import RewardConfig
 
 from rlhf_game import InputError
 from rlhf_game.rewards.bradley_terry import Likelihood, fit_head
-from rlhf_game.training_backends import reward_training
-from rlhf_game.training_backends.checkpoints import find_checkpoint
-from rlhf_game.training_backends.resuming import last_checkpoint
-from rlhf_game.training_backends.reward_models import (
+from rlhf_game.training_backends.lm.checkpoints import find_checkpoint
+from rlhf_game.training_backends.lm.reward_networks import (
     CARD,
     Named,
     Networks,
@@ -32,9 +30,17 @@ from rlhf_game.training_backends.reward_models import (
     save_head,
     set_head,
 )
-from rlhf_game.training_backends.reward_training import Finetuning, Lora, Trained, finetune, frozen_features
-from rlhf_game.training_backends.scorers import head_of, load_backbone
-from rlhf_game.training_backends.trl_arguments import HUB, REWARD_MODELS
+from rlhf_game.training_backends.lm.scorers import head_of, load_backbone
+from rlhf_game.training_backends.trainers import reward_training
+from rlhf_game.training_backends.trainers.resuming import last_checkpoint
+from rlhf_game.training_backends.trainers.reward_training import (
+    Finetuning,
+    Lora,
+    TrainingResult,
+    finetune,
+    frozen_features,
+)
+from rlhf_game.training_backends.trainers.trl_arguments import HUB, REWARD_MODELS
 from tests.preferences import preferences, triples
 from tests.training_backends.cases import ARCHITECTURES, Case
 from tests.training_backends.interrupted import HOW
@@ -175,7 +181,9 @@ def test_a_backbone_that_changed_is_refused(folder: Path, tmp_path: Path) -> Non
         load_reward_model(str(tmp_path))
 
 
-def trained(folder: Path, out: Path, rows: Any = ROWS, **changes: Any) -> tuple[Trained, dict[str, torch.Tensor]]:
+def trained(
+    folder: Path, out: Path, rows: Any = ROWS, **changes: Any
+) -> tuple[TrainingResult, dict[str, torch.Tensor]]:
     done = finetune(
         str(folder), rows, Finetuning(**{"max_steps": 3, "batch_size": 8, "max_length": 64, **changes}), out
     )

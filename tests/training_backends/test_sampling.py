@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 
 from rlhf_game import InputError
-from rlhf_game.training_backends.models import LanguageModel
-from rlhf_game.training_backends.sampling import (
+from rlhf_game.training_backends.lm.models import LanguageModel
+from rlhf_game.training_backends.lm.sampling import (
     Sampling,
     choose,
     filter_logits,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rlhf_game import InputError
-from rlhf_game.training_backends.scorers import load_classifier, load_embedder
+from rlhf_game.training_backends.lm.scorers import load_classifier, load_embedder
 from tests import tiny
 
 PAIRS = [

@@ -11,11 +11,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlhf_game import InputError
 from rlhf_game.files.conversations import Conversation, Message, answered, text_of
 from rlhf_game.training_backends import load_language_model
-from rlhf_game.training_backends.models import LanguageModel
-from rlhf_game.training_backends.preferences.judging import ImplicitScorer
-from rlhf_game.training_backends.preferences.rows import encode_pairs
-from rlhf_game.training_backends.sampling import Sampling, log_probabilities, sample
-from rlhf_game.training_backends.templates import render
+from rlhf_game.training_backends.lm.models import LanguageModel
+from rlhf_game.training_backends.lm.sampling import Sampling, log_probabilities, sample
+from rlhf_game.training_backends.lm.templates import render
+from rlhf_game.training_backends.trainers.preferences.preference_judging import ImplicitScorer
+from rlhf_game.training_backends.trainers.preferences.preference_rows import encode_pairs
 from tests import tiny
 
 GEMMA = (

@@ -29,7 +29,7 @@ class Reference:
 
 @final
 @dataclass(frozen=True, eq=False)
-class Earning:
+class RewardMachine:
     """A reward of sequences: next_state [S][T] (it never ends), and what each token earns, [S][T]."""
 
     next_state: States
@@ -68,7 +68,7 @@ class Combined:
         )
 
 
-def combine(reference: Reference, earnings: Sequence[Earning]) -> Combined:
+def combine(reference: Reference, earnings: Sequence[RewardMachine]) -> Combined:
     """Return the product of the automata: what each earns along a sequence is the same as on its own.
 
     Only tuples of states that some sequence reaches are built. Raises InputError when the alphabets differ in size.
@@ -104,7 +104,7 @@ def combine(reference: Reference, earnings: Sequence[Earning]) -> Combined:
 
 def lift(
     start: State, step: Callable[[State, str], tuple[State, float]], alphabet: Sequence[str]
-) -> tuple[Earning, list[State]]:
+) -> tuple[RewardMachine, list[State]]:
     """Return a machine that reads characters as one that reads tokens, and the states in its order.
 
     step: (state, character) to the next state and what the character earns. A token earns what its characters earn; an
@@ -130,4 +130,4 @@ def lift(
             row[token] = places[state]
         following.append(row)
         rewards.append(earned)
-    return Earning(np.stack(following), np.stack(rewards)), reached
+    return RewardMachine(np.stack(following), np.stack(rewards)), reached

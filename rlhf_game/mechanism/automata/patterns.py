@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, final
 
 from rlhf_game.errors import InputError
-from rlhf_game.mechanism.automata.machines import Earning, lift
+from rlhf_game.mechanism.automata.machines import RewardMachine, lift
 
 
 @final
@@ -49,14 +49,14 @@ class Repetition:
 
 @final
 @dataclass(frozen=True)
-class Nothing:
+class EmptyText:
     """The empty text."""
 
 
-Expression: TypeAlias = Characters | Concatenation | Alternatives | Repetition | Nothing
+Expression: TypeAlias = Characters | Concatenation | Alternatives | Repetition | EmptyText
 
 IMPOSSIBLE = Alternatives(frozenset())
-EMPTY = Nothing()
+EMPTY = EmptyText()
 ANY = Characters(frozenset(), is_negated=True)
 CLASSES = {
     "d": frozenset(string.digits),
@@ -67,7 +67,7 @@ CONTROLS = {"n": "\n", "t": "\t", "r": "\r"}
 SPECIAL = "*+?{|)"
 
 
-def pattern(expression: str, alphabet: Sequence[str], *, value: float = 1.0, is_whole: bool = False) -> Earning:
+def pattern(expression: str, alphabet: Sequence[str], *, value: float = 1.0, is_whole: bool = False) -> RewardMachine:
     r"""Return the reward of a regular expression over the text of a sequence.
 
     By default ``value`` is earned once, by the token with which the text first contains a match. With ``is_whole`` the
@@ -228,7 +228,7 @@ def _either(options: Sequence[Expression]) -> Expression:
 
 def _accepts_empty(expression: Expression) -> bool:
     match expression:
-        case Nothing() | Repetition():
+        case EmptyText() | Repetition():
             return True
         case Concatenation(first, then):
             return _accepts_empty(first) and _accepts_empty(then)

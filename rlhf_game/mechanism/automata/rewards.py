@@ -7,10 +7,10 @@ from numpy.typing import ArrayLike
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import finite
-from rlhf_game.mechanism.automata.machines import Earning, lift
+from rlhf_game.mechanism.automata.machines import RewardMachine, lift
 
 
-def keywords(values: Mapping[str, float], alphabet: Sequence[str]) -> Earning:
+def keywords(values: Mapping[str, float], alphabet: Sequence[str]) -> RewardMachine:
     """Return the reward that earns ``values[word]`` at each occurrence of a word, overlapping ones too.
 
     alphabet: the text of each token (empty for special ones); words are found across the borders of tokens. The states
@@ -29,7 +29,7 @@ def keywords(values: Mapping[str, float], alphabet: Sequence[str]) -> Earning:
     return lift("", step, alphabet)[0]
 
 
-def length(totals: ArrayLike, tokens: int) -> Earning:
+def length(totals: ArrayLike, tokens: int) -> RewardMachine:
     """Return the reward that is ``totals[n] - totals[0]`` for a sequence of n tokens, the last one for longer ones.
 
     It is earned as the differences totals[n + 1] - totals[n], which add up.
@@ -39,4 +39,4 @@ def length(totals: ArrayLike, tokens: int) -> Earning:
         raise InputError(f"totals must be a list of numbers, got shape {list(levels.shape)}")
     after = np.minimum(np.arange(1, len(levels) + 1), len(levels) - 1)
     gains = levels[after] - levels
-    return Earning(np.tile(after[:, None], (1, tokens)), np.tile(gains[:, None], (1, tokens)))
+    return RewardMachine(np.tile(after[:, None], (1, tokens)), np.tile(gains[:, None], (1, tokens)))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.estimates import Estimate
+from rlhf_game.mechanism.sampled.estimates import Estimate
 
 MOST = 0.8
 """Share of T that the exponent of an e-value may take away, so that its variance stays finite."""

@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array, finite
-from rlhf_game.mechanism.betting import betting_interval
 from rlhf_game.mechanism.draws.log_mean import log_means, pivots
 from rlhf_game.mechanism.draws.partition import (
     mean_rejections,
@@ -23,7 +22,8 @@ from rlhf_game.mechanism.draws.partition import (
     void_probability,
 )
 from rlhf_game.mechanism.draws.tapes import Problem, Tape, averaged_utilities, tape_utilities
-from rlhf_game.mechanism.estimates import Estimate
+from rlhf_game.mechanism.sampled.betting import betting_interval
+from rlhf_game.mechanism.sampled.estimates import Estimate
 
 Estimator: TypeAlias = Literal["rao_blackwell", "tape", "log_mean"]
 SECOND: dict[Estimator, Estimator] = {"rao_blackwell": "tape", "tape": "rao_blackwell", "log_mean": "rao_blackwell"}
@@ -34,7 +34,7 @@ SPREAD = 0.5
 
 @final
 @dataclass(frozen=True, eq=False)
-class Drawn:
+class DrawsSettlement:
     """A settlement; money and welfare in units of reward, one entry per group [n] unless it says otherwise."""
 
     values: Estimate
@@ -77,7 +77,7 @@ def settle_tapes(
     prompt_weights: ArrayLike | None = None,
     level: float = 0.95,
     pilot: Sequence[Array] | None = None,
-) -> Drawn:
+) -> DrawsSettlement:
     """Return the settlement of one problem from a tape for each prompt.
 
     draws: T. Tapes hold T acceptances each; with ``log_mean`` T 2^J, J from ``log_mean.doublings``. prompt_weights:
@@ -94,7 +94,7 @@ def settle_tapes(
     kept = _mean([part.mean(axis=1) for part in parts], rho)
     second = _mean([part.mean(axis=1) for part in _utilities(SECOND[estimator], tapes, draws, None)], rho)
     log_z, welfare = _partition(tapes, rho, level)
-    return Drawn(
+    return DrawsSettlement(
         values=_bet(served, (0.0 * most, most), level, worth).scaled(1 / problem.sizes),
         payments=_bet(served - left, (-most, most), level, worth - kept),
         utilities=_bet(left, (0.0 * most, most), level, kept),

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array, finite
-from rlhf_game.mechanism.estimates import Estimate
+from rlhf_game.mechanism.sampled.estimates import Estimate
 
 Ratio: TypeAlias = Callable[[Array, float, np.random.Generator], Array]
 """From the scores of K draws of the reference, [K], and the strength to the rule's ratio at each, with mean 1: [K]."""

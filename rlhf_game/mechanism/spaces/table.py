@@ -24,7 +24,7 @@ REFERENCE_TOLERANCE = 1e-6 + 1e-12
 
 @final
 @dataclass(frozen=True, eq=False)
-class Layout:
+class PromptLayout:
     """Which prompt stands in which sheet, and how the user wrote it down."""
 
     widths: tuple[int, ...]
@@ -75,7 +75,7 @@ class Layout:
         return [found[b] for b in range(len(self.widths))]
 
     @classmethod
-    def of(cls, reference: Any) -> "Layout":
+    def of(cls, reference: Any) -> "PromptLayout":
         """Read the layout off a reference; raise InputError if it has no outcomes."""
         if not isinstance(reference, np.ndarray | Sequence):
             raise InputError(f"reference must be a list of probabilities, or a list of such lists, got {reference!r}")
@@ -134,7 +134,7 @@ class Table(PolicySpace[Sheets]):
             raise InputError(f"regularizer must be one such as KL(strength=0.1), got {regularizer!r}")
         self.regularizer = regularizer
         self.strength = regularizer.strength
-        self.layout = Layout.of(reference)
+        self.layout = PromptLayout.of(reference)
         self.reference: Sheets = tuple(
             _distributions(sheet, members, regularizer)
             for sheet, members in zip(self.layout.split(reference, "reference"), self.layout.members, strict=True)

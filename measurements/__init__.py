@@ -1,0 +1,1 @@
+"""The scripts that write the measured tables and figures of the documentation: ``python -m measurements.NAME``."""

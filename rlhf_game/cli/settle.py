@@ -1,0 +1,177 @@
+"""``settle`` and ``verify``: from a game file to its receipt, and back."""
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from rlhf_game.cli.seal import PublicKey, SealFile, SignKey, say_signed, unsigned
+from rlhf_game.cli.set_option import Settings
+
+DIFFERS: Final = 3
+
+GameFile = Annotated[Path, typer.Argument(metavar="GAME", help="A game: .yaml, .yml, .json, or .jsonl (one a line).")]
+TrustCode = Annotated[bool, typer.Option("--trust-code", help="Run code that the game names (its own .py files, say).")]
+
+
+def settle(
+    game: GameFile,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the receipt as JSON (.jsonl: one a line).")] = False,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the receipt there.")] = None,
+    sealed: SealFile = None,
+    sign: SignKey = None,
+    trusted: TrustCode = False,
+    settings: Settings = None,
+) -> None:
+    """Settle a game: train the policy exactly, and charge every group.
+
+    A policy of 2^22 probabilities or more is no part of the receipt's text: with -o it is written beside the receipt,
+    as NAME.policy.npy, and the receipt names it.
+    """
+    from rlhf_game.cli.display import show_receipt, show_receipts, write_out
+    from rlhf_game.files.atomic import check_output
+    from rlhf_game.files.build import settle as settle_game
+    from rlhf_game.files.build import settle_without
+    from rlhf_game.files.games import is_list, read_game, read_games
+    from rlhf_game.files.policies import beside, write_policy
+    from rlhf_game.files.receipts import Receipt, receipt_of, receipt_text, write_receipt
+    from rlhf_game.files.seals import check_seal, read_seal, reports_of, with_commitments
+    from rlhf_game.files.signatures import check_key, signed
+
+    check_key(sign)
+    lines = is_list(game)
+    games = read_games(game, trusted=trusted, settings=settings or ())
+    beside_out = [] if out is None else [beside(out, i + 1 if lines else None) for i in range(len(games))]
+    for place in [] if out is None else [out, *beside_out]:
+        check_output(place, "game", game)
+        check_output(place, "seal", sealed)
+        check_output(place, "key", sign)
+        check_output(place, "game's table", *(file for one in games for file in one.files))
+    reports = [] if sealed is None else reports_of(read_game(game, trusted=trusted, settings=settings or ()))
+    seal = None if sealed is None else read_seal(sealed)
+    if seal is not None:
+        check_seal(seal, reports, games[0].name)
+    receipts, long = [], {}
+    for i, one in enumerate(games):
+        settlement, values_without = (settle_game(one), None) if as_json or lines else settle_without(one)
+        receipts.append(with_commitments(receipt_of(one, settlement), seal, reports))
+        if receipts[i].policy is None and one.fields.models is None:
+            long[i] = settlement
+    for i, settlement in long.items() if beside_out else ():
+        written = write_policy(beside_out[i], games[i], settlement.policy)
+        receipts[i] = receipts[i].model_copy(update={"policy": written})
+    receipts = [Receipt.model_validate(signed(one.model_dump(), sign)) for one in receipts]
+    if out is not None:
+        write_receipt(out, receipts, lines=lines)
+    if as_json:
+        write_out(receipt_text(receipts, lines=lines))
+    elif values_without is None:
+        show_receipts(receipts)
+    else:
+        show_receipt(receipts[0], values_without)
+
+
+def verify(
+    receipt: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RECEIPT|FOLDER",
+            help="What settle or receipt --for wrote; or what `run`, `simulate`, `train` or `discover` filled.",
+        ),
+    ],
+    game: Annotated[
+        Path | None, typer.Argument(metavar="GAME|REPORT", help="The game; or the group's own report, as JSON.")
+    ] = None,
+    sealed: SealFile = None,
+    key: PublicKey = None,
+    trusted: TrustCode = False,
+    settings: Settings = None,
+) -> int:
+    """Settle a game again and compare with its receipt: exit code 3, and what differs, if they disagree.
+
+    What was settled with --set is verified with the same --set.
+    Of a folder, every file is compared with its seal, and what can be made again from the files in it is.
+    A group's own receipt (receipt --for) is compared with its own report: {"reward": [..], "size": w}.
+    Numbers agree within 1e-9 of the larger one (payments however small) or within rounding of the game's own scale.
+    """
+    from rlhf_game.errors import InputError
+    from rlhf_game.files.own import PROVED, is_own, own_differences
+
+    if receipt.is_dir():
+        return _verify_folder(receipt, key, trusted)
+    if game is None:
+        raise InputError(f"{receipt}: must come with its game, or the group's own report, or be a folder")
+    if is_own(receipt):
+        return _say(own_differences(receipt, game) + unsigned(receipt, key), [f"verified: {receipt}", *PROVED], key)
+    from rlhf_game.files.games import is_list, read_game
+    from rlhf_game.files.receipts import read_receipts
+    from rlhf_game.files.seals import COMMITMENTS, committed_differences, read_seal, reports_of
+    from rlhf_game.files.signatures import KEY
+    from rlhf_game.files.verify import ON_TRUST
+    from rlhf_game.files.verify import verify as verify_receipts
+
+    count, found = verify_receipts(receipt, game, trusted=trusted, settings=settings or ())
+    if sealed is not None:
+        (said,) = read_receipts(receipt)
+        one = read_game(game, trusted=trusted, settings=settings or ())
+        found += committed_differences(said, read_seal(sealed), reports_of(one))
+    checked = {COMMITMENTS: sealed, KEY: key}
+    trust = [name for name in ON_TRUST if checked.get(name) is None]
+    said_so = [
+        f"verified: {count} receipt{'s' if count > 1 else ''} as the game gives it",
+        f"taken on trust, as no game gives it: {' and '.join(trust)}",
+    ]
+    return _say(found + unsigned(receipt, key, lines=is_list(game)), said_so, key)
+
+
+def _verify_folder(folder: Path, key: Path | None, trusted: bool) -> int:
+    from rlhf_game.cli.folder_kinds import verify_folder
+
+    found, said = verify_folder(folder, trusted=trusted)
+    return _say(found + unsigned(folder, key), said, key)
+
+
+def _say(found: list[str], verified: list[str], key: Path | None) -> int:
+    """Print what is wrong, or what was verified and which key signed it; return the exit code."""
+    for text in found or verified:
+        typer.echo(text)
+    if found:
+        return DIFFERS
+    say_signed(key)
+    return 0
+
+
+def receipt(
+    source: Annotated[Path, typer.Argument(metavar="GAME|RUN", help="A game, or the folder of a run.")],
+    name: Annotated[str, typer.Option("--for", metavar="NAME", help="The group whose bill it is.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OWN.json", help="Write the group's own receipt there.")],
+    sealed: SealFile = None,
+    sign: SignKey = None,
+    trusted: TrustCode = False,
+) -> None:
+    """Write one group's own receipt: what it needs to check its bill with its own report and nobody else's."""
+    from rlhf_game.errors import InputError
+    from rlhf_game.files.atomic import check_output, write_text
+    from rlhf_game.files.games import read_game
+    from rlhf_game.files.own import OwnReceipt, own_receipt
+    from rlhf_game.files.sampled import space_of
+    from rlhf_game.files.seals import committed_own, read_seal
+    from rlhf_game.files.signatures import check_key, signed
+
+    check_key(sign)
+    game = source / "game.json" if source.is_dir() else source
+    if not game.is_file():
+        raise InputError(f"{source}: must be a game, or the folder of a run with a game.json, found neither")
+    check_output(out, "game", game)
+    check_output(out, "seal", sealed)
+    check_output(out, "key", sign)
+    if space_of(game) in ("samples", "draws"):
+        raise InputError(
+            f"{game}: space: a bill from samples is an estimate from everybody's rewards: no group can check it alone"
+        )
+    own = own_receipt(read_game(game, trusted=trusted), name)
+    kept = source / "seal.json"  # of a run that was made under one
+    if sealed is not None or kept.is_file():
+        own = committed_own(own, read_seal(sealed or kept))
+    write_text(out, OwnReceipt.model_validate(signed(own.document(), sign)).text())
+    typer.echo(f"{name}'s own receipt: {out}")

@@ -1,0 +1,1 @@
+"""Training rules beside affine welfare: fair, by votes, learned, and stopped early."""

@@ -1,0 +1,1 @@
+"""Policies that are known by samples only: estimates, certificates, payments and settlements."""

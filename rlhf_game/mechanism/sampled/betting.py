@@ -1,0 +1,102 @@
+"""Intervals for means of bounded numbers by betting: valid for every N, and shorter than Hoeffding's or Bernstein's.
+
+The hedged capital of Waudby-Smith and Ramdas (2023, JRSS B 86(1), section 4.4, theorem 3). Whoever bets that the mean
+is m, with bets fixed before each number is seen, has a capital that is a non-negative martingale if m is the mean, so
+it ever exceeds 2 / (1 - level) with a probability of at most (1 - level) / 2 (Ville). One bettor bets on more than m,
+one on less; m is in the interval while neither has won so much. Both capitals are monotone in m, so the ends are found
+by bisection, with no grid.
+
+The numbers must have one common conditional mean in the order in which they were drawn: independent draws of the same
+thing. Draws of several prompts one prompt after the other have not. Drawn in rounds, one draw of each of B prompts,
+they can be pooled: if the bets of a round are one multiple l of the weights, fixed before the round, then (derived)
+
+    E prod_b (1 + l B rho_b (X_b - m)) = prod_b (1 + l B rho_b (mu_b - m)) <= exp(l B sum_b rho_b (mu_b - m)) = 1
+
+where m = sum_b rho_b mu_b is the mean over prompts. So the capital is a supermartingale over rounds, as if B N numbers
+had been drawn, and the interval narrows with the prompts.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from rlhf_game.errors import InputError
+from rlhf_game.mechanism.arrays import Array, finite
+from rlhf_game.mechanism.sampled.estimates import Estimate
+
+SLACK = 1e-9
+"""How far, relative to their length, a number may be outside its bounds (rounding)."""
+LARGEST_BET = 0.75
+"""Share of the capital that a bet may lose at most."""
+HALVINGS = 40
+"""Ends are found to 2^-HALVINGS of the bounds, rounded outwards."""
+
+
+def betting_interval(samples: ArrayLike, bounds: tuple[ArrayLike, ArrayLike], level: float = 0.95) -> Estimate:
+    """Return the mean of each row and an interval for its expectation: [...] of [..., N], in the order drawn.
+
+    bounds: what every number is known to keep to, one pair for all rows or one for each. The interval lies within
+    them; of one number it is the bounds.
+    Raises InputError when there is no number, or one is out of bounds, or the level is not between 0 and 1.
+    """
+    array = finite(samples, "samples")
+    if array.ndim == 0 or array.shape[-1] < 1:
+        raise InputError("samples must be at least one number")
+    return pooled_interval(array[..., None, :], bounds, level)
+
+
+def pooled_interval(
+    samples: ArrayLike, bounds: tuple[ArrayLike, ArrayLike], level: float = 0.95, weights: ArrayLike | None = None
+) -> Estimate:
+    """Return the mean over prompts and an interval for its expectation: [...] of [..., B, N], N rounds of B prompts.
+
+    weights: rho of the prompts, [B], sum 1, by default equal. bounds and errors as of ``betting_interval``.
+    """
+    array = finite(samples, "samples")
+    low, high = (finite(end, "bounds") for end in bounds)
+    length = high - low
+    if array.ndim < 2 or 0 in array.shape[-2:]:
+        raise InputError("samples must be at least one number of each prompt")
+    if not (length >= 0).all():
+        raise InputError(f"bounds must be two finite numbers, the lower first, got {bounds}")
+    if not 0 < level < 1:
+        raise InputError(f"level must be between 0 and 1, got {level!r}")
+    slack = SLACK * length
+    if (array.min(axis=(-2, -1)) < low - slack).any() or (array.max(axis=(-2, -1)) > high + slack).any():
+        raise InputError(f"samples must be within {bounds}, got {array.min():.6g} to {array.max():.6g}")
+    prompts = array.shape[-2]
+    by = np.full(prompts, 1.0) if weights is None else prompts * finite(weights, "prompt_weights")
+    room = np.where(length > 0, length, 1.0)
+    unit = np.clip((array - low[..., None, None]) / room[..., None, None], 0.0, 1.0)
+    target = np.log(2 / (1 - level))
+    ends = _lower_end(np.stack([unit, 1.0 - unit]), _bets(unit, target), by, target)
+    both = ends[0], 1.0 - ends[1]
+    # Both bettors win of every m where the numbers have no common mean, and rarely otherwise: what is between is kept.
+    mean = np.clip(np.tensordot(array.mean(axis=-1), by / prompts, 1), low, high)
+    return Estimate(mean, low + length * np.minimum(*both), low + length * np.maximum(*both), level)
+
+
+def _bets(unit: Array, target: float) -> Array:
+    """Return what is bet in each round, from the rounds before it: [..., N]; the same for both bettors."""
+    prompts, rounds = unit.shape[-2:]
+    seen = prompts * np.arange(1, rounds + 1)
+    means = (0.5 + unit.sum(axis=-2).cumsum(axis=-1)) / (seen + 1)
+    spread = ((unit - means[..., None, :]) ** 2).sum(axis=-2)
+    variances = (0.25 + spread.cumsum(axis=-1)) / (seen + 1)
+    before = np.concatenate([np.full((*means.shape[:-1], 1), 0.25), variances[..., :-1]], axis=-1)
+    bets: Array = np.sqrt(2 * target / (prompts * rounds * before))
+    return bets
+
+
+def _lower_end(unit: Array, bets: Array, by: Array, target: float) -> Array:
+    """Return the least m that a bettor on more than m has not refuted: [...]. by: B rho, [B]."""
+    bottom, top = np.zeros(unit.shape[:-2]), np.ones(unit.shape[:-2])
+    if unit.shape[-1] == 1:
+        return bottom
+    for _ in range(HALVINGS):
+        middle = (bottom + top) / 2
+        m = middle[..., None]
+        stakes = np.minimum(bets, LARGEST_BET / (m * by.max()))[..., None, :] * by[:, None]
+        capital = np.log1p(stakes * (unit - m[..., None])).sum(axis=-2).cumsum(axis=-1)
+        is_refuted = capital.max(axis=-1) >= target
+        bottom, top = np.where(is_refuted, middle, bottom), np.where(is_refuted, top, middle)
+    return bottom

@@ -1,0 +1,157 @@
+"""The tape: proposals in large batches until every prompt has its draws, each text scored once for all groups.
+
+What is asked for in a round depends on the rounds before it alone, and each is kept as soon as it is scored, so an
+interrupted tape goes on and becomes the same.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, final
+
+import numpy as np
+
+from rlhf_game.errors import RunError
+from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.draws.tapes import Problem, acceptances
+from rlhf_game.outcomes.draws.proposals import Draw, Proposal
+
+SPARE = 1.1
+"""How many more proposals are asked for than are expected to be needed: a last round for few is dear."""
+Score: TypeAlias = Callable[[Sequence[int], Sequence[str]], tuple[Array, Array]]
+"""From the prompts and the texts of k distinct responses to every group's scores and rewards, [n, k] each."""
+
+Known: TypeAlias = dict[tuple[int, str], tuple[tuple[float, ...], tuple[float, ...]]]
+"""Of a prompt and a text, every group's scores and rewards."""
+
+
+class RoundStore(Protocol):
+    """What a finished round is kept in."""
+
+    def read(self) -> Any:
+        """Return what was written, or None."""
+        ...
+
+    def write(self, value: Any) -> None:
+        """Write it whole."""
+        ...
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class ProposalRow:
+    """One proposal of a tape."""
+
+    proposal: Proposal
+    exponential: float
+    scores: tuple[float, ...]
+    rewards: tuple[float, ...]
+    """Not cut at the ceilings."""
+    is_accepted: bool
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class TapeSettings:
+    """What a tape is drawn with."""
+
+    problem: Problem
+    propose: Callable[[Sequence[Draw]], list[Proposal]]
+    score: Score
+    exponentials: Callable[[int, int], Array]
+    """Of a prompt and a number of proposals: the first numbers -log u of its tape."""
+    most: int
+    """Proposals to one prompt; a tape that needs more is void."""
+    batch_size: int
+    keep: Callable[[int], RoundStore] | None = None
+    """Of a round's number; None: nothing is kept."""
+
+    def draw(self, wanted: Sequence[int], watch: Callable[[int, int], None] | None = None) -> list[list[ProposalRow]]:
+        """Return the tape of each prompt, which ends with its ``wanted``-th acceptance; what comes after is discarded.
+
+        watch: called with how many draws there are, and of how many. Raises RunError when a prompt needs more than
+        ``most`` proposals: the tape is then void for everybody, and nothing may be charged by it.
+        """
+        tapes: list[list[ProposalRow]] = [[] for _ in wanted]
+        known: Known = {}
+        number = 0
+        while True:
+            accepted = [sum(row.is_accepted for row in tape) for tape in tapes]
+            if watch is not None:
+                watch(sum(map(min, accepted, wanted)), sum(wanted))
+            counts = self._round(accepted, [len(tape) for tape in tapes], wanted)
+            if not any(counts):
+                return [_until(tape, count) for tape, count in zip(tapes, wanted, strict=True)]
+            draws = [(b, len(tapes[b]) + k) for b, count in enumerate(counts) for k in range(count)]
+            found = self._asked(number, draws, known)
+            for b, count in enumerate(counts):
+                if count:
+                    tapes[b] += self._rows(b, len(tapes[b]), found[:count], known)
+                    found = found[count:]
+            number += 1
+
+    def _round(self, accepted: Sequence[int], proposals: Sequence[int], wanted: Sequence[int]) -> list[int]:
+        """Return how many proposals each prompt gets in the next round: none where there are enough draws."""
+        needs = np.zeros(len(wanted))
+        for b, (have, made, want) in enumerate(zip(accepted, proposals, wanted, strict=True)):
+            if have >= want:
+                continue
+            if made == self.most:
+                raise RunError(
+                    f"outcomes.max_proposals: prompt {b} has {have} of {want} draws after {made} proposals: the run is "
+                    "void for everybody and nothing is charged; name more of them, a greater strength, lower ceilings "
+                    "or a steeper calibration in a new folder"
+                )
+            needs[b] = SPARE * (want - have) * (made + 1) / (have + 0.5) + 1
+        room = np.array([self.most - made for made in proposals])
+        if needs.sum() > self.batch_size:
+            needs *= self.batch_size / needs.sum()
+        return [int(min(np.ceil(need), left)) for need, left in zip(needs, room, strict=True)]
+
+    def _asked(
+        self,
+        number: int,
+        draws: Sequence[Draw],
+        known: Known,
+    ) -> list[Proposal]:
+        """Return the proposals of a round; ``known`` then has what all their texts are worth."""
+        kept = None if self.keep is None else self.keep(number)
+        found = None if kept is None else kept.read()
+        if found is None:
+            proposals = self.propose(draws)
+            keys = [(b, proposal.text) for (b, _), proposal in zip(draws, proposals, strict=True)]
+            new = [key for key in dict.fromkeys(keys) if key not in known]
+            worth: list[list[Any]] = []
+            if new:
+                scores, rewards = self.score([b for b, _ in new], [text for _, text in new])
+                columns = zip(new, scores.T.tolist(), rewards.T.tolist(), strict=True)
+                worth = [[*key, mine, theirs] for key, mine, theirs in columns]
+            found = {"proposals": [[one.text, one.tokens, one.is_finished] for one in proposals], "worth": worth}
+            if kept is not None:
+                kept.write(found)
+        known.update({(b, text): (tuple(mine), tuple(theirs)) for b, text, mine, theirs in found["worth"]})
+        return [Proposal(*one) for one in found["proposals"]]
+
+    def _rows(
+        self,
+        prompt: int,
+        start: int,
+        proposals: Sequence[Proposal],
+        known: Known,
+    ) -> list[ProposalRow]:
+        waits = self.exponentials(prompt, start + len(proposals))[start:]
+        worth = [known[prompt, proposal.text] for proposal in proposals]
+        is_accepted = acceptances(self.problem, np.transpose([rewards for _, rewards in worth]), waits)
+        return [
+            ProposalRow(proposal, float(wait), scores, rewards, bool(accepted))
+            for proposal, wait, (scores, rewards), accepted in zip(proposals, waits, worth, is_accepted, strict=True)
+        ]
+
+
+def _until(tape: Sequence[ProposalRow], draws: int) -> list[ProposalRow]:
+    """Return the rows up to the last of the draws."""
+    left = draws
+    for j, row in enumerate(tape):
+        left -= row.is_accepted
+        if left == 0:
+            return list(tape[: j + 1])
+    raise AssertionError("the tape has its draws")

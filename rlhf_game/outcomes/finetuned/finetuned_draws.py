@@ -1,0 +1,238 @@
+"""Draws of the reference, before anything is trained, and of every policy that payments ask for: samples.parquet."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, final
+
+from rlhf_game.engines import Devices, Engine, Serial
+from rlhf_game.errors import InputError
+from rlhf_game.files.policies import folder_digest
+from rlhf_game.files.run_folder import Progress, RunFolder, parquet_bytes, read_parquet
+from rlhf_game.files.sampled import FINAL, REFERENCE
+from rlhf_game.outcomes.finetuned.finetuned_training import (
+    DoneTraining,
+    TrainingTask,
+    further_tasks,
+    main_task,
+    make,
+    own_tasks,
+    policy_training,
+    spec_of,
+)
+from rlhf_game.outcomes.generation import check_resumed, drawn_provenance, identity_of
+from rlhf_game.outcomes.run_config import Configuration, GenerationInputs
+from rlhf_game.outcomes.settlement_seed import settlement_seed
+
+if TYPE_CHECKING:
+    from rlhf_game.training_backends.lm.models import LanguageModel
+    from rlhf_game.training_backends.lm.sampling import Sampling
+
+BATCH = 64
+"""Sequences that are drawn at a time."""
+MODEL = Path("policy") / "model"
+"""Where a run keeps the weights that it delivers."""
+TRAININGS = "trainings"
+"""Where a run keeps the policies that no other run may take."""
+COST = "cost.json"
+"""The seconds of each training: the one thing that differs when a run is repeated, and so in no other file."""
+Loader: TypeAlias = "Callable[[], LanguageModel]"
+Rows: TypeAlias = list[dict[str, Any]]
+
+
+def samples_file(folder: RunFolder) -> Path:
+    """Return where the draws are kept."""
+    return folder.path / "samples.parquet"
+
+
+def draw(configuration: Configuration, folder: RunFolder, watch: Progress, engine: Engine) -> None:
+    """Write samples.parquet: draw from the reference, train, draw from what was trained.
+
+    Pieces of an interrupted run are used. The reference is drawn from before any reward is called, and with a seed that
+    no report was made for. Raises InputError and RunError as the trainings do.
+    """
+    if samples_file(folder).exists():
+        return
+    spec = spec_of(configuration)
+    reference = load_reference(configuration.source, watch)
+    origin = drawn_provenance(configuration.source, identity_of(configuration.source, reference))
+    origin["settlement_seed"], origin["seed_from"] = settlement_seed(configuration, folder)
+    check_resumed(folder, origin)
+    sampling = policy_training(main_task(configuration, spec, folder.path)).sampling
+    sampler = _Sampler(
+        configuration.source, origin["settlement_seed"], spec.samples, sampling, reference, folder, watch
+    )
+    rows = sampler.draw(0, REFERENCE, lambda: reference)
+    if spec.payments_from == "soups":
+        made = _train(own_tasks(configuration, spec, folder.path / TRAININGS), watch, engine)
+        loaders: Iterable[tuple[str, Loader]] = soups(reference, made, spec.grid)
+        weights = None
+    else:
+        made = _train([main_task(configuration, spec, folder.path / "policy")], watch, Serial())
+        made += _train(further_tasks(configuration, spec, folder.path / TRAININGS), watch, engine)
+        loaders = [(label, _from(place)) for label, place in _places(made)]
+        weights = folder_digest(folder.path / MODEL)
+        rows = sampler.with_final(rows, _from(made[0].folder))
+    for number, (label, load) in enumerate(loaders, start=1):
+        rows += sampler.draw(number, label, load)
+    folder.workspace.write_json(
+        folder.path / COST, {"trainings": [{"of": one.label, "seconds": one.seconds} for one in made]}
+    )
+    done = [{"of": one.label, "steps": one.steps, "tokens": one.tokens} for one in made]
+    origin |= {"policy_sha256": weights, "trainings": done}
+    columns = {name: [row[name] for row in rows] for name in rows[-1]}
+    folder.write(samples_file(folder), parquet_bytes(columns, origin))
+    folder.drop_parts()
+
+
+def soups(reference: "LanguageModel", made: Sequence[DoneTraining], grid: int) -> Iterator[tuple[str, Loader]]:
+    """Yield every interpolation of the groups' own policies: its label, and how to get it.
+
+    The grid is fixed in the configuration; what it interpolates depends on the groups' reports.
+    """
+    from rlhf_game.training_backends.lm.soups import interpolate, simplex_grid
+    from rlhf_game.training_backends.trainers.policies import load_policy
+
+    device = str(reference.model.device)
+    members = [load_policy(Path(one.folder), device=device) for one in made]
+    for shares in simplex_grid(len(made), grid):
+        label = "soup " + " ".join(f"{share:g}" for share in shares)
+        yield label, partial(interpolate, reference, members, shares)
+
+
+def check_policy(folder: RunFolder, origin: Mapping[str, Any]) -> None:
+    """Raise InputError when the weights in the folder are not those that were drawn from."""
+    expected = origin["policy_sha256"]
+    if expected is not None and folder_digest(folder.path / MODEL) != expected:
+        raise InputError(
+            f"{folder.path / MODEL}: must hold the weights that this run drew from, found others; delete "
+            f"{samples_file(folder).name} and the policy to make them anew"
+        )
+
+
+def read_samples(folder: RunFolder) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """Return the columns of samples.parquet and where they come from."""
+    return read_parquet(samples_file(folder))
+
+
+def _train(tasks: Sequence[TrainingTask], watch: Progress, engine: Engine) -> list[DoneTraining]:
+    """Do trainings; those that this process does tell how far they are."""
+    if isinstance(engine, Serial):
+        return [make(task, watch) for task in tasks]
+    watch(f"train {len(tasks)} policies", 0, len(tasks))
+    return list(engine.map(make, tasks))
+
+
+def side_by_side() -> Engine:
+    """Return what does trainings that do not need each other, unless said: a process for each GPU if there are more."""
+    from rlhf_game.training_backends.lm.soups import devices
+
+    found = devices()
+    return Serial() if len(found) < 2 else Devices(found)
+
+
+def _places(made: Sequence[DoneTraining]) -> list[tuple[str, str]]:
+    found = []
+    for one in made:
+        found += [*one.checkpoints, (one.label, one.folder)]
+    return found
+
+
+def _from(folder: str) -> Loader:
+    def load() -> "LanguageModel":
+        from rlhf_game.training_backends.trainers.policies import load_policy
+
+        return load_policy(Path(folder))
+
+    return load
+
+
+def load_reference(source: GenerationInputs, watch: Progress) -> "LanguageModel":
+    """Return the reference, in float32 like all that is drawn from."""
+    from rlhf_game.training_backends import load_language_model
+
+    watch("load the language model", 0, 1)
+    named = source.model
+    model = load_language_model(
+        named.name, revision=named.revision, device=named.device, base=source.base, folds_system=named.fold_system
+    )
+    watch("load the language model", 1, 1)
+    return model
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Sampler:
+    """Draws from policies, with the log probability of each draw under the reference too, piece by piece."""
+
+    source: GenerationInputs
+    seed: int
+    """Of the settlement: the same random numbers for every policy."""
+    per_prompt: int
+    sampling: "Sampling"
+    reference: "LanguageModel"
+    folder: RunFolder
+    watch: Progress
+
+    def draw(self, number: int, label: str, load: Loader) -> Rows:
+        """Return the draws of a policy, loaded only if a piece is missing. number: of the policy, from 0."""
+        from rlhf_game.training_backends.lm.sampling import plan_batches, sample_batch
+
+        encoded = self._encoded()
+        batches = plan_batches([len(ids) for ids in encoded], self.per_prompt, BATCH)
+        model = None
+        found: dict[tuple[int, int], dict[str, Any]] = {}
+        for k, batch in enumerate(batches):
+            self.watch(f"draw from {label}", k, len(batches))
+            part = self.folder.part(f"draws-{number:04d}", k)
+            piece = part.read()
+            if piece is None:
+                model = load() if model is None else model
+                samples = sample_batch(model, encoded, batch, seed=self.seed, sampling=self.sampling)
+                piece = [asdict(sample) for sample in samples]
+                prompts, responses = [encoded[b] for b, _ in batch], [list(sample.token_ids) for sample in samples]
+                log_reference = (
+                    [sample.log_probability for sample in samples]
+                    if label == REFERENCE
+                    else self._scores(self.reference, prompts, responses)
+                )
+                for one, score in zip(piece, log_reference, strict=True):
+                    one["log_reference"] = score
+                part.write(piece)
+            found.update(zip(batch, piece, strict=True))
+        self.watch(f"draw from {label}", len(batches), len(batches))
+        return [
+            {
+                "policy": label,
+                "prompt": b,
+                "prompt_text": str(self.source.prompts[b]),
+                "draw": j,
+                **found[b, j],
+                "log_final": found[b, j]["log_probability"] if label == FINAL else None,
+            }
+            for b in range(len(encoded))
+            for j in range(self.per_prompt)
+        ]
+
+    def with_final(self, rows: Rows, load: Loader) -> Rows:
+        """Return draws of the reference with their log probabilities under the final policy."""
+        part = self.folder.part("final-of-reference", 0)
+        found = part.read()
+        if found is None:
+            encoded = self._encoded()
+            prompts, responses = [encoded[row["prompt"]] for row in rows], [list(row["token_ids"]) for row in rows]
+            found = self._scores(load(), prompts, responses)
+            part.write(found)
+        return [{**row, "log_final": score} for row, score in zip(rows, found, strict=True)]
+
+    def _encoded(self) -> list[list[int]]:
+        return self.reference.encode_prompts(self.source.prompts, self.source.system)
+
+    def _scores(
+        self, model: "LanguageModel", prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
+    ) -> list[float]:
+        from rlhf_game.training_backends.lm.sampling import log_probabilities
+
+        scores = log_probabilities(model, prompts, responses, sampling=self.sampling)
+        return [float(score) for score in scores]

@@ -1,0 +1,209 @@
+"""``rlhf-game run`` with outcomes finetuned: draw from the reference, train, draw, score, charge, certify.
+
+Each stage is done once, and an interrupted one goes on. The receipt is computed from samples.parquet and scores.parquet
+alone, and nothing that differs when a run is repeated is in it: seconds are in cost.json.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from rlhf_game.engines import Engine
+from rlhf_game.errors import InputError
+from rlhf_game.files.policies import folder_digest
+from rlhf_game.files.receipts import lay_out
+from rlhf_game.files.run_folder import Progress, RunFolder, unwatched, versions
+from rlhf_game.files.sampled import (
+    REFERENCE,
+    CapFrom,
+    SampledFields,
+    SampledGameFile,
+    read_draws,
+    read_sampled_game,
+    sampled_receipt,
+    settle_sampled,
+)
+from rlhf_game.files.schema import parse_model
+from rlhf_game.files.tables import digest
+from rlhf_game.mechanism.sampled.sampled_settlement import least_cap
+from rlhf_game.outcomes.finetuned.finetuned_draws import (
+    COST,
+    MODEL,
+    TRAININGS,
+    check_policy,
+    draw,
+    load_reference,
+    read_samples,
+    samples_file,
+    side_by_side,
+    soups,
+)
+from rlhf_game.outcomes.finetuned.finetuned_spec import FinetunedSpec
+from rlhf_game.outcomes.finetuned.finetuned_training import (
+    main_task,
+    make,
+    own_tasks,
+    policy_training,
+    shares_of,
+    spec_of,
+)
+from rlhf_game.outcomes.generation import DrawnCandidates
+from rlhf_game.outcomes.run_config import Configuration
+from rlhf_game.outcomes.scoring import counted, score
+from rlhf_game.outcomes.sealing import committed
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class FinetunedRun:
+    """A finished run whose outcome is a trained policy."""
+
+    folder: Path
+    prompts: tuple[str, ...]
+    game: SampledGameFile
+    receipt: dict[str, Any]
+
+
+def run_finetuned(
+    configuration: Configuration, folder: RunFolder, watch: Progress, engine: Engine | None = None
+) -> FinetunedRun:
+    """Do what is left of the run in an open folder.
+
+    engine: where trainings and scorings that do not need each other are done. Raises InputError when a trainer is to be
+    paid for whose optimum is not the mechanism's, and as ``run`` does.
+    """
+    _check(configuration)
+    folder.check((samples_file(folder), folder.scores, folder.game, folder.receipt))
+    draw(configuration, folder, watch, engine or side_by_side())
+    columns, origin = read_samples(folder)
+    check_policy(folder, origin)
+    score(configuration, distinct(columns), folder, watch, engine)
+    watch("settle", 0, 1)
+    _write_game(configuration, columns, origin, folder)
+    game = read_sampled_game(folder.game)
+    _write_receipt(game, configuration, origin, folder)
+    watch("settle", 1, 1)
+    return FinetunedRun(
+        folder.path, configuration.source.words, game, json.loads(folder.receipt.read_text(encoding="utf-8"))
+    )
+
+
+def distinct(columns: Mapping[str, list[Any]]) -> DrawnCandidates:
+    """Return the distinct texts of all policies, prompt after prompt: each is scored once."""
+    drawn = zip(columns["prompt"], columns["text"], strict=True)
+    ids = dict(zip(drawn, columns["token_ids"], strict=True))
+    pairs = sorted(ids)
+    return DrawnCandidates(
+        tuple(b for b, _ in pairs),
+        tuple(text for _, text in pairs),
+        tuple(1.0 for _ in pairs),
+        tuple(ids[pair] for pair in pairs),
+    )
+
+
+def _check(configuration: Configuration) -> None:
+    """Refuse what could be trained but not be settled, before anything is trained."""
+    fields, spec = configuration.fields, spec_of(configuration)
+    least = least_cap(np.array(list(shares_of(configuration).values())), fields.strength)
+    if spec.cap is not None and spec.cap < least:
+        raise InputError(
+            f"outcomes.cap: must be at least {least:.6g}, the sum of weights and sizes over the strength, plus 1; "
+            f"found {spec.cap:.6g}"
+        )
+    faithfulness = policy_training(main_task(configuration, spec, Path())).faithfulness
+    if fields.payment == "affine" and not (faithfulness.is_faithful or spec.allow_gap):
+        raise InputError(
+            f"outcomes.trainer: must be one whose optimum is the mechanism's (rloo or ppo) to be paid for, found "
+            f"{spec.trainer}: {faithfulness.reason}; with allow_gap: true it is charged for, and the receipt says what "
+            "that costs"
+        )
+
+
+def _write_game(
+    configuration: Configuration, columns: Mapping[str, list[Any]], origin: dict[str, Any], folder: RunFolder
+) -> None:
+    if folder.game.exists():
+        return
+    fields, spec = configuration.fields, spec_of(configuration)
+    faithfulness = policy_training(main_task(configuration, spec, Path())).faithfulness
+    cap, cap_from = _cap(configuration, spec)
+    document: dict[str, Any] = {
+        "space": "samples",
+        "regularizer": fields.regularizer,
+        "strength": fields.strength,
+        "payment": fields.payment,
+        "payments_from": spec.payments_from,
+        "level": spec.level,
+        "cap": cap,
+        "cap_from": cap_from,
+        "groups": [{"name": group.name, "size": group.size} for group in fields.groups],
+        "policies": list(dict.fromkeys(columns["policy"])),
+        "samples": {"file": samples_file(folder).name, "sha256": digest(samples_file(folder))},
+        "scores": {"file": folder.scores.name, "sha256": digest(folder.scores)},
+        "policy": None,
+        "trainer": {"name": spec.trainer, **asdict(faithfulness)},
+        "cost": {
+            "trainings": len(origin["trainings"]),
+            "tokens": sum(one["tokens"] for one in origin["trainings"]),
+            "drawn": sum(len(ids) for ids in columns["token_ids"]),
+            "seconds": COST,
+        },
+        "weights": fields.weights,
+        "settlement_seed": origin["settlement_seed"],
+        "seed_from": origin["seed_from"],
+    }
+    if origin["policy_sha256"] is None:
+        document["policy"] = _deliver_soup(configuration, document, folder)
+    else:
+        document["policy"] = {"folder": MODEL.as_posix(), "sha256": origin["policy_sha256"]}
+    document["provenance"] = {"prompts": configuration.source.words, "samples": origin}
+    folder.write(folder.game, lay_out(document).encode())
+
+
+def _cap(configuration: Configuration, spec: FinetunedSpec) -> tuple[float, CapFrom]:
+    """Return the cap of log ratios, and what it is from."""
+    fields, shares = configuration.fields, shares_of(configuration)
+    if spec.cap is not None:
+        return spec.cap, "cap"
+    if spec.size_limit is None:
+        return least_cap(np.array(list(shares.values())), fields.strength), "sizes"
+    weights = fields.weights or {}
+    most = np.array([weights.get(name, 1.0) * spec.size_limit for name in shares])
+    return least_cap(most, fields.strength), "size_limit"
+
+
+def _deliver_soup(configuration: Configuration, document: dict[str, Any], folder: RunFolder) -> dict[str, Any]:
+    """Write the interpolation that the menu space chooses, and return what the game says of it."""
+    from rlhf_game.training_backends.lm.soups import save_language_model
+
+    fields = parse_model(SampledFields, document, str(folder.game))
+    draws = read_draws(samples_file(folder), folder.scores, fields)
+    _, chosen = settle_sampled(SampledGameFile(str(folder.game), folder.path, fields, draws, ""))
+    reference = load_reference(configuration.source, unwatched)
+    spec = spec_of(configuration)
+    made = [make(task) for task in own_tasks(configuration, spec, folder.path / TRAININGS)]  # which are there already
+    entries = {REFERENCE: lambda: reference, **dict(soups(reference, made, spec.grid))}
+    (folder.path / MODEL).parent.mkdir(exist_ok=True)
+    save_language_model(entries[chosen](), folder.path / MODEL)
+    return {"folder": MODEL.as_posix(), "sha256": folder_digest(folder.path / MODEL)}
+
+
+def _write_receipt(
+    game: SampledGameFile, configuration: Configuration, origin: dict[str, Any], folder: RunFolder
+) -> None:
+    if folder.receipt.exists():
+        return
+    provenance = {
+        "config_sha256": configuration.sha256,
+        "files": {path.name: digest(path) for path in (samples_file(folder), folder.scores)},
+        "model": origin["model"],
+        "seed": configuration.source.seed,
+        "versions": versions(),
+        **counted(folder),
+    }
+    receipt = committed(configuration, folder, sampled_receipt(game).with_provenance(provenance))
+    folder.workspace.finish(folder.receipt, receipt.text().encode())

@@ -1,0 +1,88 @@
+"""Verifying a finished run: its game against its candidates and scores, its receipt against its game."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rlhf_game.files.documents import parse_json, read_text
+from rlhf_game.files.parts import split
+from rlhf_game.files.receipts import read_receipts
+from rlhf_game.files.run_folder import RunFolder, read_parquet
+from rlhf_game.files.sampled import space_of
+from rlhf_game.files.schema import parse_model
+from rlhf_game.files.seals import committed_differences, revealed_seed
+from rlhf_game.files.tables import digest
+from rlhf_game.files.verify import apart, verify
+from rlhf_game.files.workspace import CONFIG, Workspace
+from rlhf_game.outcomes.draws.draws_pipeline import tape_file
+from rlhf_game.outcomes.finetuned.finetuned_draws import samples_file
+from rlhf_game.outcomes.generation import read_drawn
+from rlhf_game.outcomes.prompts.prompts_game import settled_prompts
+from rlhf_game.outcomes.run_config import RunConfig
+from rlhf_game.outcomes.run_pipeline import game_document
+from rlhf_game.outcomes.scoring import read_rewards, rewards_again
+from rlhf_game.outcomes.sealing import seal_of, sealed_reports
+from rlhf_game.registry import is_code
+
+CODE = ("regularizer", "payment", "training")
+"""What a game may name code for; its path starts from another folder than the configuration's."""
+
+
+def run_differences(path: Path, *, trusted: bool = False) -> list[str]:
+    """Return a line for each thing that the files of a run say otherwise than what they were made of.
+
+    Rewards are made again from raw scores, the game from candidates and rewards, the receipt from the game; the model
+    and the rewards are not asked again. Raises InputError when a file cannot be read.
+    """
+    folder = RunFolder(Workspace(path))
+    document = _json(path / CONFIG)
+    config = parse_model(RunConfig, {key: value for key, value in document.items() if key != "files"}, CONFIG)
+    found = verify(folder.receipt, folder.game, trusted=trusted)[1]
+    space = space_of(folder.game)
+    drawn = {"samples": samples_file(folder), "draws": tape_file(folder)}.get(str(space), folder.candidates)
+    made_of, origin = [drawn], read_parquet(drawn)[1]
+    if space != "draws":
+        made_of.append(folder.scores)
+        found += rewards_again(config, folder)
+    if drawn == folder.candidates:
+        found += _game_differences(folder, config)
+    (receipt,) = read_receipts(folder.receipt)
+    again = {
+        "config_sha256": hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest(),
+        "files": {file.name: digest(file) for file in made_of},
+        "model": origin["model"],
+    }
+    if (seal := seal_of(folder)) is not None:
+        reports = sealed_reports(config, document.get("files", {}))
+        found += committed_differences(receipt, seal, reports)
+        if space in ("samples", "draws"):
+            said_of_seed = {key: (receipt.model_extra or {}).get(key) for key in ("settlement_seed", "seed_from")}
+            seed = {"settlement_seed": revealed_seed(seal, reports), "seed_from": seal.seed_from}
+            found += apart((), said_of_seed, seed)
+    if space != "draws":
+        again["seed"] = config.seed
+    if prompts := settled_prompts(origin, receipt):
+        again["system_prompts"] = [asdict(one) for one in prompts]
+    said = receipt.provenance
+    return found + apart(("provenance",), {key: said.get(key) for key in again}, again)
+
+
+def _game_differences(folder: RunFolder, config: RunConfig) -> list[str]:
+    drawn, origin = read_drawn(folder)
+    columns, _ = read_parquet(folder.candidates)
+    prompts = dict(zip(columns["prompt_index"], columns["prompt"], strict=True))
+    again = json.loads(
+        json.dumps(game_document(config, list(prompts.values()), drawn, origin, read_rewards(folder)[0]))
+    )
+    said = _json(folder.game)
+    for role in CODE:
+        if role in again and is_code(role, split(role, again[role])[0]):
+            again[role] = said.get(role)
+    again["provenance"] = {**said.get("provenance", {}), **again["provenance"], "prompts": list(prompts.values())}
+    return [f"game.json: {line}" for line in apart((), said, again)]
+
+
+def _json(path: Path) -> Any:
+    return parse_json(read_text(path), str(path))

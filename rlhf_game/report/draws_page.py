@@ -1,0 +1,208 @@
+"""The report of a run whose outcomes are draws of the optimum: bills with their errors, and what was drawn."""
+
+from pathlib import Path
+from typing import Any, Final, final
+
+from pydantic import ConfigDict
+
+from rlhf_game.errors import InputError
+from rlhf_game.files.documents import shown
+from rlhf_game.files.drawn import MAIN, DrawnGame, read_drawn_game
+from rlhf_game.files.receipts import Interval, Receipt, read_receipts
+from rlhf_game.files.schema import Strict, parse_model
+from rlhf_game.files.verify import drawn_differences
+from rlhf_game.report.data_table import DataTable, column, number
+from rlhf_game.report.money import estimate, range_of, settlement, summed
+from rlhf_game.report.page import Block, Note, Page, Section, TableBlock, names_of, provenance_rows, recomputed
+
+SERVED: Final = 3
+"""Draws of each prompt that are shown."""
+MOST_PROMPTS: Final = 6
+READ: Final = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+@final
+class PromptTapeFields(Strict):
+    """What a prompt's tape took."""
+
+    model_config = READ
+
+    accepted: int
+    proposals: int
+    log_z: Interval
+
+
+@final
+class TapesFields(Strict):
+    """What the receipt says of the tapes."""
+
+    model_config = READ
+
+    estimator: str
+    prompts: list[PromptTapeFields]
+    acceptance_rate: float
+    second_payments: list[float]
+    least_utilities: list[float]
+
+
+@final
+class GroupDrawsFields(Strict):
+    """What a group's part of the receipt says beyond every receipt."""
+
+    model_config = READ
+
+    regret_bound: float | None
+    draws_needed: int | None = None
+
+
+@final
+class DrawsReceiptFields(Strict):
+    """What the receipt of draws says beyond every receipt."""
+
+    model_config = READ
+
+    groups: list[GroupDrawsFields]
+    draws: TapesFields
+    seed_from: str
+    settlement_seed: int
+
+
+def draws_page(folder: Path) -> Page:
+    """Return the report. Raises InputError when a file is missing, wrong, or of another game."""
+    path = folder / "receipt.json"
+    name, game = shown(str(path), 200), read_drawn_game(folder / "game.json")
+    (receipt,) = read_receipts(path)
+    said = parse_model(DrawsReceiptFields, receipt.model_dump(), name)
+    if receipt.game_sha256 != game.sha256:
+        raise InputError(f"{name}: game_sha256: must be that of the game beside it, found another")
+    checked = recomputed(drawn_differences(receipt, game), "tape")
+    names = names_of([group.name for group in receipt.groups])
+    return Page(
+        title=f"{len(receipt.groups)} groups share draws of the optimum",
+        lead=f"What {names} want was put into one policy over all texts, at strength {receipt.strength:g}, and the "
+        "responses were drawn from exactly that policy, by rejection. Payments are right in expectation; what they are "
+        "known to is said with each.",
+        facts=_facts(receipt, said),
+        sections=(settlement(receipt, None, checked), _bills(receipt, said), _tapes(game, said), _served(game)),
+        provenance=provenance_rows(
+            ("game SHA-256", receipt.game_sha256),
+            ("settlement seed", f"{said.settlement_seed}, from {said.seed_from}"),
+            *receipt.provenance.items(),
+        ),
+        commands=("rlhf-game verify receipt.json game.json   # computes everything again from the tape",),
+    )
+
+
+def _facts(receipt: Receipt, said: DrawsReceiptFields) -> tuple[tuple[str, str, str], ...]:
+    draws = said.draws
+    facts = [("Groups", str(len(receipt.groups)), f"{sum(group.size for group in receipt.groups)} members")]
+    for name, value, remark in (
+        ("Total payments", summed([group.payment for group in receipt.groups]), "units of reward"),
+        ("Social welfare", receipt.social_welfare, "value of all members"),
+        ("Moved from the reference", receipt.divergence, "KL divergence"),
+    ):
+        facts.append((name, number(estimate(value)), range_of(value) or remark))
+    accepted, proposals = (sum(getattr(one, of) for one in draws.prompts) for of in ("accepted", "proposals"))
+    facts.append(("Draws", f"{accepted:,}", f"of {proposals:,} proposals"))
+    return tuple(facts)
+
+
+def _bills(receipt: Receipt, said: DrawsReceiptFields) -> Section:
+    """Return each bill by both estimators, its error, and the smallest utility of any tape."""
+    names, draws = [group.name for group in receipt.groups], said.draws
+    errors = [_error(group.payment) for group in receipt.groups]
+    texts = ["not known with one draw" if error is None else number(error) for error in errors]
+    bounds = ["not known" if one.regret_bound is None else number(one.regret_bound) for one in said.groups]
+    table = TableBlock(
+        "bills",
+        "What is known of each payment",
+        ("Group", "Standard error", "By the other estimator", "Least utility of a tape", "No lie gains more than"),
+        tuple(zip(names, texts, column(draws.second_payments), column(draws.least_utilities), bounds, strict=True)),
+        "",
+        DataTable(
+            ("group", "standard error", "second payment", "least utility", "regret bound"),
+            tuple(
+                (name, error, second, least, one.regret_bound)
+                for name, error, second, least, one in zip(
+                    names, errors, draws.second_payments, draws.least_utilities, said.groups, strict=True
+                )
+            ),
+        ),
+    )
+    noisy = [
+        Note(
+            "plain", f"{name}'s payment is smaller than its standard error: {one.draws_needed} draws a prompt would do."
+        )
+        for name, one in zip(names, said.groups, strict=True)
+        if one.draws_needed is not None
+    ]
+    blocks: list[Block] = [*noisy, table]
+    lead = (
+        f"Bills by {draws.estimator}, from the same proposals as the draws. Truth is the best report in expectation, "
+        "and taking part never loses, draw by draw, where the least utility is not below 0."
+    )
+    return Section("bills-section", "How well the payments are known", lead, tuple(blocks))
+
+
+def _error(payment: Any) -> float | None:
+    extra = payment.model_extra or {} if isinstance(payment, Interval) else {"standard_error": 0.0}
+    found = extra.get("standard_error")
+    return found if isinstance(found, float) else None
+
+
+def _tapes(game: DrawnGame, said: DrawsReceiptFields) -> Section:
+    asked = _asked(game)
+    rows = [
+        (asked[b], one.accepted, one.proposals, one.accepted / one.proposals, one.log_z)
+        for b, one in enumerate(said.draws.prompts)
+    ]
+    table = TableBlock(
+        "tapes",
+        "The tape of each prompt",
+        ("Prompt", "Draws", "Proposals", "Accepted", "log Z"),
+        tuple(
+            (text, str(draws), str(proposals), f"{rate:.2%}", f"{number(log_z.estimate)}\n{range_of(log_z)}")
+            for text, draws, proposals, rate, log_z in rows
+        ),
+        "A proposal is accepted more often where the reference already says what the groups want.",
+        DataTable(
+            ("prompt", "draws", "proposals", "log Z", "low", "high"),
+            tuple((text, d, p, log_z.estimate, log_z.low, log_z.high) for text, d, p, _, log_z in rows),
+        ),
+    )
+    return Section("tapes-section", "What it took", "", (table,))
+
+
+def _served(game: DrawnGame) -> Section:
+    """Return the first draws of the first prompts, with the reward that each group gives them."""
+    from pyarrow import parquet
+
+    names = [group.name for group in game.fields.groups]
+    wanted = ["part", "prompt", "response", "accepted", *(f"reward:{name}" for name in names)]
+    table = parquet.read_table(game.folder / game.fields.tape.file, columns=wanted).to_pylist()
+    asked, count = _asked(game), dict.fromkeys(range(game.fields.prompts), 0)
+    rows, data = [], []
+    for row in table:
+        b = row["prompt"]
+        if row["part"] != MAIN or not row["accepted"] or b >= MOST_PROMPTS or count[b] == SERVED:
+            continue
+        count[b] += 1
+        rewards = [row[f"reward:{name}"] for name in names]
+        rows.append((asked[b], str(row["response"]), *(number(reward, 2) for reward in rewards)))
+        data.append((asked[b], str(row["response"]), *rewards))
+    block = TableBlock(
+        "served",
+        "Some of what was drawn",
+        ("Prompt", "Response", *names),
+        tuple(rows),
+        f"The first {SERVED} draws of the optimum for the first prompts, with the reward that each group gives them.",
+        DataTable(("prompt", "response", *(f"reward: {name}" for name in names)), tuple(data)),
+        texts=2,
+    )
+    return Section("served-section", "What is served", "", (block,))
+
+
+def _asked(game: DrawnGame) -> list[str]:
+    said = (game.fields.provenance or {}).get("prompts", [])
+    prompts = said if isinstance(said, list) else []
+    return [str(prompts[b]) if b < len(prompts) else f"Prompt {b + 1}" for b in range(game.fields.prompts)]

@@ -1,0 +1,157 @@
+"""The report of one settled game: who pays what and why, what became of the policy, and what lying would gain."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+from rlhf_game.files.build import settle
+from rlhf_game.files.games import Game
+from rlhf_game.files.receipts import Receipt, receipt_of
+from rlhf_game.files.verify import game_differences
+from rlhf_game.mechanism.mechanism import Settlement
+from rlhf_game.report.data_table import number
+from rlhf_game.report.incentives import incentives
+from rlhf_game.report.lies import Audit
+from rlhf_game.report.money import estimate, payments, range_of, settlement, summed
+from rlhf_game.report.page import Note, Page, Section, names_of, provenance_rows
+from rlhf_game.report.play import what_if
+from rlhf_game.report.policy_page import policies
+from rlhf_game.report.settlements import PolicyChange, breakdowns, changes
+
+MOST_CELLS: Final = 40_000
+"""Rewards of a game (outcomes times groups) up to which a report trains policies and searches for lies of its own."""
+WORDS: Final = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
+RULES: Final = {
+    "affine": "each group pays exactly what its report costs the others and the provider",
+    "revenue": "each group pays what its report costs the others, and an entry fee that no truthful group regrets",
+    "none": "nobody pays",
+}
+WHAT_IF: Final = (
+    "Choose a group and say something else than it did. What it reported counts as its truth here; everything is "
+    "settled again while you move the sliders."
+)
+MEASURES: Final = {
+    "kl": "KL divergence",
+    "l2": "squared distance",
+    "reverse_kl": "reverse KL divergence",
+    "chi2": "chi-squared divergence",
+    "js": "Jensen-Shannon divergence",
+    "hellinger": "squared Hellinger distance",
+}
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class SettledGame:
+    """A game and what is known of it before the report is made."""
+
+    game: Game
+    folder: Path
+    """Where its receipt is, which may name a file beside it."""
+    receipt: Receipt | None = None
+    """None: it is settled for the report."""
+    audit: Audit | None = None
+    """None: the report makes its own, where the game is small."""
+
+    @property
+    def outcome(self) -> str:
+        """What the policy chooses among."""
+        drawn = (self.game.fields.provenance or {}).get("candidates")
+        return "system prompt" if isinstance(drawn, dict) and "system_prompts" in drawn else "response"
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompts that outcomes are responses to, where the game says them."""
+        if self.outcome != "response":
+            return []
+        said = (self.game.fields.provenance or {}).get("prompts", [])
+        return [text for text in said if isinstance(text, str)] if isinstance(said, list) else []
+
+
+def game_page(settled: SettledGame) -> Page:
+    """Return the report of a settled game; raises InputError when the game cannot be settled."""
+    game = settled.game
+    is_small = sum(_entries(reward) for reward in game.rewards) <= MOST_CELLS
+    again = settle(game)
+    receipt = settled.receipt or receipt_of(game, again)
+    parts = breakdowns(game) if is_small else None
+    moves = changes(game, again, settled.prompts) if is_small else []
+    sections = [settlement(receipt, parts, _checked(settled, again))]
+    if moves:
+        sections.append(policies(moves, [group.name for group in receipt.groups], settled.outcome))
+    if parts:
+        sections.append(payments(receipt, parts))
+    if is_small:
+        sections.append(incentives(game, settled.audit, moves))
+    else:
+        note = Note("plain", "The game is too large for its report to search for lies; rlhf-game audit does that.")
+        sections.append(Section("incentives", "Would lying pay?", "", (note,)))
+    if is_small and (played := what_if(game)) is not None:
+        sections.append(Section("what-if", "Your group: what if?", WHAT_IF, (played,)))
+    return Page(
+        title=_title(receipt),
+        lead=_lead(receipt),
+        facts=_facts(receipt, moves),
+        sections=tuple(sections),
+        provenance=provenance_rows(
+            ("game SHA-256", receipt.game_sha256),
+            ("receipt written by", f"rlhf-game {receipt.version}"),
+            *receipt.provenance.items(),
+        ),
+        commands=(
+            "rlhf-game verify receipt.json game.json   # settles the game again and compares",
+            "rlhf-game audit game.json                 # searches for profitable lies",
+        ),
+    )
+
+
+def _checked(settled: SettledGame, again: Settlement) -> Note:
+    if settled.receipt is None:
+        return Note("plain", "The game was settled for this page.")
+    found = game_differences(settled.receipt, settled.game, again, settled.folder)
+    if found:
+        return Note("bad", f"The receipt is not what the game gives when it is settled again: {'; '.join(found[:3])}")
+    return Note("good", "Checked: the game was settled again for this page, and every number of the receipt agrees.")
+
+
+def _entries(table: Any) -> int:
+    return sum(map(len, table)) if isinstance(table, list) else int(table.size)
+
+
+def _title(receipt: Receipt) -> str:
+    count = len(receipt.groups)
+    who = WORDS[count] if count < len(WORDS) else str(count)
+    model = receipt.provenance.get("model")
+    name = model.get("model") if isinstance(model, dict) else None
+    what = name if isinstance(name, str) and name else "one policy"
+    return f"{who} group{'' if count == 1 else 's'} share{'s' if count == 1 else ''} {what}"
+
+
+def _lead(receipt: Receipt) -> str:
+    names = names_of([group.name for group in receipt.groups])
+    rule = RULES.get(receipt.payment, f"payments: {receipt.payment}")
+    measure = f"{_measure(receipt)}, " if receipt.regularizer else ""
+    return (
+        f"What {names} want was put into one policy, which is kept near its reference ({measure}strength "
+        f"{receipt.strength:g}); {rule}."
+    )
+
+
+def _measure(receipt: Receipt) -> str:
+    name = receipt.regularizer or "divergence"
+    return MEASURES.get(name, name.replace(":", " "))
+
+
+def _facts(receipt: Receipt, moves: Sequence[PolicyChange]) -> tuple[tuple[str, str, str], ...]:
+    members = sum(group.size for group in receipt.groups)
+    facts = [("Groups", str(len(receipt.groups)), f"{members} member{'' if members == 1 else 's'}")]
+    if len(moves) > 1:
+        facts.append(("Prompts", str(len(moves)), f"{sum(len(move.labels) for move in moves)} responses"))
+    for name, value, remark in (
+        ("Total payments", summed([group.payment for group in receipt.groups]), "units of reward"),
+        ("Social welfare", receipt.social_welfare, "value of all members"),
+        ("Moved from the reference", receipt.divergence, _measure(receipt)),
+    ):
+        facts.append((name, number(estimate(value)), range_of(value) or remark))
+    return tuple(facts)

@@ -1,0 +1,173 @@
+"""Kind ``osp``: a policy that learns from pairs of its own responses, judged by what it was before."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, final
+
+from pydantic import Field
+
+from rlhf_game.errors import InputError
+from rlhf_game.files.prompt_rows import PromptRow
+from rlhf_game.files.schema import Name, Positive, Strict
+from rlhf_game.rewards.nested import BATCHES, refuse_rank
+from rlhf_game.rewards.reward_specs import SomeReward
+from rlhf_game.training.fine_tuning import JudgeTraining, lora_of
+from rlhf_game.training.kinds import MetricsTable, Task, TrainingFields
+from rlhf_game.training.recipes.reward_models import LoraSpec
+from rlhf_game.training.training_data import Count, Seed, SomeData
+
+if TYPE_CHECKING:
+    from rlhf_game.training_backends import Sampling
+    from rlhf_game.training_backends.trainers.preferences import PreferenceTraining
+    from rlhf_game.training_backends.trainers.self_training import JudgePrompt
+
+
+@final
+class SelfJudgeSpec(Strict):
+    """What says which of two responses is better; the model itself, as it was before the training, unless named."""
+
+    model: Name | None = None
+    instruction: Name | None = None
+    """With {prompt}, {first} and {second}."""
+    lead: str = "RESPONSE "
+    answers: Annotated[list[Name], Field(min_length=2, max_length=2)] = ["A", "B"]
+    augment: SomeData | None = None
+    """Human preferences that it first learns to judge by, half of them with swapped positions."""
+    training: JudgeTraining = JudgeTraining()
+
+    def prompt(self) -> "JudgePrompt":
+        """Return what it is asked. Raises InputError when a part is missing."""
+        from rlhf_game.training_backends.trainers.self_training import JudgePrompt
+
+        first, second = self.answers
+        given = {} if self.instruction is None else {"instruction": self.instruction}
+        return JudgePrompt(**given, lead=self.lead, answers=(first, second))
+
+
+@final
+class OspConfig(TrainingFields):
+    """Rounds of drawing, pairing, judging and training; the reference and the judge stay what they were."""
+
+    kind: Literal["osp"]
+    model: Name
+    prompts: Name | Annotated[list[PromptRow], Field(min_length=2)]
+    system: Name | None = None
+    fold_system: bool = False
+    """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
+    rounds: Count = 4
+    """How often in one pass through the prompts the policy is drawn from anew."""
+    passes: Count = 1
+    responses: Annotated[int, Field(ge=2, le=1000)] = 7
+    """K, to each prompt."""
+    max_new_tokens: Count = 128
+    temperature: Positive = 0.7
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    pairing: Literal["ranked", "random"] = "ranked"
+    labels: Literal["soft", "hard"] = "soft"
+    """hard: strengths are rounded to 0 and 1, which is online DPO."""
+    judge: SelfJudgeSpec = SelfJudgeSpec()
+    beta: Positive = 0.1
+    lora: LoraSpec | None = None
+    learning_rate: Positive = 2e-5
+    batch_size: Count = 8
+    accumulation_steps: Count = 1
+    max_length: Count = 512
+    save_steps: Count = 100
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    gold: SomeReward | None = None
+    """A reward that nothing is trained on, of every round's responses."""
+    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Of the prompts, held out to compare the policy with the reference on."""
+    test_responses: Count = 4
+    seed: Seed = 0
+
+    def files(self) -> Mapping[str, str]:
+        """Return the prompts, the judge's preferences and the gold reward's files."""
+        found = {} if isinstance(self.prompts, list) else {"prompts": self.prompts}
+        if self.judge.augment is not None and self.judge.augment.file is not None:
+            found["judge.augment"] = self.judge.augment.file
+        return {**found, **{f"gold ({file})": file for file in (self.gold.files() if self.gold else ())}}
+
+    def models(self) -> Mapping[str, str]:
+        """Return the policy, the judge and the gold reward's models."""
+        judge = {} if self.judge.model is None else {"judge.model": self.judge.model}
+        gold = {f"gold ({model})": model for model in (self.gold.models() if self.gold else ())}
+        return {"model": self.model, **judge, **gold}
+
+    def check(self, name: str) -> None:
+        """Raise InputError when fields do not go together."""
+        if self.judge.augment is None and self.judge.training != JudgeTraining():
+            raise InputError(f"{name}: judge.training: must come with judge.augment, found none")
+        if self.gold is not None:
+            refuse_rank(self.gold, f"{name}: gold", BATCHES)
+
+    def train(self, task: Task) -> dict[str, Any]:
+        """Do what is left of the rounds, then compare the policy with the reference."""
+        from rlhf_game.training.recipes.osp_rounds import train_osp
+
+        return train_osp(self, task)
+
+    def sampling(self) -> "Sampling":
+        """Return how responses are drawn."""
+        from rlhf_game.training_backends import Sampling
+
+        return Sampling(self.max_new_tokens, self.temperature, top_p=self.top_p)
+
+    def training(self, start: str | None, seed: int) -> "PreferenceTraining":
+        """Return the training of one round. start: the folder of the round before."""
+        from rlhf_game.training_backends.trainers.preferences import PreferenceTraining
+
+        return PreferenceTraining(
+            model=self.model,
+            loss="spce",
+            beta=self.beta,
+            start=start,
+            lora=lora_of(self.lora),
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            accumulation_steps=self.accumulation_steps,
+            max_length=self.max_length,
+            system=self.system,
+            fold_system=self.fold_system,
+            seed=seed,
+            save_steps=self.save_steps,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def tables(self, metrics: dict[str, Any]) -> list[MetricsTable]:
+        """Return what happened in each round, what the judge is worth, and what came out."""
+        rounds = tuple(
+            (
+                str(k), str(one["pairs"]), f"{one['strength']['mean']:.3f}", f"{one['position_bias']:+.3f}",
+                f"{one['consistency']:.2f}", _shown(one["length_bias"]["correlation"]),
+                f"{one['mean_length']:.0f}", f"{one['training']['last_loss']:.3f}", _shown(one.get("gold")),
+            )
+            for k, one in enumerate(metrics["rounds"])
+        )  # fmt: skip
+        heads = (
+            "round", "pairs", "mean strength", "position bias", "consistent", "length bias", "mean length", "last loss",
+            "gold",
+        )  # fmt: skip
+        final = metrics["final"]
+        kl = final["sequence_kl"]
+        gold = [_shown(final.get("gold", {}).get(name)) for name in ("reference", "policy")]
+        lengths = [f"{final['mean_length'][name]:.0f}" for name in ("reference", "policy")]
+        compared = (f"{final['preferred']:.3f}", f"{kl['estimate']:.3f}", *lengths, *gold)
+        found = [MetricsTable("Rounds: what was drawn and judged", heads, rounds)]
+        if "judge" in metrics:
+            rows = tuple(
+                (name, f"{one['accuracy']:.3f}", f"{one['position_bias']:+.3f}", f"{one['consistency']:.2f}")
+                for name, one in metrics["judge"].items()
+            )
+            found.append(
+                MetricsTable(
+                    "The judge on held-out preferences", ("judge", "accuracy", "position bias", "consistent"), rows
+                )
+            )
+        ends = ("preferred by the judge", "KL, nats", "length before", "length after", "gold before", "gold after")
+        return [*found, MetricsTable("The policy against the reference, on held-out prompts", ends, (compared,))]
+
+
+def _shown(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"

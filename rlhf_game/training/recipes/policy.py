@@ -1,0 +1,258 @@
+"""Kind ``policy``: a language model trained on the groups' rewards, its KL to the reference weighed by a strength."""
+
+from abc import ABC
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, final
+
+import numpy as np
+from pydantic import Field
+
+from rlhf_game.errors import InputError
+from rlhf_game.files.documents import shown
+from rlhf_game.files.prompt_rows import Prompts, prompts_of
+from rlhf_game.files.schema import Name, Positive, Strict
+from rlhf_game.mechanism.arrays import Array
+from rlhf_game.outcomes.finetuned.finetuned_spec import PpoSpec
+from rlhf_game.outcomes.finetuned.finetuned_training import in_unit
+from rlhf_game.outcomes.run_config import GroupSpec
+from rlhf_game.rewards.diagnostics import best_of_n_divergence
+from rlhf_game.rewards.nested import BATCHES, refuse_rank
+from rlhf_game.rewards.texts import call_reward
+from rlhf_game.training.intervals import interval
+from rlhf_game.training.kinds import MetricsTable, Task, TrainingFields
+from rlhf_game.training.recipes.reward_models import LoraSpec
+from rlhf_game.training.training_data import Count, Seed
+
+if TYPE_CHECKING:
+    from rlhf_game.training_backends import LanguageModel
+    from rlhf_game.training_backends.trainers.policies import ElasticReset, PolicyTraining, TrainedPolicy
+
+UNIT, NONNEGATIVE = (0.0, 1.0), (0.0, float("inf"))
+"""What rewards, and divergences, keep to."""
+
+
+@final
+class ElasticResetSpec(Strict):
+    """Resets to a moving average of the weights (Noukhovitch et al. 2023)."""
+
+    every: Count
+    decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
+
+
+@final
+class JudgedSpec(Strict):
+    """How the trained policy is judged: with responses to the first so many prompts, drawn anew."""
+
+    prompts: Count = 64
+    per_prompt: Count = 8
+    batch_size: Count = 64
+
+
+class PolicyFields(TrainingFields, ABC):
+    """A policy, the groups whose rewards it is trained on, and the trainer."""
+
+    model: Name
+    revision: Name | None = None
+    prompts: Prompts
+    system: Name | None = None
+    fold_system: bool = False
+    """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
+    groups: Annotated[list[GroupSpec], Field(min_length=1)]
+    weights: dict[Name, Positive] | None = None
+    """mu of each group in a general affine maximiser, beside its size; 1 where it is not named."""
+    strength: Positive
+    trainer: Literal["rloo", "grpo", "ppo", "best_of_n"] = "rloo"
+    lora: LoraSpec | None = None
+    max_steps: Count = 100
+    learning_rate: Positive = 1e-5
+    batch_size: Count = 16
+    """Responses at a time on each device."""
+    accumulation_steps: Count = 1
+    num_generations: Annotated[int, Field(ge=2, le=10_000)] = 4
+    """Responses to a prompt in a step; n of best-of-n."""
+    max_new_tokens: Count = 64
+    temperature: Positive = 1.0
+    save_steps: Count = 50
+    keeps_checkpoints: bool = False
+    kl_limit: Positive | None = None
+    ppo: PpoSpec | None = None
+    trl: dict[Name, bool | int | float | str] = {}
+    """Further arguments of TRL, where they move neither the objective nor what is drawn."""
+    judged: JudgedSpec = JudgedSpec()
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: Seed = 0
+
+    def files(self) -> Mapping[str, str]:
+        """Return the prompts, and the files of the rewards."""
+        named = {"prompts": self.prompts} if isinstance(self.prompts, str) else {}
+        of_rewards = [(i, file) for i, group in enumerate(self.groups) for file in group.reward.files()]
+        return {**named, **{f"groups[{i}].reward {k}": file for k, (i, file) in enumerate(of_rewards)}}
+
+    def models(self) -> Mapping[str, str]:
+        """Return the reference, and the models of the rewards."""
+        of_rewards = [(i, model) for i, group in enumerate(self.groups) for model in group.reward.models()]
+        return {"model": self.model, **{f"groups[{i}].reward {k}": model for k, (i, model) in enumerate(of_rewards)}}
+
+    def check(self, name: str) -> None:
+        """Raise InputError when fields do not go together."""
+        names = [group.name for group in self.groups]
+        for i, group in enumerate(self.groups):
+            if group.name in names[:i]:
+                raise InputError(f"{name}: groups[{i}].name: must differ from the others, found {shown(group.name)!r}")
+            refuse_rank(group.reward, f"{name}: groups[{i}].reward", BATCHES, group.calibration)
+        for group_name in self.weights or {}:
+            if group_name not in names:
+                raise InputError(f"{name}: weights.{shown(group_name)}: must be the name of a group, found none")
+        try:
+            self.training()
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+
+    def training(self) -> "PolicyTraining":
+        """Return the training itself. Raises InputError where its fields do not go together."""
+        from rlhf_game.training_backends import Lora
+        from rlhf_game.training_backends.trainers.policies import PolicyTraining, PpoSettings
+
+        spec, mu = self.lora, self.weights or {}
+        targets = None if spec is None or spec.targets is None else tuple(spec.targets)
+        same = (
+            "model", "revision", "strength", "trainer", "system", "fold_system", "max_steps", "learning_rate",
+            "batch_size", "accumulation_steps", "num_generations", "max_new_tokens", "temperature", "save_steps",
+            "keeps_checkpoints", "kl_limit", "dtype", "device", "seed",
+        )  # fmt: skip
+        return PolicyTraining(
+            **{name: getattr(self, name) for name in same},
+            weights=tuple(mu.get(group.name, 1.0) * group.size for group in self.groups),
+            lora=None if spec is None else Lora(spec.rank, spec.alpha, targets, spec.dropout),
+            ppo=None if self.ppo is None else PpoSettings(**self.ppo.model_dump()),
+            trl=tuple(self.trl.items()),
+        )
+
+    def train_into(
+        self, place: Path, training: "PolicyTraining", reset: "ElasticReset | None", task: Task
+    ) -> "TrainedPolicy":
+        """Train, or go on with, the policy in the folder ``place``, and return it."""
+        from rlhf_game.training_backends.trainers.policies import train_policy
+
+        prompts, columns = prompts_of(self.prompts, task.base)
+        return train_policy(
+            training,
+            prompts,
+            in_unit(self.groups, task.base),
+            place,
+            columns=columns,
+            base=task.base,
+            watch=task.watch,
+            callbacks=() if reset is None else (reset,),
+        )
+
+    def judge(self, model: "LanguageModel", reference: "LanguageModel", task: Task, who: str) -> tuple[Array, Array]:
+        """Return the rewards of fresh responses, [groups, B, k], and their log-ratios to the reference, [B, k]."""
+        from rlhf_game.training_backends import log_probabilities, sample
+
+        how, judged = self.training().sampling, self.judged
+        prompts, columns = prompts_of(self.prompts, task.base)
+        prompts, each = prompts[: judged.prompts], judged.per_prompt
+        task.watch(f"draw from the {who}", 0, 1)
+        drawn = sample(
+            model, prompts, each, seed=self.seed, sampling=how, system=self.system, batch_size=judged.batch_size
+        )
+        asked = [prompt for prompt in prompts for _ in range(each)]
+        texts = [one.text for row in drawn for one in row]
+        given = {
+            key: [value for value in values[: len(prompts)] for _ in range(each)] for key, values in columns.items()
+        }
+        rewards = [call_reward(reward, asked, texts, given) for reward in in_unit(self.groups, task.base).values()]
+        encoded = reference.encode_prompts(asked, self.system)
+        ids = [one.token_ids for row in drawn for one in row]
+        known = log_probabilities(reference, encoded, ids, sampling=how, batch_size=judged.batch_size)
+        own = np.array([[one.log_probability for one in row] for row in drawn])
+        return np.stack(rewards).reshape(-1, len(prompts), each), own - known.reshape(own.shape)
+
+
+@final
+class PolicyConfig(PolicyFields):
+    """A policy, as it is at the end of its training."""
+
+    kind: Literal["policy"]
+    elastic_reset: ElasticResetSpec | None = None
+
+    def check(self, name: str) -> None:
+        """Raise InputError when fields do not go together."""
+        super().check(name)
+        if self.elastic_reset is not None and self.trainer == "best_of_n":
+            raise InputError(f"{name}: elastic_reset: must be left out with trainer best_of_n, found it")
+
+    def train(self, task: Task) -> dict[str, Any]:
+        """Train the policy, then judge it beside the reference."""
+        return self._metrics(self._train(task), task)
+
+    def assist(self, task: Task) -> None:
+        """Train with the first process."""
+        self._train(task)
+
+    def tables(self, metrics: dict[str, Any]) -> list[MetricsTable]:
+        """Return each group's reward before and after, and how far the policy is from the reference."""
+        header = ("group", "weight", "reference", "policy", "95 % interval")
+        rows = tuple(
+            (name, f"{one['weight']:g}", f"{one['reference']['estimate']:.3f}", *_shown(one["policy"]))
+            for name, one in metrics["groups"].items()
+        )
+        kl = ("KL to the reference, nats a response", *_shown(metrics["sequence_kl"]))
+        return [
+            MetricsTable("Rewards in [0, 1], of fresh responses", header, rows),
+            MetricsTable(
+                f"The policy ({metrics['trainer']}: {metrics['faithfulness']})", ("", "estimate", "interval"), (kl,)
+            ),
+        ]
+
+    def _train(self, task: Task) -> "TrainedPolicy":
+        from rlhf_game.training_backends.trainers.policies import ElasticReset
+
+        reset = self.elastic_reset
+        made = None if reset is None else ElasticReset(reset.every, decay=reset.decay)
+        return self.train_into(task.path, self.training(), made, task)
+
+    def _metrics(self, trained: "TrainedPolicy", task: Task) -> dict[str, Any]:
+        from rlhf_game.training_backends import load_language_model
+        from rlhf_game.training_backends.trainers.policies import load_policy
+
+        training = self.training()
+        reference = load_language_model(
+            self.model, revision=self.revision, device=self.device, base=task.base, folds_system=self.fold_system
+        )
+        before, _ = self.judge(reference, reference, task, "reference")
+        after, ratios = self.judge(load_policy(task.path, device=self.device), reference, task, "policy")
+        bound = {"kl_bound": best_of_n_divergence(self.num_generations)} if self.trainer == "best_of_n" else {}
+        return {
+            "kind": self.kind,
+            "trainer": self.trainer,
+            "strength": self.strength,
+            "is_faithful": training.faithfulness.is_faithful,
+            "faithfulness": training.faithfulness.reason,
+            "training": {"steps": trained.steps, "tokens": trained.tokens, "seconds": trained.seconds},
+            "groups": {
+                group.name: {
+                    "weight": training.weights[i],
+                    "reference": mean_over_prompts(before[i], UNIT),
+                    "policy": mean_over_prompts(after[i], UNIT),
+                }
+                for i, group in enumerate(self.groups)
+            },
+            "sequence_kl": mean_over_prompts(ratios, NONNEGATIVE),
+            **bound,
+        }
+
+
+def mean_over_prompts(values: Array, known: tuple[float, float]) -> dict[str, Any]:
+    """Return the mean of values [B, k] with an interval; draws of one prompt count together where there are several.
+
+    known: what the mean keeps to.
+    """
+    return interval(values.mean(axis=1) if len(values) > 1 else values.ravel(), known)
+
+
+def _shown(found: Mapping[str, float]) -> tuple[str, str]:
+    return f"{found['estimate']:.3f}", f"[{found['low']:.3f}, {found['high']:.3f}]"

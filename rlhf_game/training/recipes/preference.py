@@ -1,0 +1,279 @@
+"""Kind ``preference``: a policy trained on pairs by a loss of their margins (DPO and what came after it)."""
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, final
+
+import numpy as np
+from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
+
+from rlhf_game import __version__
+from rlhf_game.discovery import loss_of, parse
+from rlhf_game.errors import InputError
+from rlhf_game.files.conversations import Text
+from rlhf_game.files.schema import Name, Positive, Strict
+from rlhf_game.mechanism.arrays import Array
+from rlhf_game.training.kinds import MetricsTable, Task
+from rlhf_game.training.recipes.reward_models import LoraSpec
+from rlhf_game.training.subsets import Rows, Subsets, judge, read_subsets
+from rlhf_game.training.training_data import Count, PreferenceFields, Seed
+
+if TYPE_CHECKING:
+    from rlhf_game.training_backends.trainers.preferences import (
+        PreferenceLoss,
+        PreferenceTraining,
+        TrainedOnPreferences,
+    )
+
+LossName: TypeAlias = Literal[
+    "dpo",
+    "ipo",
+    "ipo_summed",
+    "slic",
+    "kto_pair",
+    "lrml",
+    "dbaql",
+    "aql",
+    "aql_code",
+    "padll",
+    "aqfl",
+    "cell",
+    "pfl",
+    "spce",
+]
+
+
+def _is_expression(text: str) -> str:
+    try:
+        parse(text)
+    except InputError as error:
+        raise PydanticCustomError("expression", "{reason}", {"reason": str(error)}) from None
+    return text
+
+
+@final
+class ExpressionSpec(Strict):
+    """A loss in the language of ``rlhf-game discover``."""
+
+    expression: Annotated[str, AfterValidator(_is_expression)]
+
+
+def _form(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "<name>"
+    return "<expression>" if isinstance(value, dict | ExpressionSpec) else None
+
+
+SomeLoss: TypeAlias = Annotated[
+    Annotated[LossName, Tag("<name>")] | Annotated[ExpressionSpec, Tag("<expression>")],
+    Discriminator(
+        _form, custom_error_type="loss", custom_error_message="must be the name of a loss, or {expression: ..}"
+    ),
+]
+
+
+@final
+class DivergenceSpec(Strict):
+    """How the trained policy's KL to the reference is estimated: responses to held-out prompts."""
+
+    prompts: Count = 32
+    per_prompt: Count = 4
+    max_new_tokens: Count = 64
+
+
+@final
+class PreferenceConfig(PreferenceFields):
+    """A policy, the pairs it is trained on, and the loss."""
+
+    kind: Literal["preference"]
+    model: Name
+    revision: Name | None = None
+    loss: SomeLoss = "dpo"
+    beta: Positive = 0.1
+    strength: Annotated[float | None, Field(ge=0, le=1)] = None
+    """Of loss spce: how sure it is that the chosen response is the better one, of every pair alike."""
+    start: Name | None = None
+    """The folder of an earlier training whose weights this one begins with; the reference stays ``model``."""
+    system: Name | None = None
+    fold_system: bool = False
+    """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
+    lora: LoraSpec | None = None
+    epochs: Positive = 1.0
+    max_steps: Count | None = None
+    learning_rate: Positive = 5e-6
+    batch_size: Count = 8
+    accumulation_steps: Count = 1
+    max_length: Count = 512
+    max_grad_norm: Positive = 1.0
+    has_dropout: bool = False
+    save_steps: Count = 100
+    keeps_checkpoints: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    judged_pairs: Count = 256
+    """Of each subset, the first so many pairs that the trained policy is judged on."""
+    divergence: DivergenceSpec = DivergenceSpec()
+    seed: Seed = 0
+
+    def check(self, name: str) -> None:
+        """Raise InputError when a strength comes without the loss that has one."""
+        if (self.strength is not None) != (self.loss == "spce"):
+            raise InputError(
+                f"{name}: strength: must be given with loss spce and only there, found loss {self.loss} "
+                f"{'with' if self.strength is not None else 'without'} it"
+            )
+        if self.loss in ("dbaql", "aqfl") and self.batch_size < 2:
+            raise InputError(f"{name}: batch_size: must be >= 2 with loss {self.loss}, found {self.batch_size}")
+
+    def models(self) -> Mapping[str, str]:
+        """Return the reference, and what the training begins with."""
+        return {"model": self.model} if self.start is None else {"model": self.model, "start": self.start}
+
+    def train(self, task: Task) -> dict[str, Any]:
+        """Train the policy, then judge it on each subset."""
+        from rlhf_game.training_backends.trainers.preferences import train_preferences
+
+        subsets = read_subsets(self, task.base)
+        pairs = [(row.prompt, row.chosen, row.rejected) for row in subsets.training]
+        trained = train_preferences(
+            self.training(), pairs, task.path, columns=self._columns(pairs), base=task.base, watch=task.watch
+        )
+        metrics = self._metrics(subsets, trained, task)
+        task.workspace.write(task.path / "model" / "README.md", _readme(self, subsets, metrics).encode())
+        return metrics
+
+    def training(self) -> "PreferenceTraining":
+        """Return the training itself. Raises InputError where its fields do not go together."""
+        from rlhf_game.training_backends import Lora
+        from rlhf_game.training_backends.trainers.preferences import PreferenceTraining
+
+        spec = self.lora
+        targets = None if spec is None or spec.targets is None else tuple(spec.targets)
+        same = (
+            "model", "revision", "beta", "start", "system", "fold_system", "epochs", "max_steps", "learning_rate",
+            "batch_size", "accumulation_steps", "max_length", "max_grad_norm", "has_dropout", "save_steps",
+            "keeps_checkpoints", "dtype", "device", "seed",
+        )  # fmt: skip
+        return PreferenceTraining(
+            **{name: getattr(self, name) for name in same},
+            loss=self.objective,
+            lora=None if spec is None else Lora(spec.rank, spec.alpha, targets, spec.dropout),
+        )
+
+    @property
+    def objective(self) -> "PreferenceLoss":
+        """The loss itself."""
+        from rlhf_game.training_backends.trainers.preferences import find_loss
+
+        return find_loss(self.loss) if isinstance(self.loss, str) else loss_of(parse(self.loss.expression))
+
+    def tables(self, metrics: dict[str, Any]) -> list[MetricsTable]:
+        """Return what the policy's implicit reward is worth on pairs, and how far the policy is from the reference."""
+        header = ("on", "pairs", "loss", "margin", "accuracy", "Brier", "length correlation")
+        keys = ("loss", "margin", "accuracy", "brier", "length_correlation")
+        rows = tuple(
+            (name, str(found["pairs"]), *(_shown(found[key]) for key in keys))
+            for name, found in metrics["subsets"].items()
+        )
+        kl = metrics["sequence_kl"]
+        far = (f"{kl['estimate']:.3f}", f"{kl['standard_error']:.3f}", str(kl["responses"]))
+        what = f"The policy's implicit reward on pairs (loss {metrics['loss']}, beta {metrics['beta']})"
+        how = ("estimate", "standard error", "drawn")
+        return [
+            MetricsTable(what, header, rows),
+            MetricsTable("KL of the policy to the reference, nats a response", how, (far,)),
+        ]
+
+    def _columns(self, rows: Any) -> dict[str, list[float]]:
+        return {} if self.strength is None else {"strength": [self.strength] * len(rows)}
+
+    def _metrics(self, subsets: Subsets, trained: "TrainedOnPreferences", task: Task) -> dict[str, Any]:
+        from rlhf_game.training_backends import load_language_model
+        from rlhf_game.training_backends.trainers.policies import load_policy
+        from rlhf_game.training_backends.trainers.preferences import sequence_kl
+
+        policy = load_policy(task.path, device=self.device)
+        reference = load_language_model(
+            self.model, revision=self.revision, device=self.device, base=task.base, folds_system=self.fold_system
+        )
+        judged = {}
+        for k, (name, rows) in enumerate(subsets.judged.items()):
+            task.watch("judge the policy", k, len(subsets.judged))
+            judged[name] = self._judged(policy, reference, rows[: self.judged_pairs])
+        how, prompts = self.divergence, _prompts(subsets.judged["test"], self.divergence.prompts)
+        task.watch("draw from the policy", 0, 1)
+        ratios = sequence_kl(
+            policy, reference, prompts, per_prompt=how.per_prompt, max_new_tokens=how.max_new_tokens, seed=self.seed,
+            system=self.system,
+        )  # fmt: skip
+        return {
+            "kind": self.kind,
+            "loss": self.loss if isinstance(self.loss, str) else self.loss.expression,
+            "beta": self.beta,
+            "training": {"steps": trained.steps, "tokens": trained.tokens, "dropped_pairs": trained.dropped},
+            "subsets": judged,
+            "sequence_kl": {**_mean_of_prompts(ratios), "max_new_tokens": how.max_new_tokens},
+        }
+
+    def _judged(self, policy: Any, reference: Any, rows: Rows) -> dict[str, Any]:
+        from rlhf_game.training_backends.trainers.preferences import judge_pairs
+
+        pairs = [(row.prompt, row.chosen, row.rejected) for row in rows]
+        columns = {name: np.array(values) for name, values in self._columns(pairs).items()}
+        loss = self.objective
+        found = judge_pairs(policy, reference, pairs, loss, self.beta, system=self.system, columns=columns)
+        return {
+            **judge((self.beta * found.chosen, self.beta * found.rejected), rows),
+            "loss": float(found.losses.mean()) if len(rows) >= loss.smallest_batch else None,
+            "margin": float(found.margins.mean()),
+            "reward_chosen": float(self.beta * found.chosen.mean()),
+            "reward_rejected": float(self.beta * found.rejected.mean()),
+        }
+
+
+def _prompts(rows: Rows, count: int) -> list[Text]:
+    return list(dict.fromkeys(row.prompt for row in rows))[:count]
+
+
+def _mean_of_prompts(ratios: Array) -> dict[str, Any]:
+    """Return the mean of log-ratios [B, k] and its standard error, draws of one prompt taken together."""
+    of_prompts = ratios.mean(axis=1)
+    spread = ratios.ravel() if len(of_prompts) == 1 else of_prompts
+    error = float(spread.std(ddof=1) / np.sqrt(len(spread))) if len(spread) > 1 else 0.0
+    return {"estimate": float(of_prompts.mean()), "standard_error": error, "responses": int(ratios.size)}
+
+
+def _shown(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}"
+
+
+def _readme(fields: PreferenceConfig, subsets: Subsets, metrics: dict[str, Any]) -> str:
+    kl, how = metrics["sequence_kl"], "an adapter (LoRA)" if fields.lora is not None else "whole weights"
+    lines = [
+        "# Policy trained on preferences",
+        "",
+        f"Made by rlhf-game {__version__}: `{fields.model}`, loss `{metrics['loss']}`, beta {fields.beta}, {how}, "
+        f"seed {fields.seed}.",
+        "",
+        f"* Data: `{subsets.source}` (sha256 {subsets.sha256}), {len(subsets.training)} pairs, of which "
+        f"{metrics['training']['dropped_pairs']} were too long.",
+        f"* Share of training labels turned round: {fields.flip}.",
+        f"* KL to the reference: {kl['estimate']:.3f} nats a response (standard error {kl['standard_error']:.3f}, "
+        f"{kl['responses']} responses of at most {kl['max_new_tokens']} tokens).",
+        "* Its implicit reward is only known up to a constant of each prompt.",
+        "* Weights: safetensors only. The same as data: `policy.json` beside this folder.",
+        "",
+        "| on | pairs | loss | margin | accuracy |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {name} | {found['pairs']} | {_shown(found['loss'])} | {found['margin']:.3f} | {found['accuracy']:.3f} |"
+            for name, found in metrics["subsets"].items()
+        ),
+        "",
+        "```json",
+        json.dumps(fields.model_dump(mode="json", exclude_none=True), indent=1),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)

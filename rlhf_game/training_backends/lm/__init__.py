@@ -1,0 +1,1 @@
+"""Language models and reward networks: loading, templates, sampling, scoring, averaging, checkpoints."""

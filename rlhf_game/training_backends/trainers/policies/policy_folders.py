@@ -1,0 +1,149 @@
+"""The folder of a training: what it is of, how it goes on, what a failure says, and what is written at the end."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from rlhf_game.errors import InputError, RunError
+from rlhf_game.files.workspace import Workspace
+from rlhf_game.training_backends.lm.checkpoints import find_checkpoint
+from rlhf_game.training_backends.trainers.policies.watching import Watch
+from rlhf_game.training_backends.trainers.resuming import checkpoints, last_checkpoint
+from rlhf_game.training_backends.trainers.reward_training import Lora
+
+CARD = "policy.json"
+"""The last file of a trained policy that is written: where it is, the policy is whole."""
+
+
+class Tunable(Protocol):
+    """What may have to be changed when a training does not fit into memory or diverges."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows in a forward."""
+        ...
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Forwards to a step."""
+        ...
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the optimizer."""
+        ...
+
+    @property
+    def lora(self) -> Lora | None:
+        """What is trained instead of all weights."""
+        ...
+
+
+def unwatched(what: str, done: int, total: int) -> None:
+    """Do nothing: the progress of who does not ask for it."""
+
+
+def place_of_model(model: str, base: Path | None) -> str:
+    """Return a model's name as the folder keeps it: a folder or file by its whole path."""
+    path = (base or Path()) / Path(model).expanduser()
+    return str(path.resolve()) if path.exists() else model
+
+
+def begin(document: dict[str, Any], out: Path) -> None:
+    """Say in the folder what it is of; raise InputError when it is another training's or a file in it was changed."""
+    workspace = Workspace(out)
+    workspace.cut()
+    before = workspace.kept(out / "training.json", lambda: document)
+    if before != document:
+        key = next(key for key in document if before.get(key) != document[key])
+        raise InputError(f"{out}: must be a new folder or that of this training, found one with other {key}")
+    workspace.check()
+
+
+def train_from_last(trainer: Any, out: Path, watch: Watch) -> None:
+    """Train what is left after the last whole checkpoint in the folder ``out``."""
+    work = out / "checkpoints"
+    if trainer.args.should_save:
+        last_checkpoint(work)  # drops what is not whole
+    trainer.accelerator.wait_for_everyone()
+    whole = checkpoints(work)
+    if whole and trainer.args.should_save:
+        watch(f"resume from {whole[-1].name}", int(whole[-1].name.rpartition("-")[2]), trainer.args.max_steps)
+    trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
+
+
+@contextmanager
+def explained(training: Tunable, out: Path, lengths: str = "max_new_tokens") -> Iterator[None]:
+    """Turn what torch says when memory runs out or a model is broken into a message that says what to do.
+
+    lengths: the setting that says how long sequences may be.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        cause = error.__cause__ if isinstance(error, RunError) else error  # a reward may run out of it too
+        said = str(cause)
+        if isinstance(cause, torch.OutOfMemoryError | MemoryError) or "allocate memory" in said:
+            raise RunError(f"memory ran out; lower {_what_to_lower(training, lengths)}; {_kept(out)}") from error
+        if "probability tensor contains" in said:
+            raise RunError(
+                f"the policy's probabilities are no numbers any more; lower learning_rate (now "
+                f"{training.learning_rate}); {_kept(out)}"
+            ) from error
+        raise
+
+
+def _what_to_lower(training: Tunable, lengths: str) -> str:
+    if training.batch_size > 1:
+        return (
+            f"batch_size (now {training.batch_size}) and raise accumulation_steps (now {training.accumulation_steps}) "
+            "by as much, which changes nothing else"
+        )
+    return f"{lengths} (now {getattr(training, lengths)})" + ("" if training.lora else ", or train a lora")
+
+
+def _kept(out: Path) -> str:
+    whole = checkpoints(out / "checkpoints")
+    return f"the last good checkpoint is {whole[-1]}" if whole else "there is no checkpoint yet"
+
+
+def finish(trainer: Any, out: Path, document: dict[str, Any], log: Sequence[Mapping[str, Any]]) -> None:
+    """Write the model whole or not at all, the log, and the card; drop checkpoints that are not to be kept.
+
+    document: what the card says besides the steps and the SHA-256 of the model. log: a row for each step.
+    """
+    fresh, kept = out / "model.tmp", out / "model"
+    trainer.save_model(str(fresh))
+    trainer.accelerator.wait_for_everyone()
+    if trainer.args.should_save:
+        (fresh / "README.md").unlink(missing_ok=True)  # peft's form, not filled in
+        shutil.rmtree(kept, ignore_errors=True)
+        fresh.rename(kept)
+        workspace = Workspace(out)
+        workspace.adopt(kept)
+        workspace.write(out / "steps.jsonl", "".join(json.dumps(row) + "\n" for row in log).encode())
+        card = {
+            **document,
+            "steps": int(trainer.state.global_step),
+            "model_sha256": find_checkpoint(str(kept)).sha256,
+        }
+        if document["training"]["keeps_checkpoints"]:
+            workspace.adopt(out / "checkpoints")
+        workspace.write_json(out / CARD, card)
+        if not document["training"]["keeps_checkpoints"]:
+            shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+
+
+def counted(trainer: Any, log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what a card says of a training that counted its tokens and took the time of each step."""
+    return {
+        "tokens": int(trainer.state.num_input_tokens_seen),
+        "seconds": sum(row["seconds"] for row in log),
+        "reference": dict(trainer.language_model.provenance),
+    }

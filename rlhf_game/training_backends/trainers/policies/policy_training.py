@@ -1,0 +1,241 @@
+"""Train a policy into a folder, resumably, and load it as a language model again."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from peft import PeftModel
+from transformers import TrainerCallback
+
+from rlhf_game.errors import InputError
+from rlhf_game.files.conversations import Conversation, Text, document_of, text_of
+from rlhf_game.files.identity import digest_of
+from rlhf_game.training_backends.lm.checkpoints import find_checkpoint
+from rlhf_game.training_backends.lm.models import LanguageModel, load_language_model, load_trainable, quiet_transformers
+from rlhf_game.training_backends.lm.sampling import check_length
+from rlhf_game.training_backends.trainers.policies.best_of_n import (
+    PromptBatch,
+    choose_winners,
+    make_distiller,
+    read_winners,
+)
+from rlhf_game.training_backends.trainers.policies.building import make_settings, make_trainer, ordered_rows
+from rlhf_game.training_backends.trainers.policies.policy_folders import (
+    CARD,
+    begin,
+    counted,
+    explained,
+    finish,
+    place_of_model,
+    train_from_last,
+    unwatched,
+)
+from rlhf_game.training_backends.trainers.policies.policy_settings import FAITHFULNESS, Faithfulness, PolicyTraining
+from rlhf_game.training_backends.trainers.policies.trainers import NamedReward, TrlReward, refuse_ranks
+from rlhf_game.training_backends.trainers.policies.watching import (
+    FiniteWeightsCallback,
+    ProgressCallback,
+    Watch,
+    steps_of,
+)
+from rlhf_game.training_backends.trainers.resuming import KeepsTensors, checkpoints
+
+
+@final
+@dataclass(frozen=True)
+class TrainedPolicy:
+    """A policy that was trained, in its folder: model/, steps.jsonl and policy.json."""
+
+    folder: Path
+    steps: int
+    tokens: int
+    """Read and generated, by all processes."""
+    seconds: float
+    """Of the steps, those before an interruption included."""
+    log: tuple[dict[str, Any], ...]
+    """Per step: loss, reward, each group's reward, sequence KL in nats, mean length, tokens so far, seconds."""
+    faithfulness: Faithfulness
+
+    @property
+    def model(self) -> Path:
+        """The folder of the weights: a whole model, or an adapter."""
+        return self.folder / "model"
+
+    @property
+    def checkpoints(self) -> tuple[Path, ...]:
+        """The checkpoints that were kept, the oldest first; each is a model that load_policy reads."""
+        return tuple(checkpoints(self.folder / "checkpoints"))
+
+
+def _named(rewards: Any) -> Mapping[str, TrlReward]:
+    """Return rewards by name; those of a list are called by their places."""
+    if isinstance(rewards, Mapping):
+        return rewards
+    if not isinstance(rewards, Sequence) or isinstance(rewards, str) or not all(map(callable, rewards)):
+        raise InputError(f"rewards must be a mapping from names to functions or a list of functions, got {rewards!r}")
+    return {f"reward {k}": reward for k, reward in enumerate(rewards)}
+
+
+def train_policy(
+    training: PolicyTraining,
+    prompts: Sequence[Text],
+    rewards: Mapping[str, TrlReward] | Sequence[TrlReward],
+    out: Path,
+    *,
+    columns: Mapping[str, Sequence[Any]] | None = None,
+    base: Path | None = None,
+    watch: Watch | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> TrainedPolicy:
+    """Train a policy into the folder ``out``, going on from its last whole checkpoint; a finished one is only read.
+
+    prompts: [B], texts or messages. rewards: by the name of the group, or a list of them, as training.weights are
+    ordered, each asked once per batch. columns: further columns of the prompts, for rewards, [B] each. base: the folder
+    that the model's path starts from. Under torchrun or accelerate every process calls this; the first one writes. The
+    same training gives the same weights however often it was stopped (on a CPU). Raises InputError when ``out`` is
+    another training's or something does not fit, RunError when the training diverges or memory runs out; the last whole
+    checkpoint stays.
+    """
+    watch = watch or unwatched
+    columns = columns or {}
+    rewards = _named(rewards)
+    prompts = [text_of(prompt, f"prompts[{b}]") for b, prompt in enumerate(prompts)]
+    if any(isinstance(prompt, Conversation) and prompt.tools for prompt in prompts):
+        raise InputError("prompts must have no tools where a policy is trained on rewards, found some")
+    if len(rewards) != len(training.weights):
+        raise InputError(f"weights must be {len(rewards)}, one per reward, got {len(training.weights)}")
+    refuse_ranks(rewards)
+    training = replace(training, model=place_of_model(training.model, base))
+    document = _document(training, prompts, rewards, columns)
+    with torch.random.fork_rng(), quiet_transformers(), explained(training, out):
+        torch.manual_seed(training.seed)  # a LoRA's first weights
+        settings = make_settings(training, out / "checkpoints")
+        if settings.should_save:
+            begin(document, out)
+        settings.distributed_state.wait_for_everyone()
+        kept = [digest_of(one) for one in callbacks if isinstance(one, KeepsTensors)]
+        if (out / CARD).exists() and json.loads((out / CARD).read_text(encoding="utf-8"))["callbacks"] != kept:
+            raise InputError(f"{out}: must be a new folder or that of this training, found one with other callbacks")
+        if not (out / CARD).exists():
+            trainer = _prepare(training, settings, PromptBatch(prompts, columns), rewards, out, watch, callbacks)
+            train_from_last(trainer, out, watch)
+            drawn = read_winners(out)
+            before = {
+                "tokens_before": sum(row["tokens"] for part in drawn for row in part["rows"]),
+                "seconds_before": sum(part["seconds"] for part in drawn),
+            }
+            log = steps_of(trainer.state.log_history)
+            finish(trainer, out, {**document, "callbacks": kept, **before, **counted(trainer, log)}, log)
+    return read_policy(out)
+
+
+def _prepare(
+    training: PolicyTraining,
+    settings: Any,
+    asked: PromptBatch,
+    rewards: Mapping[str, TrlReward],
+    out: Path,
+    watch: Watch,
+    callbacks: Sequence[TrainerCallback],
+) -> Any:
+    # A LoRA's backbone is frozen and may be coarse; weights that are trained in bfloat16 would swallow small updates.
+    dtype = training.dtype if training.lora is not None else "float32"
+    model = load_trainable(
+        training.model, revision=training.revision, device="cpu", dtype=dtype, folds_system=training.fold_system
+    )
+    if model.end_id is None and training.trainer != "best_of_n":
+        raise InputError(f"model: {training.model} must have a token that ends a response, found none")
+    encoded = model.encode_prompts(asked.prompts, training.system)
+    check_length(model, encoded, training.max_new_tokens)
+    named = [NamedReward(name, reward, model, tuple(asked.columns)) for name, reward in rewards.items()]
+    own = [FiniteWeightsCallback(training), ProgressCallback(watch), *callbacks]
+    if training.trainer == "best_of_n":
+        if settings.should_save:
+            choose_winners(training, model, asked, named, out, settings, watch)
+        settings.distributed_state.wait_for_everyone()
+        return make_distiller(training, settings, model, asked, out, own)
+    rows = ordered_rows(training, asked.prompts, asked.columns, settings.world_size)
+    return make_trainer(training, settings, model, named, rows, own)
+
+
+def _document(
+    training: PolicyTraining,
+    prompts: Sequence[Text],
+    rewards: Mapping[str, TrlReward],
+    columns: Mapping[str, Sequence[Any]],
+) -> dict[str, Any]:
+    """Return what the folder is of, as JSON has it."""
+    told = [list(prompts), {key: list(values) for key, values in columns.items()}]
+    asked = json.dumps(told, sort_keys=True, default=document_of)
+    document = {
+        "training": training.document(),
+        "prompts_sha256": hashlib.sha256(asked.encode()).hexdigest(),
+        "rewards": {name: digest_of(reward) for name, reward in rewards.items()},
+    }
+    return json.loads(json.dumps(document))  # type: ignore[no-any-return]
+
+
+def read_policy(out: Path) -> TrainedPolicy:
+    """Return the finished policy in a folder. Raises InputError when there is none."""
+    try:
+        card = json.loads((out / CARD).read_text(encoding="utf-8"))
+        lines = (out / "steps.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{out}: must hold a trained policy, found no {CARD}") from error
+    return TrainedPolicy(
+        folder=out,
+        steps=card["steps"],
+        tokens=card["tokens"] + card["tokens_before"],
+        seconds=card["seconds"] + card["seconds_before"],
+        log=tuple(json.loads(line) for line in lines),
+        faithfulness=FAITHFULNESS[card["training"]["trainer"]],
+    )
+
+
+def load_policy(
+    folder: Path, *, device: str = "auto", dtype: str = "float32", folds_system: bool = False
+) -> LanguageModel:
+    """Load a trained policy: the folder of train_policy, its model/, or one of its checkpoints.
+
+    An adapter is put on the backbone that it was trained on and merged. Its distribution is the policy's at the
+    temperature of the training (``PolicyTraining.sampling``). It folds a refused system turn where the training did, or
+    with ``folds_system``. Raises InputError when there is no such policy, or its backbone has other weights now.
+    """
+    place = folder / "model" if (folder / "model").is_dir() else folder
+    folds_system = folds_system or _folded_when_trained(place)
+    described = place / "adapter_config.json"
+    if not described.exists():
+        return load_language_model(str(place), device=device, dtype=dtype, folds_system=folds_system)
+    known = json.loads(described.read_text(encoding="utf-8"))
+    name, revision, card = known["base_model_name_or_path"], known.get("revision"), place.parent / CARD
+    if card.exists():  # it has the name that was trained on, which may be that of a wheel, not of its copy
+        training = json.loads(card.read_text(encoding="utf-8"))["training"]
+        name, revision = training["model"], training["revision"]
+    backbone = load_language_model(name, revision=revision, device=device, dtype=dtype)
+    _check_backbone(place, backbone)
+    with quiet_transformers():
+        merged: Any = PeftModel.from_pretrained(backbone.model, str(place)).merge_and_unload()
+    provenance = {**backbone.provenance, "adapter": str(place), "adapter_sha256": find_checkpoint(str(place)).sha256}
+    return LanguageModel(merged.eval(), backbone.tokenizer, provenance, folds_system)
+
+
+def _folded_when_trained(place: Path) -> bool:
+    """Return whether the training that made a model, or the checkpoint at ``place``, folded refused system turns."""
+    cards = [up / CARD for up in (place.parent, place.parent.parent) if (up / CARD).is_file()]
+    return any(json.loads(card.read_text(encoding="utf-8")).get("training", {}).get("fold_system") for card in cards)
+
+
+def _check_backbone(place: Path, backbone: LanguageModel) -> None:
+    card = place.parent / CARD
+    if not card.exists():
+        return
+    trained_on = json.loads(card.read_text(encoding="utf-8"))["reference"].get("sha256")
+    if trained_on != backbone.provenance.get("sha256"):
+        raise InputError(
+            f"{place}: must be used with the backbone that it was trained on, sha256 {trained_on}, found "
+            f"{backbone.provenance.get('sha256')}"
+        )

@@ -1,0 +1,111 @@
+"""What watches a training: it tells how far it is, keeps its numbers, and stops one that diverges."""
+
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
+from typing import Any, Protocol, TypeAlias, final
+
+from transformers import TrainerCallback
+
+from rlhf_game.errors import RunError
+
+Watch: TypeAlias = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and of how much."""
+
+
+class Limited(Protocol):
+    """What a guard asks of a training."""
+
+    @property
+    def learning_rate(self) -> float:
+        """Its step size, for messages."""
+        ...
+
+    @property
+    def kl_limit(self) -> float | None:
+        """The sequence KL in nats at which it is given up."""
+        ...
+
+
+@final
+class ProgressCallback(TrainerCallback):
+    """Tells how far the training is, in the first process."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Tell it."""
+        if state.is_world_process_zero:
+            self._watch("train the policy", state.global_step, state.max_steps)
+
+
+@final
+class FiniteWeightsCallback(TrainerCallback):
+    """Stops a training before it writes a checkpoint of weights that are worth nothing."""
+
+    def __init__(self, training: Limited) -> None:
+        self._limit = training.kl_limit
+        self._rate = training.learning_rate
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **others: Any) -> None:
+        """Look at the step's numbers, which come before its checkpoint is written. Raises RunError."""
+        logs = logs or {}
+        if "loss" not in logs:
+            return
+        for name in ("loss", "grad_norm", "kl"):
+            value = logs.get(name)
+            if value is not None and not isfinite(value):
+                raise RunError(
+                    f"the training diverged at step {state.global_step}: its {name} is {value}; lower learning_rate "
+                    f"(now {self._rate}); {self._kept(args, state)}"
+                )
+        kl = sequence_kl(logs)
+        if self._limit is not None and kl is not None and kl > self._limit:
+            raise RunError(
+                f"the training diverged at step {state.global_step}: its KL to the reference is {kl:.4g} nats a "
+                f"response, above kl_limit = {self._limit}; lower learning_rate (now {self._rate}) or raise strength; "
+                f"{self._kept(args, state)}"
+            )
+
+    def _kept(self, args: Any, state: Any) -> str:
+        last = (state.global_step - 1) // args.save_steps * int(args.save_steps)
+        return f"the last good checkpoint is of step {last}" if last else "there is no checkpoint yet"
+
+
+def sequence_kl(logs: Mapping[str, Any]) -> float | None:
+    """Return the estimated KL of whole responses, in nats: TRL's mean per token times the mean number of tokens."""
+    if logs.get("kl") is None or "completions/mean_length" not in logs:
+        return None
+    return float(logs["kl"]) * float(logs["completions/mean_length"])
+
+
+def steps_of(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the log of a training, one row per step, from what the Trainer logged.
+
+    What belongs to a generation (rewards, KL, length) is None in a step on the responses of the step before.
+    """
+    found: list[dict[str, Any]] = []
+    for row in history:
+        if "loss" not in row:
+            continue
+        rewards = {
+            key.removeprefix("rewards/").removesuffix("/mean"): float(value)
+            for key, value in row.items()
+            if key.startswith("rewards/") and key.endswith("/mean") and value is not None
+        }
+        found.append(
+            {
+                "step": int(row["step"]),
+                "loss": float(row["loss"]),
+                "reward": row.get("reward"),
+                "rewards": rewards,
+                "kl": sequence_kl(row),
+                "length": row.get("completions/mean_length"),
+                "entropy": row.get("entropy"),
+                "gradient_norm": row.get("grad_norm"),
+                "learning_rate": row.get("learning_rate"),
+                "tokens": int(row.get("num_tokens", found[-1]["tokens"] if found else 0)),
+                "seconds": float(row.get("step_time", 0.0)),
+            }
+        )
+    return found

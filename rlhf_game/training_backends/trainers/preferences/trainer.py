@@ -1,0 +1,171 @@
+"""TRL's DPOTrainer with any loss of pairs in the place of its own."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from torch import Tensor
+from transformers import PrinterCallback, TrainerCallback
+from trl.trainer.dpo_config import DPOConfig
+from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
+
+from rlhf_game.errors import InputError
+from rlhf_game.training_backends.lm.models import LanguageModel
+from rlhf_game.training_backends.trainers.preferences.losses import PairBatch, PreferenceLoss
+from rlhf_game.training_backends.trainers.preferences.preference_settings import PreferenceTraining
+from rlhf_game.training_backends.trainers.resuming import SafeCheckpoints
+
+REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
+"""The columns with log ref(y|x) of both responses, in nats, as TRL calls them."""
+
+
+@final
+@dataclass(frozen=True)
+class Collator:
+    """TRL's batch of pairs, with further columns of numbers."""
+
+    pad_token_id: int
+    columns: tuple[str, ...] = ()
+    trl: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "trl", DataCollatorForPreference(pad_token_id=self.pad_token_id))
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Return the tensors of a batch; of the rows both responses, chosen ones first."""
+        batch: dict[str, Tensor] = self.trl(list(rows))
+        return batch | {name: torch.tensor([float(row[name]) for row in rows]) for name in self.columns}
+
+
+@final
+class PairTrainer(SafeCheckpoints, DPOTrainer):
+    """Minimises the mean of a PreferenceLoss. Its rows are token ids already, with log ref of both responses."""
+
+    objective: PreferenceLoss
+    columns: tuple[str, ...] = ()
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the batch's mean loss."""
+        batch = self.batch_of(model, inputs)
+        loss = self.objective.of(batch).mean()
+        self._note(batch)
+        return (loss, None) if return_outputs else loss
+
+    def batch_of(self, model: Any, inputs: Mapping[str, Tensor]) -> PairBatch:
+        """Return what the loss sees of a batch."""
+        mask = inputs["completion_mask"]
+        outputs = model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            labels=inputs["input_ids"].masked_fill(mask == 0, -100),
+            use_cache=False,
+            fused_lm_head=True,
+        )
+        chosen, rejected = outputs.log_probs.sum(dim=1).chunk(2)
+        chosen_tokens, rejected_tokens = mask.sum(dim=1).clamp(min=1).chunk(2)
+        return PairBatch(
+            chosen=chosen - inputs["ref_chosen_logps"],
+            rejected=rejected - inputs["ref_rejected_logps"],
+            beta=self.beta,
+            lead=(chosen - rejected).detach(),
+            chosen_tokens=chosen_tokens,
+            rejected_tokens=rejected_tokens,
+            columns={name: inputs[name] for name in self.columns},
+        )
+
+    def _note(self, batch: PairBatch) -> None:
+        """Put the batch's numbers, of all processes, where TRL's log takes them from."""
+        chosen, rejected = batch.beta * batch.chosen.detach(), batch.beta * batch.rejected.detach()
+        numbers = {
+            "rewards/chosen": chosen,
+            "rewards/rejected": rejected,
+            "rewards/margins": chosen - rejected,
+            "rewards/accuracies": (chosen > rejected).float(),
+        }
+        for name, values in numbers.items():
+            self._metrics["train"][name].append(self.accelerator.gather(values).mean().item())
+
+    def _prepare_dataset(self, dataset: Any, *others: Any, **named: Any) -> Any:
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Any, *others: Any, **named: Any) -> Any:
+        return dataset
+
+
+def make_settings(training: PreferenceTraining, work: Path) -> DPOConfig:
+    """Return TRL's configuration. work: the folder of the checkpoints. Raises InputError when TRL refuses a value."""
+    try:
+        return DPOConfig(
+            output_dir=str(work),
+            max_steps=training.max_steps or -1,
+            num_train_epochs=1,
+            learning_rate=training.learning_rate,
+            per_device_train_batch_size=training.batch_size,
+            gradient_accumulation_steps=training.accumulation_steps,
+            beta=training.beta,
+            max_length=None,
+            max_grad_norm=training.max_grad_norm,
+            disable_dropout=not training.has_dropout,
+            precompute_ref_log_probs=True,  # the rows bring them
+            remove_unused_columns=False,
+            train_sampling_strategy="sequential",  # the rows are in order already
+            seed=training.seed,
+            data_seed=training.seed,
+            save_strategy="steps",
+            save_steps=training.save_steps,
+            save_total_limit=None if training.keeps_checkpoints else 2,
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            use_cpu=training.device == "cpu" or not torch.cuda.is_available(),
+            bf16=training.dtype == "bfloat16",
+            activation_checkpointing=False,
+            report_to="none",
+            disable_tqdm=True,
+        )
+    except (ValueError, TypeError, ImportError) as error:
+        raise InputError(f"the training cannot be set up: {str(error).splitlines()[0]}") from error
+
+
+def make_trainer(
+    training: PreferenceTraining,
+    settings: DPOConfig,
+    language_model: LanguageModel,
+    rows: Dataset,
+    columns: tuple[str, ...],
+    callbacks: Sequence[TrainerCallback],
+) -> PairTrainer:
+    """Return the trainer. rows: prompt_ids, chosen_ids, rejected_ids, REFERENCE and the columns, in order."""
+    try:
+        trainer = PairTrainer(
+            model=language_model.model,
+            args=settings,
+            data_collator=Collator(language_model.pad_id, columns),
+            train_dataset=rows,
+            processing_class=language_model.tokenizer,
+            peft_config=_lora(training),
+            callbacks=list(callbacks),
+        )
+    except (ValueError, TypeError) as error:
+        raise InputError(f"the training cannot be set up: {str(error).splitlines()[0]}") from error
+    trainer.objective, trainer.columns = training.objective, columns
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _lora(training: PreferenceTraining) -> LoraConfig | None:
+    lora = training.lora
+    if lora is None:
+        return None
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=None if lora.targets is None else list(lora.targets),
+        lora_dropout=lora.dropout,
+        task_type="CAUSAL_LM",
+    )

@@ -16,7 +16,7 @@ from rlhf_game.simulations.fields import STRATEGY_STREAMS, StudyFields, efficien
 from rlhf_game.simulations.learners import Learner, Mask, Pinned, RepeatedMarkets, SomeLearning
 from rlhf_game.simulations.populations import Count, Share
 from rlhf_game.simulations.strategies import PlainStrategy, StrategyContext, StudyStrategy, TruthfulStrategy
-from rlhf_game.simulations.trials import Games, Measured, Trial
+from rlhf_game.simulations.trials import Games, Measured, RowLayout, Trial
 
 SCALARS: Final = (
     "welfare", "affine_welfare", "loss", "efficiency", "revenue", "divergence", "truthful", "claimed", "present",

@@ -15,7 +15,7 @@ MOST_COLUMNS: Final = 6
 """Groups whose rewards stand beside the responses; all of them are in the data."""
 
 
-def policies(changes: Sequence[Change], names: Sequence[str], outcome: str = "response") -> Section:
+def policies(changes: Sequence[PolicyChange], names: Sequence[str], outcome: str = "response") -> Section:
     """Return the policy before and after. names: of the groups. outcome: what the policy chooses among."""
     shown = sorted(sorted(range(len(changes)), key=lambda b: -changes[b].moved)[:MOST_PROMPTS])
     has_before = any(change.before.any() for change in changes)
@@ -49,7 +49,7 @@ def policies(changes: Sequence[Change], names: Sequence[str], outcome: str = "re
     return Section("policies", "What became of the policy", lead if has_before else "", (block,))
 
 
-def _prompt(change: Change, columns: int, outcome: str) -> Prompt:
+def _prompt(change: PolicyChange, columns: int, outcome: str) -> PagePrompt:
     top = change.top(TOP)
     responses = tuple(
         PageResponse(

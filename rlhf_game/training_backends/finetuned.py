@@ -7,6 +7,7 @@ for it: ``AffinePayments`` refuses, and ``FinetunedPayments`` charges by a leave
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import is_
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, final
 
@@ -50,13 +51,13 @@ class PolicyDraws:
 
 @final
 class Finetuned(PolicySpace[TextReward]):
-    """All policies that a language model can be trained to.
+    """All policies that a language model can be trained to; nothing is trained, drawn or scored twice.
 
     training: how (its weights are replaced by those of the groups). prompts: [B]; columns: further columns of them, for
     rewards. folder: where trained policies are kept, each in a new folder of its own. samples: draws for each prompt.
     level, cap: see ``SampledGame``; the cap defaults to the least one for the weights that are trained on. A report's
-    reward is a function with TRL's signature and values in [0, 1]. Raises InputError when the trainer's optimum is not
-    the mechanism's.
+    reward is a function with TRL's signature and values in [0, 1]; of draws it is asked once for each text to a prompt.
+    Raises InputError when the trainer's optimum is not the mechanism's.
     """
 
     def __init__(
@@ -77,6 +78,8 @@ class Finetuned(PolicySpace[TextReward]):
         self.samples, self.level, self.cap = samples, level, cap
         self.columns = {name: tuple(values) for name, values in (columns or {}).items()}
         self._model = load_language_model(training.model, revision=training.revision, folds_system=training.fold_system)
+        self._scores: list[tuple[TextReward, dict[tuple[int, str], float]]] = []
+        self._trained: list[tuple[tuple[float, ...], tuple[TextReward, ...], FinetunedPolicy]] = []
         self.reference = self.draw(self._model)
 
     def read(self, reward: TextReward) -> TextReward:
@@ -88,17 +91,24 @@ class Finetuned(PolicySpace[TextReward]):
 
     def maximize(self, weights: Array, rewards: Sequence[TextReward]) -> "FinetunedPolicy":
         """Train a policy on the weighted rewards; of no weight at all it is the reference."""
-        heard = [(float(weight), reward) for weight, reward in zip(weights, rewards, strict=True) if weight > 0]
+        pairs = zip(weights, rewards, strict=True)
+        heard = [(float(weight), reward) for weight, reward in pairs if weight > 0]
         if not heard:
             return FinetunedPolicy(self, None, self.reference, np.zeros(0), ())
-        training = replace(self.training, weights=tuple(weight for weight, _ in heard))
+        shares, parts = tuple(weight for weight, _ in heard), tuple(reward for _, reward in heard)
+        for known, own, policy in self._trained:
+            if known == shares and all(map(is_, own, parts)):
+                return policy
+        policy = self._train(shares, parts)
+        self._trained.append((shares, parts, policy))
+        return policy
+
+    def _train(self, shares: tuple[float, ...], rewards: tuple[TextReward, ...]) -> "FinetunedPolicy":
         self.folder.mkdir(parents=True, exist_ok=True)
         out = Path(tempfile.mkdtemp(prefix="policy-", dir=self.folder))
-        named = {f"reward {k}": reward for k, (_, reward) in enumerate(heard)}
-        train_policy(training, self.prompts, named, out, columns=self.columns)
-        draws = self.draw(load_policy(out))
-        shares = np.array([weight for weight, _ in heard])
-        return FinetunedPolicy(self, out, draws, shares, tuple(reward for _, reward in heard))
+        named = {f"reward {k}": reward for k, reward in enumerate(rewards)}
+        train_policy(replace(self.training, weights=shares), self.prompts, named, out, columns=self.columns)
+        return FinetunedPolicy(self, out, self.draw(load_policy(out)), np.array(shares), rewards)
 
     def draw(self, model: LanguageModel) -> PolicyDraws:
         """Return draws of a model, by the same random numbers for every model."""
@@ -110,14 +120,26 @@ class Finetuned(PolicySpace[TextReward]):
 
     def score(self, rewards: Sequence[TextReward], draws: PolicyDraws) -> PolicySamples:
         """Return every reward of draws, [k, B, N], with their log ratios. Raises InputError outside [0, 1]."""
-        prompts = [prompt for prompt in self.prompts for _ in range(self.samples)]
-        asked, said = as_called(prompts, [text for row in draws.texts for text in row])
-        columns = {key: [v for v in values for _ in range(self.samples)] for key, values in self.columns.items()}
-        given = {"prompts": asked, "completions": said, **columns}
-        found = np.array([numbers(call(reward, given, name="reward"), "reward") for reward in rewards])
-        if found.shape != (len(rewards), len(said)) or not ((found >= 0) & (found <= 1)).all():
-            raise InputError(f"reward must return {len(said)} numbers in [0, 1]")
+        texts = [(b, text) for b, row in enumerate(draws.texts) for text in row]
+        found = np.array([self._scored(reward, texts) for reward in rewards])
         return PolicySamples(found.reshape(len(rewards), *draws.log_ratios.shape), draws.log_ratios)
+
+    def _scored(self, reward: TextReward, texts: Sequence[tuple[int, str]]) -> list[float]:
+        """Return a reward of texts, each with the place of its prompt; only those that are new are asked for."""
+        known = next((scores for own, scores in self._scores if own is reward), None)
+        if known is None:
+            known = {}
+            self._scores.append((reward, known))
+        new = [one for one in dict.fromkeys(texts) if one not in known]
+        if new:
+            asked, said = as_called([self.prompts[b] for b, _ in new], [text for _, text in new])
+            columns = {key: [values[b] for b, _ in new] for key, values in self.columns.items()}
+            given = {"prompts": asked, "completions": said, **columns}
+            found = numbers(call(reward, given, name="reward"), "reward")
+            if found.shape != (len(new),) or not ((found >= 0) & (found <= 1)).all():
+                raise InputError(f"reward must return {len(new)} numbers in [0, 1]")
+            known.update(zip(new, found.tolist(), strict=True))
+        return [known[one] for one in texts]
 
     def game(self, sizes: Array, multipliers: Array) -> SampledGame:
         """Return what draws of these weights are settled by."""

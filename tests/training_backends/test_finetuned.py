@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rlhf_game import AffinePayments, AffineWelfare, CombinationError, InputError, Mechanism, Report, SocialWelfare
+from rlhf_game.training_backends import finetuned
 from rlhf_game.training_backends.finetuned import Finetuned, FinetunedPayments
 from rlhf_game.training_backends.lm.models import load_language_model
 from rlhf_game.training_backends.lm.soups import interpolate, save_language_model, simplex_grid
@@ -52,6 +53,46 @@ def test_a_mechanism_settles_over_a_language_model(space: Finetuned, model: Path
     assert len(list(space.folder.iterdir())) == 3  # the policy, and one without each group
     profile = [space.read(report.reward) for report in REPORTS]
     assert settlement.policy.values(profile) == pytest.approx(settlement.values)
+
+
+def test_nothing_is_trained_loaded_or_scored_twice(
+    training: PolicyTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where training does nothing, what is asked of rewards is asked of draws: once for each text to a prompt."""
+    made, loaded = [], []
+    asked: list[dict[tuple[str, str], int]] = [{}, {}]
+
+    def train(how: PolicyTraining, prompts: object, rewards: object, out: Path, **columns: object) -> None:
+        made.append(how.weights)
+        save_language_model(load_language_model(training.model), out)
+
+    def load(folder: Path) -> object:
+        loaded.append(folder)
+        return load_language_model(str(folder))
+
+    monkeypatch.setattr(finetuned, "train_policy", train)
+    monkeypatch.setattr(finetuned, "load_policy", load)
+
+    def counted(k: int) -> Callable[..., list[float]]:
+        def reward(prompts: list[str], completions: list[str], **columns: object) -> list[float]:
+            for pair in zip(prompts, completions, strict=True):
+                asked[k][pair] = asked[k].get(pair, 0) + 1
+            return list(REWARDS.values())[k](prompts, completions)
+
+        return reward
+
+    place = Finetuned(replace(training, max_steps=1), [PROMPT, "b a"], tmp_path / "once", samples=40)
+    reports = [Report(counted(0), 2), Report(counted(1), 1)]
+    mechanism = Mechanism(SocialWelfare(), FinetunedPayments("leave_one_out"))
+    settlement = mechanism.settle(reports, place)
+    again = mechanism.settle(reports, place)
+    assert settlement.payments.tolist() == again.payments.tolist()
+    assert FinetunedPayments("leave_one_out").settle(again.trained).payments.value.tolist() == again.payments.tolist()
+    assert made == [(2.0, 1.0), (1.0,), (2.0,)]
+    assert len(set(loaded)) == len(loaded) == 3
+    for one in asked:
+        assert len({prompt for prompt, _ in one}) == 2
+        assert set(one.values()) == {1}
 
 
 def test_payments_that_suppose_an_optimum_are_refused(space: Finetuned) -> None:

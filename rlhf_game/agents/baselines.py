@@ -20,7 +20,6 @@ from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.payments import AffinePayments, NoPayments
 from rlhf_game.mechanism.regret import Regret, Strategy
-from rlhf_game.mechanism.regularizers.kl import KL
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.table import Table
 from rlhf_game.mechanism.training import SocialWelfare
@@ -134,7 +133,7 @@ def compare(
     space: a table for one prompt with KL, else CombinationError is raised. A search finds lower bounds; only ours comes
     with a proof.
     """
-    if not (space.layout.is_flat and isinstance(space.regularizer, KL)):
+    if not (space.layout.is_flat and space.regularizer.is_entropic):
         raise CombinationError("the baselines are defined on a table for one prompt with KL, got another space")
     reference = space.reference[0][0]
     strength = space.regularizer.strength

@@ -18,7 +18,6 @@ from rlhf_game.mechanism.mechanism import Mechanism, read_profile
 from rlhf_game.mechanism.regret import TOLERANCE
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
-from rlhf_game.mechanism.training import AffineRule
 
 MOST: Final = 12
 """Groups; every set of them is looked at."""
@@ -51,7 +50,7 @@ def core(mechanism: Mechanism, groups: Sequence[Group], space: PolicySpace[Any])
     """
     rule = mechanism.training
     count = len(groups)
-    if not isinstance(rule, AffineRule) or rule.boosts() or (rule.multipliers(count) != 1).any():
+    if not rule.is_plain(count):
         raise CombinationError("the core needs a rule that maximises social welfare, without weights and boosts")
     if count > MOST:
         raise InputError(f"groups must be at most {MOST} for the core, got {count}")

@@ -98,4 +98,5 @@ def _partitions(size: int, names: int, least: int) -> Iterator[tuple[int, ...]]:
 
 def split(mechanism: Mechanism, count: int, group: int, names: int) -> Mechanism:
     """Return the mechanism when one of ``count`` groups appears under several names, each with its weight mu."""
-    return Mechanism(mechanism.training.split(count, group, names), mechanism.payment)
+    who = [*range(group), *[group] * names, *range(group + 1, count)]
+    return Mechanism(mechanism.training.among(count, who), mechanism.payment)

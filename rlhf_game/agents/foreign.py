@@ -18,7 +18,6 @@ from rlhf_game.mechanism.payments import PaymentRule
 from rlhf_game.mechanism.reports import Profile, V
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 from rlhf_game.mechanism.spaces.given import GivenPolicy
-from rlhf_game.mechanism.spaces.table import Table
 from rlhf_game.mechanism.training import Trained, TrainingRule
 
 Function: TypeAlias = Callable[[Array, Array], tuple[Any, Any]]
@@ -40,19 +39,21 @@ class ForeignRule(TrainingRule):
         Raises CombinationError unless the space is a table of one prompt, RunError when the function fails or what it
         returns is no policy on the outcomes with one payment per group.
         """
-        if not isinstance(space, Table) or not space.layout.is_flat:
+        table = space.enumeration
+        if not table.layout.is_flat:
             raise CombinationError(f"{self.name} needs a game with a table of outcomes for one prompt")
         rewards: Any = profile.rewards
-        table = np.stack([sheets[0][0] for sheets in rewards])
+        heard = np.stack([sheets[0][0] for sheets in rewards])
         try:
-            said = self.function(table.copy(), profile.sizes.copy())
+            said = self.function(heard.copy(), profile.sizes.copy())
             policy, payments = (np.asarray(one, dtype=np.float64) for one in said)
         except RlhfGameError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever somebody's code raises
             raise RunError(f"{self.name} failed: {type(error).__name__}: {error}") from error
-        self._check(policy, payments, table)
-        out: Any = ForeignPolicy(GivenPolicy(space, ((policy / policy.sum())[None],), profile.sizes, rewards), payments)
+        self._check(policy, payments, heard)
+        given = GivenPolicy(table, ((policy / policy.sum())[None],), profile.sizes, rewards)
+        out: Any = ForeignPolicy(given, payments)
         return out  # type: ignore[no-any-return]
 
     def _check(self, policy: Array, payments: Array, table: Array) -> None:

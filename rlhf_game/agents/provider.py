@@ -17,7 +17,6 @@ from rlhf_game.mechanism.domains import Domain, Sheets
 from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
-from rlhf_game.mechanism.training import AffineWelfare
 
 MOST_SUBSETS: Final = 8
 """Up to so many groups every set of groups is left out in turn; beyond, every single one."""
@@ -91,19 +90,8 @@ def audit_provider(
     return ProviderAudit(honest, tuple(found))
 
 
-def with_one_more(mechanism: Mechanism, groups: int) -> Mechanism:
-    """Return the mechanism for one more group than it has weights for; the new one's weight is 1."""
-    training = mechanism.training
-    if not isinstance(training, AffineWelfare) or training.weights is None:
-        return mechanism
-    return Mechanism(AffineWelfare(np.append(training.multipliers(groups), 1.0), training.boost), mechanism.payment)
-
-
-def _without(mechanism: Mechanism, groups: int, kept: Sequence[int]) -> Mechanism:
-    training = mechanism.training
-    if not isinstance(training, AffineWelfare) or training.weights is None:
-        return mechanism
-    return Mechanism(AffineWelfare(training.multipliers(groups)[list(kept)], training.boost), mechanism.payment)
+def _among(mechanism: Mechanism, groups: int, who: Sequence[int | None]) -> Mechanism:
+    return Mechanism(mechanism.training.among(groups, who), mechanism.payment)
 
 
 def _withheld(mechanism: Mechanism, groups: Sequence[Group], space: PolicySpace[Any]) -> Iterator[ProviderDeviation]:
@@ -114,7 +102,7 @@ def _withheld(mechanism: Mechanism, groups: Sequence[Group], space: PolicySpace[
             kept = [i for i in range(count) if i not in out]
             heard = [Report(groups[i].reward, groups[i].size) for i in kept]
             if heard:
-                revenue = _settled(_without(mechanism, count, kept), heard, space, len(heard))
+                revenue = _settled(_among(mechanism, count, kept), heard, space, len(heard))
                 yield ProviderDeviation("withheld", revenue, groups=tuple(groups[i].name for i in out))
 
 
@@ -127,7 +115,8 @@ def _invented(
     rng: np.random.Generator,
 ) -> ProviderDeviation:
     """Return the best invented report that was found: from many starts, entry by entry, at several sizes."""
-    system, several = space.coordinates(reports[0].reward), with_one_more(mechanism, len(reports))
+    system = space.coordinates(reports[0].reward)
+    several = _among(mechanism, len(reports), [*range(len(reports)), None])
     sheets = [system.sheets(report.reward) for report in reports]
     richest = max(sheets, key=lambda one: sum(float(sheet.sum()) for sheet in one))
     domains = system.domains(richest)

@@ -168,19 +168,19 @@ def _interim(
     from rlhf_game.agents.interim import interim_regret
     from rlhf_game.errors import InputError
     from rlhf_game.mechanism.reports import Normalization
-    from rlhf_game.mechanism.spaces.table import Table
     from rlhf_game.simulations.priors import others_of, read_prior
 
-    if not isinstance(space, Table) or not space.layout.is_flat:
+    table = space.enumeration
+    if not table.layout.is_flat:
         raise InputError(
             f"{game.name}: must be a table of outcomes for one prompt, to go with a prior; found another game"
         )
     domain = Normalization(game.fields.normalization)
-    source = read_prior(prior, len(groups), space.layout.widths[0], domain)
+    source = read_prior(prior, len(groups), table.layout.widths[0], domain)
     out = []
     for i, (group, stream) in enumerate(zip(groups, rng.spawn(len(groups)), strict=True)):
         draw = others_of(source, i, domain)
-        found = interim_regret(mechanism, group, i, space, draw, size_limit=limit, samples=samples, rng=stream)
+        found = interim_regret(mechanism, group, i, table, draw, size_limit=limit, samples=samples, rng=stream)
         out.append({"interim_regret": found.regret.document(), "interim_report": report_document(found.report)})
     return out
 

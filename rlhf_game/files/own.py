@@ -24,7 +24,6 @@ from rlhf_game.mechanism.own_bill import OwnBill, own_bill, own_chain_bill
 from rlhf_game.mechanism.payments import AffinePayments
 from rlhf_game.mechanism.privacy import privacy
 from rlhf_game.mechanism.regularizers.base import Regularizer
-from rlhf_game.mechanism.regularizers.kl import KL
 from rlhf_game.registry import is_code
 
 RELATIVE: Final = 1e-9
@@ -152,7 +151,7 @@ def own_receipt(game: Game, name: str) -> OwnReceipt:
         breakdown=BreakdownFields(
             own_value=part.value, cost_to_others=sum(part.costs), provider_share=part.payment - sum(part.costs)
         ),
-        privacy=None if is_chain or not isinstance(space.regularizer, KL) else _privacy(game, at, policy),  # type: ignore[attr-defined]
+        privacy=None if is_chain or not space.regularizer.is_entropic else _privacy(game, at, policy),  # type: ignore[attr-defined]
     )
 
 

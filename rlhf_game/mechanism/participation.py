@@ -22,7 +22,7 @@ floor(W / 2) / 2). Tests: tests/mechanism/test_participation.py.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
 import numpy as np
@@ -49,6 +49,10 @@ class Participation(TrainingRule):
     def __post_init__(self) -> None:
         if not (math.isfinite(self.cost) and self.cost >= 0):
             raise InputError(f"participation_cost must be a finite number >= 0, got {self.cost!r}")
+
+    def among(self, groups: int, who: Sequence[int | None]) -> "Participation":
+        """Return the rule with the affine maximiser for these names."""
+        return replace(self, rule=self.rule.among(groups, who))
 
     def train(self, profile: Profile[V], space: PolicySpace[V]) -> "Participants[V]":
         """Return the policy for the best set, of equally good ones the smallest; raise InputError above MOST groups."""

@@ -50,6 +50,12 @@ class PaymentRule(ABC, Generic[Rule]):
         """
         return None
 
+    @property
+    @final
+    def is_free(self) -> bool:
+        """Whether what a group pays, if anything, is nothing that its report can change."""
+        return bool(self.own("moves") == "free")
+
     @final
     def own(self, name: str) -> Any:
         """Return an attribute that its exact type defines: None where only a class above it has one."""

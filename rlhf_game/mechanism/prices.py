@@ -15,11 +15,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rlhf_game.errors import CombinationError, InputError
+from rlhf_game.errors import CombinationError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.reports import Profile
-from rlhf_game.mechanism.spaces.chain import ChainPolicy
-from rlhf_game.mechanism.spaces.table import TablePolicy
 from rlhf_game.mechanism.training import AffineRule, Trained, TrainingRule
 
 
@@ -29,23 +27,9 @@ def response_prices(trained: Trained[TrainingRule]) -> list[Array]:
     Raises CombinationError where no price is known: for a rule that is no affine maximiser, a regulariser other than
     KL, or a space without a list of outcomes.
     """
-    rule, policy = trained.rule, trained.policy
-    if not isinstance(rule, AffineRule) or not isinstance(policy, TablePolicy) or policy.space.regularizer.name != "kl":
-        raise CombinationError(
-            "prices of responses are known for affine maximisers under KL over a table of outcomes, not for "
-            f"{type(rule).__name__} on {type(trained.space).__name__}"
-        )
-    mu = rule.multipliers(len(trained.rewards))
-    shares = mu * trained.sizes
-    sheets = []
-    for k, optimum in enumerate(policy.optima):
-        rewards = [reward[k] for reward in trained.rewards]
-        values, externalities = optimum.values(rewards), optimum.externalities(shares, rewards)
-        table = np.stack(rewards)
-        sheets.append(
-            (shares[:, None, None] * (table - values[..., None]) + externalities[..., None]) / mu[:, None, None]
-        )
-    return [sheets[sheet][:, row] for sheet, row in policy.space.layout.places()]
+    mu = _maximiser(trained).multipliers(len(trained.rewards))
+    prices = trained.policy.prices(trained.shares, trained.rewards)
+    return [table / mu[:, None] for table in prices]
 
 
 def token_prices(trained: Trained[TrainingRule], sequence: Sequence[int]) -> Array:
@@ -54,25 +38,17 @@ def token_prices(trained: Trained[TrainingRule], sequence: Sequence[int]) -> Arr
     sequence: a whole outcome of an automaton. One more training for each group. Raises CombinationError for another
     space or a rule that is no affine maximiser, InputError when the sequence is not a whole outcome.
     """
-    rule, policy, profile = trained.rule, trained.policy, trained.profile
-    if not isinstance(rule, AffineRule) or not isinstance(policy, ChainPolicy):
-        raise CombinationError(
-            "prices of tokens are known for affine maximisers over an automaton, not for "
-            f"{type(rule).__name__} on {type(trained.space).__name__}"
-        )
-    if not policy.is_complete(sequence):
-        raise InputError(f"sequence must be a whole outcome, got {list(sequence)}")
-    mu = rule.multipliers(len(trained.rewards))
-    strength = policy.space.regularizer.strength
-    here = _log_tokens(policy, sequence)
-    out = np.empty((len(mu), len(sequence)))
-    for i, weight in enumerate(mu):
-        sizes = np.where(np.arange(len(mu)) == i, 0.0, profile.sizes)
+    rule, profile = _maximiser(trained), trained.profile
+    here = trained.policy.log_tokens(sequence)
+    out = np.empty((len(trained.weights), len(sequence)))
+    for i, weight in enumerate(trained.weights):
+        sizes = np.where(np.arange(len(out)) == i, 0.0, profile.sizes)
         without = rule.train(Profile(profile.rewards, sizes), trained.space)
-        assert isinstance(without, ChainPolicy)  # of the same space
-        out[i] = strength / weight * (here - _log_tokens(without, sequence))
+        out[i] = trained.space.strength / weight * (here - without.log_tokens(sequence))
     return out
 
 
-def _log_tokens(policy: ChainPolicy, sequence: Sequence[int]) -> Array:
-    return np.array([policy.next_log_probs(sequence[:k])[token] for k, token in enumerate(sequence)])
+def _maximiser(trained: Trained[TrainingRule]) -> AffineRule:
+    if not isinstance(trained.rule, AffineRule):
+        raise CombinationError(f"prices are known for affine maximisers, not for {type(trained.rule).__name__}")
+    return trained.rule

@@ -14,7 +14,7 @@ Omega*(s_P) - c + best_(k-1)(M \ P): K 3^n steps, exact, for up to MOST groups.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, final
 
@@ -55,6 +55,10 @@ class SeveralModels(TrainingRule):
             raise InputError(f"cost must be a number >= 0, got {self.cost!r}")
         if self.rule.boosts():
             raise CombinationError("several models must come without a boost, got a rule with one")
+
+    def among(self, groups: int, who: Sequence[int | None]) -> "SeveralModels":
+        """Return the rule with the affine maximiser for these names."""
+        return replace(self, rule=self.rule.among(groups, who))
 
     def train(self, profile: Profile[V], space: PolicySpace[V]) -> "Models[V]":
         """Return the models; raises InputError when there are too many groups."""

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic, TypeVar, final
+from typing import Any, Generic, Self, TypeVar, final
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -30,9 +30,13 @@ class TrainingRule(ABC):
         """Return the provider's own rewards in that welfare (none or one), not yet read by a space."""
         return ()
 
-    def split(self, groups: int, group: int, names: int) -> "TrainingRule":
-        """Return the rule when one of the groups appears under several names, each treated as the group was."""
+    def among(self, groups: int, who: Sequence[int | None]) -> Self:
+        """Return the rule for other names than its ``groups``: each is one of these groups, or (None) a stranger."""
         return self
+
+    def is_plain(self, groups: int) -> bool:
+        """Return whether it maximises social welfare itself, with weights 1 for so many groups and without a boost."""
+        return False
 
     def fitted(self, space: PolicySpace[Any]) -> "TrainingRule":
         """Return the rule with what it finds out about a space before any report is heard: itself, unless it learns."""
@@ -54,6 +58,11 @@ class AffineRule(TrainingRule, ABC):
         """Return the maximiser over the space."""
         boosts = [space.read_boost(boost) for boost in self.boosts()]
         return space.maximize(self.score(profile.sizes, len(boosts)), [*profile.rewards, *boosts])
+
+    @final
+    def is_plain(self, groups: int) -> bool:
+        """Return whether all multipliers are 1 and there is no boost."""
+        return not self.boosts() and bool((self.multipliers(groups) == 1).all())
 
     @final
     def score(self, sizes: Array, boosts: int) -> Array:
@@ -97,10 +106,12 @@ class AffineWelfare(AffineRule):
             raise InputError(f"weights must be one per group ({groups}), got {weights.size}")
         return weights
 
-    def split(self, groups: int, group: int, names: int) -> "AffineWelfare":
-        """Return the rule with the group's weight for each of its names."""
-        repeats = np.where(np.arange(groups) == group, names, 1)
-        return self if self.weights is None else AffineWelfare(np.repeat(self.multipliers(groups), repeats), self.boost)
+    def among(self, groups: int, who: Sequence[int | None]) -> "AffineWelfare":
+        """Return the rule with its group's weight for each name, and 1 for a stranger."""
+        if self.weights is None:
+            return self
+        weights = np.append(self.multipliers(groups), 1.0)
+        return AffineWelfare(weights[[groups if group is None else group for group in who]], self.boost)
 
     def boosts(self) -> Sequence[Any]:
         """Return the boost, if there is one."""

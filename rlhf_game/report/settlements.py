@@ -14,7 +14,7 @@ from rlhf_game.files.schema import AutomatonFields
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.breakdown import Breakdown, take_apart
 from rlhf_game.mechanism.mechanism import Mechanism, Settlement
-from rlhf_game.mechanism.payments import AffinePayments, NoPayments
+from rlhf_game.mechanism.payments import AffinePayments
 from rlhf_game.mechanism.regret import SIZES, World
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
@@ -131,7 +131,7 @@ def sharpness(game: Game) -> list[Sharpness] | None:
     if not isinstance(mechanism.training, AffineRule):
         return None
     paid = mechanism
-    if isinstance(mechanism.payment, NoPayments):
+    if mechanism.payment.is_free:
         paid = Mechanism(mechanism.training, AffinePayments())
     truths = [Report(group.reward, group.size) for group in groups]
     found, rng = [], np.random.default_rng(0)  # polarising draws nothing

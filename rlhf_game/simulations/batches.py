@@ -47,8 +47,7 @@ class Rules:
 
     def is_known(self, payment: str) -> bool:
         """Return whether best responses under a payment rule are found by their gradient, in many games at once."""
-        of_ours = isinstance(self.payments[payment], AffinePayments | NoPayments | RevenueOptimal)
-        return of_ours and isinstance(self.training, SocialWelfare)
+        return self.training.is_plain(1) and self.payments[payment].own("moves") is not None
 
     def at(self, strength: float) -> Regularizer:
         """Return the regulariser of that strength."""

@@ -16,7 +16,6 @@ from pydantic import Field
 from rlhf_game.errors import InputError
 from rlhf_game.files.schema import Nonnegative
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.payments import NoPayments
 from rlhf_game.simulations.batches import Batch, Reports, SettledBatch
 from rlhf_game.simulations.fields import STRATEGY_STREAMS, StudyFields
 from rlhf_game.simulations.responses import best_responses
@@ -157,7 +156,7 @@ class EquilibriumStudy(StudyFields):
 
     def _answer(self, batch: Batch, said: Reports, mover: int, payment: str) -> tuple[Reports, Array]:
         """Return what all say when one group answers with its best report found, and what that gains it: [B]."""
-        is_paid = not isinstance(batch.rules.payments[payment], NoPayments)
+        is_paid = not batch.rules.payments[payment].is_free
         found = best_responses(batch, mover, is_paid=is_paid, starts=self.starts, steps=self.steps, said=said)
         rewards, sizes = said.rewards.copy(), said.sizes.copy()
         rewards[mover], sizes[mover] = found
@@ -171,7 +170,7 @@ class EquilibriumStudy(StudyFields):
         With payments the truth is a best report whatever the others say, so this is what the truth gains. Otherwise,
         and where noise is heard, nobody gets more than its favourite outcome for nothing.
         """
-        if isinstance(batch.rules.payments[payment], NoPayments) or batch.noise is not None:
+        if batch.rules.payments[payment].is_free or batch.noise is not None:
             return np.asarray(batch.sizes * batch.rewards.max(axis=2) - settled.utilities)
         gains = []
         for mover in range(len(batch.sizes)):

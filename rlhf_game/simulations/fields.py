@@ -32,7 +32,7 @@ from rlhf_game.simulations.populations import (
     Scenario,
 )
 from rlhf_game.simulations.recorded import RunScenario
-from rlhf_game.simulations.strategies import OwnStrategy, StudyStrategy
+from rlhf_game.simulations.strategies import StudyStrategy
 from rlhf_game.simulations.trials import Games, Measured, RowLayout, Trial, by_shape, draw, measure_all, table
 
 POPULATION_STREAM: Final = 0
@@ -165,8 +165,7 @@ class StudyFields(Strict, ABC):
 
     def code(self) -> list[str]:
         """Return the files of the code that the specification names, from the folder that paths start from."""
-        own = [("strategy", one.kind) for one in self.choices() if isinstance(one, OwnStrategy)]
-        own += [("scenario", self.scenario.kind)] if isinstance(self.scenario, OwnScenario) else []
+        own = [("scenario", self.scenario.kind), *(("strategy", one.kind) for one in self.choices())]
         named = [("regularizer", self.regularizer), ("training", self.training)]
         return code_files([*named, *(("payment", payment) for payment in self.payments), *own], self._base)
 
@@ -177,8 +176,7 @@ class StudyFields(Strict, ABC):
         for payment in rules.payments.values():
             Mechanism(rules.training, payment)
         for k, strategy in enumerate(self.choices()):
-            if isinstance(strategy, OwnStrategy):
-                strategy.made(self._base, f"strategies[{k}]")
+            strategy.made(self._base, f"strategies[{k}]")
         if self.normalization == "none" and "revenue" in self.payments:
             raise InputError("payments: revenue must come with normalization sum or max, found none")
         if len(set(self.paid)) < len(self.paid):

@@ -16,7 +16,6 @@ from rlhf_game.simulations.fields import STRATEGY_STREAMS, StudyFields, efficien
 from rlhf_game.simulations.populations import Share
 from rlhf_game.simulations.strategies import (
     Liars,
-    OwnStrategy,
     SomeStrategy,
     StrategyContext,
     StudyStrategy,
@@ -53,12 +52,12 @@ class GamesStudy(StudyFields):
             return self.chunk
         searches = [one for one in self.strategies if one.looks_at_payments]
         rules = self.rules
-        is_slow = any(isinstance(one, OwnStrategy) for one in searches) or not all(map(rules.is_known, self.paid))
+        is_slow = any(one.is_asked_alone for one in searches) or not all(map(rules.is_known, self.paid))
         return (4 if is_slow else 50) if searches else 200
 
     def choices(self) -> Sequence[StudyStrategy]:
         """Return the strategies, the truth first."""
-        lies = [strategy for strategy in self.strategies if not isinstance(strategy, TruthfulStrategy)]
+        lies = [strategy for strategy in self.strategies if not strategy.is_truthful]
         return [TruthfulStrategy(), *lies]
 
     def layout(self, groups: int, width: int) -> RowLayout:
@@ -72,7 +71,7 @@ class GamesStudy(StudyFields):
 
     def who(self, strategy: StudyStrategy) -> str | float:
         """Return who lies by a strategy: nobody, the members of a coalition, or what ``liars`` says."""
-        if isinstance(strategy, TruthfulStrategy):
+        if strategy.is_truthful:
             return "nobody"
         return "members" if strategy.is_joint else self.liars
 
@@ -96,7 +95,7 @@ class GamesStudy(StudyFields):
         """Return who lies in each game: [n, B]; with ``each`` everybody, in turn."""
         shape = games.batch.sizes.shape
         liars = np.ones(shape, dtype=bool)
-        if isinstance(strategy, TruthfulStrategy):
+        if strategy.is_truthful:
             return np.zeros(shape, dtype=bool)
         if self.liars == "first":
             liars[1:] = False

@@ -15,7 +15,6 @@ from pydantic import Discriminator, Field
 
 from rlhf_game.files.schema import Positive, Strict
 from rlhf_game.mechanism.arrays import Array, leave_one_out_sums
-from rlhf_game.mechanism.payments import NoPayments
 from rlhf_game.mechanism.several import one_model_payments
 from rlhf_game.simulations.batches import Batch, Reports
 from rlhf_game.simulations.populations import Share
@@ -42,7 +41,7 @@ class RepeatedMarkets:
     @property
     def is_paid(self) -> bool:
         """Whether money flows."""
-        return not isinstance(self.batch.rules.payments[self.payment], NoPayments)
+        return not self.batch.rules.payments[self.payment].is_free
 
     @property
     def stakes(self) -> Array:

@@ -84,7 +84,7 @@ class MarketStudy(StudyFields):
 
     def choices(self) -> Sequence[StudyStrategy]:
         """Return the menu, the truth first."""
-        lies = [strategy for strategy in self.menu if not isinstance(strategy, TruthfulStrategy)]
+        lies = [strategy for strategy in self.menu if not strategy.is_truthful]
         return [TruthfulStrategy(), *lies]
 
     def check(self) -> None:

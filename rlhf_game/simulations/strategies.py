@@ -74,6 +74,20 @@ class StudyStrategy(Strict, ABC):
         """Whether its liars act together and share what they gain."""
         return False
 
+    @property
+    def is_truthful(self) -> bool:
+        """Whether nobody lies."""
+        return False
+
+    @property
+    def is_asked_alone(self) -> bool:
+        """Whether it is asked about each game by itself, which takes its time."""
+        return False
+
+    def made(self, base: Path, name: str) -> Any:
+        """Return what lies; raise InputError that starts with ``name`` when its fields are wrong."""
+        return self
+
     def least_groups(self) -> int:
         """Return how many groups there must be."""
         return 1
@@ -117,6 +131,11 @@ class TruthfulStrategy(OneGroupStrategy):
     """Say the truth."""
 
     kind: Literal["truthful"] = "truthful"
+
+    @property
+    def is_truthful(self) -> bool:
+        """It is the truth."""
+        return True
 
 
 class Misreport(OneGroupStrategy, ABC):
@@ -320,6 +339,11 @@ class OwnStrategy(StudyStrategy):
     @property
     def looks_at_payments(self) -> bool:
         """It may."""
+        return True
+
+    @property
+    def is_asked_alone(self) -> bool:
+        """An audit's strategy is."""
         return True
 
     def made(self, base: Path, name: str) -> Any:

@@ -76,5 +76,5 @@ def test_what_is_no_mechanism_is_said(function: Any, message: str) -> None:
 
 
 def test_it_needs_a_table_for_one_prompt() -> None:
-    with pytest.raises(CombinationError, match="theirs needs a game with a table of outcomes for one prompt"):
+    with pytest.raises(CombinationError, match="need a Table, not Menu"):
         foreign(clarke, "theirs").settle([rg.Report([1.0, 0.0])], rg.Menu([0.0, 0.0], 1.0))

@@ -193,3 +193,12 @@ def test_what_does_not_fit_is_refused() -> None:
         SeveralModels(rg.AffineWelfare(boost=[1, 0, 0]), 1, 0.1)
     with pytest.raises(CombinationError, match="ModelPayments pays for SeveralModels"):
         rg.Mechanism(rg.SocialWelfare(), ModelPayments())
+
+
+def test_a_rule_for_other_names_has_their_groups_weights_and_settles() -> None:
+    space = rg.Table([0.25] * 4, rg.KL(0.5))
+    rule = SeveralModels(rg.AffineWelfare([2.0, 1.0]), 2, 0.01)
+    for who, weights in (([0, 0, 1], [2.0, 2.0, 1.0]), ([1], [1.0]), ([0, 1, None], [2.0, 1.0, 1.0])):
+        named = rule.among(2, who)
+        np.testing.assert_array_equal(named.rule.multipliers(len(who)), weights)
+        rg.Mechanism(named, ModelPayments()).settle([rg.Report([1, 0, 0, 0])] * len(who), space)

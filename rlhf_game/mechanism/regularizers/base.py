@@ -86,6 +86,8 @@ class Regularizer(ABC):
     """What the divergence is called in game files."""
     is_closed: ClassVar[bool] = False
     """Whether the optimum is a formula, so that a policy costs one reading of the score."""
+    is_entropic: ClassVar[bool] = False
+    """Whether it is the KL divergence, so that the optimum for a score s is q exp(s / strength) / Z."""
     any_scale: ClassVar[bool] = False
     """Whether the optimum for a reference is also that for a multiple of it."""
 

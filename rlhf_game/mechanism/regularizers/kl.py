@@ -78,6 +78,7 @@ class KL(Regularizer):
 
     name: ClassVar[str] = "kl"
     is_closed: ClassVar[bool] = True
+    is_entropic: ClassVar[bool] = True
     any_scale: ClassVar[bool] = True
 
     def maximize(self, weights: Array, rewards: Sequence[Array], reference: Array) -> "Gibbs":

@@ -25,7 +25,6 @@ from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.arrays import Array, finite, frozen
 from rlhf_game.mechanism.mechanism import Mechanism, Settlement, settle_games
 from rlhf_game.mechanism.payments import AffinePayments
-from rlhf_game.mechanism.regularizers.kl import KL
 from rlhf_game.mechanism.reports import Profile, V
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 from rlhf_game.mechanism.spaces.menu import Menu
@@ -227,7 +226,7 @@ def _weights(logarithms: Array) -> Array:
 
 def _reference(space: Table) -> Array:
     """Return q of a table with one prompt; raise CombinationError for another one or another divergence."""
-    if len(space.layout.widths) != 1 or not isinstance(space.regularizer, KL):
+    if len(space.layout.widths) != 1 or not space.regularizer.is_entropic:
         raise CombinationError("learned mechanisms need a Menu, or a Table with one prompt and KL")
     row: Array = space.reference[0][0]
     return row

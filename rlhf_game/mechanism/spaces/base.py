@@ -58,6 +58,22 @@ class Policy(ABC, Generic[V]):
             out.append(self.space.maximize(score, parts).welfare - (self.welfare - weight * value))
         return np.asarray(np.maximum(np.array(out), 0.0))
 
+    def prices(self, weights: Array, rewards: Sequence[V]) -> list[Array]:
+        """Return weight (r(y) - <p, r>) + externality for every outcome y of every prompt: B arrays [k, m_b].
+
+        Raises CombinationError where that is no price of a response (see ``mechanism.prices``).
+        """
+        raise CombinationError(
+            f"prices of responses are known under KL over a table of outcomes, not for {type(self).__name__}"
+        )
+
+    def log_tokens(self, sequence: Sequence[int]) -> Array:
+        """Return log p of each token of a whole outcome after those before it: [tokens].
+
+        Raises CombinationError where outcomes are no sequences, InputError when the sequence is not a whole outcome.
+        """
+        raise CombinationError(f"prices of tokens are known over an automaton, not for {type(self).__name__}")
+
     def certified(self, settlement: Any) -> Any:
         """Return a settlement of this policy as intervals for all it stands for; None where its numbers are exact."""
         return None

@@ -31,7 +31,6 @@ from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.arrays import BLOCK, Array, finite, frozen
 from rlhf_game.mechanism.domains import Coordinates
 from rlhf_game.mechanism.regularizers.base import Regularizer
-from rlhf_game.mechanism.regularizers.kl import KL
 from rlhf_game.mechanism.reports import NORMALIZATION_TOLERANCE, Normalization
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 from rlhf_game.mechanism.spaces.segments import Indices, Segments
@@ -95,7 +94,7 @@ class Chain(PolicySpace[Array]):
         normalization: Normalization | str = Normalization.NONE,
     ) -> None:
         """Check the automaton and sort its pairs by edge."""
-        if not isinstance(regularizer, KL):
+        if not getattr(regularizer, "is_entropic", False):
             raise CombinationError(f"an automaton is exact under KL only, not under {type(regularizer).__name__}")
         self.regularizer = regularizer
         self.strength = regularizer.strength
@@ -263,6 +262,12 @@ class ChainPolicy(Policy[Array]):
     def is_complete(self, prefix: Sequence[int]) -> bool:
         """Return whether ``prefix`` is a whole outcome."""
         return self._state_after(prefix) == END
+
+    def log_tokens(self, sequence: Sequence[int]) -> Array:
+        """Return log p of each token of a whole outcome; raise InputError when it is none."""
+        if not self.is_complete(sequence):
+            raise InputError(f"sequence must be a whole outcome, got {list(sequence)}")
+        return np.array([self.next_log_probs(sequence[:k])[token] for k, token in enumerate(sequence)])
 
     def log_probability(self, sequence: Sequence[int]) -> float:
         """Return log p of a sequence or of a prefix (the sum of its next-token log probabilities)."""

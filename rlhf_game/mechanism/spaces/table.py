@@ -270,6 +270,17 @@ class TablePolicy(Policy[Sheets]):
         """Return <p, r> for each reward: [k]."""
         return self.space.mean([o.values([reward[k] for reward in rewards]) for k, o in enumerate(self.optima)])
 
+    def prices(self, weights: Array, rewards: Sequence[Sheets]) -> list[Array]:
+        """Return the prices under KL; raise CombinationError under another regulariser."""
+        if not self.space.regularizer.is_entropic:
+            return super().prices(weights, rewards)
+        sheets = []
+        for k, optimum in enumerate(self.optima):
+            parts = [reward[k] for reward in rewards]
+            own = np.stack(parts) - optimum.values(parts)[..., None]
+            sheets.append(weights[:, None, None] * own + optimum.externalities(weights, parts)[..., None])
+        return [sheets[sheet][:, row] for sheet, row in self.space.layout.places()]
+
     def externalities(self, weights: Array, rewards: Sequence[Sheets]) -> Array:
         """Return the Bregman divergence of max ASW for each pair, without cancellation: [k]."""
         return self.space.mean(

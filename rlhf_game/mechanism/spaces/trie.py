@@ -36,7 +36,7 @@ from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.arrays import Array, finite, frozen
 from rlhf_game.mechanism.domains import Sheets
 from rlhf_game.mechanism.regularizers.base import Regularizer
-from rlhf_game.mechanism.regularizers.kl import KL, phi
+from rlhf_game.mechanism.regularizers.kl import phi
 from rlhf_game.mechanism.reports import Reward
 from rlhf_game.mechanism.sampled.estimates import Estimate
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
@@ -84,7 +84,7 @@ class Trie(PolicySpace[Bounded]):
         outcomes: Sequence[Any] | None = None,
         prompt_weights: ArrayLike | None = None,
     ) -> None:
-        if not isinstance(regularizer, KL):
+        if not getattr(regularizer, "is_entropic", False):
             raise CombinationError(f"intervals for missing mass are known under KL, not {type(regularizer).__name__}")
         ends = finite(bounds, "bounds")
         if ends.shape != (2,) or ends[0] > ends[1]:

@@ -15,7 +15,6 @@ from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.draws.settlement import DrawsSettlement, settle_tapes
 from rlhf_game.mechanism.draws.tapes import Problem, Tape, averaged_utilities, cut, tape_utilities
 from rlhf_game.mechanism.regularizers.base import Regularizer
-from rlhf_game.mechanism.regularizers.kl import KL
 from rlhf_game.mechanism.sampled.betting import betting_interval
 from rlhf_game.mechanism.sampled.estimates import Estimate
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
@@ -71,7 +70,7 @@ class Draws(PolicySpace[DrawnReward]):
         batch_size: int = 256,
         level: float = 0.95,
     ) -> None:
-        if not isinstance(regularizer, KL):
+        if not getattr(regularizer, "is_entropic", False):
             raise InputError(f"regularizer must be KL: only its optimum can be drawn by rejection, got {regularizer!r}")
         if not prompts:
             raise InputError("prompts must be at least one, got none")

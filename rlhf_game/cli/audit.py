@@ -23,7 +23,12 @@ VIOLATED: Final = 3
 
 def audit(
     game: Annotated[
-        Path, typer.Argument(metavar="GAME", help="A game (.yaml, .yml, .json), or a directory that `run` made.")
+        Path,
+        typer.Argument(
+            metavar="GAME",
+            help="A game (.yaml, .yml, .json), a directory that `run` made, or a run's configuration with draws of a "
+            "model whose responses can all be listed.",
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the audit as JSON.")] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the search.")] = 0,
@@ -62,7 +67,8 @@ def audit(
     """Search for profitable lies of every group, and print the bracket [found, proved] of its regret.
 
     What is found is a lower bound, with the report that attains it; only the bound is a proof. Where outcomes are
-    missing from the game, what is audited is the mechanism that runs: the one over the outcomes that were found.
+    missing from the game, what is audited is the mechanism that runs: the one over the outcomes that were found. Of a
+    configuration with draws it is the exact game: what a lie gains in it is what it gains on average over tapes.
     """
     import numpy as np
 
@@ -73,11 +79,10 @@ def audit(
     from rlhf_game.cli.audit_provider import provider as audit_provider
     from rlhf_game.cli.display import show_audit, write_out
     from rlhf_game.files.build import build, make, settle
-    from rlhf_game.files.games import read_game
     from rlhf_game.files.parts import label
     from rlhf_game.mechanism.regret import SIZES
 
-    one = read_game(_file(game), trusted=trusted, settings=settings or ())
+    one = _read(game, trusted, settings or ())
     settle(one)  # an error names the file and the field
     space, mechanism, groups = build(one)
     if rules is not None:
@@ -211,6 +216,18 @@ def _show_more(more: dict[str, Any]) -> None:
     for found in more.get("interim", []):
         mean = found["interim_regret"]
         write_out(f"interim regret found: {mean['estimate']:.4g} [{mean['low']:.4g}, {mean['high']:.4g}]\n")
+
+
+def _read(path: Path, trusted: bool, settings: Sequence[str]) -> "Game":
+    """Return a game; of a configuration with outcomes draws the exact one that they are of."""
+    from rlhf_game.files.games import SUFFIXES, parse_game, read_game
+    from rlhf_game.runs.config import is_run, read_config
+    from rlhf_game.runs.draws.listing import exact_game
+
+    file = _file(path)
+    if file.suffix.lower() in SUFFIXES and is_run(file):
+        return parse_game(exact_game(read_config(file, settings)), str(file), file.parent, trusted=True)
+    return read_game(file, trusted=trusted, settings=settings)
 
 
 def _file(path: Path) -> Path:

@@ -91,11 +91,10 @@ def reports_in(path: Path) -> "list[SealedReport]":
     """Return the reports in a configuration of a run, or in a game."""
     from rlhf_game.files.games import read_game
     from rlhf_game.files.seals import reports_of
-    from rlhf_game.outcomes.run_config import read_config, read_document
+    from rlhf_game.outcomes.run_config import is_run, read_config
     from rlhf_game.outcomes.sealing import sealed_reports
 
-    document = {} if path.suffix.lower() == ".jsonl" else read_document(path, "run or a game")[0]
-    if isinstance(document.get("outcomes"), dict):  # of a game they are labels
+    if is_run(path):
         configuration = read_config(path)
         return sealed_reports(configuration.fields, configuration.files)
     return reports_of(read_game(path, trusted=True))

@@ -64,7 +64,7 @@ def generate(source: GenerationInputs, folder: RunFolder, progress: Progress) ->
         _ask(source, folder, progress)
         return
     progress("load the language model", 0, 1)
-    model = _load(source.model, source.base)
+    model = open_model(source.model, source.base)
     progress("load the language model", 1, 1)
     provenance = drawn_provenance(source, identity_of(source, model))
     check_resumed(folder, provenance)
@@ -144,7 +144,7 @@ def _draw(
     return _columns(source, outcomes, drawn), more
 
 
-def _load(named: ModelSpec, base: Path) -> "LanguageModel":
+def open_model(named: ModelSpec, base: Path) -> "LanguageModel":
     """Return the language model that a configuration names."""
     from rlhf_game.training_backends import load_language_model
 
@@ -165,7 +165,7 @@ def _proposal(
     given = outcomes.proposal
     if given is None or given.model is None:
         return model, source.system if given is None else given.system
-    other = _load(given.model, source.base)
+    other = open_model(given.model, source.base)
     if other.tokenizer.get_vocab() != model.tokenizer.get_vocab() or other.end_ids != model.end_ids:
         raise InputError(
             f"outcomes.proposal.model: must have the tokens of {source.model.name}, found others in {given.model.name}"

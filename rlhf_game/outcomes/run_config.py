@@ -194,6 +194,11 @@ def read_config(path: str | os.PathLike[str], settings: Sequence[str] = ()) -> C
     return parse_config(document, name, Path(path).parent)
 
 
+def is_run(path: Path) -> bool:
+    """Return whether a file configures a run; a game's outcomes are labels. Raises InputError when it is no mapping."""
+    return path.suffix.lower() != ".jsonl" and isinstance(read_document(path, "run or a game")[0].get("outcomes"), dict)
+
+
 def read_document(path: str | os.PathLike[str], of: str, settings: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
     """Return what a .yaml or .json configuration says, and the file's name for messages. of: what it configures.
 

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from rlhf_game import InputError
-from rlhf_game.runs import read_config
-from rlhf_game.runs.draws.listing import exact_game
-from rlhf_game.training_backends.models import load_language_model
+from rlhf_game.outcomes import read_config
+from rlhf_game.outcomes.draws.listing import exact_game
+from rlhf_game.training_backends.lm.models import load_language_model
 from tests.cli.runner import run as command
-from tests.runs.listed import LONGEST, SIZES, Truth, document
-from tests.training_backends.policies.enumerable import PROMPT
+from tests.outcomes.listed import LONGEST, SIZES, Truth, document
+from tests.training_backends.trainers.policies.enumerable import PROMPT
 
 CEILING = 0.9
 DRAWS: dict[str, Any] = {

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import parse_json, read_text
-from rlhf_game.runs.config import Configuration, TrieSpec
-from rlhf_game.runs.draws.spec import DrawsSpec
-from rlhf_game.runs.generation import open_model
-from rlhf_game.runs.pipeline import run_over_texts
+from rlhf_game.outcomes.run_config import Configuration, TrieSpec
+from rlhf_game.outcomes.draws.draws_spec import DrawsSpec
+from rlhf_game.outcomes.generation import open_model
+from rlhf_game.outcomes.run_pipeline import run_over_texts
 
 if TYPE_CHECKING:
-    from rlhf_game.training_backends.models import LanguageModel
+    from rlhf_game.training_backends.lm.models import LanguageModel
 
 MOST: Final = 200_000
 """Sequences of tokens that are listed for a prompt at most."""

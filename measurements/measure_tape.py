@@ -19,17 +19,17 @@ from tempfile import TemporaryDirectory
 from threading import Lock, Thread
 from typing import Any
 
-from pyarrow import parquet
-
 from measure_draws import PROMPTS, SPREAD, rows_of
 from measured import write_table
-from rlhf_game.rewards import RewardModel
-from rlhf_game.rewards.texts import call_reward
+from pyarrow import parquet
+
 from rlhf_game.outcomes import read_config, run
 from rlhf_game.outcomes.draws.draws_pipeline import DrawsRun
 from rlhf_game.outcomes.draws.plan import writing_of
 from rlhf_game.outcomes.draws.proposals import Draw, ModelProposer, Proposal, open_proposer
 from rlhf_game.outcomes.scoring import GroupScorer
+from rlhf_game.rewards import RewardModel
+from rlhf_game.rewards.texts import call_reward
 from rlhf_game.training import read_training, train
 
 SEED = 1

@@ -221,8 +221,8 @@ def _show_more(more: dict[str, Any]) -> None:
 def _read(path: Path, trusted: bool, settings: Sequence[str]) -> "Game":
     """Return a game; of a configuration with outcomes draws the exact one that they are of."""
     from rlhf_game.files.games import SUFFIXES, parse_game, read_game
-    from rlhf_game.outcomes.run_config import is_run, read_config
     from rlhf_game.outcomes.draws.listing import exact_game
+    from rlhf_game.outcomes.run_config import is_run, read_config
 
     file = _file(path)
     if file.suffix.lower() in SUFFIXES and is_run(file):

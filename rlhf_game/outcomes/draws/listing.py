@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import parse_json, read_text
-from rlhf_game.outcomes.run_config import Configuration, TrieSpec
 from rlhf_game.outcomes.draws.draws_spec import DrawsSpec
 from rlhf_game.outcomes.generation import open_model
+from rlhf_game.outcomes.run_config import Configuration, TrieSpec
 from rlhf_game.outcomes.run_pipeline import run_over_texts
 
 if TYPE_CHECKING:

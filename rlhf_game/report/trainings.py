@@ -1,11 +1,15 @@
-"""The report of a training: the tables that its kind makes of the metrics, and every curve that is in them."""
+"""The report of a training: the tables of its kind, what its steps logged, and every curve that is in the metrics.
+
+A sentence of it is made from the numbers by a rule: how the loss went is the mean of the first and of the last tenth of
+the steps; a column that never changes is said, not drawn.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.documents import kind, parse_json, read_text, shown
+from rlhf_game.files.documents import kind, parse_json, parse_json_lines, read_text, shown
 from rlhf_game.files.schema import parse_model
 from rlhf_game.registry import find, names
 from rlhf_game.report.charts import CurvePoint, Plot, Series, plot
@@ -19,6 +23,9 @@ MOST_PANELS: Final = 12
 MOST_POINTS: Final = 240
 """Points of a curve; of more, every second, third ... one is drawn."""
 
+LOG: Final = "steps.jsonl"
+UNTOLD: Final = ("tokens", "seconds")
+
 Place: TypeAlias = tuple[str, ...]
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 
@@ -28,9 +35,12 @@ def training_page(folder: Path) -> Page:
     metrics, config = (_document(folder / name) for name in ("metrics.json", "config.json"))
     tables = _tables(config, metrics, folder)
     sections = [Section("results", "What came out", "", tables)] if tables else []
-    figures = _figures(metrics)
+    logs = logs_of(folder)
+    if logs:
+        sections.append(Section("steps", "Step by step", _course(logs), _figures([*_logged(logs)], "steps")))
+    figures = _figures([*curves_of(metrics)], "curves")
     if figures:
-        sections.append(Section("curves", "Curves", "Every series of numbers that the training left.", figures))
+        sections.append(Section("curves", "Curves", "Every series of numbers in the metrics.", figures))
     files = config.get("files")
     settings = {key: value for key, value in config.items() if key != "files"}
     what = str(config.get("kind", "training")).replace("_", " ")
@@ -53,8 +63,10 @@ def _document(path: Path) -> dict[str, Any]:
 
 
 def _facts(metrics: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
-    """Return the numbers that stand at the top of the metrics themselves."""
-    named = [(key.replace("_", " "), value) for key, value in metrics.items() if _is_number(value)]
+    """Return the numbers that stand at the top of the metrics themselves, and what was done: steps, dropped rows."""
+    done = metrics.get("training")
+    every = {**metrics, **(done if isinstance(done, dict) else {})}
+    named = [(key.replace("_", " "), value) for key, value in every.items() if _is_number(value)]
     return tuple(
         (name, number(float(value)) if isinstance(value, float) else f"{value:,}", "") for name, value in named
     )
@@ -102,6 +114,48 @@ def _reads_as_number(cell: str) -> bool:
     return cell.replace(".", "", 1).lstrip("+-").replace("e-", "", 1).replace("e+", "", 1).rstrip("%").isdigit()
 
 
+def logs_of(folder: Path) -> dict[str, Rows]:
+    """Return the log of each training in a folder (steps.jsonl), by where it is; a copy of a stage's is left out.
+
+    Rewards of groups become columns of their own; what says nothing of learning (tokens, seconds) is left out.
+    """
+    found: dict[str, Rows] = {}
+    for path in sorted(folder.rglob(LOG), key=lambda path: (-len(path.parts), path)):
+        name = shown(str(path), 200)
+        rows = [_flat(row) for _, row in parse_json_lines(read_text(path), name)]
+        if len(rows) > 1 and rows not in found.values():
+            found[str(path.parent.relative_to(folder))] = rows
+    return dict(sorted(found.items()))
+
+
+def _flat(row: Any) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        return {}
+    nested = {f"{key.removesuffix('s')}: {name}": one for key, group in row.items() if isinstance(group, dict)
+              for name, one in group.items()}  # fmt: skip
+    return {key: value for key, value in {**row, **nested}.items() if key not in UNTOLD and not isinstance(value, dict)}
+
+
+def _logged(logs: Mapping[str, Rows]) -> Iterator[tuple[Place, Rows]]:
+    """Yield the logs as curves (see curves_of): those of one training under no name."""
+    for name, rows in logs.items():
+        if len(_columns(rows)) > 1:
+            yield ("steps",) if name == "." else ("steps", name), rows
+
+
+def _course(logs: Mapping[str, Rows]) -> str:
+    """Return how the loss of each training went: its mean over the first and over the last tenth of the steps."""
+    said = []
+    for name, rows in logs.items():
+        losses = [float(row["loss"]) for row in rows if _is_number(row.get("loss"))]
+        if len(losses) > 1:
+            tenth = max(1, len(losses) // 10)
+            ends = [number(sum(part) / tenth) for part in (losses[:tenth], losses[-tenth:])]
+            whose = "" if name == "." else f" of {name}"
+            said.append(f"The loss{whose} went from {ends[0]} to {ends[1]} in {len(losses)} steps")
+    return f"{'; '.join(said[:4])} (means of the first and of the last tenth)." if said else ""
+
+
 def curves_of(metrics: Any, path: Place = ()) -> Iterator[tuple[Place, Rows]]:
     """Yield every list of two or more mappings that share two or more columns of numbers, and where it is."""
     if isinstance(metrics, Mapping):
@@ -128,16 +182,19 @@ def _columns(rows: Rows) -> list[str]:
     return [x, *(name for name in kept if name != x)] if kept else []
 
 
-def _figures(metrics: Mapping[str, Any]) -> tuple[Figure, ...]:
-    """Return one figure for all curves of the same columns under the same key."""
+def _figures(curves: Sequence[tuple[Place, Rows]], key: str) -> tuple[Figure, ...]:
+    """Return one figure for all curves of the same columns under the same key; none where nothing changes."""
     alike: dict[tuple[str, ...], list[tuple[Place, Rows]]] = {}
-    for path, rows in curves_of(metrics):
+    for path, rows in curves:
         alike.setdefault((path[0], *_columns(rows)), []).append((path, rows))
-    return tuple(_figure(k, names[0], names[1:], found) for k, (names, found) in enumerate(alike.items()))
+    made = (_figure(f"{key}-{k}", names[0], names[1:], found) for k, (names, found) in enumerate(alike.items()))
+    return tuple(figure for figure in made if figure.panels)
 
 
-def _figure(at: int, title: str, columns: Sequence[str], found: Sequence[tuple[Place, Rows]]) -> Figure:
-    x, *ys = columns
+def _figure(key: str, title: str, columns: Sequence[str], found: Sequence[tuple[Place, Rows]]) -> Figure:
+    x, *all_ys = columns
+    constant = {y: values.pop() for y in all_ys if len(values := _values(found, y)) == 1}
+    ys = [y for y in all_ys if y not in constant]
     shown_curves = found[: len(SHAPES)]
     labels = [" ".join(path[1:]) or title for path, _ in shown_curves]
     panels = []
@@ -150,21 +207,27 @@ def _figure(at: int, title: str, columns: Sequence[str], found: Sequence[tuple[P
             f"{one.label}: from {number(one.points[0].y)} to {number(one.points[-1].y)}" for one in series if one.points
         ]
         name = y.replace("_", " ")
-        drawing = plot(f"curve-{at}-{k}", f"{name} over {x}", "; ".join(ends), Plot(x.replace("_", " "), ""), series)
+        drawing = plot(f"{key}-{k}", f"{name} over {x}", "; ".join(ends), Plot(x.replace("_", " "), ""), series)
         panels.append(Panel(drawing, name))
     rows: list[tuple[Cell, ...]] = [
         (" ".join(path), *(row.get(name) for name in columns)) for path, curve in found for row in curve
     ]
     more = [f"{len(found) - len(shown_curves)} more curves"] if len(found) > len(shown_curves) else []
     more += [f"{len(ys) - MOST_PANELS} more columns"] if len(ys) > MOST_PANELS else []
+    same = ", ".join(f"{y.replace('_', ' ')} {number(value)}" for y, value in constant.items())
+    caption = f"The same throughout: {same}. " if same else ""
     return Figure(
-        f"curves-{at}",
+        key,
         title.replace("_", " "),
         tuple(panels),
-        f"{' and '.join(more)} are in the data." if more else "",
+        caption + (f"{' and '.join(more)} are in the data." if more else ""),
         DataTable(("curve", *columns), tuple(rows)),
         tuple(LegendEntry(label, slot) for slot, label in enumerate(labels)) if len(labels) > 1 else (),
     )
+
+
+def _values(found: Sequence[tuple[Place, Rows]], y: str) -> set[float]:
+    return {float(row[y]) for _, rows in found for row in rows if row.get(y) is not None}
 
 
 def _points(rows: Rows, x: str, y: str) -> tuple[CurvePoint, ...]:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.sampled.estimates import student_interval
+from rlhf_game.mechanism.sampled.estimates import share_interval, student_interval
 
 
 def interval(values: Array, known: tuple[float, float] = (-np.inf, np.inf)) -> dict[str, Any]:
@@ -15,3 +15,9 @@ def interval(values: Array, known: tuple[float, float] = (-np.inf, np.inf)) -> d
     """
     found: dict[str, Any] = student_interval(values, known=known).document()
     return found
+
+
+def shown_share(share: float, count: int) -> tuple[str, str]:
+    """Return a share of ``count`` rows as a table shows it, and its 95 % interval (Clopper and Pearson)."""
+    found = share_interval(share, count)
+    return f"{share:.3f}", f"{found.low:.3f} to {found.high:.3f}"

@@ -40,6 +40,7 @@ def test_the_tables_of_the_kind_and_every_curve_are_on_the_page(tmp_path: Path) 
     assert page.one("h1").text == "Training: reward model"
     row = data_of(page, "table-0")[0]
     assert (row["reward"], row["on"], row["accuracy"]) == ("model", "test", "0.759")
+    assert row["95 % interval"] == "0.565 to 0.897"  # of 22 in 29, as scipy's binomtest has it
     assert [float(r["loss"]) for r in data_of(page, "curves-0")] == [1.0 / (1 + k) for k in range(5)]
     assert [float(r["accuracy"]) for r in data_of(page, "curves-1")] == [0.5, 0.9]
     assert (page.one("dt").text, page.one("dd").text) == ("best", "0.2500")
@@ -53,3 +54,32 @@ def test_curves_are_found_wherever_they_are() -> None:
 def test_a_folder_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"config\.json: kind: must be"):
         write_report(folder_of(tmp_path / "model", {**CONFIG, "kind": "magic"}, METRICS))
+
+
+def test_the_log_of_a_training_is_drawn_and_its_course_said(tmp_path: Path) -> None:
+    """Preference trainings had no curve at all; what never changes is said instead of drawn as a line."""
+    folder = folder_of(tmp_path / "model", CONFIG, {**METRICS, "training": {"steps": 40, "dropped_pairs": 3}})
+    rows = [
+        {"step": k + 1, "loss": 2.0 - k / 40, "rewards": {"a<b": k / 40}, "kl": None if k % 2 else 0.01 * k,
+         "learning_rate": 0.001, "tokens": 10 * k, "seconds": 1.5}
+        for k in range(40)
+    ]  # fmt: skip
+    (folder / "steps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "round-1").mkdir()
+    (folder / "round-1" / "steps.jsonl").write_bytes((folder / "steps.jsonl").read_bytes())  # its copy is not drawn
+    page = page_of(write_report(folder))
+    said = page.one(id="steps").text
+    assert "The loss of round-1 went from 1.962 to 1.062 in 40 steps (means of the first and of the last tenth)" in said
+    assert "The same throughout: learning rate 0.001000" in said
+    data = data_of(page, "steps-0")
+    assert [float(row["reward: a<b"]) for row in data] == [k / 40 for k in range(40)]
+    assert set(data[0]) == {"curve", "step", "loss", "kl", "learning_rate", "reward: a<b"}
+    facts = dict(zip([one.text for one in page.all("dt")], [one.text for one in page.all("dd")], strict=True))
+    assert (facts["steps"], facts["dropped pairs"]) == ("40", "3")
+
+
+def test_a_broken_log_is_one_line(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "model", CONFIG, METRICS)
+    (folder / "steps.jsonl").write_text('{"step": 1}\n{"step"')
+    with pytest.raises(InputError, match=r"steps\.jsonl: line 2"):
+        write_report(folder)

@@ -97,3 +97,16 @@ def student_interval(
         reach = np.where(np.isfinite(known).all(), np.inf, 0.0)
     value, low, high = (np.clip(end, *known) for end in (mean, mean - reach, mean + reach))
     return Estimate(value, low, high, level)
+
+
+def share_interval(share: float, count: int, level: float = 0.95) -> Estimate:
+    """Return a share of ``count`` independent trials with the interval of Clopper and Pearson (1934) for its chance.
+
+    It covers with at least ``level`` for every chance; a half counted for a tie leaves it valid only nearly.
+    """
+    from scipy.special import betaincinv
+
+    hits, miss = share * count, (1 - level) / 2
+    low = betaincinv(hits, count - hits + 1, miss) if hits > 0 else 0.0
+    high = betaincinv(hits + 1, count - hits, 1 - miss) if hits < count else 1.0
+    return Estimate(np.array(share), np.array(low), np.array(high), level)

@@ -14,6 +14,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Text
 from rlhf_game.files.schema import Name, Positive, Strict
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.training.intervals import shown_share
 from rlhf_game.training.kinds import MetricsTable, Task
 from rlhf_game.training.recipes.reward_models import LoraSpec
 from rlhf_game.training.subsets import Rows, Subsets, judge, read_subsets
@@ -170,10 +171,15 @@ class PreferenceConfig(PreferenceFields):
 
     def tables(self, metrics: dict[str, Any]) -> list[MetricsTable]:
         """Return what the policy's implicit reward is worth on pairs, and how far the policy is from the reference."""
-        header = ("on", "pairs", "loss", "margin", "accuracy", "Brier", "length correlation")
-        keys = ("loss", "margin", "accuracy", "brier", "length_correlation")
+        header = ("on", "pairs", "accuracy", "95 % interval", "loss", "margin", "Brier", "length correlation")
+        keys = ("loss", "margin", "brier", "length_correlation")
         rows = tuple(
-            (name, str(found["pairs"]), *(_shown(found[key]) for key in keys))
+            (
+                name,
+                str(found["pairs"]),
+                *shown_share(found["accuracy"], found["pairs"]),
+                *(_shown(found[key]) for key in keys),
+            )
             for name, found in metrics["subsets"].items()
         )
         kl = metrics["sequence_kl"]

@@ -12,6 +12,7 @@ import numpy as np
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.aggregates import Aggregate, Mean, MeanMinusDeviation, Median, Minimum
 from rlhf_game.rewards.diagnostics import accuracy, calibration_bins, spearman
+from rlhf_game.training.intervals import shown_share
 from rlhf_game.training.kinds import MetricsTable, Task
 from rlhf_game.training.recipes.candidate_metrics import (
     agreement_on,
@@ -111,10 +112,18 @@ def tables_of(metrics: dict[str, Any]) -> list[MetricsTable]:
         rows[f"ensemble, {name}"] = aggregate
     if "average" in metrics:
         rows["weight average"] = metrics["average"]
-    header = ("reward", "on", "pairs", "accuracy", "Brier", "calibration error", "length correlation")
-    keys = ("accuracy", "brier", "calibration_error", "length_correlation")
+    header = (
+        "reward", "on", "pairs", "accuracy", "95 % interval", "Brier", "calibration error", "length correlation"
+    )  # fmt: skip
+    keys = ("brier", "calibration_error", "length_correlation")
     worth = tuple(
-        (name, subset, str(judged["pairs"]), *(f"{judged[key]:.3f}" for key in keys))
+        (
+            name,
+            subset,
+            str(judged["pairs"]),
+            *shown_share(judged["accuracy"], int(judged["pairs"])),
+            *(f"{judged[key]:.3f}" for key in keys),
+        )
         for name, subsets in rows.items()
         for subset, judged in subsets.items()
     )

@@ -1,10 +1,12 @@
 """The one array type, and the few array operations that every space shares."""
 
 import mmap
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
+from itertools import chain, pairwise
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from rlhf_game.errors import InputError, boundary
 
 Array = NDArray[np.float64]
+T = TypeVar("T")
 
 BLOCK = 131_072
 """Entries of a block of several groups' rewards that is worked on at a time (1 MiB: it stays in cache)."""
@@ -19,6 +22,8 @@ TEMPORARIES = 4
 """What one table is worked on with takes as much cache as so many."""
 LARGE = 2**22
 """From so many entries on (32 MiB) a user's writable array is viewed, not copied."""
+THREADED = 2**20
+"""From so many entries on (8 MiB) a table is read by several threads."""
 RELEASE = 2**23
 """Entries of memory-mapped arrays that are read (64 MiB) before their pages leave this process's memory again."""
 
@@ -177,8 +182,50 @@ def blocks(
     reading: the arrays that are read along the way; pages of those that are memory-mapped files are let go now and
     then, so that files larger than the memory can be read.
     """
+    return _read_along(_cut(shape, max(1, (BLOCK if entries is None else entries) // max(depth, 1))), reading)
+
+
+def each_block(
+    work: Callable[[tuple[slice, slice], Array], T],
+    shape: tuple[int, ...],
+    depth: int,
+    reading: Sequence[Array],
+    entries: int,
+) -> list[T]:
+    """Return what ``work`` finds on each block (see blocks), in order: on several threads where there is much to read.
+
+    work is given the block, and memory for it of depth sheets. Blocks are the same for any number of threads.
+    """
+    cut = list(_cut(shape, max(1, entries // max(depth, 1))))
+    rows, columns = cut[0]
+    memory = depth * (rows.stop - rows.start) * (columns.stop - columns.start)
+    count = min(threads(), len(cut)) if depth * shape[0] * shape[1] >= THREADED else 1
+
+    def run(part: list[tuple[slice, slice]]) -> list[T]:
+        workspace = np.empty(memory)
+        with np.errstate(all="ignore"):
+            return [work(block, workspace) for block in _read_along(part, reading)]
+
+    if count == 1:
+        return run(cut)
+    from concurrent.futures import ThreadPoolExecutor
+
+    ends = [len(cut) * k // count for k in range(count + 1)]
+    with ThreadPoolExecutor(count) as pool:
+        return list(chain.from_iterable(pool.map(run, [cut[a:b] for a, b in pairwise(ends)])))
+
+
+def threads() -> int:
+    """Return how many threads to use: what OMP_NUM_THREADS says (1 in worker processes), else one for each core."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    if said.isdecimal() and int(said) > 0:
+        return int(said)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _read_along(cut: Iterable[tuple[slice, slice]], reading: Sequence[Array]) -> Iterator[tuple[slice, slice]]:
+    """Yield blocks; let the pages of what is read along the way go (see blocks)."""
     maps = [held for held in map(_mapping, reading) if held is not None]
-    cut = _cut(shape, max(1, (BLOCK if entries is None else entries) // max(depth, 1)))
     if not maps:
         yield from cut
         return

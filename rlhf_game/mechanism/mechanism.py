@@ -104,7 +104,8 @@ class Mechanism:
     ) -> Settlement:
         """Train and charge for reports that the space has read already; ``reports``: as they were before."""
         with np.errstate(all="ignore"):  # what comes out of an overflow is not finite, and refused
-            return self.charge(Trained(self.training, profile, space, self.training.train(profile, space)), reports)
+            train = self.training.settle if self.moves == "affine" else self.training.train
+            return self.charge(Trained(self.training, profile, space, train(profile, space)), reports)
 
     def charge(self, trained: Trained[Any], reports: tuple[Report | Group, ...] = ()) -> Settlement:
         """Charge for what the training rule has trained."""

@@ -22,6 +22,10 @@ class TrainingRule(ABC):
     def train(self, profile: Profile[V], space: PolicySpace[V]) -> Policy[V]:
         """Return the policy that this rule trains on the profile."""
 
+    def settle(self, profile: Profile[V], space: PolicySpace[V]) -> Policy[V]:
+        """Return what ``train`` does, where values and affine payments are asked for at once."""
+        return self.train(profile, space)
+
     def multipliers(self, groups: int) -> Array:
         """Return mu of the affine welfare that its policies are judged by, [groups]: ones, unless it has weights."""
         return np.ones(groups)
@@ -56,8 +60,16 @@ class AffineRule(TrainingRule, ABC):
     @final
     def train(self, profile: Profile[V], space: PolicySpace[V]) -> Policy[V]:
         """Return the maximiser over the space."""
+        return space.maximize(*self._parts(profile, space))
+
+    @final
+    def settle(self, profile: Profile[V], space: PolicySpace[V]) -> Policy[V]:
+        """Return the maximiser, with the values and externalities of the reports where the space finds them along."""
+        return space.settle(*self._parts(profile, space))
+
+    def _parts(self, profile: Profile[V], space: PolicySpace[V]) -> tuple[Array, Sequence[V]]:
         boosts = [space.read_boost(boost) for boost in self.boosts()]
-        return space.maximize(self.score(profile.sizes, len(boosts)), [*profile.rewards, *boosts])
+        return self.score(profile.sizes, len(boosts)), [*profile.rewards, *boosts]
 
     @final
     def is_plain(self, groups: int) -> bool:

@@ -20,14 +20,13 @@ from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import BLOCK, Array, blocks
 from rlhf_game.mechanism.domains import Coordinates, Sheets
 from rlhf_game.mechanism.regularizers.base import RECOMPUTE, WHOLE, Block, by_row
-from rlhf_game.mechanism.regularizers.kl import (
-    KL,
+from rlhf_game.mechanism.regularizers.kl import KL, Gibbs
+from rlhf_game.mechanism.regularizers.moments import (
     LARGEST_BESIDE_UNDERFLOW,
     LARGEST_EXPONENT,
     SERIES,
     SMALL_CUMULANT,
     UNDERFLOW,
-    Gibbs,
     Moments,
     merge,
 )

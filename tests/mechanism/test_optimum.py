@@ -1,6 +1,7 @@
 """The kernel's contract: B independent problems at once, however they are laid out in memory, however long they are."""
 
 import itertools
+import os
 import tracemalloc
 
 import numpy as np
@@ -9,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import rlhf_game as rg
+from rlhf_game.mechanism import arrays
 from rlhf_game.mechanism.arrays import BLOCK, leave_one_out_sums
-from rlhf_game.mechanism.regularizers.kl import phi
+from rlhf_game.mechanism.regularizers import kl
+from rlhf_game.mechanism.regularizers.moments import phi
 from tests.strategies import NAMES, regularizer
 
 
@@ -197,6 +200,49 @@ def test_payments_of_a_large_table_need_a_few_vectors_and_blocks_beyond_the_inpu
             tracemalloc.stop()
     assert max(peaks) <= vectors * 8 * m + 16 * 8 * BLOCK
     assert abs(peaks[1] - peaks[0]) <= 4 * 8 * BLOCK  # twice the groups need no more memory
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("strength", [1e-4, 0.05, 0.3, 1e6])
+def test_settling_at_once_gives_what_is_asked_one_after_the_other(name: str, strength: float) -> None:
+    for groups, games, outcomes in ((3, 4, 6), (2, 1, 30_000), (300, 1, 40)) if name in ("kl", "l2") else ((3, 4, 6),):
+        weights, rewards, reference = problems(60, groups, games, outcomes)
+        kind = regularizer(name, strength)
+        settled, optimum = kind.settle(weights, rewards, reference), kind.maximize(weights, rewards, reference)
+        np.testing.assert_allclose(settled.values, optimum.values(rewards), rtol=1e-11)
+        wanted = optimum.externalities(weights, rewards)
+        np.testing.assert_allclose(settled.externalities, wanted, rtol=1e-9, atol=1e-40)
+        np.testing.assert_allclose(settled.optimum.divergence, optimum.divergence, rtol=1e-9, atol=1e-30)
+        np.testing.assert_allclose(settled.optimum.welfare, optimum.welfare, rtol=1e-12)
+        np.testing.assert_allclose(settled.optimum.probabilities(), optimum.probabilities(), rtol=1e-9, atol=1e-15)
+        again = settled.optimum.externalities(weights, rewards)
+        np.testing.assert_allclose(again, wanted, rtol=1e-9, atol=1e-40)
+
+
+@pytest.mark.parametrize("name", ["kl", "l2"])
+def test_any_number_of_threads_gives_the_same_bytes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, rewards, reference = problems(61, 3, 1, 70_000)
+    kind = regularizer(name, 0.3)
+    monkeypatch.setattr(arrays, "THREADED", 1)
+    monkeypatch.setattr(kl, "WIDE", 10_000)
+    monkeypatch.setattr(kl, "BLOCK", 10_000)
+    found = []
+    for threads in ("1", "2", "5"):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        settled = kind.settle(weights, rewards, reference)
+        again = kind.maximize(weights, rewards, reference)
+        numbers = [*settled[1:], settled.optimum.probabilities(), again.externalities(weights, rewards), again.welfare]
+        found.append([array.tobytes() for array in numbers])
+    assert found[0] == found[1] == found[2]
+
+
+def test_the_environment_says_how_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert arrays.threads() == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as workers have it
+    assert arrays.threads() == 1
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert arrays.threads() == len(os.sched_getaffinity(0))
 
 
 def test_all_pairs_of_divergences_agree_at_the_reference() -> None:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, NamedTuple, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,17 @@ class Optimum(ABC):
         """
 
 
+@final
+class Settled(NamedTuple):
+    """An optimum, with what the rewards that it was solved for have under it and what they cost all others."""
+
+    optimum: Optimum
+    values: Array
+    """<p, r>: [n, B]."""
+    externalities: Array
+    """[n, B]."""
+
+
 @dataclass(frozen=True)
 class Regularizer(ABC):
     """strength * D(p || q): strength is lambda > 0, in units of reward.
@@ -111,6 +122,11 @@ class Regularizer(ABC):
         from rlhf_game.mechanism.regularizers.numerical import NumericalOptimum
 
         return NumericalOptimum(self, weights, rewards, reference)
+
+    def settle(self, weights: Array, rewards: Sequence[Array], reference: Array) -> Settled:
+        """Return the optimum as ``maximize`` does, with the values and the externalities of its own rewards."""
+        optimum = self.maximize(weights, rewards, reference)
+        return Settled(optimum, optimum.values(rewards), optimum.externalities(weights, rewards))
 
     def divergence(self, policy: Array, reference: Array) -> Array:
         """Return D(p || q) of any policy: [B] of [B, m]. Here it is the shortfall when s = 0, without cancellation."""

@@ -4,13 +4,9 @@ p_x = q_x exp(s_x / strength) / Z. A group with share a = w r / strength pays st
 
     L = log E_p[exp(-c)] = log1p(E_p[phi(c)]),   c = a - E_p[a],   phi(c) = exp(-c) - 1 + c >= 0      (theory section 3)
 
-which is the cumulant of a under p (and KL(p || p_-i)). Cumulants merge (derived): if a table is cut into blocks with
-probabilities pi_b, means mu_b and cumulants L_b (each under p given the block), then with d_b = mu_b - mu
-
-    E_p[exp(-c)] = sum_b pi_b exp(L_b - d_b),   so   L = log1p(sum_b pi_b [phi(d_b - L_b) + L_b])
-
-because sum_b pi_b d_b = 0: again a sum of non-negative terms. So one reading of the rewards, block by block, gives
-every group's payment (test_kl_cumulants_merge). D(p || q) is the cumulant of the whole score s / strength.
+which is the cumulant of a under p (and KL(p || p_-i)). Cumulants merge from block to block (see moments), so one
+reading of the rewards gives the policy, every group's value and every group's payment. D(p || q) is the cumulant of the
+whole score s / strength.
 
 Where the exponents are so large that exp(-c) overflows, p is negligible exactly where the policy without i lives. There
 exp(log p - c) is taken from the sum of the *other* groups' rewards, and no probability is exponentiated first.
@@ -25,50 +21,40 @@ from typing import ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_game.mechanism.arrays import BLOCK, TEMPORARIES, Array, blocks, stack
+from rlhf_game.mechanism.arrays import BLOCK, TEMPORARIES, Array, blocks, each_block, stack
 from rlhf_game.mechanism.regularizers.base import (
+    RECOMPUTE,
     WHOLE,
     Block,
     Optimum,
     Regularizer,
     Score,
+    Settled,
     at,
     by_row,
     expectation,
     score,
     simplex_thresholds,
 )
+from rlhf_game.mechanism.regularizers.moments import (
+    SMALL_CUMULANT,
+    Moments,
+    Read,
+    cumulants_of,
+    is_plain,
+    log,
+    merge,
+    phi,
+    read_block,
+    underflows,
+)
 
-LARGEST_EXPONENT = 600.0
-"""exp of it is finite and can still be summed."""
-UNDERFLOW = -700.0
-"""A log probability below this has lost digits or is 0."""
-LARGEST_BESIDE_UNDERFLOW = 100.0
-"""A larger exponent could make a probability that underflows count beside a tiny cumulant."""
-SMALL_CUMULANT = 1e-4
-"""Below it (relative to the exponents' own size) exp(-c) - 1 loses digits, and phi is evaluated term by term."""
 FAR = 30.0
 """A probability that is exp(-FAR) times the optimum's counts as leaving it altogether."""
-SERIES = 0.1
-"""Below this |c| phi is its Taylor series."""
-
-
-Moments = tuple[Array, Array, Array]
-"""Log probability [b] of a block, and the means [k, b] and cumulants [k, b] of k shares under p given the block."""
-
-
-def phi(c: Array) -> Array:
-    """Return exp(-c) - 1 + c >= 0, with full relative accuracy for small c too."""
-    with np.errstate(over="ignore"):
-        out: Array = np.expm1(-c) + c
-    small = np.abs(c) < SERIES
-    if small.any():
-        x = -c[small]
-        series = np.full_like(x, 1 / 12)
-        for k in range(11, 2, -1):
-            series = (1 + x * series) / k
-        out[small] = x * x * (1 + x * series) / 2
-    return out
+WIDE = 2 * BLOCK
+"""Entries of a block of all rewards that is read once."""
+NARROW = 1024
+"""Outcomes that such a block has at least, or all of them: with more groups the score is read first."""
 
 
 @final
@@ -85,9 +71,41 @@ class KL(Regularizer):
         """Return the Gibbs policy of every row."""
 
         def potential(q: Array, s: Array) -> Array:
-            return _log(q) + s / self.strength
+            return log(q) + s / self.strength
 
         return Gibbs(self.strength, reference, score(weights, rewards, reference, self.strength, potential))
+
+    def settle(self, weights: Array, rewards: Sequence[Array], reference: Array) -> Settled:
+        """Return the Gibbs policy, values and externalities in one reading; in more where that would lose digits."""
+        with np.errstate(all="ignore"):
+            return self._in_one_reading(weights, rewards, reference) or super().settle(weights, rewards, reference)
+
+    def _in_one_reading(self, weights: Array, rewards: Sequence[Array], reference: Array) -> Settled | None:
+        """Return None where scores or probabilities must be summed more carefully."""
+        if not rewards or len(rewards) * min(reference.shape[1], NARROW) > WIDE:
+            return None
+        by, total = by_row(weights, len(reference)), np.empty(reference.shape)
+        scales = (by / -self.strength)[:, :, None]
+
+        def read(block: Block, workspace: Array) -> tuple[Block, Read]:
+            return block, read_block(rewards, scales[:, block[0]], reference, block, total[block], workspace)
+
+        found = each_block(read, reference.shape, len(rewards), [reference, *rewards], WIDE)
+        whole = _joined(found, len(reference))
+        (log_mass, means, cumulants), anchor, _, lowest, highest = whole
+        is_large = np.maximum(-lowest, highest) > RECOMPUTE * np.minimum(1, highest - lowest)
+        if is_large.any() or np.isnan(means).any() or (by == 0).any():
+            return None
+        offset = total[np.arange(len(total)), anchor]
+        total -= offset[:, None]
+        total *= self.strength
+        summed = Score(by, tuple(rewards), total, anchor, offset * self.strength)
+        gibbs = Gibbs(self.strength, reference, summed, (log_mass - offset, means[-1:] - offset, cumulants[-1:]))
+        externalities = self.strength * cumulants[:-1]
+        careful = np.flatnonzero(np.isnan(externalities).any(axis=1))
+        if careful.size:
+            externalities[careful] = gibbs.externalities(by[careful], [rewards[i] for i in careful.tolist()])
+        return Settled(gibbs, means[:-1] * self.strength / by, externalities)
 
     def gradient(self, policy: Array, reference: Array) -> Array:
         """Return strength * log(p / q): [B, m]; -inf where p = 0."""
@@ -99,22 +117,26 @@ class KL(Regularizer):
 class Gibbs(Optimum):
     """q exp(s / strength) / Z on every row; probabilities are made block by block from the score, never stored."""
 
-    def __init__(self, strength: float, reference: Array, summed: Score) -> None:
+    def __init__(self, strength: float, reference: Array, summed: Score, known: Moments | None = None) -> None:
+        """known: the moments of the score relative to its anchor; a cumulant is NaN where it is not known."""
         self.strength = strength
         self.reference = reference
         self.score = summed
         self.log_partition: Array = np.zeros(len(reference))
         """log sum_x q_x exp((s_x - s[anchor]) / strength): [B]."""
-        whole = np.ones((1, len(reference)))
-        self.log_partition, means, cumulants = self._moments(whole, [summed.relative])
-        cumulants = self._completed(cumulants, whole, [summed.relative])
+        if known is None or np.isnan(known[2]).any():
+            whole = np.ones((1, len(reference)))
+            self.log_partition, means, cumulants = self._moments(whole, [summed.relative])
+            cumulants = self._completed(cumulants, whole, [summed.relative])
+        else:
+            self.log_partition, means, cumulants = known
         self.divergence: Array = cumulants[0]
         self.welfare: Array = summed.offset + strength * (means[0] - cumulants[0])
 
     def log_probabilities(self, block: Block = WHOLE) -> Array:
         """Return log p on a block: [rows, columns]; -inf where the reference is zero."""
         log_p: Array = self.score.relative[block] / self.strength
-        log_p += _log(self.reference[block])
+        log_p += log(self.reference[block])
         log_p -= self.log_partition[block[0], None]
         return log_p
 
@@ -140,7 +162,7 @@ class Gibbs(Optimum):
         """Return strength * KL(p || p*) as a sum of terms p* - p + p log(p / p*) >= 0: [B]."""
         log_best = self.log_probabilities()
         best = np.exp(log_best)
-        log_ratio = np.where(policy > 0, _log(policy), 0.0)
+        log_ratio = np.where(policy > 0, log(policy), 0.0)
         log_ratio -= np.where((policy > 0) | (best > 0), log_best, 0.0)
         near = policy * phi(np.clip(log_ratio, -FAR, None))
         far = best + policy * (log_ratio - 1)
@@ -192,41 +214,37 @@ class Gibbs(Optimum):
         log_mass = np.empty(len(self.reference))
         means = np.empty((len(rewards), len(self.reference)))
         cumulants = np.empty_like(means)
-        workspace = np.empty(min(max(BLOCK, len(rewards)), len(rewards) * self.reference.size))
-        held = at(rewards, self.score.anchor)
-        read = blocks(self.reference.shape, max(len(rewards), TEMPORARIES), [self.reference, *rewards])
-        for rows, across in groupby(read, itemgetter(0)):
-            scales = weights[:, rows] / self.strength
-            parts = [self._block_moments(scales, rewards, held[:, rows], block, workspace) for block in across]
-            log_mass[rows], means[:, rows], cumulants[:, rows] = merge(parts)
+        scales = (weights / self.strength)[:, :, None]
+        held = at(rewards, self.score.anchor)[:, :, None]
+        depth = max(TEMPORARIES, min(len(rewards), BLOCK // min(NARROW, self.reference.shape[1])))
+
+        def read(block: Block, workspace: Array) -> tuple[slice, Moments]:
+            rows = block[0]
+            return rows, self._block_moments(scales[:, rows], rewards, held[:, rows], block, workspace)
+
+        found = each_block(read, self.reference.shape, depth, [self.reference, *rewards], BLOCK)
+        for rows, across in groupby(found, itemgetter(0)):
+            log_mass[rows], means[:, rows], cumulants[:, rows] = merge([part for _, part in across])
         return log_mass, means, cumulants
 
     def _block_moments(
         self, scales: Array, rewards: Sequence[Array], held: Array, block: Block, workspace: Array
     ) -> Moments:
-        """Return the moments of one block, under p given the block. workspace: memory for the block of all rewards."""
+        """Return the moments of one block, under p given the block, as many groups at a time as the workspace holds.
+
+        scales, held: [k, b, 1].
+        """
         p, log_mass, lost = self._within(block)
-        exponents = workspace[: len(rewards) * p.size].reshape(len(rewards), *p.shape)
-        for i, reward in enumerate(rewards):
-            np.multiply(reward[block], -scales[i, :, None], out=exponents[i])
-        means = -expectation(p, exponents)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            powers = np.exp(exponents, out=exponents)
-            cumulants = np.log(expectation(p, powers)) + means
-            size = np.maximum(1, np.abs(means))
-            is_plain = (cumulants > SMALL_CUMULANT * size) & (cumulants < np.inf)
-            careful = ~(is_plain & (size < LARGEST_BESIDE_UNDERFLOW)) | lost
-        means -= scales * held
-        groups, rows = np.nonzero(careful)
-        if groups.size:
-            few, place = np.unique(groups, return_inverse=True)
-            share = stack([rewards[i] for i in few], block)[place, rows]
-            share -= held[groups, rows, None]
-            share *= scales[groups, rows, None]
-            chosen = p[rows]
-            mean = np.einsum("km,km->k", chosen, share)
-            share -= mean[:, None]
-            means[groups, rows], cumulants[groups, rows] = mean, _cumulants(chosen, share, lost[rows])
+        means = np.empty((len(rewards), len(p)))
+        cumulants = np.empty_like(means)
+        step = max(1, workspace.size // p.size)
+        for start in range(0, len(rewards), step):
+            some = slice(start, start + step)
+            shares = workspace[: len(rewards[some]) * p.size].reshape(-1, *p.shape)
+            for reward, base, share in zip(rewards[some], held[some], shares, strict=True):
+                np.subtract(reward[block], base, out=share)
+            shares *= scales[some]
+            means[some], cumulants[some] = _shares_moments(p, shares, lost)
         return log_mass, means, cumulants
 
     def _within(self, block: Block) -> tuple[Array, Array, NDArray[np.bool_]]:
@@ -235,15 +253,15 @@ class Gibbs(Optimum):
         Rows of a block without any probability sum to 0.
         """
         log_p = self.score.relative[block] / self.strength
-        log_p += _log(self.reference[block])
+        log_p += log(self.reference[block])
         top = log_p.max(axis=1)
         top[~np.isfinite(top)] = 0.0
         log_p -= top[:, None]
-        lost = _underflows(log_p)
+        lost = underflows(log_p)
         p = np.exp(log_p, out=log_p)
         mass = p.sum(axis=1)
         p *= (1 / np.where(mass > 0, mass, 1.0))[:, None]
-        return p, top + _log(mass) - self.log_partition[block[0]], lost
+        return p, top + log(mass) - self.log_partition[block[0]], lost
 
     def _extreme_cumulants(self, weights: Array, rewards: Sequence[Array]) -> Array:
         """Return cumulants where exp(-c) overflows, in two more readings: [k, B]."""
@@ -264,7 +282,7 @@ class Gibbs(Optimum):
             log_p = self.log_probabilities(block)
             c = (stack(rewards, block) - held[:, rows, None]) * scales[:, rows, None] - means[:, rows, None]
             log_terms = self.score.leave_one_out(weights, rewards, block) / self.strength
-            log_terms += _log(self.reference[block]) + constant[:, rows, None]
+            log_terms += log(self.reference[block]) + constant[:, rows, None]
             p = np.exp(log_p)
             with np.errstate(over="ignore"):
                 terms = np.exp(log_terms)
@@ -273,46 +291,43 @@ class Gibbs(Optimum):
         return np.where(small_sum < 1, np.log1p(np.minimum(small_sum, 1)), log_sum)
 
 
-def _log(q: Array) -> Array:
-    with np.errstate(divide="ignore"):
-        out: Array = np.log(q)
-    return out
+def _joined(found: list[tuple[Block, Read]], count: int) -> Read:
+    """Return what was read of blocks, in order, as what is known of whole rows."""
+    if len(found) == 1:
+        return found[0][1]
+    shape = len(found[0][1].moments[1]), count
+    whole = Read((np.empty(count), np.empty(shape), np.empty(shape)), np.empty(count, np.intp), *(np.empty((3, count))))
+    for rows, across in groupby(found, lambda one: one[0][0]):
+        parts = [part for _, part in across]
+        for of, merged in zip(whole.moments, merge([part.moments for part in parts]), strict=True):
+            of[..., rows] = merged
+        tops = np.stack([part.top for part in parts])
+        best = tops.argmax(axis=0)
+        whole.anchor[rows] = np.stack([part.anchor for part in parts])[best, np.arange(len(best))]
+        whole.top[rows] = tops.max(axis=0)
+        whole.lowest[rows] = np.min([part.lowest for part in parts], axis=0)
+        whole.highest[rows] = np.max([part.highest for part in parts], axis=0)
+    return whole
 
 
-def _underflows(log_p: Array) -> NDArray[np.bool_]:
-    """Return whether a row holds a probability that is not 0 but underflows: [b]."""
-    if log_p.min() >= UNDERFLOW:
-        return np.zeros(log_p.shape[:-1], dtype=bool)
-    return np.asarray(((log_p < UNDERFLOW) & (log_p > -np.inf)).any(axis=-1))
+def _shares_moments(p: Array, shares: Array, lost: NDArray[np.bool_]) -> tuple[Array, Array]:
+    """Return the means and the cumulants of shares [k, b, m] under p [b, m]: [k, b] each. shares: overwritten.
 
-
-def _cumulants(p: Array, c: Array, lost: NDArray[np.bool_], base: Array | None = None) -> Array:
-    """Return log E_p[exp(base - c)] for E_p[c] = 0 up to rounding: [b]; NaN where an exponent is too large.
-
-    p: [b, m], rows that sum to 1 (or to 0). c: [b, m]. lost: rows where a probability underflows, [b].
-    base: cumulants >= 0 of what each entry stands for, [b, m], default 0.
+    lost: rows of p where a probability underflows.
     """
-    c = c - np.einsum("bm,bm->b", p, c)[:, None]
-    inner = np.zeros_like(c) if base is None else base
-    limit = np.where(lost, LARGEST_BESIDE_UNDERFLOW, LARGEST_EXPONENT)
-    with np.errstate(invalid="ignore", over="ignore"):
-        total = np.einsum("bm,bm->b", p, phi(c - inner) + inner)
-    return np.where((inner - c).max(axis=1) > limit, np.nan, np.log1p(total))
-
-
-def merge(parts: list[Moments]) -> Moments:
-    """Return the moments of a row from those of its blocks (the merge law above)."""
-    if len(parts) == 1:
-        return parts[0]
-    log_shares = np.stack([part[0] for part in parts], axis=-1)
-    log_mass = np.logaddexp.reduce(log_shares, axis=-1)
-    log_shares -= log_mass[:, None]
-    shares = np.exp(log_shares)
-    shares /= shares.sum()
-    means = np.stack([part[1][:, 0] for part in parts], axis=-1)
-    inner = np.stack([part[2][:, 0] for part in parts], axis=-1)
-    middle = means @ shares[0]
-    everyone = np.broadcast_to(shares, means.shape)
-    lost = np.repeat(_underflows(log_shares), len(means))
-    total = _cumulants(everyone, means - middle[:, None], lost, np.nan_to_num(inner))
-    return log_mass, middle[:, None], np.where(np.isnan(inner).any(axis=1), np.nan, total)[:, None]
+    means = expectation(p, shares)
+    spread = shares.max(axis=2) - shares.min(axis=2)
+    cumulants = np.full_like(means, np.nan)
+    hopeful = ~lost & (spread**2 > 8 * SMALL_CUMULANT)  # a cumulant is at most spread^2 / 8 where it is small
+    if hopeful.any():
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            plain = np.log(expectation(p, np.exp(-shares))) + means
+        cumulants = np.where(hopeful & is_plain(means, plain), plain, np.nan)
+    groups, rows = np.nonzero(np.isnan(cumulants))
+    if groups.size == cumulants.size and len(p) == 1:
+        careful, chosen, slow = shares[:, 0], np.broadcast_to(p, shares[:, 0].shape), np.repeat(lost, len(shares))
+    else:
+        careful, chosen, slow = shares[groups, rows], p[rows], lost[rows]
+    careful -= means[groups, rows, None]
+    cumulants[groups, rows] = cumulants_of(chosen, careful, slow)
+    return means, cumulants

@@ -6,7 +6,7 @@ from typing import final
 import numpy as np
 
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.regularizers.kl import phi
+from rlhf_game.mechanism.regularizers.moments import phi
 
 SERIES = 0.05
 """Below this the remainders of expansions are their Taylor series."""

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array, finite
-from rlhf_game.mechanism.regularizers.kl import phi
+from rlhf_game.mechanism.regularizers.moments import phi
 from rlhf_game.mechanism.sampled.betting import SLACK, betting_interval, pooled_interval
 from rlhf_game.mechanism.sampled.estimates import Estimate
 

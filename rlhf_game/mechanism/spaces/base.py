@@ -132,6 +132,10 @@ class PolicySpace(ABC, Generic[V]):
     def maximize(self, weights: Array, rewards: Sequence[V]) -> Policy[V]:
         """Return argmax_p <p, sum_i weights_i r_i> - strength * D(p || q)."""
 
+    def settle(self, weights: Array, rewards: Sequence[V]) -> Policy[V]:
+        """Return what ``maximize`` does; a space that can finds values and externalities in the same reading."""
+        return self.maximize(weights, rewards)
+
     def magnitude(self, reward: V) -> float:
         """Return at least the largest |<p, r>| of any policy, in units of reward; 0 where it is not known."""
         return 0.0

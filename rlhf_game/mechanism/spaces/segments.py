@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.regularizers.kl import phi
+from rlhf_game.mechanism.regularizers.moments import phi
 
 Indices = NDArray[np.intp]
 

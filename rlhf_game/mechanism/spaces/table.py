@@ -4,6 +4,7 @@ Prompts with the same number of outcomes are solved together, as one sheet [rows
 separates by prompt, every prompt has the same strength, and every quantity is the weighted mean over prompts).
 """
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
@@ -216,6 +217,16 @@ class Table(PolicySpace[Sheets]):
         ]
         return TablePolicy(self, optima)
 
+    def settle(self, weights: Array, rewards: Sequence[Sheets]) -> "TablePolicy":
+        """Return the exact optimum, which then knows the values and externalities of its own rewards."""
+        settled = [
+            self.regularizer.settle(weights, [reward[k] for reward in rewards], sheet)
+            for k, sheet in enumerate(self.reference)
+        ]
+        values = self.mean([one.values for one in settled])
+        externalities = self.mean([one.externalities for one in settled])
+        return TablePolicy(self, [one.optimum for one in settled], Own(weights, tuple(rewards), values, externalities))
+
     def magnitude(self, reward: Sheets) -> float:
         """Return the largest entry's size."""
         return max(max(-low, high) for low, high in map(extremes, reward))
@@ -240,11 +251,31 @@ class Table(PolicySpace[Sheets]):
 
 
 @final
+@dataclass(frozen=True, eq=False)
+class Own:
+    """What a policy knows of the rewards that it was solved for: as they were when they were read."""
+
+    weights: Array
+    """[n]; of games [n, B]."""
+    rewards: tuple[Sheets, ...]
+    values: Array
+    """[n]; of games [n, B]."""
+    externalities: Array
+
+    def count(self, rewards: Sequence[Sheets], weights: Array | None = None) -> int:
+        """Return how many of its first rewards these are, with these weights; 0 where they are any others."""
+        k = len(rewards)
+        is_own = all(map(operator.is_, rewards, self.rewards)) and k <= len(self.rewards)
+        return k if is_own and (weights is None or np.array_equal(weights, self.weights[:k])) else 0
+
+
+@final
 class TablePolicy(Policy[Sheets]):
     """The exact optimum of a table."""
 
-    def __init__(self, space: Table, optima: Sequence[Optimum]) -> None:
+    def __init__(self, space: Table, optima: Sequence[Optimum], own: Own | None = None) -> None:
         self.space: Table = space
+        self.own = own
         self.optima = tuple(optima)
         """One per sheet of the space."""
         self.welfare = space.mean([optimum.welfare for optimum in optima])
@@ -268,6 +299,8 @@ class TablePolicy(Policy[Sheets]):
 
     def values(self, rewards: Sequence[Sheets]) -> Array:
         """Return <p, r> for each reward: [k]."""
+        if self.own is not None and (k := self.own.count(rewards)):
+            return self.own.values[:k].copy()
         return self.space.mean([o.values([reward[k] for reward in rewards]) for k, o in enumerate(self.optima)])
 
     def prices(self, weights: Array, rewards: Sequence[Sheets]) -> list[Array]:
@@ -283,6 +316,8 @@ class TablePolicy(Policy[Sheets]):
 
     def externalities(self, weights: Array, rewards: Sequence[Sheets]) -> Array:
         """Return the Bregman divergence of max ASW for each pair, without cancellation: [k]."""
+        if self.own is not None and (k := self.own.count(rewards, weights)):
+            return self.own.externalities[:k].copy()
         return self.space.mean(
             [o.externalities(weights, [reward[k] for reward in rewards]) for k, o in enumerate(self.optima)]
         )

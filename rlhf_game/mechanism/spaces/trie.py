@@ -36,7 +36,7 @@ from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.arrays import Array, finite, frozen
 from rlhf_game.mechanism.domains import Sheets
 from rlhf_game.mechanism.regularizers.base import Regularizer
-from rlhf_game.mechanism.regularizers.kl import phi
+from rlhf_game.mechanism.regularizers.moments import phi
 from rlhf_game.mechanism.reports import Reward
 from rlhf_game.mechanism.sampled.estimates import Estimate
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace

@@ -21,8 +21,8 @@ from numpy.typing import ArrayLike
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import BLOCK, Array, finite, positive
-from rlhf_game.mechanism.regularizers.moments import phi
 from rlhf_game.mechanism.regularizers.links import psi
+from rlhf_game.mechanism.regularizers.moments import phi
 from rlhf_game.mechanism.sampled.estimates import Estimate
 
 LARGEST_EXPONENT = 30.0

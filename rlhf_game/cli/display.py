@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 WIDE = 200
 """Columns of a table that goes to a file or a pipe."""
+UNTOUCHED = "delivered: the untouched model, better than the trained one by draws that nothing else uses\n"
 FLAT_SAID = "varies by less than a tenth of its range: a steeper calibration leaves more to play for"
 
 
@@ -66,16 +67,18 @@ def show_trained(document: "Mapping[str, Any]") -> None:
         ("social welfare", receipt.social_welfare),
         ("moved from the reference (kl)", receipt.divergence),
         ("affine social welfare", receipt.affine_social_welfare),
+        ("affine welfare of the untouched model", Interval.model_validate(document["untouched_affine_social_welfare"])),
         ("welfare that training left (gap)", Interval.model_validate(certificate["gap"])),
     ):
         _row(totals, name, number(value))
     _print(totals)
-    cost = document["cost"]
+    cost, seed = document["cost"], document["settlement_seed"]
     write_out(
         f"[lowest, highest]: each with probability {certificate['level']:.6g}, over all responses\n"
+        f"{UNTOUCHED if document['delivered'] == 'reference' else ''}"
         f"payments from {document['payments_from']}: {document['payments_label']}\n"
         f"tightness of the certificate: {certificate['tightness']:.3g} (0 proves truth, 1 and more says nothing)\n"
-        f"settlement seed {document['settlement_seed']}, from {document['seed_from']}; cap of log ratios from "
+        f"settlement seed {'unknown' if seed is None else seed}, from {document['seed_from']}; cap of log ratios from "
         f"{document['cap_from']}\n"
         f"cost: {cost['trainings']} trainings of {cost['tokens']} tokens, {cost['drawn']} tokens drawn\n"
     )

@@ -1,10 +1,19 @@
 """``settle`` and ``verify``: from a game file to its receipt, and back."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
+from rlhf_game.cli.checkpoints import (
+    CheckpointOptions,
+    DrawsOption,
+    GroupsOption,
+    PolicyOption,
+    ReferenceOption,
+    settle_checkpoint,
+)
 from rlhf_game.cli.seal import PublicKey, SealFile, SignKey, say_signed, unsigned
 from rlhf_game.cli.set_option import Settings
 
@@ -15,19 +24,49 @@ TrustCode = Annotated[bool, typer.Option("--trust-code", help="Run code that the
 
 
 def settle(
-    game: GameFile,
+    game: Annotated[
+        Path | None,
+        typer.Argument(metavar="[GAME]", help="A game: .yaml, .yml, .json, or .jsonl (one a line)."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the receipt as JSON (.jsonl: one a line).")] = False,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the receipt there.")] = None,
     sealed: SealFile = None,
     sign: SignKey = None,
     trusted: TrustCode = False,
     settings: Settings = None,
+    policy: PolicyOption = None,
+    reference: ReferenceOption = None,
+    groups: GroupsOption = None,
+    draws: DrawsOption = None,
 ) -> None:
     """Settle a game: train the policy exactly, and charge every group.
 
     A policy of 2^22 probabilities or more is no part of the receipt's text: with -o it is written beside the receipt,
     as NAME.policy.npy, and the receipt names it.
+    With --policy or --draws, settle a checkpoint that anybody trained, by fresh draws of it.
     """
+    from rlhf_game.errors import InputError
+
+    if policy is not None or draws is not None:
+        asked = CheckpointOptions(policy, reference, groups, draws, tuple(settings or ()), sealed, sign)
+        settle_checkpoint(game, asked, out, as_json)
+        return
+    if reference is not None or groups is not None:
+        raise InputError("--policy: must be given with --reference or --groups, or --draws, found neither")
+    if game is None:
+        raise InputError("GAME: must be given, or --policy or --draws, found nothing")
+    _settle_games(game, as_json, out, sealed, sign, trusted, tuple(settings or ()))
+
+
+def _settle_games(
+    game: Path,
+    as_json: bool,
+    out: Path | None,
+    sealed: Path | None,
+    sign: Path | None,
+    trusted: bool,
+    settings: Sequence[str],
+) -> None:
     from rlhf_game.cli.display import show_receipt, show_receipts, write_out
     from rlhf_game.files.atomic import check_output
     from rlhf_game.files.build import settle as settle_game
@@ -40,14 +79,14 @@ def settle(
 
     check_key(sign)
     lines = is_list(game)
-    games = read_games(game, trusted=trusted, settings=settings or ())
+    games = read_games(game, trusted=trusted, settings=settings)
     beside_out = [] if out is None else [beside(out, i + 1 if lines else None) for i in range(len(games))]
     for place in [] if out is None else [out, *beside_out]:
         check_output(place, "game", game)
         check_output(place, "seal", sealed)
         check_output(place, "key", sign)
         check_output(place, "game's table", *(file for one in games for file in one.files))
-    reports = [] if sealed is None else reports_of(read_game(game, trusted=trusted, settings=settings or ()))
+    reports = [] if sealed is None else reports_of(read_game(game, trusted=trusted, settings=settings))
     seal = None if sealed is None else read_seal(sealed)
     if seal is not None:
         check_seal(seal, reports, games[0].name)

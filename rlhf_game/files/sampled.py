@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, final
+from typing import Annotated, Any, Final, Literal, TypeAlias, final
 
 import numpy as np
 from pydantic import Field
@@ -41,13 +41,16 @@ from rlhf_game.mechanism.sampled.sampled_settlement import (
 from rlhf_game.mechanism.spaces.menu import Menu
 
 PaymentsFrom: TypeAlias = Literal["samples", "reference", "leave_one_out", "early_stopped", "checkpoints", "soups"]
-SeedFrom: TypeAlias = Annotated[str, Field(pattern="^(provider|config|salts|beacon:.+)$")]
-"""Where a settlement seed is from: of these only ``config`` was known when the reports were made."""
+SeedFrom: TypeAlias = Annotated[str, Field(pattern="^(provider|config|salts|beacon:.+|draws)$")]
+"""Where a settlement seed is from: ``config`` was known when the reports were made, and so may ``draws`` have been."""
+KNOWN: Final = ("config", "draws")
+"""Of these: draws that somebody could report for, so that nothing bounds what a lie gains."""
 CapFrom: TypeAlias = Literal["cap", "size_limit", "sizes"]
 """What the cap of log ratios is from; of these only ``sizes``, as they were reported, can be moved by a report."""
 LABELS: Mapping[str, str] = {
     "samples": "one training, all payments: the formula for the optimum at samples of the final policy, kept inside "
-    "what samples of the reference prove",
+    "what samples of the reference prove; where it is not, it is near the bill of the optimum, even where nothing was "
+    "learned",
     "reference": "max ASW without each group, over samples of the reference",
     "leave_one_out": "a policy trained without each group, for as many steps",
     "early_stopped": "H2, a policy trained without each group for fewer steps; payments can be negative",
@@ -58,6 +61,12 @@ LABELS: Mapping[str, str] = {
 }
 """What each source of the leave-one-out term is, for the receipt."""
 REFERENCE, FINAL = "reference", "final"
+ELSEWHERE: Mapping[str, Any] = {
+    "name": "elsewhere",
+    "is_faithful": False,
+    "reason": "it was not made here, and is known by its draws alone: the gap says how far it is from the optimum",
+}
+"""The trainer of a checkpoint that somebody made."""
 
 
 @final
@@ -120,8 +129,11 @@ class SampledFields(Strict):
     policy: PolicyFolder | None = None
     trainer: TrainerFields
     cost: CostFields
-    settlement_seed: Annotated[int, Field(ge=0)]
-    """Of all draws."""
+    choosing: Annotated[int, Field(ge=0)] = 0
+    """The last draws of the reference and of the final policy for each prompt, which choose between the two and say
+    nothing else; 0: the final policy is delivered."""
+    settlement_seed: Annotated[int | None, Field(ge=0)]
+    """Of all draws; None where they were made elsewhere."""
     seed_from: SeedFrom
     provenance: dict[str, Any] | None = None
 
@@ -135,6 +147,9 @@ class SampledGameFile:
     folder: Path
     fields: SampledFields
     draws: Mapping[str, PolicySamples]
+    """What is settled by."""
+    choosing: Mapping[str, PolicySamples]
+    """What chooses between the reference and the final policy; empty where nothing does."""
     sha256: str
 
 
@@ -155,14 +170,16 @@ def read_sampled_game(path: str | os.PathLike[str]) -> SampledGameFile:
     content = json.dumps(fields.model_dump(exclude={"provenance"}), sort_keys=True, separators=(",", ":"))
     folder = Path(path).parent
     try:
-        draws = read_draws(folder / fields.samples.file, folder / fields.scores.file, fields)
+        settling, choosing = read_draws(folder / fields.samples.file, folder / fields.scores.file, fields)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-    return SampledGameFile(name, folder, fields, draws, hashlib.sha256(content.encode()).hexdigest())
+    return SampledGameFile(name, folder, fields, settling, choosing, hashlib.sha256(content.encode()).hexdigest())
 
 
-def read_draws(samples: Path, scores: Path, fields: SampledFields) -> dict[str, PolicySamples]:
-    """Return the draws of each policy, with every group's rewards of them."""
+def read_draws(
+    samples: Path, scores: Path, fields: SampledFields
+) -> tuple[dict[str, PolicySamples], dict[str, PolicySamples]]:
+    """Return the draws of each policy that settle, and those that choose, with every group's rewards of them."""
     place: dict[str, type] = {"prompt": int, "text": str}
     drawn = _columns(samples, "samples", {"policy": str, **place, "log_probability": float, "log_reference": float})
     names = [group.name for group in fields.groups]
@@ -186,7 +203,29 @@ def read_draws(samples: Path, scores: Path, fields: SampledFields) -> dict[str, 
             missing = error.args[0][0]
             raise InputError(f"scores: must have a reward of every draw, found none of group {missing!a}") from None
         found[policy] = PolicySamples(np.array(worth), np.array(ratios))
-    return found
+    if not fields.choosing:
+        return found, {}
+    return _split(found, fields)
+
+
+def _split(
+    found: Mapping[str, PolicySamples], fields: SampledFields
+) -> tuple[dict[str, PolicySamples], dict[str, PolicySamples]]:
+    """Return what settles and what chooses. Raises InputError where too few draws are left of either."""
+    settling, choosing = dict(found), {}
+    for policy in (REFERENCE, FINAL):
+        if policy not in found:
+            raise InputError(f"choosing: must be 0 where there are no draws of {policy!r}, found {fields.choosing}")
+        rewards, ratios = found[policy].rewards, found[policy].log_ratios
+        cut = ratios.shape[1] - fields.choosing
+        if min(cut, fields.choosing) < 2:
+            raise InputError(
+                f"choosing: must be at least 2 of the {ratios.shape[1]} draws of {policy!r} for each prompt and leave "
+                f"2, found {fields.choosing}"
+            )
+        settling[policy] = PolicySamples(rewards[:, :, :cut], ratios[:, :cut])
+        choosing[policy] = PolicySamples(rewards[:, :, cut:], ratios[:, cut:])
+    return settling, choosing
 
 
 def _columns(path: Path, field: str, kinds: Mapping[str, type]) -> dict[str, list[Any]]:
@@ -196,8 +235,8 @@ def _columns(path: Path, field: str, kinds: Mapping[str, type]) -> dict[str, lis
         raise InputError(f"{field}.file: {error}") from None
 
 
-def settle_sampled(game: SampledGameFile) -> tuple[SampledSettlement, str]:
-    """Return the settlement, and the name of the policy that is delivered."""
+def settle_sampled(game: SampledGameFile) -> tuple[SampledSettlement, Estimate, str]:
+    """Return the settlement, the affine welfare of the untouched model, and which policy is delivered."""
     fields, draws = game.fields, game.draws
     weights = fields.weights or {}
     multipliers = np.array([weights.get(group.name, 1.0) for group in fields.groups])
@@ -206,9 +245,14 @@ def settle_sampled(game: SampledGameFile) -> tuple[SampledSettlement, str]:
     common = SampledGame(
         sizes, multipliers, fields.strength, fields.level, fields.cap, len(fields.policies) if is_menu else 1
     )
-    chosen = _best_entry(common, fields.policies, draws) if is_menu else FINAL
+    chosen = FINAL
+    if is_menu:
+        chosen = _best_entry(common, fields.policies, draws)
+    elif game.choosing:
+        chosen = _best_entry(common, (REFERENCE, FINAL), game.choosing)
     others = None if fields.payment == "none" else _others(game)
-    return settle_samples(common, draws[chosen], draws[REFERENCE], others), chosen
+    settled = settle_samples(common, draws[chosen], draws[REFERENCE], others)
+    return settled, common.welfare(draws[REFERENCE], common.at()), chosen
 
 
 def _best_entry(game: SampledGame, names: Sequence[str], draws: Mapping[str, PolicySamples]) -> str:
@@ -239,10 +283,11 @@ def without(group: str, groups: int) -> str:
 def sampled_receipt(game: SampledGameFile) -> Receipt:
     """Return the receipt: the keys of every receipt, then where payments come from, the certificate and the cost."""
     fields = game.fields
-    settled, chosen = settle_sampled(game)
-    can_bound = fields.seed_from != "config" and fields.cap_from != "sizes"
+    settled, untouched, chosen = settle_sampled(game)
+    is_untouched = bool(game.choosing) and chosen == REFERENCE
+    can_bound = fields.seed_from not in KNOWN and fields.cap_from != "sizes"
     bounds = settled.certificate.regret_bounds if can_bound else None
-    groups, asymptotic = [], _asymptotic(game)
+    groups, asymptotic = [], _asymptotic(game, chosen)
     for i, group in enumerate(fields.groups):
         groups.append(
             {
@@ -269,10 +314,11 @@ def sampled_receipt(game: SampledGameFile) -> Receipt:
         "regularizer": fields.regularizer,
         "strength": fields.strength,
         "payment": fields.payment,
-        "policy": None if fields.policy is None else fields.policy.model_dump(),
+        "policy": None if fields.policy is None or is_untouched else fields.policy.model_dump(),
         "social_welfare": settled.social_welfare.document(),
         "divergence": settled.divergence.document(),
         "affine_social_welfare": settled.affine_social_welfare.document(),
+        "untouched_affine_social_welfare": untouched.document(),
         "groups": groups,
         "payments_from": fields.payments_from,
         "payments_label": LABELS[fields.payments_from],
@@ -287,7 +333,7 @@ def sampled_receipt(game: SampledGameFile) -> Receipt:
     return parse_model(Receipt, document, game.name)
 
 
-def _asymptotic(game: SampledGameFile) -> list[dict[str, Any]]:
+def _asymptotic(game: SampledGameFile, chosen: str) -> list[dict[str, Any]]:
     """Return of each group the interval that holds for many draws, beside the certified one, and its effective size.
 
     It is of the formula that is charged by, so it is there for payments from samples only.
@@ -298,7 +344,7 @@ def _asymptotic(game: SampledGameFile) -> list[dict[str, Any]]:
     weights = fields.weights or {}
     multipliers = np.array([weights.get(group.name, 1.0) for group in fields.groups])
     shares = multipliers * np.array([float(group.size) for group in fields.groups])
-    found = sampled_payments(game.draws[FINAL].rewards, shares, fields.strength, level=fields.level)
+    found = sampled_payments(game.draws[chosen].rewards, shares, fields.strength, level=fields.level)
     paid = found.payments.scaled(1 / multipliers)
     return [
         {"asymptotic_payment": paid[i].document(), "effective_size": float(found.effective_sizes[i])}

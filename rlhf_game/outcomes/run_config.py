@@ -222,7 +222,8 @@ def read_document(path: str | os.PathLike[str], of: str, settings: Sequence[str]
 def parse_config(document: dict[str, Any], name: str, base: Path) -> Configuration:
     """Return the configuration of a parsed document; name: for messages; base: the folder that paths start from."""
     fields = parse_model(RunConfig, document, name)
-    _check(fields, name)
+    check_config(fields, name)
+    _check_asked(fields, name)
     try:
         rows = _read_given(fields, base)
         prompts, columns = prompts_of(fields.prompts or [], base) if rows is None else (rows.given.prompts, {})
@@ -236,7 +237,10 @@ def parse_config(document: dict[str, Any], name: str, base: Path) -> Configurati
         named = {"regularizer": fields.regularizer, "training": fields.training, "payment": fields.payment}
         for role, digests in sources(named, base, trusted=True).items():
             files |= {f"{role}: {file}": sha256 for file, sha256 in digests.items()}
-        files |= hashes_of_models([model for group in fields.groups for model in group.reward.models()], base)
+        named_models = [model for group in fields.groups for model in group.reward.models()]
+        if isinstance(fields.outcomes, FinetunedSpec) and fields.outcomes.policy is not None:
+            named_models.append(fields.outcomes.policy)
+        files |= hashes_of_models(named_models, base)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     source = GenerationInputs(
@@ -261,7 +265,8 @@ def _read_given(fields: RunConfig, base: Path) -> GivenRows | None:
     return rows
 
 
-def _check(fields: RunConfig, name: str) -> None:
+def check_config(fields: RunConfig, name: str) -> None:
+    """Raise InputError when fields do not go together, but for what is asked of a model."""
     try:
         check_names([group.name for group in fields.groups], fields.weights or ())
         for i, group in enumerate(fields.groups):
@@ -275,13 +280,14 @@ def _check(fields: RunConfig, name: str) -> None:
         raise InputError(f"{name}: payment: revenue must come with normalization sum or max, found none")
     if isinstance(fields.outcomes, TrieSpec | FinetunedSpec | DrawsSpec):
         _check_open(fields, name)
-    _check_asked(fields, name)
     _check_prompts(fields, name)
 
 
 def _check_asked(fields: RunConfig, name: str) -> None:
     """Ask for a model and prompts, but where all that was asked and said is given."""
     asked = {"model": fields.model, "prompts": fields.prompts}
+    if isinstance(fields.outcomes, FinetunedSpec) and fields.outcomes.draws is not None:
+        raise InputError(f"{name}: outcomes.draws: must be given as settle --draws FILE, found it here")
     if isinstance(fields.outcomes, GivenSpec):
         for field in (key for key, value in {**asked, "system": fields.system}.items() if value is not None):
             raise InputError(f"{name}: {field}: must not be here: what was asked and said is in the rows, found it")

@@ -9,7 +9,7 @@ from pydantic import ConfigDict
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import shown
 from rlhf_game.files.receipts import Interval, Receipt, read_receipts
-from rlhf_game.files.sampled import SampledGameFile, read_sampled_game
+from rlhf_game.files.sampled import KNOWN, SampledGameFile, read_sampled_game
 from rlhf_game.files.schema import Strict, parse_model
 from rlhf_game.files.verify import sampled_differences
 from rlhf_game.report.charts import Range, brackets
@@ -92,7 +92,9 @@ class FinetunedReceiptFields(Strict):
     cost: Cost
     cap_from: str
     seed_from: str
-    settlement_seed: int
+    settlement_seed: int | None
+    affine_social_welfare: Interval
+    untouched_affine_social_welfare: Interval
 
 
 def finetuned_page(folder: Path) -> Page:
@@ -114,11 +116,15 @@ def finetuned_page(folder: Path) -> Page:
         sections=sections,
         provenance=provenance_rows(
             ("game SHA-256", receipt.game_sha256),
-            ("settlement seed", f"{trained.settlement_seed}, from {trained.seed_from}"),
+            ("settlement seed", f"{_seed(trained)}, from {trained.seed_from}"),
             *receipt.provenance.items(),
         ),
         commands=("rlhf-game verify receipt.json game.json   # computes everything again from the draws",),
     )
+
+
+def _seed(trained: FinetunedReceiptFields) -> str:
+    return "unknown" if trained.settlement_seed is None else str(trained.settlement_seed)
 
 
 def _facts(receipt: Receipt, trained: FinetunedReceiptFields) -> tuple[tuple[str, str, str], ...]:
@@ -127,6 +133,8 @@ def _facts(receipt: Receipt, trained: FinetunedReceiptFields) -> tuple[tuple[str
         ("Total payments", summed([group.payment for group in receipt.groups]), "units of reward"),
         ("Social welfare", receipt.social_welfare, "value of all members"),
         ("Moved from the reference", receipt.divergence, "KL divergence"),
+        ("Affine welfare", trained.affine_social_welfare, "of what is delivered"),
+        ("Affine welfare of the untouched model", trained.untouched_affine_social_welfare, ""),
     ):
         facts.append((name, number(estimate(value)), range_of(value) or remark))
     facts.append(("Trainings", str(trained.cost.trainings), f"{trained.cost.tokens:,} tokens"))
@@ -138,10 +146,9 @@ def _certificate(receipt: Receipt, trained: FinetunedReceiptFields) -> Section:
     known = [bound for bound in bounds if bound is not None]
     sure = f"With probability {certificate.level:g}"
     verdict = Note("plain", "What a lie gains at most is not known for these payments.")
-    if trained.seed_from == "config":
-        verdict = Note(
-            "plain", "The draws were known before the reports (settlement_seed), so nothing bounds what a lie gains."
-        )
+    if trained.seed_from in KNOWN:
+        why = "(settlement_seed)" if trained.seed_from == "config" else "for all that is known here (settle --draws)"
+        verdict = Note("plain", f"The draws were known before the reports {why}, so nothing bounds what a lie gains.")
     elif trained.cap_from == "sizes":
         verdict = Note(
             "plain",
@@ -171,6 +178,8 @@ def _certificate(receipt: Receipt, trained: FinetunedReceiptFields) -> Section:
         (LegendEntry("no lie gains more", 0),),
     )
     blocks: list[Block] = [verdict, figure]
+    if trained.delivered == REFERENCE:
+        blocks.insert(0, Note("bad", "The untouched model is delivered: it was better than what was trained."))
     if not trained.trainer.is_faithful:
         blocks.insert(
             0, Note("bad", f"{trained.trainer.name} is not the mechanism's own trainer: {trained.trainer.reason}.")

@@ -20,11 +20,11 @@ LONGEST, STRENGTH = 2, 0.4
 SIZES = np.array([2.0, 1.0])
 QUICK: dict[str, Any] = {
     "kind": "finetuned", "steps": 4, "learning_rate": 3e-3, "batch_size": 32, "num_generations": 32,
-    "max_new_tokens": LONGEST, "lora": "full", "save_steps": 1, "samples": 40,
+    "max_new_tokens": LONGEST, "lora": "full", "save_steps": 1, "samples": 40, "choosing": 0,
 }  # fmt: skip
 GOOD = QUICK | {
     "steps": 60, "learning_rate": 1e-2, "batch_size": 128, "num_generations": 128, "save_steps": 60, "samples": 2000,
-    "cap": 8.5,
+    "choosing": 200, "cap": 8.5,
     "trl": {"adam_beta2": 0.95}, "payments_from": "leave_one_out",
 }  # fmt: skip
 Write = Callable[..., Path]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
@@ -11,6 +11,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.policies import folder_digest
 from rlhf_game.files.run_folder import Progress, RunFolder, parquet_bytes, read_parquet
 from rlhf_game.files.sampled import FINAL, REFERENCE
+from rlhf_game.outcomes.finetuned.finetuned_spec import FinetunedSpec
 from rlhf_game.outcomes.finetuned.finetuned_training import (
     DoneTraining,
     TrainingTask,
@@ -60,20 +61,30 @@ def draw(configuration: Configuration, folder: RunFolder, watch: Progress, engin
     origin["settlement_seed"], origin["seed_from"] = settlement_seed(configuration, folder)
     check_resumed(folder, origin)
     sampling = policy_training(main_task(configuration, spec, folder.path)).sampling
-    sampler = _Sampler(
-        configuration.source, origin["settlement_seed"], spec.samples, sampling, reference, folder, watch
-    )
+    sampler = Sampler(
+        configuration.source, origin["settlement_seed"], spec.samples, spec.draws_that_choose, sampling, reference,
+        folder, watch,
+    )  # fmt: skip
     rows = sampler.draw(0, REFERENCE, lambda: reference)
-    if spec.payments_from == "soups":
+    made: list[DoneTraining] = []
+    if spec.policy is not None:
+        final = _once(partial(load_given, configuration.source, spec.policy, reference))
+        loaders: Iterable[tuple[str, Loader]] = [(FINAL, final)]
+        weights = folder_digest(place_of_policy(configuration.source, spec, folder))
+        rows = sampler.with_final(rows, final)
+    elif spec.payments_from == "soups":
         made = _train(own_tasks(configuration, spec, folder.path / TRAININGS), watch, engine)
-        loaders: Iterable[tuple[str, Loader]] = soups(reference, made, spec.grid)
+        loaders = soups(reference, made, spec.grid)
         weights = None
     else:
         made = _train([main_task(configuration, spec, folder.path / "policy")], watch, Serial())
         made += _train(further_tasks(configuration, spec, folder.path / TRAININGS), watch, engine)
-        loaders = [(label, _from(place)) for label, place in _places(made)]
-        weights = folder_digest(folder.path / MODEL)
-        rows = sampler.with_final(rows, _from(made[0].folder))
+        final = _once(partial(_load_trained, made[0].folder))
+        loaders = [
+            (label, final if label == FINAL else partial(_load_trained, place)) for label, place in _places(made)
+        ]
+        weights = folder_digest(place_of_policy(configuration.source, spec, folder))
+        rows = sampler.with_final(rows, final)
     for number, (label, load) in enumerate(loaders, start=1):
         rows += sampler.draw(number, label, load)
     folder.workspace.write_json(
@@ -101,13 +112,22 @@ def soups(reference: "LanguageModel", made: Sequence[DoneTraining], grid: int) -
         yield label, partial(interpolate, reference, members, shares)
 
 
-def check_policy(folder: RunFolder, origin: Mapping[str, Any]) -> None:
-    """Raise InputError when the weights in the folder are not those that were drawn from."""
+def place_of_policy(source: GenerationInputs, spec: FinetunedSpec, folder: RunFolder) -> Path:
+    """Return the folder of the weights that are delivered: in the run's folder, or where they were given."""
+    if spec.policy is None:
+        return folder.path / MODEL
+    from rlhf_game.training_backends.lm.checkpoints import model_folder
+
+    return model_folder(spec.policy, source.base).resolve()
+
+
+def check_policy(place: Path, folder: RunFolder, origin: Mapping[str, Any]) -> None:
+    """Raise InputError when the weights at a place are not those that were drawn from."""
     expected = origin["policy_sha256"]
-    if expected is not None and folder_digest(folder.path / MODEL) != expected:
+    if expected is not None and folder_digest(place) != expected:
         raise InputError(
-            f"{folder.path / MODEL}: must hold the weights that this run drew from, found others; delete "
-            f"{samples_file(folder).name} and the policy to make them anew"
+            f"{place}: must hold the weights that this run drew from, found others; delete {samples_file(folder).name} "
+            "and the policy to make them anew"
         )
 
 
@@ -139,13 +159,23 @@ def _places(made: Sequence[DoneTraining]) -> list[tuple[str, str]]:
     return found
 
 
-def _from(folder: str) -> Loader:
-    def load() -> "LanguageModel":
-        from rlhf_game.training_backends.trainers.policies import load_policy
+def _once(load: Loader) -> Loader:
+    """Return what loads a policy when it is first asked for, and then has it."""
+    return cache(load)
 
-        return load_policy(Path(folder))
 
-    return load
+def _load_trained(folder: str) -> "LanguageModel":
+    from rlhf_game.training_backends.trainers.policies import load_policy
+
+    return load_policy(Path(folder))
+
+
+def load_given(source: GenerationInputs, policy: str, reference: "LanguageModel") -> "LanguageModel":
+    """Return a policy that somebody trained, asked as the reference is."""
+    from rlhf_game.training_backends.trainers.policies import load_beside, place_of_model
+
+    backbone = (place_of_model(str(source.model.name), source.base), source.model.revision)
+    return load_beside(source.base / Path(policy).expanduser(), reference, backbone)
 
 
 def load_reference(source: GenerationInputs, watch: Progress) -> "LanguageModel":
@@ -163,13 +193,16 @@ def load_reference(source: GenerationInputs, watch: Progress) -> "LanguageModel"
 
 @final
 @dataclass(frozen=True, eq=False)
-class _Sampler:
+class Sampler:
     """Draws from policies, with the log probability of each draw under the reference too, piece by piece."""
 
     source: GenerationInputs
     seed: int
     """Of the settlement: the same random numbers for every policy."""
-    per_prompt: int
+    samples: int
+    """For each prompt, of every policy."""
+    choosing: int
+    """After them, of the reference and of the final policy."""
     sampling: "Sampling"
     reference: "LanguageModel"
     folder: RunFolder
@@ -180,7 +213,8 @@ class _Sampler:
         from rlhf_game.training_backends.lm.sampling import plan_batches, sample_batch
 
         encoded = self._encoded()
-        batches = plan_batches([len(ids) for ids in encoded], self.per_prompt, BATCH)
+        per_prompt = self.samples + (self.choosing if label in (REFERENCE, FINAL) else 0)
+        batches = plan_batches([len(ids) for ids in encoded], per_prompt, BATCH)
         model = None
         found: dict[tuple[int, int], dict[str, Any]] = {}
         for k, batch in enumerate(batches):
@@ -212,7 +246,7 @@ class _Sampler:
                 "log_final": found[b, j]["log_probability"] if label == FINAL else None,
             }
             for b in range(len(encoded))
-            for j in range(self.per_prompt)
+            for j in range(per_prompt)
         ]
 
     def with_final(self, rows: Rows, load: Loader) -> Rows:

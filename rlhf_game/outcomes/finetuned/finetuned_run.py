@@ -18,6 +18,8 @@ from rlhf_game.files.policies import folder_digest
 from rlhf_game.files.receipts import lay_out
 from rlhf_game.files.run_folder import Progress, RunFolder, unwatched, versions
 from rlhf_game.files.sampled import (
+    ELSEWHERE,
+    FINAL,
     REFERENCE,
     CapFrom,
     SampledFields,
@@ -37,6 +39,7 @@ from rlhf_game.outcomes.finetuned.finetuned_draws import (
     check_policy,
     draw,
     load_reference,
+    place_of_policy,
     read_samples,
     samples_file,
     side_by_side,
@@ -79,9 +82,15 @@ def run_finetuned(
     _check(configuration)
     folder.check((samples_file(folder), folder.scores, folder.game, folder.receipt))
     draw(configuration, folder, watch, engine or side_by_side())
-    columns, origin = read_samples(folder)
-    check_policy(folder, origin)
+    columns, _ = read_samples(folder)
     score(configuration, distinct(columns), folder, watch, engine)
+    return settle_draws(configuration, folder, watch)
+
+
+def settle_draws(configuration: Configuration, folder: RunFolder, watch: Progress) -> FinetunedRun:
+    """Write the game and the receipt of draws that were made and scored in an open folder."""
+    columns, origin = read_samples(folder)
+    check_policy(place_of_policy(configuration.source, spec_of(configuration), folder), folder, origin)
     watch("settle", 0, 1)
     _write_game(configuration, columns, origin, folder)
     game = read_sampled_game(folder.game)
@@ -115,7 +124,7 @@ def _check(configuration: Configuration) -> None:
             f"found {spec.cap:.6g}"
         )
     faithfulness = policy_training(main_task(configuration, spec, Path())).faithfulness
-    if fields.payment == "affine" and not (faithfulness.is_faithful or spec.allow_gap):
+    if spec.policy is None and fields.payment == "affine" and not (faithfulness.is_faithful or spec.allow_gap):
         raise InputError(
             f"outcomes.trainer: must be one whose optimum is the mechanism's (rloo or ppo) to be paid for, found "
             f"{spec.trainer}: {faithfulness.reason}; with allow_gap: true it is charged for, and the receipt says what "
@@ -129,7 +138,6 @@ def _write_game(
     if folder.game.exists():
         return
     fields, spec = configuration.fields, spec_of(configuration)
-    faithfulness = policy_training(main_task(configuration, spec, Path())).faithfulness
     cap, cap_from = _cap(configuration, spec)
     document: dict[str, Any] = {
         "space": "samples",
@@ -145,7 +153,7 @@ def _write_game(
         "samples": {"file": samples_file(folder).name, "sha256": digest(samples_file(folder))},
         "scores": {"file": folder.scores.name, "sha256": digest(folder.scores)},
         "policy": None,
-        "trainer": {"name": spec.trainer, **asdict(faithfulness)},
+        "trainer": _trainer(configuration, spec),
         "cost": {
             "trainings": len(origin["trainings"]),
             "tokens": sum(one["tokens"] for one in origin["trainings"]),
@@ -153,15 +161,33 @@ def _write_game(
             "seconds": COST,
         },
         "weights": fields.weights,
+        "choosing": _choosing(spec, columns),
         "settlement_seed": origin["settlement_seed"],
         "seed_from": origin["seed_from"],
     }
-    if origin["policy_sha256"] is None:
+    if spec.payments_from == "soups":
         document["policy"] = _deliver_soup(configuration, document, folder)
-    else:
-        document["policy"] = {"folder": MODEL.as_posix(), "sha256": origin["policy_sha256"]}
+    elif origin["policy_sha256"] is not None:
+        place = MODEL if spec.policy is None else place_of_policy(configuration.source, spec, folder)
+        document["policy"] = {"folder": place.as_posix(), "sha256": origin["policy_sha256"]}
     document["provenance"] = {"prompts": configuration.source.words, "samples": origin}
     folder.write(folder.game, lay_out(document).encode())
+
+
+def _choosing(spec: FinetunedSpec, columns: Mapping[str, list[Any]]) -> int:
+    """Return how many draws for each prompt choose: of those of a file half, unless it is said."""
+    if spec.draws is None or spec.choosing is not None:
+        return spec.draws_that_choose
+    first = columns["prompt"][0]
+    pairs = zip(columns["policy"], columns["prompt"], strict=True)
+    return sum(pair == (FINAL, first) for pair in pairs) // 2
+
+
+def _trainer(configuration: Configuration, spec: FinetunedSpec) -> dict[str, Any]:
+    """Return what the game says of what trained the policy."""
+    if spec.policy is not None or spec.draws is not None:
+        return dict(ELSEWHERE)
+    return {"name": spec.trainer, **asdict(policy_training(main_task(configuration, spec, Path())).faithfulness)}
 
 
 def _cap(configuration: Configuration, spec: FinetunedSpec) -> tuple[float, CapFrom]:
@@ -181,8 +207,8 @@ def _deliver_soup(configuration: Configuration, document: dict[str, Any], folder
     from rlhf_game.training_backends.lm.soups import save_language_model
 
     fields = parse_model(SampledFields, document, str(folder.game))
-    draws = read_draws(samples_file(folder), folder.scores, fields)
-    _, chosen = settle_sampled(SampledGameFile(str(folder.game), folder.path, fields, draws, ""))
+    draws, _ = read_draws(samples_file(folder), folder.scores, fields)
+    _, _, chosen = settle_sampled(SampledGameFile(str(folder.game), folder.path, fields, draws, {}, ""))
     reference = load_reference(configuration.source, unwatched)
     spec = spec_of(configuration)
     made = [make(task) for task in own_tasks(configuration, spec, folder.path / TRAININGS)]  # which are there already

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import TrainerCallback
 
-from rlhf_game.errors import InputError
+from rlhf_game.errors import InputError, boundary
 from rlhf_game.files.conversations import Conversation, Text, document_of, text_of
 from rlhf_game.files.identity import digest_of
 from rlhf_game.training_backends.lm.checkpoints import find_checkpoint
@@ -197,13 +197,20 @@ def read_policy(out: Path) -> TrainedPolicy:
 
 
 def load_policy(
-    folder: Path, *, device: str = "auto", dtype: str = "float32", folds_system: bool = False
+    folder: Path,
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    folds_system: bool = False,
+    backbone: tuple[str, str | None] | None = None,
 ) -> LanguageModel:
     """Load a trained policy: the folder of train_policy, its model/, or one of its checkpoints.
 
     An adapter is put on the backbone that it was trained on and merged. Its distribution is the policy's at the
     temperature of the training (``PolicyTraining.sampling``). It folds a refused system turn where the training did, or
-    with ``folds_system``. Raises InputError when there is no such policy, or its backbone has other weights now.
+    with ``folds_system``. backbone: name and revision of what an adapter that was trained elsewhere goes on, where the
+    one that it names is no folder here. Raises InputError when there is no such policy, or its backbone has other
+    weights now.
     """
     place = folder / "model" if (folder / "model").is_dir() else folder
     folds_system = folds_system or _folded_when_trained(place)
@@ -215,12 +222,32 @@ def load_policy(
     if card.exists():  # it has the name that was trained on, which may be that of a wheel, not of its copy
         training = json.loads(card.read_text(encoding="utf-8"))["training"]
         name, revision = training["model"], training["revision"]
-    backbone = load_language_model(name, revision=revision, device=device, dtype=dtype)
-    _check_backbone(place, backbone)
-    with quiet_transformers():
-        merged: Any = PeftModel.from_pretrained(backbone.model, str(place)).merge_and_unload()
-    provenance = {**backbone.provenance, "adapter": str(place), "adapter_sha256": find_checkpoint(str(place)).sha256}
-    return LanguageModel(merged.eval(), backbone.tokenizer, provenance, folds_system)
+    elif backbone is not None and not Path(str(name)).is_dir():
+        name, revision = backbone
+    carrier = load_language_model(name, revision=revision, device=device, dtype=dtype)
+    _check_backbone(place, carrier)
+    with quiet_transformers(), boundary(f"{place}: must be an adapter of {name}, found", InputError):
+        merged: Any = PeftModel.from_pretrained(carrier.model, str(place)).merge_and_unload()
+    provenance = {**carrier.provenance, "adapter": str(place), "adapter_sha256": find_checkpoint(str(place)).sha256}
+    return LanguageModel(merged.eval(), carrier.tokenizer, provenance, folds_system)
+
+
+def load_beside(folder: Path, reference: LanguageModel, backbone: tuple[str, str | None]) -> LanguageModel:
+    """Load a policy that anybody trained, to be asked as the reference is: with its tokenizer, template and ends.
+
+    backbone: name and revision of the reference's weights, on which an adapter goes unless the backbone that it names
+    is a folder here. Raises InputError when its tokens are not the reference's.
+    """
+    policy = load_policy(folder, device=str(reference.model.device), backbone=backbone)
+    mine, theirs = reference.tokenizer.get_vocab(), policy.tokenizer.get_vocab()
+    apart = next((word for word in mine if theirs.get(word) != mine[word]), None)
+    sizes = [int(one.model.config.get_text_config().vocab_size) for one in (policy, reference)]
+    if apart is not None or sizes[0] != sizes[1]:
+        found = f"{sizes[0]} and {sizes[1]} of them" if apart is None else f"another number for {apart!a}"
+        raise InputError(f"{folder}: must have the tokens of the reference, found {found}")
+    if policy.model.generation_config is not None:
+        policy.model.generation_config.eos_token_id = list(reference.end_ids) or None
+    return LanguageModel(policy.model, reference.tokenizer, policy.provenance, reference.folds_system)
 
 
 def _folded_when_trained(place: Path) -> bool:

@@ -1,0 +1,266 @@
+"""``settle --draws``: the bill of a checkpoint whose draws somebody made, from a file of them."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, final
+
+import numpy as np
+
+from rlhf_game.errors import InputError
+from rlhf_game.files.conversations import Text, filled, response_of, text_of
+from rlhf_game.files.documents import kind, shown
+from rlhf_game.files.policies import folder_digest
+from rlhf_game.files.rows import is_number, read_rows
+from rlhf_game.files.run_folder import Progress, RunFolder, parquet_bytes, versions
+from rlhf_game.files.sampled import FINAL, REFERENCE
+from rlhf_game.files.schema import parse_model
+from rlhf_game.outcomes.checkpoints import here, outcomes_of
+from rlhf_game.outcomes.finetuned.finetuned_draws import load_given, load_reference, place_of_policy, samples_file
+from rlhf_game.outcomes.finetuned.finetuned_run import FinetunedRun, settle_draws
+from rlhf_game.outcomes.finetuned.finetuned_training import spec_of
+from rlhf_game.outcomes.run_config import (
+    Configuration,
+    GenerationInputs,
+    RunConfig,
+    check_config,
+    hashes_of_models,
+    read_document,
+)
+from rlhf_game.outcomes.scoring import RAW
+from rlhf_game.rewards.reward_specs import calibration_of
+
+if TYPE_CHECKING:
+    from rlhf_game.training_backends.lm.models import LanguageModel
+    from rlhf_game.training_backends.lm.sampling import Sampling
+
+OF_A_TRAINING: Final = frozenset({"step", "global_step", "training_step", "policy_version", "param_version", "epoch"})
+"""Columns that only rollouts of a training have: they are draws of one policy after the other."""
+SOURCES: Final = {"policy": FINAL, "reference": REFERENCE}
+NEAR: Final = 0.1
+"""Nats by which a log probability may differ from the one that the checkpoint gives, beside FAR of it: half precision
+and other kernels move it so far, another policy farther."""
+FAR: Final = 0.01
+
+
+@final
+@dataclass(frozen=True)
+class _Row:
+    where: str
+    prompt: Text
+    response: Text
+    policy: str
+    log_policy: float | None
+    log_reference: float | None
+    token_ids: list[int] | None
+    is_finished: bool
+    """Whether it ended by itself; asked for where there are no token_ids."""
+    scores: tuple[float, ...]
+    """Of each group, as the file has them."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class GivenDraws:
+    """A file's draws, and the run that settles them."""
+
+    configuration: Configuration
+    rows: tuple[_Row, ...]
+
+
+def read_given_draws(
+    draws: Path, groups: str | os.PathLike[str], policy: str | None, reference: str | None, settings: Sequence[str] = ()
+) -> GivenDraws:
+    """Return the draws of a file, and the configuration of the run that settles them.
+
+    groups: as for ``read_checkpoint``; a group's rewards are the numbers in the column of its name. policy, reference:
+    where both are named, log probabilities are computed anew under them. Raises InputError that names file and field,
+    also where the rows are rollouts of a training.
+    """
+    document, name = read_document(groups, "run", settings)
+    if (policy is None) != (reference is None):
+        raise InputError(f"--{'reference' if reference is None else 'policy'}: must be given where the other is")
+    outcomes = {**outcomes_of(document, name, "--draws"), "draws": str(draws.resolve())}
+    document["outcomes"] = outcomes if policy is None else {**outcomes, "policy": here(policy)}
+    document["model"] = None if reference is None else {"name": here(reference)}
+    document["prompts"] = None
+    for group in document["groups"] if isinstance(document.get("groups"), list) else ():
+        if isinstance(group, dict) and isinstance(group.get("name"), str):
+            group["reward"] = {"column": group["name"]}
+    fields = parse_model(RunConfig, document, name)
+    check_config(fields, name)
+    base = Path(groups).parent
+    found, sha256 = read_rows(draws, "draws")
+    rows = tuple(_row(where, row, [group.name for group in fields.groups], policy is not None) for where, row in found)
+    prompts = tuple(dict.fromkeys(row.prompt for row in rows))
+    files = {"draws": sha256} | ({} if policy is None else hashes_of_models([here(policy)], base))
+    source = GenerationInputs(fields.model, prompts, {}, fields.system, fields.outcomes, fields.seed, base)
+    _check_sources(rows, prompts, shown(str(draws), 200))
+    return GivenDraws(Configuration(fields, source, files), rows)
+
+
+def _row(where: str, row: Any, names: Sequence[str], is_named: bool) -> _Row:
+    """Return a row. is_named: whether the models are, so that it need not bring log probabilities."""
+    if not isinstance(row, Mapping):
+        raise InputError(f"{where}: must be a mapping with prompt and response, found {kind(row)}")
+    logged = next((column for column in row if column in OF_A_TRAINING and row[column] is not None), None)
+    if logged is not None:
+        raise InputError(
+            f"{where}: {logged}: must not be here: rollouts of a training are draws of one policy after the other, "
+            "which give curves but never a certificate; draw anew from the checkpoint"
+        )
+    for column in ("prompt", "response", "source", *names):
+        if row.get(column) is None:
+            raise InputError(f"{where}: {shown(column)}: must be given, found nothing")
+    if row["source"] not in SOURCES:
+        raise InputError(f"{where}: source: must be policy or reference, found {shown(str(row['source']))!r}")
+    logs = {
+        key: _number(row.get(key), f"{where}: {key}")
+        for key in ("log_policy", "log_reference")
+        if row.get(key) is not None
+    }
+    lacking = next((key for key in ("log_policy", "log_reference") if key not in logs), None)
+    if row["source"] == "policy" and lacking is not None and not is_named:
+        raise InputError(f"{where}: {lacking}: must be given unless --policy and --reference are, found nothing")
+    return _Row(
+        where,
+        filled(text_of(row["prompt"], f"{where}: prompt"), f"{where}: prompt"),
+        response_of(row["response"], f"{where}: response"),
+        SOURCES[row["source"]],
+        logs.get("log_policy"),
+        logs.get("log_reference"),
+        _ids(row.get("token_ids"), f"{where}: token_ids"),
+        row.get("is_finished", True) is not False,
+        tuple(_number(row[name], f"{where}: {shown(name)}") for name in names),
+    )
+
+
+def _number(value: Any, where: str) -> float:
+    if not is_number(value):
+        raise InputError(f"{where}: must be a finite number, found {kind(value)}")
+    return float(value)
+
+
+def _ids(value: Any, where: str) -> list[int] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not value or not all(type(one) is int and one >= 0 for one in value):
+        raise InputError(f"{where}: must be a list of integers >= 0, found {kind(value)}")
+    return value
+
+
+def _check_sources(rows: Sequence[_Row], prompts: Sequence[Text], name: str) -> None:
+    """Raise InputError unless every prompt has draws of both, as many as every other."""
+    for policy in (REFERENCE, FINAL):
+        counts = [sum(row.policy == policy and row.prompt == prompt for row in rows) for prompt in prompts]
+        source = next(source for source, label in SOURCES.items() if label == policy)
+        if not counts or min(counts) < 4 or len(set(counts)) > 1:
+            raise InputError(
+                f"{name}: source: must be {source} in as many rows of each prompt, at least 4 (two settle and two "
+                f"choose), found {', '.join(map(str, counts[:8])) or 'no rows'}"
+            )
+
+
+def settle_given(given: GivenDraws, folder: RunFolder, watch: Progress) -> FinetunedRun:
+    """Settle the draws in an open folder. Raises InputError where they are not draws of the checkpoint."""
+    configuration = given.configuration
+    if not samples_file(folder).exists():
+        _write(given, folder, watch)
+    return settle_draws(configuration, folder, watch)
+
+
+def _write(given: GivenDraws, folder: RunFolder, watch: Progress) -> None:
+    """Write samples.parquet and scores.parquet, as a run with outcomes finetuned does."""
+    configuration, rows = given.configuration, given.rows
+    spec, source = spec_of(configuration), configuration.source
+    origin: dict[str, Any] = {"model": None, "seed": source.seed, "versions": versions(), "settlement_seed": None,
+                              "seed_from": "draws", "policy_sha256": None, "trainings": []}  # fmt: skip
+    own: Sequence[float | None] = [row.log_policy for row in rows]
+    under: Sequence[float | None] = [row.log_reference for row in rows]
+    if spec.policy is not None:
+        reference = load_reference(source, watch)
+        policy = load_given(source, spec.policy, reference)
+        own, under = _recomputed(configuration, rows, policy, reference, watch)
+        origin["model"] = dict(reference.provenance)
+        origin["policy_sha256"] = folder_digest(place_of_policy(source, spec, folder))
+    places = {prompt: b for b, prompt in enumerate(source.prompts)}
+    own = [q if row.policy == REFERENCE else p for row, p, q in zip(rows, own, under, strict=True)]
+    samples = {
+        "policy": [row.policy for row in rows],
+        "prompt": [places[row.prompt] for row in rows],
+        "prompt_text": [str(row.prompt) for row in rows],
+        "text": [str(row.response) for row in rows],
+        "log_probability": [0.0 if one is None else one for one in own],
+        "log_reference": [0.0 if one is None else one for one in under],
+        "token_ids": [list(row.token_ids or ()) for row in rows],
+    }
+    folder.write(folder.scores, parquet_bytes(*_scores(given, places)))
+    folder.write(samples_file(folder), parquet_bytes(samples, origin))
+
+
+def _recomputed(
+    configuration: Configuration,
+    rows: Sequence[_Row],
+    policy: "LanguageModel",
+    reference: "LanguageModel",
+    watch: Progress,
+) -> tuple[list[float], list[float]]:
+    """Return the log probabilities of all rows under both. Raises InputError where the file says another thing."""
+    from rlhf_game.outcomes.finetuned.finetuned_training import main_task, policy_training
+
+    sampling = policy_training(main_task(configuration, spec_of(configuration), Path())).sampling
+    asked, said = [], []
+    for row in rows:
+        prompt, response = reference.encode_exchange(row.prompt, row.response, configuration.source.system)
+        asked.append(prompt)
+        said.append(row.token_ids or (response if row.is_finished else response[:-1]))
+    found = []
+    for column, model in (("log_policy", policy), ("log_reference", reference)):
+        watch(f"compute {column}", 0, 1)
+        found.append(_log_probabilities(model, asked, said, sampling))
+        for row, now in zip(rows, found[-1], strict=True):
+            before = getattr(row, column)
+            if before is not None and not abs(before - now) <= NEAR + FAR * abs(now):
+                raise InputError(
+                    f"{row.where}: {column}: must be that of the named checkpoint, {now:.6g} nats, found {before:.6g}: "
+                    "a draw of another policy (or of an earlier step) gives no certificate"
+                )
+    return found[0], found[1]
+
+
+def _log_probabilities(
+    model: "LanguageModel", asked: Sequence[Sequence[int]], said: Sequence[Sequence[int]], sampling: "Sampling"
+) -> list[float]:
+    from rlhf_game.training_backends.lm.sampling import log_probabilities
+
+    return [float(one) for one in log_probabilities(model, asked, said, sampling=sampling)]
+
+
+def _scores(given: GivenDraws, places: Mapping[Text, int]) -> tuple[dict[str, list[Any]], dict[str, Any]]:
+    """Return the columns of scores.parquet, a row for each distinct response, and where they come from."""
+    fields = given.configuration.fields
+    distinct: dict[tuple[int, str], _Row] = {}
+    for row in given.rows:
+        first = distinct.setdefault((places[row.prompt], str(row.response)), row)
+        if first.scores != row.scores:
+            k = next(k for k, pair in enumerate(zip(first.scores, row.scores, strict=True)) if pair[0] != pair[1])
+            raise InputError(
+                f"{row.where}: {shown(fields.groups[k].name)}: must be the reward of the same response before it, "
+                f"{first.scores[k]}, found {row.scores[k]}"
+            )
+    columns: dict[str, list[Any]] = {
+        "prompt_index": [b for b, _ in distinct],
+        "prompt": [str(row.prompt) for row in distinct.values()],
+        "response": [text for _, text in distinct],
+    }
+    for i, group in enumerate(fields.groups):
+        raw = np.array([row.scores[i] for row in distinct.values()])
+        try:
+            rewards = calibration_of(group.reward, group.calibration)(raw, columns["prompt_index"])
+        except InputError as error:
+            raise InputError(f"groups[{i}].calibration: {error}") from error
+        columns |= {f"{RAW}{group.name}": raw.tolist(), group.name: [float(one) for one in rewards]}
+    rewards_of = {group.name: {"reward": group.reward.model_dump(mode="json"), "from": None} for group in fields.groups}
+    origin = {"config_sha256": given.configuration.sha256, "rewards": rewards_of, "versions": versions()}
+    return columns, origin

@@ -81,7 +81,7 @@ def ours(model: Path, out: Path) -> int:
 def test_tokens_per_second_against_plain_trl(benchmark: Any, scoreboard: Scoreboard, tmp_path: Path) -> None:
     import torch
 
-    from rlhf_game.training_backends.lm.models import quiet_transformers
+    from rlhf_game.training_backends.lm.quiet import quiet_transformers
 
     torch.set_num_threads(1)
     model, numbers = save_model(tmp_path / "model"), itertools.count()

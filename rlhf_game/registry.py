@@ -106,6 +106,14 @@ _PLACES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
         },
     }
 )
+_RECIPES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "reward_models": "rlhf_game.training.recipes.reward_metrics:train_reward_models",
+        "osp": "rlhf_game.training.recipes.osp_rounds:train_osp",
+        "seft": "rlhf_game.training.recipes.seft_stages:train_seft",
+    }
+)
+"""Of each recipe of several stages, the function of a configuration and a task that trains by it."""
 _registered: dict[tuple[str, str], type] = {}
 
 
@@ -163,6 +171,12 @@ def find(role: str, name: str, base: Path | None = None) -> type:
             f"must be {', '.join(names(role))}, path/to/file.py:Name or package.module:Name, found {name!r}"
         )
     return _checked(load(name, base), role, name)
+
+
+def recipe(name: str) -> Callable[[Any, Any], dict[str, Any]]:
+    """Return the function that trains by a recipe: of a configuration and its task, it returns the metrics."""
+    found: Callable[[Any, Any], dict[str, Any]] = _named(_module(_RECIPES[name]), _RECIPES[name])
+    return found
 
 
 def load(target: str, base: Path | None = None) -> Any:

@@ -142,6 +142,35 @@ def test_no_rule_catches_the_innocent(rule: Rule, path: str, text: str) -> None:
     assert rule(Source(path, text)) == []
 
 
+def test_no_modules_and_no_parts_import_each_other_in_a_circle() -> None:
+    assert house_rules.circles(PACKAGE) == []
+
+
+def test_a_circle_is_found_however_it_is_closed() -> None:
+    def circles(*texts: str) -> list[str]:
+        return house_rules.circles(
+            [
+                Source(f"rlhf_game/{name}.py", text)
+                for name, text in zip(("one/a", "one/b", "two/c"), texts, strict=True)
+            ]
+        )
+
+    assert circles("import rlhf_game.one.b", "from rlhf_game.two import c", "import rlhf_game") == []
+    both = circles("from rlhf_game.one.b import x", "def f():\n    from rlhf_game.one import a", "")
+    assert both == ["rlhf_game.one.a and rlhf_game.one.b import each other"]
+    parts = circles("import rlhf_game.two.c", "", "def f():\n    from rlhf_game.one.b import x")
+    assert parts == ["rlhf_game.one and rlhf_game.two import each other"]
+    assert len(circles("import rlhf_game.one.b", "import rlhf_game.two.c", "import rlhf_game.one.a")) == 2
+
+
+def test_a_name_means_one_thing() -> None:
+    assert house_rules.repeated_names(PACKAGE) == []
+    twice = [Source(f"rlhf_game/{part}/{file}.py", "class A: ...") for part, file in (("files", "b"), ("cli", "b"))]
+    assert house_rules.repeated_names(twice) == ["A is in rlhf_game/files/b.py and rlhf_game/cli/b.py"]
+    files = [Source(f"rlhf_game/{part}/b.py", "class _A: ...") for part in ("files", "chat", "cli")]
+    assert house_rules.repeated_names(files) == ["b.py is in rlhf_game/files/b.py and rlhf_game/chat/b.py"]
+
+
 def _loaded_by(code: str) -> set[str]:
     """The top-level modules that a fresh interpreter has loaded after running ``code``."""
     script = f"{code}\nimport sys\nprint(*sorted({{name.partition('.')[0] for name in sys.modules}}))"

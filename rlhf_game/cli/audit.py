@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from rlhf_game.cli.report_document import report_document
 from rlhf_game.cli.set_option import Settings
 from rlhf_game.cli.settle import TrustCode
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from rlhf_game.files.games import Game
     from rlhf_game.mechanism.mechanism import Mechanism
     from rlhf_game.mechanism.regret import Regret
-    from rlhf_game.mechanism.reports import Group, Report
+    from rlhf_game.mechanism.reports import Group
     from rlhf_game.mechanism.spaces.base import PolicySpace
 
 VIOLATED: Final = 3
@@ -324,14 +325,3 @@ def _joint(deviation: "Deviation") -> dict[str, Any]:
         "gain": deviation.found,
         "reports": [report_document(report) for report in deviation.reports],
     }
-
-
-def report_document(report: "Report") -> dict[str, Any]:
-    """Return a report as audits print it."""
-    reward: Any = report.reward
-    rows = isinstance(reward, list) and len(reward) > 0 and not isinstance(reward[0], int | float)
-    return {"size": int(report.size), "reward": [_list(row) for row in reward] if rows else _list(reward)}
-
-
-def _list(row: Any) -> Any:
-    return row if isinstance(row, list) else row.tolist()

@@ -36,7 +36,7 @@ def provider(
     best = found.best
     witness: dict[str, Any] = {"kind": best.kind}
     if best.report is not None:
-        from rlhf_game.cli.audit import report_document
+        from rlhf_game.cli.report_document import report_document
 
         witness["report"] = report_document(best.report)
     if best.groups:

@@ -46,8 +46,8 @@ class CheckpointOptions:
 def settle_checkpoint(game: Path | None, asked: CheckpointOptions, out: Path | None, as_json: bool) -> None:
     """Settle a checkpoint into a folder beside the receipt, NAME.run, from which an interrupted settlement goes on."""
     from rlhf_game.cli.display import show_trained, write_out
+    from rlhf_game.cli.processor import share_the_processor
     from rlhf_game.cli.progress import progress_on_stderr
-    from rlhf_game.cli.run import share_the_processor
     from rlhf_game.errors import InputError
     from rlhf_game.files.atomic import check_output, write_text
     from rlhf_game.files.receipts import Receipt, read_receipts
@@ -82,7 +82,7 @@ def _settled(folder: Path, asked: CheckpointOptions, groups: Path, watch: "Watch
     from rlhf_game.errors import InputError
     from rlhf_game.files.run_folder import open_folder
     from rlhf_game.files.seals import read_seal
-    from rlhf_game.outcomes.checkpoints import read_checkpoint
+    from rlhf_game.outcomes.checkpoint_bill import read_checkpoint
     from rlhf_game.outcomes.finetuned.finetuned_run import FinetunedRun
     from rlhf_game.outcomes.given_draws import read_given_draws, settle_given
     from rlhf_game.outcomes.run_pipeline import run

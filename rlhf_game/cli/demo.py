@@ -25,9 +25,9 @@ def demo(
 ) -> None:
     """Three groups that disagree settle over responses of SmolLM2-135M, and one of them tries to cheat (a minute)."""
     from rlhf_game.cli.display import show_receipt
+    from rlhf_game.cli.processor import share_the_processor
     from rlhf_game.cli.progress import progress_on_stderr
     from rlhf_game.cli.report import leave_report
-    from rlhf_game.cli.run import share_the_processor
     from rlhf_game.files.build import settle_without
     from rlhf_game.outcomes.demo import best_exaggeration, demo_config
     from rlhf_game.outcomes.run_pipeline import run_over_texts

@@ -22,9 +22,9 @@ def discover(
 ) -> None:
     """Search for a loss of preferences: propose, check, train, score, archive; an interrupted search goes on."""
     from rlhf_game.cli.display import show_calls, show_table, write_out
+    from rlhf_game.cli.processor import share_the_processor
     from rlhf_game.cli.progress import progress_on_stderr
     from rlhf_game.cli.report import leave_report, say_where
-    from rlhf_game.cli.run import share_the_processor
     from rlhf_game.discovery import count_calls, read_discovery
     from rlhf_game.discovery import discover as discover_pipeline
 

@@ -1,7 +1,6 @@
 """``run``: a real language model and real rewards, settled into a folder."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -56,6 +55,7 @@ def run(
 ) -> None:
     """Draw responses of a language model, score them by each group's reward, settle; an interrupted run goes on."""
     from rlhf_game.cli.display import write_out
+    from rlhf_game.cli.processor import share_the_processor
     from rlhf_game.cli.progress import progress_on_stderr
     from rlhf_game.cli.report import leave_report, say_where
     from rlhf_game.engines import engine as engine_of
@@ -134,11 +134,3 @@ def _show(finished: "FinishedRun | FinetunedRun | DrawsRun", measured: Mapping[s
     show_flat(flat_groups(finished))
     if measured is not None:
         show_yardstick(measured)
-
-
-def share_the_processor() -> None:
-    """Let torch's idle threads sleep, not spin: on a machine that others use too this is several times faster.
-
-    To be called before torch is imported; a choice in the environment stays.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -22,9 +22,9 @@ def train(
 ) -> None:
     """Train what CONFIG names by its kind: reward models or a policy; an interrupted training goes on."""
     from rlhf_game.cli.display import show_calls, show_table, write_out
+    from rlhf_game.cli.processor import share_the_processor
     from rlhf_game.cli.progress import progress_on_stderr
     from rlhf_game.cli.report import leave_report, say_where
-    from rlhf_game.cli.run import share_the_processor
     from rlhf_game.training import count_calls, read_training
     from rlhf_game.training import train as train_pipeline
 

@@ -16,7 +16,7 @@ from rlhf_game.files.rows import is_number, read_rows
 from rlhf_game.files.run_folder import Progress, RunFolder, parquet_bytes, versions
 from rlhf_game.files.sampled import FINAL, REFERENCE
 from rlhf_game.files.schema import parse_model
-from rlhf_game.outcomes.checkpoints import here, outcomes_of
+from rlhf_game.outcomes.checkpoint_bill import here, outcomes_of
 from rlhf_game.outcomes.finetuned.finetuned_draws import load_given, load_reference, place_of_policy, samples_file
 from rlhf_game.outcomes.finetuned.finetuned_run import FinetunedRun, settle_draws
 from rlhf_game.outcomes.finetuned.finetuned_training import spec_of

@@ -20,7 +20,8 @@ from rlhf_game.mechanism.domains import Domain, declared
 from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.payments import AffinePayments, NoPayments, PaymentRule, RevenueOptimal
 from rlhf_game.mechanism.regret import SIZES
-from rlhf_game.mechanism.regularizers.base import Optimum, Regularizer
+from rlhf_game.mechanism.regularizers.base import Regularizer
+from rlhf_game.mechanism.regularizers.optimum import Optimum
 from rlhf_game.mechanism.reports import Normalization, Profile
 from rlhf_game.mechanism.several import one_model_payments
 from rlhf_game.mechanism.spaces.given import GivenPolicy

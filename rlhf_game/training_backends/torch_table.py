@@ -19,7 +19,6 @@ from torch import Tensor
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import BLOCK, Array, blocks
 from rlhf_game.mechanism.domains import Coordinates, Sheets
-from rlhf_game.mechanism.regularizers.base import RECOMPUTE, WHOLE, Block, by_row
 from rlhf_game.mechanism.regularizers.kl import KL, Gibbs
 from rlhf_game.mechanism.regularizers.moments import (
     LARGEST_BESIDE_UNDERFLOW,
@@ -30,6 +29,7 @@ from rlhf_game.mechanism.regularizers.moments import (
     Moments,
     merge,
 )
+from rlhf_game.mechanism.regularizers.optimum import RECOMPUTE, WHOLE, Block, by_row
 from rlhf_game.mechanism.reports import Normalization
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 from rlhf_game.mechanism.spaces.table import Table, TableCoordinates

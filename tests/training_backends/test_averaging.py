@@ -15,7 +15,7 @@ from rlhf_game import InputError
 from rlhf_game.rewards.bradley_terry import Likelihood, fit_head
 from rlhf_game.training_backends.lm.averaging import average_models
 from rlhf_game.training_backends.lm.checkpoints import find_checkpoint
-from rlhf_game.training_backends.lm.models import quiet_transformers
+from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.lm.reward_networks import CARD, load_reward_model, save_head
 from rlhf_game.training_backends.lm.scorers import load_backbone
 from rlhf_game.training_backends.trainers.reward_training import Finetuning, finetune, frozen_features

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from rlhf_game import InputError
 from rlhf_game.training_backends.lm.checkpoints import find_checkpoint
-from rlhf_game.training_backends.lm.models import quiet_transformers
+from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.lm.reward_networks import CARD, HEAD, is_identified, load_reward_model, save_head
 from rlhf_game.training_backends.lm.scorers import load_embedder
 from tests.training_backends.cases import ARCHITECTURES, PLAIN, Case

@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf_game.errors import RunError
-from rlhf_game.training_backends.lm.models import quiet_transformers
+from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.lm.reward_networks import load_reward_model
 from tests.training_backends.cases import ARCHITECTURES, FORMS, PADS, Architecture, Case, is_refused
 from tests.training_backends.matrix import save_case, save_network

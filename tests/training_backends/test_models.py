@@ -13,7 +13,8 @@ from transformers.utils import logging
 from rlhf_game import InputError
 from rlhf_game.training_backends.lm import checkpoints
 from rlhf_game.training_backends.lm.checkpoints import find_checkpoint, hash_file
-from rlhf_game.training_backends.lm.models import LanguageModel, load_language_model, quiet_transformers
+from rlhf_game.training_backends.lm.models import LanguageModel, load_language_model
+from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.lm.sampling import Sampling, log_probabilities, sample
 from tests import tiny
 

@@ -18,7 +18,7 @@ from rlhf_game import InputError
 from rlhf_game.rewards import Mix, MixPart, RewardModel, Similarity, Unit
 from rlhf_game.rewards.texts import Backbones, count_cut, sharing
 from rlhf_game.training_backends.lm import checkpoints, reward_networks
-from rlhf_game.training_backends.lm.models import quiet_transformers
+from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.lm.reward_networks import CARD, Named, Networks, load_reward_model, save_head
 from rlhf_game.training_backends.lm.scorers import Classifier, Embedder
 from rlhf_game.training_backends.trainers.reward_training import Finetuning, Lora, finetune

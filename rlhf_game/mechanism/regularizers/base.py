@@ -1,88 +1,19 @@
-"""What it costs to leave the reference, and the exact optimum of B independent tables at once.
+"""What it costs to leave the reference: a regulariser, of which everything but its cost has a numerical fallback.
 
-Everything here works on a sheet: B problems (prompts, or whole games) with m outcomes each. A reward is [B, m], a
-reference q is [B, m] with rows that sum to 1, weights are [n] or [n, B]. Rewards, strength and payments share a unit.
+Shapes are those of ``optimum``: a policy and a reference are [B, m], with rows that sum to 1.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from abc import ABC
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, ClassVar, NamedTuple, final
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from rlhf_game.errors import CombinationError
-from rlhf_game.mechanism.arrays import BLOCK, TEMPORARIES, Array, blocks, leave_one_out_sums, positive, stack
-
-Block = tuple[slice, slice]
-"""Rows and columns of a sheet."""
-WHOLE: Block = (slice(None), slice(None))
-KEPT = 2**22
-"""Entries of all groups (32 MiB) up to which the sums without each group are kept."""
-RECOMPUTE = 1e3
-"""A score more than this many times its own scale is summed again around its anchor, where it loses no digit."""
-
-
-class Optimum(ABC):
-    """argmax_p <p, s> - strength * D(p || q) on every row, and what can be read off it."""
-
-    welfare: Array
-    """<p, s> - strength * D(p || q): [B]."""
-    divergence: Array
-    """D(p || q): [B]."""
-    is_exact: ClassVar[bool] = True
-    """Whether it is the maximum up to rounding, as a proof of its kind shows; False where it was found numerically."""
-
-    @abstractmethod
-    def probabilities(self, block: Block = WHOLE) -> Array:
-        """Return p, or a block of it: [B, m] (a new array)."""
-
-    @abstractmethod
-    def values(self, rewards: Sequence[Array]) -> Array:
-        """Return <p, r> for k rewards: [k, B]."""
-
-    @abstractmethod
-    def externalities(self, weights: Array, rewards: Sequence[Array]) -> Array:
-        """Return the Bregman divergence of max ASW from s to s - w r, for k pairs: [k, B], >= 0, without cancellation.
-
-        A pair that the optimum was solved for (the same array with the same weight) is left out of the sum of the
-        others; any other pair is subtracted from the score.
-        """
-
-    @abstractmethod
-    def shortfall(self, policy: Array) -> Array:
-        """Return max ASW(s) - ASW(s) of any other policy p [B, m], >= 0, without cancellation: [B].
-
-        Infinite where p holds mass that the regulariser forbids.
-        """
-
-    @abstractmethod
-    def sensitivity(self, direction: Array) -> Array:
-        """Return dp/dt for the score s + t direction: [B, m] from [B, m], in 1 / unit of reward.
-
-        It is the Hessian of max ASW times the direction, so it is symmetric: the gradient of <p, r> by s is
-        sensitivity(r). Where an outcome is about to enter or to leave the support it is a one-sided derivative.
-        """
-
-    @abstractmethod
-    def least_gain(self, multiplier: float, *, is_sum: bool) -> Array:
-        """Return the infimum over r of max ASW(s + multiplier r) - max ASW(s): [B], >= 0.
-
-        r ranges over non-negative rewards that sum to 1 (is_sum), else over those with maximum 1.
-        """
-
-
-@final
-class Settled(NamedTuple):
-    """An optimum, with what the rewards that it was solved for have under it and what they cost all others."""
-
-    optimum: Optimum
-    values: Array
-    """<p, r>: [n, B]."""
-    externalities: Array
-    """[n, B]."""
+from rlhf_game.mechanism.arrays import Array, positive
+from rlhf_game.mechanism.regularizers.numerical import NumericalOptimum, cost_slope, slope
+from rlhf_game.mechanism.regularizers.optimum import Optimum, Settled
 
 
 @dataclass(frozen=True)
@@ -119,8 +50,6 @@ class Regularizer(ABC):
         Here it is ``argmax``, and what is read off it is done numerically, with the rounding of differences; a
         regulariser that knows better says so.
         """
-        from rlhf_game.mechanism.regularizers.numerical import NumericalOptimum
-
         return NumericalOptimum(self, weights, rewards, reference)
 
     def settle(self, weights: Array, rewards: Sequence[Array], reference: Array) -> Settled:
@@ -135,8 +64,6 @@ class Regularizer(ABC):
 
     def argmax(self, scores: Array, reference: Array) -> Array:
         """Return argmax_p <p, s> - strength * D(p || q) on every row: [B, m]; here the slope of ``conjugate``."""
-        from rlhf_game.mechanism.regularizers.numerical import slope
-
         return slope(self, scores, reference)
 
     def conjugate(self, scores: Array, reference: Array) -> Array:
@@ -151,184 +78,4 @@ class Regularizer(ABC):
         It is a score for which p is the optimum: exact where p > 0, and where p = 0 the largest that keeps it there
         (-inf where no finite score does). Here it is a difference of divergences.
         """
-        from rlhf_game.mechanism.regularizers.numerical import cost_slope
-
         return cost_slope(self, policy, reference)
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Score:
-    """s = sum_i weights_i r_i, kept relative to one outcome per row, its anchor, so that large scores lose no digit."""
-
-    weights: Array
-    """[n, B]."""
-    rewards: tuple[Array, ...]
-    relative: Array
-    """s - s[anchor]: [B, m]."""
-    anchor: Any
-    """The outcome with the largest potential: [B] integers."""
-    offset: Array
-    """s[anchor]: [B]."""
-
-    def leave_one_out(self, weights: Array, rewards: Sequence[Array], block: Block) -> Array:
-        """Return s - w r relative to the anchor, for k pairs, on one block: [k, rows, columns].
-
-        A pair of this score is left out of the sum of the others, so that a weight of 1e6 beside 1 costs no digit.
-        """
-        rows = block[0]
-        own = stack(self.rewards, block) - at(self.rewards, self.anchor)[:, rows, None]
-        own *= self.weights[:, rows, None]
-        others = leave_one_out_sums(own)
-        out = np.empty((len(rewards), *own.shape[1:]))
-        for k, reward in enumerate(rewards):
-            where = self._position(weights[k], reward)
-            if where is not None:
-                out[k] = others[where]
-            else:
-                gone = reward[block] - at([reward], self.anchor)[0, rows, None]
-                out[k] = self.relative[block] - weights[k, rows, None] * gone
-        return out
-
-    def leave_one_out_at(self, weight: Array, reward: Array, rows: Any, columns: Any) -> Array:
-        """Return s - w r relative to the anchor, for one pair, at outcomes (rows, columns): [k]. weight: [B]."""
-        anchor = self.anchor[rows]
-        where = self._position(weight, reward)
-        if where is None:
-            gone = weight[rows] * (reward[rows, columns] - reward[rows, anchor])
-            return np.asarray(self.relative[rows, columns] - gone)
-        if self._others is not None:
-            return np.asarray(self._others[where, rows, columns])
-        out = np.zeros(len(rows))
-        for i, (mine, other) in enumerate(zip(self.weights, self.rewards, strict=True)):
-            if i != where:
-                out += mine[rows] * (other[rows, columns] - other[rows, anchor])
-        return out
-
-    @cached_property
-    def _others(self) -> Array | None:
-        """What leave_one_out gives at every outcome, [n, B, m]; None where that is too much to keep."""
-        if len(self.rewards) * self.relative.size > KEPT:
-            return None
-        terms = np.stack(self.rewards) - at(self.rewards, self.anchor)[:, :, None]
-        terms *= self.weights[:, :, None]
-        return leave_one_out_sums(terms)
-
-    @cached_property
-    def _places(self) -> dict[Any, list[int]]:
-        """The rewards by where they are in memory."""
-        found: dict[Any, list[int]] = {}
-        for i, reward in enumerate(self.rewards):
-            found.setdefault(_memory(reward), []).append(i)
-        return found
-
-    def _position(self, weight: Array, reward: Array) -> int | None:
-        for i in self._places.get(_memory(reward), ()):
-            if np.array_equal(self.weights[i], weight):
-                return i
-        return None
-
-
-def _memory(array: Array) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """Return where the numbers of an array are."""
-    return array.__array_interface__["data"][0], array.shape, array.strides
-
-
-def at(rewards: Sequence[Array], anchor: Any) -> Array:
-    """Return each reward at one outcome per row: [k, B]."""
-    rows = np.arange(len(anchor))
-    return (
-        np.stack([np.asarray(reward[rows, anchor]) for reward in rewards]) if len(rewards) else np.empty((0, len(rows)))
-    )
-
-
-def by_row(weights: Array, rows: int) -> Array:
-    """Return weights as [n, B], from [n] or [n, B]."""
-    array = np.asarray(weights, dtype=np.float64)
-    return np.broadcast_to(array[:, None], (len(array), rows)) if array.ndim == 1 else array
-
-
-def _accumulate(total: Array, weights: Array, rewards: Sequence[Array], held: Array | None) -> None:
-    """Add sum_i weights_i (r_i - held_i) to ``total`` [B, m], block by block. weights, held: [n, B]."""
-    workspace = np.empty(min(BLOCK, total.size))
-    for block in blocks(total.shape, TEMPORARIES, rewards):
-        rows, target = block[0], total[block]
-        part = workspace[: target.size].reshape(target.shape)
-        for i, reward in enumerate(rewards):
-            if held is None:
-                np.multiply(reward[block], weights[i, rows, None], out=part)
-            else:
-                np.subtract(reward[block], held[i, rows, None], out=part)
-                part *= weights[i, rows, None]
-            target += part
-
-
-def expectation(policy: Array, stacked: Array) -> Array:
-    """Return <p, r> of each row: [k, rows] from [rows, columns] and [k, rows, columns]."""
-    if stacked.shape[1] == 1:
-        return np.asarray(np.vecdot(stacked, policy))
-    return np.asarray(np.einsum("kbm,bm->kb", stacked, policy))
-
-
-def score(
-    weights: Array,
-    rewards: Sequence[Array],
-    reference: Array,
-    scale: float,
-    potential: Callable[[Array, Array], Array],
-) -> Score:
-    """Aggregate the rewards in one reading (two when the numbers are large beside ``scale`` or their own range).
-
-    scale: what the score is divided by before it matters (the strength), in units of reward.
-    potential(q, s): increasing in s; the anchor of a row is the outcome where it is largest.
-    """
-    by = by_row(weights, len(reference))
-    total = np.zeros(reference.shape)
-    _accumulate(total, by, rewards, None)
-    anchor = _argmax(total, reference, potential)
-    low, high = total.min(axis=1), total.max(axis=1)
-    if (np.maximum(-low, high) > RECOMPUTE * np.minimum(scale, high - low)).any():
-        held = at(rewards, anchor)
-        total[:] = 0.0
-        _accumulate(total, by, rewards, held)
-        offset = np.einsum("nb,nb->b", by, held)
-    else:
-        offset = total[np.arange(len(total)), anchor].copy()
-        total -= offset[:, None]
-    return Score(by, tuple(rewards), total, anchor, offset)
-
-
-def _argmax(total: Array, reference: Array, potential: Callable[[Array, Array], Array]) -> Any:
-    best = np.full(len(total), -np.inf)
-    anchor = np.zeros(len(total), dtype=np.intp)
-    for rows, columns in blocks(total.shape, 1, [reference]):
-        height = potential(reference[rows, columns], total[rows, columns])
-        peak = height.argmax(axis=1)
-        value = height[np.arange(len(peak)), peak]
-        higher = value > best[rows]
-        best[rows] = np.where(higher, value, best[rows])
-        anchor[rows] = np.where(higher, peak + columns.start, anchor[rows])
-    return anchor
-
-
-def simplex_thresholds(heights: Array, rows: NDArray[np.intp], count: int) -> Array:
-    """Return for each of ``count`` rows the tau with sum max(0, height - tau) = 1: [count].
-
-    heights and rows list the entries that may be above tau; a row lists at least its largest. Michelot's method: Newton
-    steps on a convex piecewise linear function, finite and monotone.
-    """
-    while True:
-        held = np.bincount(rows, minlength=count)
-        tau = (np.bincount(rows, weights=heights, minlength=count) - 1) / held
-        above = heights > tau[rows]
-        above |= held[rows] == 1
-        if above.all():
-            return tau
-        heights, rows = heights[above], rows[above]
-
-
-def gain(raised: Optimum, multiplier: float, reward: Array) -> Array:
-    """Return max ASW(s) - max ASW(s - multiplier r) for an optimum ``raised`` of s: [B]."""
-    weights = np.full((1, len(reward)), multiplier)
-    out: Array = multiplier * raised.values([reward])[0] - raised.externalities(weights, [reward])[0]
-    return np.maximum(out, 0.0)

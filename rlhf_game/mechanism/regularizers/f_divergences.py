@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array, scalar
-from rlhf_game.mechanism.regularizers.base import WHOLE, Block, Optimum, Regularizer, Score, by_row, gain, score
+from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.regularizers.links import JensenShannonLink, Link, PowerLink
+from rlhf_game.mechanism.regularizers.optimum import WHOLE, Block, Optimum, Score, by_row, gain, score
 
 LARGE_SHARE = 0.5
 """Shares up to this (in units of the slack, relatively) are solved from differences; larger ones anew."""

@@ -22,20 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_game.mechanism.arrays import BLOCK, TEMPORARIES, Array, blocks, each_block, stack
-from rlhf_game.mechanism.regularizers.base import (
-    RECOMPUTE,
-    WHOLE,
-    Block,
-    Optimum,
-    Regularizer,
-    Score,
-    Settled,
-    at,
-    by_row,
-    expectation,
-    score,
-    simplex_thresholds,
-)
+from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.regularizers.moments import (
     SMALL_CUMULANT,
     Moments,
@@ -47,6 +34,19 @@ from rlhf_game.mechanism.regularizers.moments import (
     phi,
     read_block,
     underflows,
+)
+from rlhf_game.mechanism.regularizers.optimum import (
+    RECOMPUTE,
+    WHOLE,
+    Block,
+    Optimum,
+    Score,
+    Settled,
+    at,
+    by_row,
+    expectation,
+    score,
+    simplex_thresholds,
 )
 
 FAR = 30.0

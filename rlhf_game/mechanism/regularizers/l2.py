@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_game.mechanism.arrays import BLOCK, TEMPORARIES, Array, blocks
-from rlhf_game.mechanism.regularizers.base import (
+from rlhf_game.mechanism.regularizers.base import Regularizer
+from rlhf_game.mechanism.regularizers.optimum import (
     WHOLE,
     Block,
     Optimum,
-    Regularizer,
     Score,
     by_row,
     expectation,

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.regularizers.base import Block, expectation
+from rlhf_game.mechanism.regularizers.optimum import Block, expectation
 
 LARGEST_EXPONENT = 600.0
 """exp of it is finite and can still be summed."""

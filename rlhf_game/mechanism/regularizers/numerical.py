@@ -10,7 +10,7 @@ from typing import Any, Final, final
 import numpy as np
 
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.regularizers.base import WHOLE, Block, Optimum, by_row, score
+from rlhf_game.mechanism.regularizers.optimum import WHOLE, Block, Optimum, by_row, score
 
 STEP: Final = 1e-5
 """Step of differences, as a share of the strength."""

@@ -20,7 +20,8 @@ from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.domains import Sheets
 from rlhf_game.mechanism.payments import PaymentRule
-from rlhf_game.mechanism.regularizers.base import Optimum, Regularizer
+from rlhf_game.mechanism.regularizers.base import Regularizer
+from rlhf_game.mechanism.regularizers.optimum import Optimum
 from rlhf_game.mechanism.rules.welfare_rules import TableRule, table_of
 from rlhf_game.mechanism.spaces.table import Table
 from rlhf_game.mechanism.training import Trained

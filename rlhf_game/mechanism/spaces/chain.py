@@ -33,6 +33,7 @@ from rlhf_game.mechanism.domains import Coordinates
 from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.reports import NORMALIZATION_TOLERANCE, Normalization
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
+from rlhf_game.mechanism.spaces.chain_rows import ChainCoordinates
 from rlhf_game.mechanism.spaces.segments import Indices, Segments
 
 END: Final = -1
@@ -113,8 +114,6 @@ class Chain(PolicySpace[Array]):
 
     def coordinates(self, reward: Any) -> Coordinates:
         """Return one row, of the pairs (state, token)."""
-        from rlhf_game.mechanism.spaces.chain_rows import ChainCoordinates
-
         return ChainCoordinates(self)
 
     def read(self, reward: Any) -> Array:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from rlhf_game.mechanism.arrays import Array, finite
 from rlhf_game.mechanism.domains import Coordinates, Domain, Sheets, SpaceSolver, declared
 from rlhf_game.mechanism.reports import Normalization
-from rlhf_game.mechanism.spaces.chain import Chain
 
 MOST_COUNTED: Final = 2_000
 """An automaton's pairs are counted over all its sequences up to so many pairs; beyond, reports are only rescaled."""
@@ -22,7 +21,8 @@ MOST_COUNTED: Final = 2_000
 class OverSequences(Domain):
     """Rewards >= 0 of an automaton whose sum or maximum over all sequences is 1, by rescaling."""
 
-    space: Chain
+    space: Any
+    """A ``Chain``."""
     low: Array
 
     def project(self, rewards: Array) -> Array:
@@ -45,9 +45,9 @@ class OverSequences(Domain):
 
     def _size(self, row: Array) -> float:
         table = row.reshape(self.space.shape)
-        return (
-            self.space.total(table) if self.space.normalization is Normalization.SUM else self.space.extremes(table)[1]
-        )
+        if self.space.normalization is Normalization.SUM:
+            return float(self.space.total(table))
+        return float(self.space.extremes(table)[1])
 
 
 @final
@@ -60,7 +60,8 @@ class ChainCoordinates(Coordinates):
     which only asks for >= 0 along every sequence.
     """
 
-    space: Chain
+    space: Any
+    """A ``Chain``."""
     pace: ClassVar[Literal["rows", "iterated", "whole"]] = "whole"
 
     def sheets(self, reward: Any) -> Sheets:
@@ -96,7 +97,7 @@ class ChainCoordinates(Coordinates):
 
     def least_value(self, reward: Any) -> float:
         """Return the least reward of any sequence."""
-        return self.space.extremes(reward)[0]
+        return float(self.space.extremes(reward)[0])
 
     @property
     def is_counted(self) -> bool:

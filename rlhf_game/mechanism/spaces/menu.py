@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array, finite, frozen, leave_one_out_sums, positive
 from rlhf_game.mechanism.domains import Coordinates, Domain, Sheets, declared
-from rlhf_game.mechanism.regularizers.base import simplex_thresholds
+from rlhf_game.mechanism.regularizers.optimum import simplex_thresholds
 from rlhf_game.mechanism.reports import Normalization, Reward
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 

@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.arrays import LARGE, Array, blocks, extremes, finite, frozen, frozen_view, numbers, row_sums
 from rlhf_game.mechanism.domains import Coordinates, Domain, Sheets, Solver, declared
-from rlhf_game.mechanism.regularizers.base import Optimum, Regularizer
+from rlhf_game.mechanism.regularizers.base import Regularizer
+from rlhf_game.mechanism.regularizers.optimum import Optimum
 from rlhf_game.mechanism.reports import Normalization, Reward
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 

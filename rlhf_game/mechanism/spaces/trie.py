@@ -34,6 +34,7 @@ from numpy.typing import ArrayLike
 
 from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.arrays import Array, finite, frozen
+from rlhf_game.mechanism.certified import certify
 from rlhf_game.mechanism.domains import Sheets
 from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.regularizers.moments import phi
@@ -192,8 +193,6 @@ class TriePolicy(Policy[Bounded]):
 
     def certified(self, settlement: Any) -> Any:
         """Return what a settlement of this policy would be over all sequences of the model, as intervals."""
-        from rlhf_game.mechanism.certified import certify
-
         return certify(settlement.mechanism, settlement.trained.profile, settlement)
 
     def pieces(self) -> Iterable[Array]:

@@ -8,6 +8,7 @@ from pydantic import Field
 from rlhf_game.errors import InputError
 from rlhf_game.files.prompt_rows import PromptRow
 from rlhf_game.files.schema import Name, Positive, Strict
+from rlhf_game.registry import recipe
 from rlhf_game.rewards.nested import BATCHES, refuse_rank
 from rlhf_game.rewards.reward_specs import SomeReward
 from rlhf_game.training.fine_tuning import JudgeTraining, lora_of
@@ -103,9 +104,7 @@ class OspConfig(TrainingFields):
 
     def train(self, task: Task) -> dict[str, Any]:
         """Do what is left of the rounds, then compare the policy with the reference."""
-        from rlhf_game.training.recipes.osp_rounds import train_osp
-
-        return train_osp(self, task)
+        return recipe("osp")(self, task)
 
     def sampling(self) -> "Sampling":
         """Return how responses are drawn."""

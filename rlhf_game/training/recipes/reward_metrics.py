@@ -12,8 +12,7 @@ import numpy as np
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.aggregates import Aggregate, Mean, MeanMinusDeviation, Median, Minimum
 from rlhf_game.rewards.diagnostics import accuracy, calibration_bins, spearman
-from rlhf_game.training.intervals import shown_share
-from rlhf_game.training.kinds import MetricsTable, Task
+from rlhf_game.training.kinds import Task
 from rlhf_game.training.recipes.candidate_metrics import (
     agreement_on,
     gold_of,
@@ -99,68 +98,6 @@ def train_reward_models(fields: RewardModelFields, task: Task) -> dict[str, Any]
                 (proxies["average"],) = scores_on(responses, [task.path / "model"])
             metrics["candidates"]["optimisation"] = optimisation_on(proxies, gold_of(responses, gold))
     return metrics
-
-
-def tables_of(metrics: dict[str, Any]) -> list[MetricsTable]:
-    """Return what each reward is worth on each subset, and how members agree on candidates."""
-    rows: dict[str, dict[str, dict[str, float]]] = {}
-    if "model" in metrics:
-        rows["model"] = metrics["model"]
-    for i, member in enumerate(metrics.get("members", [])):
-        rows[f"member {i}"] = member
-    for name, aggregate in metrics.get("ensemble", {}).items():
-        rows[f"ensemble, {name}"] = aggregate
-    if "average" in metrics:
-        rows["weight average"] = metrics["average"]
-    header = (
-        "reward", "on", "pairs", "accuracy", "95 % interval", "Brier", "calibration error", "length correlation"
-    )  # fmt: skip
-    keys = ("brier", "calibration_error", "length_correlation")
-    worth = tuple(
-        (
-            name,
-            subset,
-            str(judged["pairs"]),
-            *shown_share(judged["accuracy"], int(judged["pairs"])),
-            *(f"{judged[key]:.3f}" for key in keys),
-        )
-        for name, subsets in rows.items()
-        for subset, judged in subsets.items()
-    )
-    found = [MetricsTable("What each reward is worth on pairs", header, worth)]
-    if "candidates" in metrics:
-        pairs = metrics["candidates"]["pairs"]
-        sizes = list(pairs[0]["same_best_of"])
-        agreement = tuple(
-            (
-                " and ".join(map(str, pair["members"])),
-                "same" if pair["same_backbone"] else "other",
-                "unknown" if pair["spearman"] is None else f"{pair['spearman']:.3f}",
-                *(f"{pair['same_best_of'][n]:.3f}" for n in sizes),
-            )
-            for pair in pairs
-        )
-        heads = ("members", "backbone", "Spearman", *(f"same best of {n}" for n in sizes))
-        found.append(MetricsTable("How members agree on candidates", heads, agreement))
-    if "optimisation" in metrics.get("candidates", {}):
-        found.append(_table_of_optimisation(metrics["candidates"]["optimisation"]))
-    return found
-
-
-def _table_of_optimisation(optimisation: dict[str, Any]) -> MetricsTable:
-    """Return the gold reward's gain at a few divergences that the longest curve has."""
-    longest = max((one["curve"] for one in optimisation.values()), key=len)
-    places = range(len(longest) // 4, len(longest), max(1, len(longest) // 4))
-    rows = tuple(
-        (
-            proxy,
-            *(f"{one['curve'][k]['gold']:.3f}" if k < len(one["curve"]) else "out of reach" for k in places),
-            "unknown" if one["peak"] is None else f"{one['peak']:.2f}",
-        )
-        for proxy, one in optimisation.items()
-    )
-    heads = ("optimised", *(f"gold at KL {longest[k]['divergence']:.2f}" for k in places), "highest at KL")
-    return MetricsTable("What optimising a reward does to the gold reward", heads, rows)
 
 
 def _judged(rewards: Mapping[str, Rewards], subsets: Subsets) -> dict[str, Any]:

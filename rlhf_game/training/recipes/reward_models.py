@@ -8,9 +8,11 @@ from pydantic import Field
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.schema import Name, Nonnegative, Positive, Strict, parse_model
+from rlhf_game.registry import recipe
 from rlhf_game.rewards.neural import Truncate
 from rlhf_game.rewards.reward_specs import SomeReward
 from rlhf_game.training.kinds import MetricsTable, Task
+from rlhf_game.training.recipes.reward_tables import tables_of
 from rlhf_game.training.training_data import Count, PreferenceFields, Seed
 
 
@@ -100,14 +102,10 @@ class RewardModelFields(MemberFields, PreferenceFields, ABC):
 
     def train(self, task: Task) -> dict[str, Any]:
         """Train the members, then what they are together."""
-        from rlhf_game.training.recipes.reward_metrics import train_reward_models
-
-        return train_reward_models(self, task)
+        return recipe("reward_models")(self, task)
 
     def tables(self, metrics: dict[str, Any]) -> list[MetricsTable]:
         """Return what the rewards are worth on pairs, and how members agree."""
-        from rlhf_game.training.recipes.reward_metrics import tables_of
-
         return tables_of(metrics)
 
     def common(self) -> dict[str, Any]:

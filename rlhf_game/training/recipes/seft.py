@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 
 from rlhf_game.files.prompt_rows import Prompts
 from rlhf_game.files.schema import Name, Positive, Strict
+from rlhf_game.registry import recipe
 from rlhf_game.rewards.nested import BATCHES, refuse_rank
 from rlhf_game.rewards.reward_specs import SomeReward
 from rlhf_game.training.fine_tuning import EvolutionTraining, ReviserTraining
@@ -99,9 +100,7 @@ class SeftConfig(PreferenceFields):
 
     def train(self, task: Task) -> dict[str, Any]:
         """Do what is left of the reviser's training and of the evolutions."""
-        from rlhf_game.training.recipes.seft_stages import train_seft
-
-        return train_seft(self, task)
+        return recipe("seft")(self, task)
 
     def tables(self, metrics: dict[str, Any]) -> list[MetricsTable]:
         """Return what the revisers do by initial quality, and what the policy is worth after each evolution."""

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from rlhf_game.errors import InputError
 from rlhf_game.files.atomic import write_json
 from rlhf_game.training_backends.lm.checkpoints import find_checkpoint, model_folder
-from rlhf_game.training_backends.lm.models import quiet_transformers
+from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.lm.reward_networks import (
     ADAPTER,
     CARD,

@@ -145,7 +145,7 @@ def _converted(gguf: Path, sha256: str) -> Path:
 
 def _convert(gguf: Path, folder: Path) -> None:
     """Write the safetensors copy (float32, the same logits to the last bit) of a GGUF model, and its tokenizer."""
-    from rlhf_game.training_backends.lm.models import quiet_transformers
+    from rlhf_game.training_backends.lm.quiet import quiet_transformers
 
     if importlib.util.find_spec("gguf") is None:
         raise MissingExtra("train", "gguf")

@@ -22,7 +22,8 @@ from rlhf_game.errors import InputError, boundary
 from rlhf_game.files.conversations import Text
 from rlhf_game.mechanism.arrays import Array, finite
 from rlhf_game.training_backends.lm.checkpoints import Checkpoint, find_checkpoint, model_folder
-from rlhf_game.training_backends.lm.models import load_pretrained, quiet_transformers
+from rlhf_game.training_backends.lm.models import load_pretrained
+from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.lm.reading import Truncate
 from rlhf_game.training_backends.lm.scorers import (
     Classifier,

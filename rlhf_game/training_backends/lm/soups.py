@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from rlhf_game.errors import InputError
-from rlhf_game.training_backends.lm.models import LanguageModel, quiet_transformers
+from rlhf_game.training_backends.lm.models import LanguageModel
+from rlhf_game.training_backends.lm.quiet import quiet_transformers
 
 
 def devices() -> tuple[str, ...]:

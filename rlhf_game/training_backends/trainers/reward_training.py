@@ -23,7 +23,7 @@ from trl.trainer.reward_trainer import RewardTrainer
 from rlhf_game.errors import InputError, RunError, boundary
 from rlhf_game.files.conversations import Text
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.training_backends.lm.models import quiet_transformers
+from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.lm.reading import Truncate
 from rlhf_game.training_backends.lm.reward_networks import set_head
 from rlhf_game.training_backends.lm.scorers import Classifier, Embedder, load_backbone, load_embedder

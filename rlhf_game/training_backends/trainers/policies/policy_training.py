@@ -15,7 +15,8 @@ from rlhf_game.errors import InputError, boundary
 from rlhf_game.files.conversations import Conversation, Text, document_of, text_of
 from rlhf_game.files.identity import digest_of
 from rlhf_game.training_backends.lm.checkpoints import find_checkpoint
-from rlhf_game.training_backends.lm.models import LanguageModel, load_language_model, load_trainable, quiet_transformers
+from rlhf_game.training_backends.lm.models import LanguageModel, load_language_model, load_trainable
+from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.lm.sampling import check_length
 from rlhf_game.training_backends.trainers.policies.best_of_n import (
     PromptBatch,

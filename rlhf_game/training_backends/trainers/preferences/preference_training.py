@@ -17,7 +17,8 @@ from transformers import TrainerCallback
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import document_of, response_of, text_of
 from rlhf_game.files.workspace import Workspace
-from rlhf_game.training_backends.lm.models import LanguageModel, load_trainable, quiet_transformers
+from rlhf_game.training_backends.lm.models import LanguageModel, load_trainable
+from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.lm.sampling import log_probabilities
 from rlhf_game.training_backends.trainers.policies.policy_folders import (
     CARD,

@@ -18,7 +18,8 @@ from trl.trainer.utils import disable_dropout_in_model
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Text, response_of, text_of
-from rlhf_game.training_backends.lm.models import LanguageModel, load_trainable, quiet_transformers
+from rlhf_game.training_backends.lm.models import LanguageModel, load_trainable
+from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.trainers.policies.best_of_n import IGNORED, Distiller
 from rlhf_game.training_backends.trainers.policies.building import lora_config
 from rlhf_game.training_backends.trainers.policies.policy_folders import (

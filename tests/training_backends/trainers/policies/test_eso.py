@@ -13,7 +13,8 @@ import torch
 from scipy.stats import chi2
 
 from rlhf_game import InputError, RunError
-from rlhf_game.training_backends.lm.models import LanguageModel, load_language_model, quiet_transformers
+from rlhf_game.training_backends.lm.models import LanguageModel, load_language_model
+from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.trainers.policies.eso_trainer import EsoSampler, EsoTrainer, eso_loss, split_rows
 from rlhf_game.training_backends.trainers.policies.eso_training import EsoTraining, _settings, _trainer, train_eso
 from rlhf_game.training_backends.trainers.policies.policy_training import load_policy

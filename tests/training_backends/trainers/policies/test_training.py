@@ -14,7 +14,8 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.rloo_config import RLOOConfig
 
 from rlhf_game import InputError, MissingExtra, RunError
-from rlhf_game.training_backends.lm.models import load_language_model, quiet_transformers
+from rlhf_game.training_backends.lm.models import load_language_model
+from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.lm.sampling import log_probabilities
 from rlhf_game.training_backends.trainers.policies import PolicyTraining, load_policy, train_policy
 from rlhf_game.training_backends.trainers.policies.building import make_settings, make_trainer, ordered_rows

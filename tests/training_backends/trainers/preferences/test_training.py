@@ -18,7 +18,8 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from rlhf_game import InputError, RunError
-from rlhf_game.training_backends.lm.models import LanguageModel, load_language_model, quiet_transformers
+from rlhf_game.training_backends.lm.models import LanguageModel, load_language_model
+from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.trainers.policies.policy_training import load_policy
 from rlhf_game.training_backends.trainers.preferences import (
     LOSSES,

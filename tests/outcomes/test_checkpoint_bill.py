@@ -13,7 +13,8 @@ from peft import LoraConfig, get_peft_model
 from pyarrow import parquet
 from transformers import AutoModelForCausalLM
 
-from rlhf_game.training_backends.lm.models import load_language_model, quiet_transformers
+from rlhf_game.training_backends.lm.models import load_language_model
+from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from tests import tiny
 from tests.cli.runner import Result
 from tests.cli.runner import run as command

@@ -1,7 +1,9 @@
 """Write the generated parts of the pages anew, or with --check say which are out of date.
 
 A page marks a generated part by ``<!-- generated: NAME -->`` and ``<!-- end -->``; NAME is one of
+  commands what the commands since the last output printed; files of the page (a block with a title) lie where they run
   output   what the Python examples since the last output printed; the examples of a page share their names
+  gallery  every figure of the pages, with a link to where it is explained
   extras   the optional dependencies, from pyproject.toml
   tables, arrays, documents   what is read and what is refused, from the cases of tests/files/matrix.py
   scoring  what makes a reward model's score, from the cases of tests/training_backends
@@ -13,17 +15,24 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**/*.md")
 PART = re.compile(
-    r"^```python\n(?P<example>.*?)^```$|^<!-- generated: (?P<name>\w+) -->\n(?P<old>.*?)^<!-- end -->$",
+    r"^```python\n(?P<example>.*?)^```$|^```\w+ title=\"(?P<file>[\w.]+)\"\n(?P<content>.*?)^```$"
+    r"|^```console\n(?P<commands>.*?)^```$|^<!-- generated: (?P<name>\w+) -->\n(?P<old>.*?)^<!-- end -->$",
     re.MULTILINE | re.DOTALL,
 )
+FIGURE = re.compile(r"!\[([^\]]*)\]\((figures/[^)]+)\)")
+WIDTH = "110"
+"""Columns of the terminal in which commands are shown."""
 EXTRAS = {
     "conic": "cvxpy, for training rules without a closed form",
     "train": "torch, transformers, trl and peft: language models and reward models",
@@ -48,32 +57,66 @@ def pages() -> list[Path]:
 
 def regenerated(text: str, with_demo: bool = False) -> str:
     """Return a page's text with its generated parts written anew; runs its Python examples in order."""
-    names: dict[str, object] = {"__name__": "__main__"}
-    printed = io.StringIO()
+    with tempfile.TemporaryDirectory() as folder:
+        return Regeneration(Path(folder), with_demo).of(text)
 
-    def write(part: re.Match[str]) -> str:
-        name, old = part["name"], part["old"]
-        if name is None:
-            with contextlib.redirect_stdout(printed):
-                exec(compile(part["example"], "<example>", "exec"), names)
-            return part[0]
-        if name == "demo":
-            new = _block(_demo()) if with_demo else old
-        elif name == "output":
-            new = _block(printed.getvalue())
-            printed.seek(0)
-            printed.truncate()
-        elif name == "extras":
-            new = _extras()
-        elif name in ("tables", "arrays", "documents"):
-            new = _cases(name)
-        elif name == "scoring":
-            new = _scoring()
+
+class Regeneration:
+    """One page that is written anew: the names, files and outputs that its parts share."""
+
+    def __init__(self, folder: Path, with_demo: bool) -> None:
+        self._folder = folder
+        self._with_demo = with_demo
+        self._names: dict[str, object] = {"__name__": "__main__"}
+        self._printed = io.StringIO()
+        self._commands = ""
+
+    def of(self, text: str) -> str:
+        """Return the page's text."""
+        return PART.sub(self._written, text)
+
+    def _written(self, part: re.Match[str]) -> str:
+        if part["name"] is not None:
+            return f"<!-- generated: {part['name']} -->\n{self._new(part['name'], part['old'])}<!-- end -->"
+        if part["example"] is not None:
+            with contextlib.redirect_stdout(self._printed):
+                exec(compile(part["example"], "<example>", "exec"), self._names)
+        elif part["file"] is not None:
+            (self._folder / part["file"]).write_text(part["content"], encoding="utf-8")
         else:
-            raise SystemExit(f"a generated part must be one of those above, got {name!r}")
-        return f"<!-- generated: {name} -->\n{new}<!-- end -->"
+            self._commands = part["commands"]
+        return part[0]
 
-    return PART.sub(write, text)
+    def _new(self, name: str, old: str) -> str:
+        if name == "demo":
+            return _block(_demo()) if self._with_demo else old
+        if name == "output":
+            said, self._printed = self._printed.getvalue(), io.StringIO()
+            return _block(said)
+        if name == "commands":
+            return _block(_printed(self._commands, self._folder))
+        if name in ("tables", "arrays", "documents"):
+            return _cases(name)
+        if name not in MADE:
+            raise SystemExit(f"a generated part must be one of those above, got {name!r}")
+        return MADE[name]()
+
+
+def _printed(commands: str, folder: Path) -> str:
+    """Return what the commands of one block print, one after the other in a folder; exit code 3 is an answer, too."""
+    from rlhf_game.cli import main as command_line
+
+    printed = io.StringIO()
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(printed),
+        mock.patch.dict(os.environ, {"COLUMNS": WIDTH, "NO_COLOR": "1"}),
+    ):
+        for line in commands.splitlines():
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+            if words[0] != "rlhf-game" or command_line(words[1:]) not in (0, 3):
+                raise SystemExit(f"a command of a page must be one of rlhf-game that succeeds, got {line!r}")
+    return printed.getvalue()
 
 
 def _block(text: str) -> str:
@@ -85,6 +128,16 @@ def _extras() -> str:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     rows = [f"| `{extra}` | {EXTRAS[extra]} |" for extra in project["optional-dependencies"]]
     return "\n".join(["| extra | brings |", "|---|---|", *rows]) + "\n"
+
+
+def _gallery() -> str:
+    found = []
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        if page.stem not in ("index", "gallery"):
+            title = text.partition("\n")[0].lstrip("# ")
+            found += [f"## {title}\n\n[![{alt}]({path})]({page.name})\n\n{alt}\n" for alt, path in FIGURE.findall(text)]
+    return "\n".join(found)
 
 
 def _cases(name: str) -> str:
@@ -113,6 +166,10 @@ def _demo() -> str:
     command = Path(sys.executable).with_name("rlhf-game")
     environment = {**os.environ, "COLUMNS": "110", "NO_COLOR": "1"}
     return subprocess.run([command, "demo"], check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+
+
+MADE = {"extras": _extras, "gallery": _gallery, "scoring": _scoring}
+"""The parts that no other part of their page has a say in."""
 
 
 def main() -> int:

@@ -71,6 +71,17 @@ def test_an_example_that_fails_is_not_passed_over() -> None:
         generate.regenerated("```python\n1 / 0\n```\n")
 
 
+@pytest.mark.parametrize("command", ["rlhf-game settle missing.yaml", "ls"])
+def test_a_command_that_fails_or_is_not_ours_is_not_passed_over(command: str) -> None:
+    with pytest.raises(SystemExit, match="must be one of rlhf-game that succeeds"):
+        generate.regenerated(f"```console\n$ {command}\n```\n\n<!-- generated: commands -->\n<!-- end -->\n")
+
+
+def test_the_gallery_has_every_figure_of_the_pages() -> None:
+    shown = set(generate.FIGURE.findall(read("docs/gallery.md")))
+    assert {path for _, path in shown} == {f"figures/{path.name}" for path in (ROOT / "docs/figures").glob("*.svg")}
+
+
 def test_the_readme_shows_what_the_demo_prints() -> None:
     shown = {part["name"]: part["old"] for part in generate.PART.finditer(read("README.md")) if part["name"]}
     assert shown["demo"].startswith("```text\n"), "make readme runs the demo and writes its table"

@@ -74,6 +74,11 @@ LAYERS = {
     "training_backends": Layer(
         frozenset({"errors", "callables", "mechanism", "files"}), TRAINING | {"numpy"}, frozenset({"jinja2"})
     ),
+    "trl": Layer(
+        frozenset({"errors", "engines", "mechanism", "files", "rewards", "outcomes", "training_backends"}),
+        TRAINING | {"numpy"},
+        frozenset(),
+    ),
     "report": _layer(
         "errors registry mechanism agents files", "numpy pydantic", "jinja2 matplotlib pyarrow", "training"
     ),

@@ -87,12 +87,17 @@ def run_finetuned(
     return settle_draws(configuration, folder, watch)
 
 
-def settle_draws(configuration: Configuration, folder: RunFolder, watch: Progress) -> FinetunedRun:
-    """Write the game and the receipt of draws that were made and scored in an open folder."""
+def settle_draws(
+    configuration: Configuration, folder: RunFolder, watch: Progress, trainer: Mapping[str, Any] | None = None
+) -> FinetunedRun:
+    """Write the game and the receipt of draws that were made and scored in an open folder.
+
+    trainer: what the game says of what trained the policy, where the configuration does not.
+    """
     columns, origin = read_samples(folder)
     check_policy(place_of_policy(configuration.source, spec_of(configuration), folder), folder, origin)
     watch("settle", 0, 1)
-    _write_game(configuration, columns, origin, folder)
+    _write_game(configuration, columns, origin, folder, trainer)
     game = read_sampled_game(folder.game)
     _write_receipt(game, configuration, origin, folder)
     watch("settle", 1, 1)
@@ -133,7 +138,11 @@ def _check(configuration: Configuration) -> None:
 
 
 def _write_game(
-    configuration: Configuration, columns: Mapping[str, list[Any]], origin: dict[str, Any], folder: RunFolder
+    configuration: Configuration,
+    columns: Mapping[str, list[Any]],
+    origin: dict[str, Any],
+    folder: RunFolder,
+    trainer: Mapping[str, Any] | None,
 ) -> None:
     if folder.game.exists():
         return
@@ -153,7 +162,7 @@ def _write_game(
         "samples": {"file": samples_file(folder).name, "sha256": digest(samples_file(folder))},
         "scores": {"file": folder.scores.name, "sha256": digest(folder.scores)},
         "policy": None,
-        "trainer": _trainer(configuration, spec),
+        "trainer": trainer or _trainer(configuration, spec),
         "cost": {
             "trainings": len(origin["trainings"]),
             "tokens": sum(one["tokens"] for one in origin["trainings"]),
@@ -168,7 +177,8 @@ def _write_game(
     if spec.payments_from == "soups":
         document["policy"] = _deliver_soup(configuration, document, folder)
     elif origin["policy_sha256"] is not None:
-        place = MODEL if spec.policy is None else place_of_policy(configuration.source, spec, folder)
+        place, own = place_of_policy(configuration.source, spec, folder), folder.path / MODEL
+        place = MODEL if place.resolve() == own.resolve() else place
         document["policy"] = {"folder": place.as_posix(), "sha256": origin["policy_sha256"]}
     document["provenance"] = {"prompts": configuration.source.words, "samples": origin}
     folder.write(folder.game, lay_out(document).encode())

@@ -76,6 +76,11 @@ class ElasticReset(TrainerCallback, KeepsTensors):
             for name, parameter in model.named_parameters()
             if parameter.requires_grad and CRITIC not in name.split(".")
         }
+        if not self._initial and state.global_step:
+            raise InputError(
+                "a resumed training must have the average in its checkpoint, found none: only the trainers of this "
+                "package keep it there"
+            )
         if not self._initial:
             self._initial = {name: self._copy(parameter) for name, parameter in self._parameters.items()}
             self._average = {name: value.clone() for name, value in self._initial.items()}

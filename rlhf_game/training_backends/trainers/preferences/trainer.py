@@ -1,5 +1,6 @@
 """TRL's DPOTrainer with any loss of pairs in the place of its own."""
 
+from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
 from rlhf_game.errors import InputError
 from rlhf_game.training_backends.lm.models import LanguageModel
-from rlhf_game.training_backends.trainers.preferences.losses import PairBatch, PreferenceLoss
+from rlhf_game.training_backends.trainers.preferences.losses import PairBatch, PreferenceLoss, find_loss
 from rlhf_game.training_backends.trainers.preferences.preference_settings import PreferenceTraining
 from rlhf_game.training_backends.trainers.resuming import SafeCheckpoints
 
@@ -41,9 +42,8 @@ class Collator:
         return batch | {name: torch.tensor([float(row[name]) for row in rows]) for name in self.columns}
 
 
-@final
-class PairTrainer(SafeCheckpoints, DPOTrainer):
-    """Minimises the mean of a PreferenceLoss. Its rows are token ids already, with log ref of both responses."""
+class PairLossTrainer(DPOTrainer, ABC):
+    """Minimises the mean of a PreferenceLoss in the place of TRL's own losses."""
 
     objective: PreferenceLoss
     columns: tuple[str, ...] = ()
@@ -69,9 +69,11 @@ class PairTrainer(SafeCheckpoints, DPOTrainer):
         )
         chosen, rejected = outputs.log_probs.sum(dim=1).chunk(2)
         chosen_tokens, rejected_tokens = mask.sum(dim=1).clamp(min=1).chunk(2)
+        known = [inputs[name] for name in REFERENCE if name in inputs]
+        reference = known or self.compute_ref_log_probs(self.ref_model or self.model, dict(inputs))
         return PairBatch(
-            chosen=chosen - inputs["ref_chosen_logps"],
-            rejected=rejected - inputs["ref_rejected_logps"],
+            chosen=chosen - reference[0],
+            rejected=rejected - reference[1],
             beta=self.beta,
             lead=(chosen - rejected).detach(),
             chosen_tokens=chosen_tokens,
@@ -90,6 +92,48 @@ class PairTrainer(SafeCheckpoints, DPOTrainer):
         }
         for name, values in numbers.items():
             self._metrics["train"][name].append(self.accelerator.gather(values).mean().item())
+
+
+@final
+class PreferenceTrainer(PairLossTrainer):
+    """TRL's DPOTrainer with a loss by name, or one's own: on TRL's rows, with TRL's checkpoints, in any script of TRL.
+
+    Every argument but ``objective`` is TRL's. Raises InputError for a loss that there is not, or one that needs columns
+    that TRL's rows do not have.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: DPOConfig,
+        *,
+        objective: str | PreferenceLoss,
+        ref_model: Any = None,
+        train_dataset: Any = None,
+        processing_class: Any = None,
+        callbacks: list[TrainerCallback] | None = None,
+        peft_config: Any = None,
+    ) -> None:
+        self.objective = find_loss(objective)
+        if self.objective.columns:
+            raise InputError(
+                f"objective must need no columns beside TRL's, got {self.objective.name}, which needs "
+                f"{', '.join(self.objective.columns)}"
+            )
+        super().__init__(
+            model=model,
+            ref_model=ref_model,
+            args=args,
+            train_dataset=train_dataset,
+            processing_class=processing_class,
+            callbacks=callbacks,
+            peft_config=peft_config,
+        )
+
+
+@final
+class PairTrainer(SafeCheckpoints, PairLossTrainer):
+    """A PairLossTrainer whose rows are token ids already, with log ref of both responses."""
 
     def _prepare_dataset(self, dataset: Any, *others: Any, **named: Any) -> Any:
         return dataset

@@ -1,0 +1,3 @@
+from tests.outcomes.conftest import one_thread, place
+
+__all__ = ["one_thread", "place"]

@@ -70,7 +70,8 @@ class PairLossTrainer(DPOTrainer, ABC):
         chosen, rejected = outputs.log_probs.sum(dim=1).chunk(2)
         chosen_tokens, rejected_tokens = mask.sum(dim=1).clamp(min=1).chunk(2)
         known = [inputs[name] for name in REFERENCE if name in inputs]
-        reference = known or self.compute_ref_log_probs(self.ref_model or self.model, dict(inputs))
+        trl: Any = self
+        reference = known or trl.compute_ref_log_probs(self.ref_model or self.model, dict(inputs))
         return PairBatch(
             chosen=chosen - reference[0],
             rejected=rejected - reference[1],

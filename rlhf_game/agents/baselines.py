@@ -64,20 +64,24 @@ def second_price(reference: Array, strength: float, rewards: Array, sizes: Array
 
 
 def token_auction(reference: Array, strength: float, rewards: Array, sizes: Array) -> Money:
-    """The token auction of Duetting et al. (arXiv:2310.10826) for one token: linear aggregation, critical payments.
+    """The token auction of Duetting et al. (arXiv:2310.10826) for one token: linear aggregation, the second-price rule.
 
-    Each group brings the distribution p_i that it would train alone for one member, and bids its size b_i. The policy
-    is sum b_i p_i / sum b. A group's share x_i(b) = b_i / sum b rises with its bid, and it pays the critical amount
-    b_i x_i(b_i) - integral_0^b_i x_i (Myerson 1981), the second-price rule of a monotone aggregation. Truthful in the
-    bid when p_i is given; p_i is reported too.
+    Each group brings the distribution p_i that it would train alone for one member, and bids its size b_i, money for
+    a token that it prefers. The policy is sum b_i p_i / sum b = x_i p_i + (1 - x_i) q_i with x_i = b_i / sum b and q_i
+    the mixture of the others. Drawn stably, the token changes at most once while b_i rises, from one of q_i to one that
+    p_i holds more of; the group then pays the bid at which it changes, else nothing. What it pays on average is
+
+        (1/2) |p_i - q_i|_1 (b_i x_i(b_i) - integral_0^b_i x_i)         (derived; test_the_token_auction_...)
+
+    There are no valuations in that model: at other tastes than it assumes, and with p_i reported, it is not truthful.
     """
     own = np.stack([_optimum(reference, strength, reward) for reward in rewards])
     total = sizes.sum()
     rest = total - sizes
     with np.errstate(divide="ignore", invalid="ignore"):
         critical = np.where(rest > 0, rest * np.log(total / np.where(rest > 0, rest, 1.0)) - sizes * rest / total, 0.0)
-    worth = np.array([reward @ p - reward @ reference for reward, p in zip(rewards, own, strict=True)])
-    return np.asarray(sizes @ own / total), critical * np.maximum(worth, 0.0)
+    others = (sizes @ own - sizes[:, None] * own) / np.where(rest > 0, rest, 1.0)[:, None]
+    return np.asarray(sizes @ own / total), critical * np.abs(own - others).sum(axis=1) / 2
 
 
 def mosaic(reference: Array, strength: float, rewards: Array, sizes: Array, seed: int = 0) -> Money:

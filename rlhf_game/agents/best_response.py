@@ -17,8 +17,10 @@ MOST_ON_A_CHAIN: Final = 8
 """Starts on an automaton, where every policy is a recursion; regularisers without a closed form get a quarter."""
 WAYS: Final = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
 """How far from the truth towards a candidate an unknown payment rule is tried."""
-POLISHES: Final = 100
-"""Random moves that are tried under an unknown rule."""
+FEW: Final = 4
+"""Reports, the best of those that were tried under an unknown rule, that are tried at every size."""
+POLISHES: Final = (60, 20, 20)
+"""Random moves that are tried from the best reports under an unknown rule."""
 
 
 @final
@@ -28,8 +30,9 @@ class BestResponse:
 
     On tables and automata with an affine-maximising training rule and payments of this package: projected gradient
     ascent from many starts, for every size up to the limit (a refined grid beyond 16). On menus: every entry that any
-    report can reach, so nothing is missed. Under any other rule: all those reports, points between them and the truth,
-    and random moves, each settled; a weaker search. In every case the result is a lower bound on what there is.
+    report can reach, so nothing is missed. Under any other rule: all those reports at many sizes, points between them
+    and the truth, and random moves, each settled; a weaker search. In every case the result is a lower bound on what
+    there is.
 
     starts: rewards to start from, for each prompt and size.
     """
@@ -77,10 +80,9 @@ class BestResponse:
             for sheet, other, domain in zip(truth, zeros, domains, strict=True)
         ]
         lies = [tuple(sheet[s] for sheet in begun) for s in range(min(map(len, begun)))]
-        sizes = sorted({1, min(group.size, world.largest_size), world.largest_size})
+        sizes = size_grid(group.size, world.largest_size)
         reports = [Report(system.reward(lie), size) for lie in lies for size in sizes]
-        best = _best(group, world, [Report(group.reward, group.size), *reports])
-        return _polished(group, world, system, domains, best, rng)
+        return _settled(group, world, system, domains, reports, rng)
 
     def _groped(self, group: Group, world: World, system: Coordinates, rng: np.random.Generator) -> Report:
         stage = _stage(group, world)
@@ -104,8 +106,14 @@ class BestResponse:
             return _projected(system, stage.domains[0], moved, report.size)
 
         tried = [between(report, way) for report in reports for way in WAYS]
-        best = _best(group, world, [Report(group.reward, group.size), *reports, *tried])
-        return _polished(group, world, system, stage.domains[0], best, rng)
+        few = affordable(system, self.starts)
+        tried += [
+            stage.reports([sheet[s] for sheet in begun], (size,))[0]
+            for s in range(min(few, *(len(sheet) for sheet in begun)))
+            for size in size_grid(group.size, world.largest_size)
+            if size != group.size
+        ]
+        return _settled(group, world, system, stage.domains[0], [*reports, *tried], rng)
 
 
 def affordable(system: Coordinates, starts: int) -> int:
@@ -155,18 +163,44 @@ def _projected(system: Coordinates, domains: Sequence[Domain], rewards: Sequence
     return Report(system.reward(sheets), size)
 
 
+def _settled(
+    group: Group,
+    world: World,
+    system: Coordinates,
+    domains: Sequence[Domain],
+    reports: Sequence[Report],
+    rng: np.random.Generator,
+) -> Report:
+    """Return the best of the truth, of these reports, of the best of them at other sizes, and of moves from those."""
+
+    def ranked(those: Sequence[Report]) -> list[Report]:
+        worth = np.array([_utility(group, world, report) for report in those])
+        return [those[k] for k in np.argsort(-worth, kind="stable")]
+
+    first = ranked([Report(group.reward, group.size), *reports])[:FEW]
+    sizes = size_grid(group.size, world.largest_size)
+    resized = [Report(report.reward, size) for report in first for size in sizes if size != report.size]
+    best = ranked([*first, *resized])
+    moved = [
+        _polished(group, world, system, domains, report, moves, rng)
+        for report, moves in zip(best, POLISHES, strict=False)
+    ]
+    return _best(group, world, moved)
+
+
 def _polished(
     group: Group,
     world: World,
     system: Coordinates,
     domains: Sequence[Domain],
     best: Report,
+    moves: int,
     rng: np.random.Generator,
 ) -> Report:
     """Return the report after random moves of shrinking length, taken when they raise the utility."""
     reached = _utility(group, world, best)
     length = 0.3
-    for _ in range(POLISHES):
+    for _ in range(moves):
         said = system.sheets(best.reward)
         moved = [sheet + length * np.ptp(sheet) * rng.standard_normal(sheet.shape) for sheet in said]
         report = _projected(system, domains, moved, best.size)

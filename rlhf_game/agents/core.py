@@ -1,9 +1,10 @@
 r"""The core: whether a coalition of groups and the provider would do better by a model of their own.
 
-With u_i the groups' utilities and the provider's surplus, revenue - strength * D(p || q), the settlement is in the core
-when no set S of groups can share more with the provider than it has: surplus + sum_S u_i >= Omega*(s_S) for every S
-(Omega*(s_S) is the best affine welfare of S alone; Ausubel and Milgrom 2002 for auctions). Affine payments need not be:
-they may leave the provider less than some coalition would offer.
+With u_i the groups' utilities and the provider's surplus, revenue - strength * D(p || q) + <b, p>, the settlement is in
+the core when no set S of groups can share more with the provider than it has: surplus + sum_S u_i >= Omega*(s_S + b)
+for every S, also of nobody (Omega*(s_S + b) is the best affine welfare of S alone, the provider's own boost b with it;
+Ausubel and Milgrom 2002 for auctions). Affine payments need not be: they may leave the provider less than some
+coalition would offer, or less than what moving the model costs.
 """
 
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from rlhf_game.mechanism.mechanism import Mechanism, read_profile
 from rlhf_game.mechanism.regret import TOLERANCE
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
+from rlhf_game.mechanism.training import AffineRule
 
 MOST: Final = 12
 """Groups; every set of them is looked at."""
@@ -31,7 +33,7 @@ class Core:
     worst_gain: float
     """The most that a set of groups and the provider have to gain together by themselves; <= 0: the core holds it."""
     blocking: tuple[str, ...]
-    """The groups of that set."""
+    """The groups of that set; none where the provider would do better alone."""
     least_revenue: float
     """The least revenue of payments that are in the core (with no group's utility below 0), by a linear programme."""
     tolerance: float
@@ -45,26 +47,30 @@ class Core:
 def core(mechanism: Mechanism, groups: Sequence[Group], space: PolicySpace[Any]) -> Core:
     """Return how the truthful settlement stands to the core; 2^n trainings and a linear programme.
 
-    Raises CombinationError unless social welfare is maximised with equal weights and without a boost (utilities could
-    not be added up otherwise), InputError with more than MOST groups, RunError when the programme is not solved.
+    Raises CombinationError unless social welfare is maximised with equal weights, InputError with more than MOST
+    groups, RunError when the programme is not solved.
     """
     rule = mechanism.training
     count = len(groups)
-    if not rule.is_plain(count):
-        raise CombinationError("the core needs a rule that maximises social welfare, without weights and boosts")
+    if not isinstance(rule, AffineRule):
+        raise CombinationError("the core is that of a rule that maximises social welfare, which this one does not")
+    if (rule.multipliers(count) != 1).any():
+        raise CombinationError("the core adds up utilities, which groups' weights put in units of their own")
     if count > MOST:
         raise InputError(f"groups must be at most {MOST} for the core, got {count}")
     profile = read_profile([Report(group.reward, group.size) for group in groups], space)
     settlement = mechanism.settle_profile(profile, space)
     inside = (np.arange(1 << count)[:, None] >> np.arange(count) & 1).astype(np.float64)
-    reached = np.array([space.maximize(row * profile.sizes, profile.rewards).welfare for row in inside[1:]])
+    boosts = [space.read_boost(boost) for boost in rule.boosts()]
+    shares = (rule.score(row * profile.sizes, len(boosts)) for row in inside)
+    reached = np.array([space.maximize(share, [*profile.rewards, *boosts]).welfare for share in shares])
     surplus = settlement.revenue - (settlement.social_welfare - settlement.affine_social_welfare)
-    gains = reached - inside[1:] @ settlement.utilities - surplus
-    worst = int(gains[:-1].argmax()) if count > 1 else 0
+    gains = reached - inside @ settlement.utilities - surplus
+    worst = int(gains[:-1].argmax())
     values = profile.sizes * settlement.values
-    least = _least_revenue(inside[1:], reached, values, settlement.affine_social_welfare)
+    least = _least_revenue(inside, reached, values, settlement.affine_social_welfare)
     scale = float(np.abs(values).sum() + np.abs(settlement.payments).sum())
-    names = tuple(group.name for i, group in enumerate(groups) if inside[1 + worst, i])
+    names = tuple(group.name for i, group in enumerate(groups) if inside[worst, i])
     return Core(float(gains[worst]), names, least, TOLERANCE * scale)
 
 
@@ -72,7 +78,7 @@ def _least_revenue(inside: Array, reached: Array, values: Array, welfare: float)
     """Return the least sum of payments, each at most the group's value, with which no set S gains.
 
     revenue - cost + sum_S (values - pay) >= Omega*(s_S), with W = sum values - cost, says of the payments outside S
-    that their sum is at least Omega*(s_S) - W + the values outside S.
+    that their sum is at least Omega*(s_S + b) - W + the values outside S.
     """
     from scipy.optimize import linprog
 

@@ -79,7 +79,7 @@ class ForeignPolicy(Policy[Sheets]):
     def __init__(self, policy: GivenPolicy, payments: Array) -> None:
         self._policy = policy
         self.payments = payments
-        self.welfare, self.divergence, self.gap = policy.welfare, policy.divergence, policy.gap
+        self.welfare, self.divergence = policy.welfare, policy.divergence
 
     @property
     def probabilities(self) -> Any:

@@ -6,6 +6,7 @@ the reports of one type. The report is searched on one sample of the others, and
 so that the mean is unbiased; as a search may miss a better report, regret may be larger.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, final
@@ -59,15 +60,17 @@ def interim_regret(
         raise InputError(f"samples must be an integer >= 2, got {samples}")
     search, measure, moves = rng.spawn(3)
 
-    def worlds(stream: np.random.Generator) -> list[World]:
-        return [World(mechanism, space, tuple(draw(stream)), position, size_limit) for _ in range(samples)]
+    def worlds(stream: np.random.Generator) -> tuple[list[World], list[int]]:
+        """Return the worlds that were drawn, each once, and how often."""
+        drawn = Counter(tuple(draw(stream)) for _ in range(samples))
+        return [World(mechanism, space, others, position, size_limit) for others in drawn], list(drawn.values())
 
-    seen = worlds(search)
+    seen, times = worlds(search)
     truth = Report(group.reward, group.size)
 
     def mean(report: Report) -> float:
         try:
-            return float(np.mean([world.utility(group, report) for world in seen]))
+            return float(np.average([world.utility(group, report) for world in seen], weights=times))
         except InputError:  # no report of this domain
             return -np.inf
 
@@ -78,9 +81,9 @@ def interim_regret(
     if reached - worth[0] <= TOLERANCE * max(abs(reached), abs(worth[0])):
         zero = np.zeros(())
         return Interim(group.name, truth, Estimate(zero, zero, zero, LEVEL))
-    fresh = worlds(measure)
+    fresh, times = worlds(measure)
     gains = np.array([world.utility(group, best) - world.utility(group, truth) for world in fresh])
-    return Interim(group.name, best, _mean(gains))
+    return Interim(group.name, best, _mean(np.repeat(gains, times)))
 
 
 def _reports(group: Group, space: PolicySpace[Any], size_limit: int) -> list[Report]:

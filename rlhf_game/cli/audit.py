@@ -55,6 +55,9 @@ def audit(
         typer.Option("--prior", metavar="PRIOR", help="Also: what lies gain on average over types of this scenario."),
     ] = None,
     samples: Annotated[int, typer.Option("--samples", min=2, help="With --prior: draws of the others' types.")] = 200,
+    types: Annotated[
+        int, typer.Option("--types", min=0, max=1000, help="With --prior: also so many types of each group, drawn.")
+    ] = 0,
     provider: Annotated[
         bool, typer.Option("--provider", help="Also search for what the provider could gain by cheating.")
     ] = False,
@@ -100,7 +103,7 @@ def audit(
         regrets = audit_groups(mechanism, groups, space, strategies, rng=streams[0], size_limit=limit)
         joint, more = {}, dict[str, Any]()
         if prior is not None:
-            more["interim"] = _interim(prior, one, mechanism, groups, space, limit, samples, streams[3])
+            more["interim"] = _interim(prior, one, mechanism, groups, space, limit, (samples, types), streams[3])
         if provider:
             more["provider"] = audit_provider(one, mechanism, groups, space, limit, streams[4])
         if coalitions:
@@ -143,21 +146,33 @@ def _foreign(target: str) -> "Mechanism":
     return foreign(function, target)
 
 
-def _core(mechanism: "Mechanism", groups: "Sequence[Group]", space: "PolicySpace[Any]") -> dict[str, Any] | None:
-    """Return how the settlement stands to the core; None where the core says nothing of these rules."""
+def _core(mechanism: "Mechanism", groups: "Sequence[Group]", space: "PolicySpace[Any]") -> dict[str, Any]:
+    """Return how the settlement stands to the core, or why that is not known."""
     from rlhf_game.agents.core import core
     from rlhf_game.errors import CombinationError, InputError
 
     try:
         found = core(mechanism, groups, space)
-    except (CombinationError, InputError):
-        return None
+    except (CombinationError, InputError) as error:
+        return {"is_in": None, "worst_gain": None, "why": str(error)}
     return {
         "is_in": found.is_in,
         "worst_gain": found.worst_gain,
         "blocking": list(found.blocking),
         "least_revenue": found.least_revenue,
     }
+
+
+def _said_of_core(core: dict[str, Any]) -> str:
+    from rlhf_game.cli.display import number
+
+    if core["is_in"] is None:
+        return f"whether the settlement is in the core is not known: {core['why']}\n"
+    who = f"{' + '.join(core['blocking'])} and the provider gain" if core["blocking"] else "the provider alone gains"
+    said = (
+        "the settlement is in the core." if core["is_in"] else f"not in the core: {who} {number(core['worst_gain'])}."
+    )
+    return f"{said} The least revenue in the core is {number(core['least_revenue'])}.\n"
 
 
 def _interim(
@@ -167,14 +182,17 @@ def _interim(
     groups: "Sequence[Group]",
     space: "PolicySpace[Any]",
     limit: int,
-    samples: int,
+    counts: tuple[int, int],
     rng: Any,
 ) -> list[dict[str, Any]]:
-    """Return for each group what its type gains on average by the best report that was found."""
+    """Return for each group, and for types of it that are drawn, what the best report found gains on average.
+
+    counts: how often the others' types are drawn, and how many types of each group are.
+    """
     from rlhf_game.agents.interim import interim_regret
     from rlhf_game.errors import InputError
-    from rlhf_game.mechanism.reports import Normalization
-    from rlhf_game.simulations.priors import others_of, read_prior
+    from rlhf_game.mechanism.reports import Normalization, Report
+    from rlhf_game.simulations.priors import others_of, read_prior, types_of
 
     table = space.enumeration
     if not table.layout.is_flat:
@@ -183,11 +201,24 @@ def _interim(
         )
     domain = Normalization(game.fields.normalization)
     source = read_prior(prior, len(groups), table.layout.widths[0], domain)
-    out = []
-    for i, (group, stream) in enumerate(zip(groups, rng.spawn(len(groups)), strict=True)):
+    samples, types = counts
+
+    def of_type(i: int, group: "Group", stream: Any) -> dict[str, Any]:
         draw = others_of(source, i, domain)
         found = interim_regret(mechanism, group, i, table, draw, size_limit=limit, samples=samples, rng=stream)
-        out.append({"interim_regret": found.regret.document(), "interim_report": report_document(found.report)})
+        return {"interim_regret": found.regret.document(), "interim_report": report_document(found.report)}
+
+    out = []
+    for i, (group, stream) in enumerate(zip(groups, rng.spawn(len(groups)), strict=True)):
+        one = of_type(i, group, stream)
+        if types:
+            drawn, *streams = stream.spawn(1 + types)
+            own = [types_of(source, i, domain, drawn, group.name) for _ in range(types)]
+            one["types"] = [
+                {"type": report_document(Report(kind.reward, kind.size)), **of_type(i, kind, each)}
+                for kind, each in zip(own, streams, strict=True)
+            ]
+        out.append(one)
     return out
 
 
@@ -204,19 +235,17 @@ def _show_more(more: dict[str, Any]) -> None:
             )
     if "provider" in more:
         write_out(said_of_provider(more["provider"]))
-    if more.get("core") is not None:
-        core = more["core"]
-        who = " + ".join(core["blocking"])
-        gain = number(core["worst_gain"])
-        said = (
-            "the settlement is in the core."
-            if core["is_in"]
-            else f"not in the core: {who} and the provider gain {gain}."
-        )
-        write_out(f"{said} The least revenue in the core is {number(core['least_revenue'])}.\n")
+    if "core" in more:
+        write_out(_said_of_core(more["core"]))
     for found in more.get("interim", []):
         mean = found["interim_regret"]
         write_out(f"interim regret found: {mean['estimate']:.4g} [{mean['low']:.4g}, {mean['high']:.4g}]\n")
+        for kind in found.get("types", []):
+            mean, said = kind["interim_regret"], kind["type"]
+            write_out(
+                f"  of a type of size {said['size']}, reward {' '.join(map(number, said['reward']))}: "
+                f"{mean['estimate']:.4g} [{mean['low']:.4g}, {mean['high']:.4g}]\n"
+            )
 
 
 def _read(path: Path, trusted: bool, settings: Sequence[str]) -> "Game":

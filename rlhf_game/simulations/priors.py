@@ -9,7 +9,7 @@ import numpy as np
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.schema import Strict, parse_model
-from rlhf_game.mechanism.reports import Normalization, Report
+from rlhf_game.mechanism.reports import Group, Normalization, Report
 from rlhf_game.outcomes.run_config import read_document
 from rlhf_game.simulations.fields import SomeScenario
 from rlhf_game.simulations.populations import PopulationSource
@@ -55,3 +55,11 @@ def others_of(
         return [*reports[:position], *reports[position + 1 :]]
 
     return draw
+
+
+def types_of(
+    source: PopulationSource, position: int, normalization: Normalization, rng: np.random.Generator, name: str
+) -> Group:
+    """Return a type of one group, drawn as it is in a whole population."""
+    drawn = source.draw(rng, normalization)
+    return Group(name, drawn.rewards[position], int(drawn.sizes[position]))

@@ -16,15 +16,16 @@ def groups_of(rewards: np.ndarray, sizes: np.ndarray) -> list[rg.Group]:
     return [rg.Group(str(i), r, int(w)) for i, (r, w) in enumerate(zip(rewards, sizes, strict=True))]
 
 
-def by_hand(groups: list[rg.Group], space: rg.Table, payments: np.ndarray) -> float:
+def by_hand(groups: list[rg.Group], space: rg.Table, payments: np.ndarray, rule: rg.Mechanism = AFFINE) -> float:
     """The most that any set of groups and the provider gain, one after the other."""
-    settled = AFFINE.settle([rg.Report(g.reward, g.size) for g in groups], space)
+    settled = rule.settle([rg.Report(g.reward, g.size) for g in groups], space)
     worth = settled.sizes * settled.values
     cost = worth.sum() - settled.affine_social_welfare
-    gains = []
+    alone = rule.settle([rg.Report(np.zeros(len(np.asarray(groups[0].reward))), 1)], space).affine_social_welfare
+    gains = [alone - (payments.sum() - cost)]
     for size in range(1, len(groups)):
         for some in combinations(range(len(groups)), size):
-            alone = AFFINE.settle([rg.Report(groups[i].reward, groups[i].size) for i in some], space)
+            alone = rule.settle([rg.Report(groups[i].reward, groups[i].size) for i in some], space)
             has = payments.sum() - cost + sum(worth[i] - payments[i] for i in some)
             gains.append(alone.affine_social_welfare - has)
     return max(gains)
@@ -39,6 +40,32 @@ def test_the_worst_gain_is_that_of_every_coalition() -> None:
         payments = AFFINE.settle([rg.Report(g.reward, g.size) for g in groups], space).payments
         assert found.worst_gain == pytest.approx(by_hand(groups, space, payments), abs=1e-12)
         assert found.least_revenue >= payments.sum() - 1e-9  # affine payments are the least that are truthful
+
+
+def test_a_boost_is_the_provider_s_own_reward() -> None:
+    rng = np.random.default_rng(1)
+    blocked = set()
+    for _ in range(10):
+        groups = groups_of(rng.dirichlet(np.ones(3), 3), rng.integers(1, 5, 3))
+        space = rg.Table(rng.dirichlet(np.ones(3)), rg.KL(0.3))
+        rule = rg.Mechanism(rg.AffineWelfare(boost=3 * rng.random(3)), rg.AffinePayments())
+        found = core(rule, groups, space)
+        payments = rule.settle([rg.Report(g.reward, g.size) for g in groups], space).payments
+        assert found.worst_gain == pytest.approx(by_hand(groups, space, payments, rule), abs=1e-12)
+        blocked.add(found.blocking)
+    assert len(blocked) > 1
+
+
+def test_a_provider_that_pays_more_than_it_earns_would_rather_train_nothing() -> None:
+    """Ten groups that want the same pay next to nothing each, and moving the model costs all that it costs."""
+    groups = groups_of(np.tile([1.0, 0.0], (10, 1)), np.ones(10))
+    space = rg.Table([0.5, 0.5], rg.KL(1.0))
+    settled = AFFINE.settle([rg.Report(g.reward, g.size) for g in groups], space)
+    found = core(AFFINE, groups, space)
+    assert found.blocking == ()
+    assert found.worst_gain == pytest.approx(settled.policy.divergence - settled.revenue)
+    assert found.worst_gain > 0.5
+    assert found.least_revenue == pytest.approx(settled.policy.divergence)
 
 
 def test_a_public_good_is_given_away_and_the_big_group_objects() -> None:
@@ -63,7 +90,7 @@ def test_two_groups_with_affine_payments_are_in_the_core() -> None:
 def test_what_the_core_says_nothing_of() -> None:
     groups = groups_of(np.eye(2), np.ones(2))
     table = rg.Table([0.5, 0.5], rg.KL(1.0))
-    with pytest.raises(CombinationError, match="without weights and boosts"):
+    with pytest.raises(CombinationError, match="weights put in units of their own"):
         core(rg.Mechanism(rg.AffineWelfare(weights=[1.0, 2.0]), rg.AffinePayments()), groups, table)
     many = groups_of(np.tile([1.0, 0.0], (13, 1)), np.ones(13))
     with pytest.raises(InputError, match="groups must be at most 12 for the core, got 13"):

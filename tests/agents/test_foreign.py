@@ -1,5 +1,7 @@
 """Mechanisms that are not ours: audited as any other, and every way to be wrong is one line."""
 
+import runpy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from rlhf_game.agents.audit import audit, standard_strategies
 from rlhf_game.agents.foreign import foreign
 from rlhf_game.errors import CombinationError, RunError
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 Q = np.array([0.7, 0.2, 0.1])
 SPACE = rg.Table(Q, rg.KL(0.5), normalization="sum")
 GROUPS = [rg.Group("a", [0.6, 0.3, 0.1], 3), rg.Group("b", [0.1, 0.2, 0.7], 2)]
@@ -56,6 +59,31 @@ def test_pay_as_bid_is_beaten_by_a_lie_with_its_witness() -> None:
         truth = np.asarray(GROUPS[at].reward)
         gained = GROUPS[at].size * settled.policy.probabilities @ truth - settled.payments[at]  # type: ignore[attr-defined]
         assert gained - regret.truthful_utility == pytest.approx(regret.found)
+
+
+def test_an_audit_finds_more_than_a_learned_network_does_of_its_own_regret() -> None:
+    """The network's own misreports in this game gain .187, at a size between the true one and the least."""
+    learned = runpy.run_path(str(EXAMPLES / "learned_network.py"))
+    drawn, rng = learned["drawn"], np.random.default_rng(2)
+    rewards, sizes = drawn(rng, 20_000, 2)
+    truth, size = rewards[1], sizes[1]
+    space = rg.Table(learned["REFERENCE"], rg.KL(learned["STRENGTH"]), normalization="sum")
+    groups = [rg.Group(str(i), r, int(w)) for i, (r, w) in enumerate(zip(truth, size, strict=True))]
+    for at, regret in enumerate(audit(foreign(learned["mechanism"]), groups, space, size_limit=learned["LARGEST"])):
+        order = [at, 1 - at]
+        own = learned["own_estimate"](truth[order][None], size[order][None])[0]
+        lies, claims = drawn(rng, 4_000)
+
+        def utility(said: np.ndarray, claim: float, at: int = at) -> float:
+            reports, told = truth.copy(), size.astype(float)
+            reports[at], told[at] = said, claim
+            p, paid = learned["mechanism"](reports, told)
+            return float(size[at] * p @ truth[at] - paid[at])
+
+        many = max(map(utility, lies, claims)) - utility(truth[at], size[at])
+        assert regret.found > max(own, many, 0.05)
+    means = [learned["own_estimate"](rewards[:, order], sizes[:, order]).mean() for order in ([0, 1], [1, 0])]
+    assert max(means) < 0.03
 
 
 @pytest.mark.parametrize(

@@ -56,13 +56,20 @@ def test_coalitions_come_with_the_core(game: Path) -> None:
     assert document["core"]["is_in"] is True
     assert document["core"]["least_revenue"] == pytest.approx(0.373756102268, abs=1e-9)
     game.write_text(json.dumps({**GAME, "weights": {"a": 2.0}}))
-    assert json.loads(run("audit", game, "--coalitions", "--json", "--starts", "2").out)["core"] is None
+    unknown = json.loads(run("audit", game, "--coalitions", "--json", "--starts", "2").out)["core"]
+    assert (unknown["is_in"], unknown["worst_gain"]) == (None, None)
+    assert unknown["why"].startswith("the core adds up utilities, which groups' weights")
+    said = run("audit", game, "--coalitions", "--starts", "2").out
+    assert "whether the settlement is in the core is not known: the core adds up" in " ".join(said.split())
 
 
 def test_a_prior_gives_interim_regrets(game: Path) -> None:
     more = ("--prior", game.parent / "prior.yaml", "--samples", "8", "--json", "--starts", "2")
-    paid = json.loads(run("audit", game, *more).out)["groups"]
+    paid = json.loads(run("audit", game, *more, "--types", "1").out)["groups"]
     assert [group["interim_regret"]["estimate"] for group in paid] == [0, 0]
+    drawn = [one for group in paid for one in group["types"]]
+    assert [one["interim_regret"]["estimate"] for one in drawn] == [0, 0]
+    assert all(sum(one["type"]["reward"]) == pytest.approx(1) and one["type"]["size"] >= 1 for one in drawn)
     game.write_text(json.dumps({**GAME, "payment": "none"}))
     free = json.loads(run("audit", game, *more).out)["groups"]
     for group in free:

@@ -1,6 +1,7 @@
 """Any policy on a table, whatever trained it, judged by the affine social welfare of the reports."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, final
 
 import numpy as np
@@ -22,14 +23,26 @@ class GivenPolicy(Policy[Sheets]):
     def __init__(self, space: Table, sheets: Sheets, weights: Array, rewards: Sequence[Sheets]) -> None:
         self.space = space
         self.sheets = sheets
-        optimum = space.maximize(weights, rewards)
-        divergences = [
-            space.regularizer.divergence(p, reference) for p, reference in zip(sheets, space.reference, strict=True)
-        ]
-        shortfalls = [best.shortfall(p) for best, p in zip(optimum.optima, sheets, strict=True)]
-        self.divergence = space.mean(divergences)
-        self.gap = space.mean(shortfalls)
-        self.welfare = (weights * self.values(rewards)).sum(axis=0) - space.regularizer.strength * self.divergence
+        self.weights = weights
+        self.rewards = rewards
+
+    @cached_property
+    def divergence(self) -> Any:
+        """D(p || q)."""
+        cost = self.space.regularizer.divergence
+        return self.space.mean([cost(p, q) for p, q in zip(self.sheets, self.space.reference, strict=True)])
+
+    @cached_property
+    def gap(self) -> Any:
+        """How far its welfare is below the most that there is."""
+        best = self.space.maximize(self.weights, self.rewards)
+        return self.space.mean([optimum.shortfall(p) for optimum, p in zip(best.optima, self.sheets, strict=True)])
+
+    @cached_property
+    def welfare(self) -> Any:
+        """<p, s> - strength * D(p || q)."""
+        strength = self.space.regularizer.strength
+        return (self.weights * self.values(self.rewards)).sum(axis=0) - strength * self.divergence
 
     @property
     def probabilities(self) -> Any:

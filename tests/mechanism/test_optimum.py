@@ -13,6 +13,7 @@ import rlhf_game as rg
 from rlhf_game.mechanism import arrays
 from rlhf_game.mechanism.arrays import BLOCK, leave_one_out_sums
 from rlhf_game.mechanism.regularizers import kl
+from rlhf_game.mechanism.regularizers.departures import Pairs, left
 from rlhf_game.mechanism.regularizers.moments import phi
 from tests.strategies import NAMES, regularizer
 
@@ -281,3 +282,20 @@ def test_a_long_reference_a_little_off_one_is_that_reference_made_to_sum_to_one(
     np.testing.assert_allclose(off.policy.probabilities, exact.policy.probabilities, rtol=1e-8, atol=1e-18)
     assert off.policy.welfare == pytest.approx(exact.policy.welfare, rel=1e-12)
     assert off.policy.divergence == pytest.approx(exact.policy.divergence, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("kl", "l2")])
+@pytest.mark.parametrize(("rows", "width", "strength"), [(1, 9001, 0.5), (300, 7, 0.05), (40, 90, 2.0), (60, 5, 1e-3)])
+def test_pairs_that_leave_at_once_are_as_exact_as_one_by_one(name: str, rows: int, width: int, strength: float) -> None:
+    weights, rewards, reference = problems(7, 4, rows, width)
+    reference[:, ::3] = 0.0
+    reference /= reference.sum(axis=1, keepdims=True)
+    optimum = regularizer(name, strength).maximize(weights, rewards, reference)
+    foreign = np.full(rows, 0.25), rewards[0] * rewards[1]  # it was not solved for
+    weights, rewards = np.vstack([weights, foreign[0]]), [*rewards, foreign[1]]
+    together = optimum.externalities(weights, rewards)
+    with_care = np.array([optimum.slacks.externality(*pair) for pair in zip(weights, rewards, strict=True)])
+    np.testing.assert_allclose(together, with_care, rtol=2e-10, atol=1e-30)
+    pairs = Pairs(optimum.slacks, slice(0, rows), weights, rewards)
+    sure = left(optimum.link, pairs.parts, pairs.typical, pairs.ends)[1]
+    assert sure.mean() > (0.1 if (name, rows) == ("alpha:-1", 1) else 0.9)  # its slacks range over nine decades

@@ -110,7 +110,7 @@ class Score:
         others = leave_one_out_sums(own)
         out = np.empty((len(rewards), *own.shape[1:]))
         for k, reward in enumerate(rewards):
-            where = self._position(weights[k], reward)
+            where = self.position(weights[k], reward)
             if where is not None:
                 out[k] = others[where]
             else:
@@ -121,7 +121,7 @@ class Score:
     def leave_one_out_at(self, weight: Array, reward: Array, rows: Any, columns: Any) -> Array:
         """Return s - w r relative to the anchor, for one pair, at outcomes (rows, columns): [k]. weight: [B]."""
         anchor = self.anchor[rows]
-        where = self._position(weight, reward)
+        where = self.position(weight, reward)
         if where is None:
             gone = weight[rows] * (reward[rows, columns] - reward[rows, anchor])
             return np.asarray(self.relative[rows, columns] - gone)
@@ -150,7 +150,8 @@ class Score:
             found.setdefault(_memory(reward), []).append(i)
         return found
 
-    def _position(self, weight: Array, reward: Array) -> int | None:
+    def position(self, weight: Array, reward: Array) -> int | None:
+        """Return which of its pairs this is, the same array with the same weight [B]; None if none is."""
         for i in self._places.get(_memory(reward), ()):
             if np.array_equal(self.weights[i], weight):
                 return i

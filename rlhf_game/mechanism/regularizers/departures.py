@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_game.mechanism.arrays import Array, blocks
-from rlhf_game.mechanism.regularizers.optimum import Block, expectation
 from rlhf_game.mechanism.regularizers.links import Link
+from rlhf_game.mechanism.regularizers.optimum import Block, expectation
 from rlhf_game.mechanism.regularizers.slacks import (
     EPSILON,
     PIECE,

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_game.mechanism.arrays import Array, blocks
-from rlhf_game.mechanism.regularizers.optimum import WHOLE, Block, Score
 from rlhf_game.mechanism.regularizers.links import Link
+from rlhf_game.mechanism.regularizers.optimum import WHOLE, Block, Score
 
 LARGE_SHARE = 0.5
 """Shares up to this (in units of the slack, relatively) are solved from differences; larger ones anew."""
@@ -166,7 +166,7 @@ def solved(link: Link, strength: float, reference: Array, relative: Array) -> Ar
         middle[block[0]] += total(q, fall(link, strength, q, relative[block]))
     with np.errstate(over="ignore"):  # an optimum that is lost this way does not sum to 1, and is refused
         ends = np.sort([np.full(rows, link.unit), link.inverse(1 / top)], axis=0)
-    out = np.clip(link.unit - middle, *ends)
+    out: Array = np.clip(link.unit - middle, *ends)
     for shelf, _ in groupby(blocks((rows, width), 1, (), PIECE), itemgetter(0)):
         q, moved = (
             array[shelf] if width >= SHORT else np.asfortranarray(array[shelf]) for array in (reference, relative)

@@ -37,7 +37,7 @@ from rlhf_game.mechanism.regularizers.slacks import (
 
 NEAR = 1e-6
 """A squared step up to this, in squares of the distance over which slacks matter, is the last one before payments."""
-NEAR_KINKS = 1e-9
+NEAR_KINKS = 1e-5
 """The same of a step, where outcomes may leave the support."""
 LARGEST_STEP = 1e-3
 """A step that is left when payments are made must not be larger, in slacks of the outcome that is best off."""

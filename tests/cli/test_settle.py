@@ -247,7 +247,7 @@ def test_a_reader_that_leaves_causes_no_traceback(tmp_path: Path, outcomes: int)
 
 
 def test_an_interrupt_causes_no_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def interrupt(path: object, *, trusted: bool = False) -> None:
+    def interrupt(path: object, **options: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("rlhf_game.files.games.read_games", interrupt)

@@ -20,6 +20,7 @@ from threading import Thread
 from time import sleep
 from typing import Any, Final, TypeVar, final
 
+from rlhf_game.cores import available_cores
 from rlhf_game.errors import InputError, MissingExtra, RunError
 
 T = TypeVar("T")
@@ -218,7 +219,7 @@ def engine(name: str, workers: int | None = None, address: str | None = None) ->
     if name == "ray":
         return Ray(workers, address)
     if name == "local":
-        return Local(len(os.sched_getaffinity(0)) if workers is None else workers)
+        return Local(available_cores() if workers is None else workers)
     if name == "serial":
         if workers not in (None, 1):
             raise InputError(f"workers must be 1 with engine serial, found {workers}")

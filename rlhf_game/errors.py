@@ -14,7 +14,15 @@ from contextlib import contextmanager
 
 
 class RlhfGameError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of every error that this package raises on purpose.
+
+    field: what the message is about (``reward[2]``), where it is said apart, so that whoever read the value from a file
+    can say where it stands there. rest: the message without it (``must be ..., got ...``).
+    """
+
+    def __init__(self, message: str = "", *, field: str = "") -> None:
+        super().__init__(f"{field} {message}" if field else message)
+        self.field, self.rest = field, message
 
 
 class InputError(RlhfGameError, ValueError):

@@ -2,9 +2,10 @@
 
 import ast
 import io
+import re
 import sys
 import tokenize
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -41,17 +42,18 @@ def _layer(below: str, always: str, inside: str = "", below_inside: str = "") ->
 
 LAYERS = {
     "errors": _layer("", ""),
+    "cores": _layer("", ""),
     "registry": _layer("errors", ""),
     "callables": _layer("errors", ""),
     "tabular": _layer("errors", "", "pandas"),
-    "mechanism": _layer("errors tabular", "numpy", "scipy cvxpy"),
+    "mechanism": _layer("errors cores tabular", "numpy", "scipy cvxpy"),
     "agents": _layer("errors mechanism", "numpy", "scipy"),
     "files": _layer("errors registry mechanism", "numpy pydantic pydantic_core yaml", "cryptography pyarrow"),
     "chat": _layer("errors files", "pydantic pydantic_core", "httpx2", "training_backends"),
     "rewards": _layer(
         "errors registry callables mechanism files chat",
         "numpy pydantic pydantic_core",
-        "vaderSentiment textstat better_profanity rouge_score",
+        "scipy vaderSentiment textstat better_profanity rouge_score",
         "training_backends",
     ),
     "outcomes": _layer(
@@ -67,7 +69,7 @@ LAYERS = {
         "sacrebleu",
         "training_backends",
     ),
-    "engines": _layer("errors", "", "joblib ray"),
+    "engines": _layer("errors cores", "", "joblib ray"),
     "simulations": _layer(
         "errors registry tabular mechanism agents engines files outcomes", "numpy pydantic", "scipy pyarrow"
     ),
@@ -83,7 +85,7 @@ LAYERS = {
         "errors registry mechanism agents files", "numpy pydantic", "jinja2 matplotlib pyarrow", "training"
     ),
     "cli": _layer(
-        "errors registry mechanism agents files",
+        "errors cores registry mechanism agents files",
         "click typer rich numpy",
         "pydantic",
         "discovery engines report outcomes training simulations training_backends",
@@ -181,82 +183,6 @@ def layers(source: Source) -> list[str]:
     return found
 
 
-def circles(package: Sequence[Source]) -> list[str]:
-    """No modules, and no parts of the package, import each other in a circle; imports inside functions count.
-
-    The facades (``__init__`` files that import on first use) and imports of the facade itself (its version) do not.
-    """
-    modules = {_module(source.path): source for source in package}
-    imports = {
-        name: {
-            found for node in _imported_names(source) for found in [_known(node, modules)] if found not in ("", name)
-        }
-        for name, source in modules.items()
-        if "_NAMES = {" not in source.text
-    }
-    parts: dict[str, set[str]] = {}
-    for name, found in imports.items():
-        own = parts.setdefault(_part(name), set())
-        own |= {_part(other) for other in found} - {_part(name)}
-    return [
-        f"{' and '.join(circle)} import each other"
-        for graph in (imports, parts)
-        for circle in _strongly_connected(graph)
-        if len(circle) > 1
-    ]
-
-
-def _module(path: str) -> str:
-    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-
-
-def _part(module: str) -> str:
-    return ".".join(module.split(".")[:2])
-
-
-def _imported_names(source: Source) -> Iterator[str]:
-    """Yield what every import names, ``from a import b`` as a.b, wherever it stands."""
-    for node in ast.walk(source.tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def _known(name: str, modules: Mapping[str, Source]) -> str:
-    """Return the module that is imported: the name itself, or what the name is in; "" for others and the facade."""
-    found = name if name in modules else name.rpartition(".")[0]
-    return found if found in modules and found != "rlhf_game" else ""
-
-
-def _strongly_connected(graph: Mapping[str, set[str]]) -> list[list[str]]:
-    """Return the sets of nodes that reach each other: Kosaraju's two passes."""
-    order: list[str] = []
-    back: dict[str, set[str]] = {}
-    for node, others in graph.items():
-        for other in others:
-            back.setdefault(other, set()).add(node)
-
-    def visit(start: str, edges: Mapping[str, set[str]], seen: set[str]) -> list[str]:
-        """Return what is reached from ``start`` and was not seen, each node after those that it reaches."""
-        found, waiting = [], [(start, False)]
-        while waiting:
-            node, is_done = waiting.pop()
-            if is_done:
-                found.append(node)
-            elif node not in seen:
-                seen.add(node)
-                waiting += [(node, True), *((other, False) for other in sorted(edges.get(node, ())))]
-        return found
-
-    seen: set[str] = set()
-    for node in sorted(graph):
-        if node not in seen:
-            order += visit(node, graph, seen)
-    seen = set()
-    return [sorted(visit(node, back, seen)) for node in reversed(order) if node not in seen]
-
-
 def repeated_names(package: Sequence[Source]) -> list[str]:
     """No two files share a name, and no two public classes: one meaning each.
 
@@ -273,6 +199,26 @@ def repeated_names(package: Sequence[Source]) -> list[str]:
                 classes.setdefault(node.name, []).append(source.path)
     found = (files | classes).items()
     return [f"{name} is in {' and '.join(places)}" for name, places in found if len(places) > 1]
+
+
+CUTE = frozenset(
+    {
+        "heard", "hear", "made", "said", "scene", "shop", "spoke", "told", "tell", "whisper", "workplace",
+        "workshop",
+    }
+)  # fmt: skip
+"""Words that say nothing of what a class or a function is; ``tell`` is what files of Python's own have."""
+
+
+def plain_names(source: Source) -> list[str]:
+    """A class is called what it is, and a function what it does or gives back."""
+    found = []
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            words = {word.lower() for word in re.findall("[A-Z]?[a-z0-9]+|[A-Z]+", node.name)}
+            if words & CUTE and not (node.name == "tell" and len(node.args.args) == 1):
+                found.append(f"{source.path}:{node.lineno}: {node.name}")
+    return found
 
 
 def libraries(source: Source) -> list[str]:

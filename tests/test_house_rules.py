@@ -15,7 +15,7 @@ import pytest
 
 import rlhf_game
 from rlhf_game.training_backends.lazy import lazily
-from tests import house_rules
+from tests import house_rules, import_circles
 from tests.house_rules import ROOT, Source, sources
 
 Rule = Callable[[Source], list[str]]
@@ -36,6 +36,12 @@ OF_THE_PACKAGE: dict[Rule, list[tuple[str, str]]] = {
             "def f():\n    from importlib import import_module\n    import_module('rlhf_game.cli')",
         ),
         ("rlhf_game/unheard_of/new.py", ""),
+    ],
+    house_rules.plain_names: [
+        ("rlhf_game/mechanism/new.py", "class Workshop(ABC): ..."),
+        ("rlhf_game/mechanism/new.py", "class A(ABC):\n    def is_heard(self): ..."),
+        ("rlhf_game/mechanism/new.py", "def f():\n    def told(): ..."),
+        ("rlhf_game/mechanism/new.py", "def tell(what, whom): ..."),
     ],
     house_rules.libraries: [
         ("rlhf_game/mechanism/new.py", "import pandas"),
@@ -96,6 +102,7 @@ OF_EVERYTHING: dict[Rule, list[tuple[str, str]]] = {
 INNOCENT: list[tuple[Rule, str, str]] = [
     (house_rules.layers, "rlhf_game/outcomes/new.py", "def f():\n    from rlhf_game.training_backends import models"),
     (house_rules.layers, "rlhf_game/mechanism/new.py", "from rlhf_game.errors import InputError"),
+    (house_rules.plain_names, "rlhf_game/new.py", "class A(ABC):\n    def tell(self): ...\n    def remade(self): ..."),
     (
         house_rules.libraries,
         "rlhf_game/mechanism/new.py",
@@ -143,12 +150,12 @@ def test_no_rule_catches_the_innocent(rule: Rule, path: str, text: str) -> None:
 
 
 def test_no_modules_and_no_parts_import_each_other_in_a_circle() -> None:
-    assert house_rules.circles(PACKAGE) == []
+    assert import_circles.circles(PACKAGE) == []
 
 
 def test_a_circle_is_found_however_it_is_closed() -> None:
     def circles(*texts: str) -> list[str]:
-        return house_rules.circles(
+        return import_circles.circles(
             [
                 Source(f"rlhf_game/{name}.py", text)
                 for name, text in zip(("one/a", "one/b", "two/c"), texts, strict=True)

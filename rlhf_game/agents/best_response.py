@@ -6,7 +6,7 @@ from typing import ClassVar, Final, final
 
 import numpy as np
 
-from rlhf_game.agents.search import SearchProblem, all_starts, refine, scene, search, size_grid, starts
+from rlhf_game.agents.search import SearchProblem, all_starts, refine, search, search_problem, size_grid, starts
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.domains import Coordinates, Domain
@@ -129,7 +129,7 @@ def affordable(system: Coordinates, starts: int) -> int:
 def _stage(group: Group, world: World, is_paid: bool | None = None) -> SearchProblem:
     places = [at for at in range(len(world.others) + 1) if at != world.position]
     others = list(zip(places, world.others, strict=True))
-    return scene(world.mechanism, world.space, [(world.position, group)], others, [group], is_paid=is_paid)
+    return search_problem(world.mechanism, world.space, [(world.position, group)], others, [group], is_paid=is_paid)
 
 
 def _best(group: Group, world: World, reports: Sequence[Report]) -> Report:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, final
 import numpy as np
 
 from rlhf_game.agents.best_response import BestResponse, affordable
-from rlhf_game.agents.search import SearchProblem, Sizes, scene, search
+from rlhf_game.agents.search import SearchProblem, Sizes, search, search_problem
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.regret import TOLERANCE, World
@@ -76,7 +76,9 @@ class Coalition:
         others = [(at, _truth(group)) for at, group in enumerate(groups) if at not in self.members]
 
         def stage(is_paid: bool | None) -> SearchProblem:
-            return scene(mechanism, space, list(zip(self.members, own, strict=True)), others, own, is_paid=is_paid)
+            return search_problem(
+                mechanism, space, list(zip(self.members, own, strict=True)), others, own, is_paid=is_paid
+            )
 
         choices = [sorted({1, min(group.size, size_limit), size_limit}) for group in own]
         if space.coordinates(own[0].reward).pace == "whole":
@@ -120,7 +122,7 @@ def joint_reports(
 ) -> list[tuple[Report, ...]]:
     """Return joint reports to try: on a menu all on the same entry, elsewhere the best of a joint search.
 
-    truths: whose domain each report is in. stage: the scene, for payments as they are (None) or as stand-ins.
+    truths: whose domain each report is in. stage: the search, for payments as they are (None) or as stand-ins.
     """
     system = space.coordinates(truths[0].reward)
     if system.entries:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Final, final
 import numpy as np
 
 from rlhf_game.agents.coalitions import Deviation, best_of, earned, joint_reports
-from rlhf_game.agents.search import SearchProblem, scene
+from rlhf_game.agents.search import SearchProblem, search_problem
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.reports import Group, Report
@@ -60,7 +60,7 @@ class FalseNames:
         others = [*enumerate(before), *enumerate(after, start=self.group + self.names)]
 
         def stage(is_paid: bool | None) -> SearchProblem:
-            return scene(several, space, [(at, owner) for at in places], others, [owner], is_paid=is_paid)
+            return search_problem(several, space, [(at, owner) for at in places], others, [owner], is_paid=is_paid)
 
         sizes = np.array(parts_of(owner.size, self.names))  # none where there are fewer members than names
         plain = [tuple(Report(owner.reward, int(size)) for size in row) for row in sizes]

@@ -80,7 +80,7 @@ class SearchProblem:
         )
 
 
-def scene(
+def search_problem(
     mechanism: Mechanism,
     space: PolicySpace[Any],
     members: Sequence[tuple[int, Group]],
@@ -89,11 +89,12 @@ def scene(
     *,
     is_paid: bool | None = None,
 ) -> SearchProblem:
-    """Return the scene of the members' reports; both come with the position of the group that they belong to.
+    """Return the search for the members' reports; both come with the position of the group that they belong to.
 
     stakes: the groups whose payoff counts (each once, also under several names). is_paid: whether affine payments are
-    due; default whether the mechanism has payments at all. For another training rule than an affine maximiser the scene
-    is that of social welfare, a stand-in. Raises CombinationError on a space that cannot say how its policies move.
+    due; default whether the mechanism has payments at all. For another training rule than an affine maximiser the
+    search is that of social welfare, a stand-in. Raises CombinationError on a space that cannot say how its policies
+    move.
     """
     system = space.coordinates(stakes[0].reward)
     training = mechanism.training
@@ -252,7 +253,7 @@ def _run(stage: SearchProblem, k: int, sizes: Sizes, rewards: Array, steps: int)
 
 
 def refine(stage: SearchProblem, best: SearchResult, grid: Sequence[int]) -> SearchResult:
-    """Return the best of sizes that a grid left out around ``best``, for a scene of one report."""
+    """Return the best of sizes that a grid left out around ``best``, for a search over one report."""
     at = list(grid).index(best.sizes[0])
     low, high = grid[max(at - 1, 0)], grid[min(at + 1, len(grid) - 1)]
     while high - low > 2:

@@ -56,42 +56,42 @@ class Endpoint(ChatModel):
         return Address(url, self.key_env, self.timeout, self.retries, self.pause)
 
     @cached_property
-    def _takes_no_wishes(self) -> threading.Event:
+    def _takes_no_options(self) -> threading.Event:
         """Set once the endpoint refused a request for what it was asked beyond a chat and took it without."""
         return threading.Event()
 
     def _answer(self, request: Request, purpose: str) -> Reply:
         who = f"the {purpose} {self.model} at {self.url}"
-        wishes = _wishes(request)
-        if not wishes or self._takes_no_wishes.is_set():
+        optional = _optional_fields(request)
+        if not optional or self._takes_no_options.is_set():
             return self._post(request, {}, who)
         try:
-            return self._post(request, wishes, who)
+            return self._post(request, optional, who)
         except Refused:
             reply = self._post(request, {}, who)  # raises why, where it was refused for something else
-            self._takes_no_wishes.set()
+            self._takes_no_options.set()
             return reply
 
-    def _post(self, request: Request, wishes: Mapping[str, Any], who: str) -> Reply:
+    def _post(self, request: Request, optional: Mapping[str, Any], who: str) -> Reply:
         asked = {
             "model": self.model,
             "messages": request.document()["messages"],
             "temperature": request.temperature,
             "max_tokens": request.max_tokens,
-            **wishes,
+            **optional,
             **self.options,
         }
         document, retries = self._address.post({name: value for name, value in asked.items() if value is not None}, who)
         return _read(document, request, retries, who)
 
 
-def _wishes(request: Request) -> dict[str, Any]:
+def _optional_fields(request: Request) -> dict[str, Any]:
     """Return what not every endpoint takes: JSON by schema, log-probabilities."""
-    wishes: dict[str, Any] = {"logprobs": True} if request.wants_log_probability else {}
+    optional: dict[str, Any] = {"logprobs": True} if request.wants_log_probability else {}
     if request.scale is not None:
         schema = {"name": "grade", "strict": True, "schema": request.scale.schema}
-        wishes["response_format"] = {"type": "json_schema", "json_schema": schema}
-    return wishes
+        optional["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return optional
 
 
 def _read(document: Any, request: Request, retries: int, who: str) -> Reply:

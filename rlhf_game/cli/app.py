@@ -76,10 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return FAILED
         if DEBUG in given:
             traceback.print_exception(error, file=sys.stderr)
-        return _fail(*_said(error))
+        return _fail(*_message_and_code(error))
 
 
-def _said(error: BaseException) -> tuple[str, int]:
+def _message_and_code(error: BaseException) -> tuple[str, int]:
     """Return the one line that tells of an error, and the exit code."""
     match error:
         case USAGE():

@@ -163,7 +163,7 @@ def _core(mechanism: "Mechanism", groups: "Sequence[Group]", space: "PolicySpace
     }
 
 
-def _said_of_core(core: dict[str, Any]) -> str:
+def _core_in_words(core: dict[str, Any]) -> str:
     from rlhf_game.cli.display import number
 
     if core["is_in"] is None:
@@ -223,7 +223,7 @@ def _interim(
 
 
 def _show_more(more: dict[str, Any]) -> None:
-    from rlhf_game.cli.audit_provider import said as said_of_provider
+    from rlhf_game.cli.audit_provider import in_words
     from rlhf_game.cli.display import number, write_out
 
     for found in more.get("several", []):
@@ -234,9 +234,9 @@ def _show_more(more: dict[str, Any]) -> None:
                 f"gained (found); a fee of {names['least_fee']:.6g} a name would stop what was found\n"
             )
     if "provider" in more:
-        write_out(said_of_provider(more["provider"]))
+        write_out(in_words(more["provider"]))
     if "core" in more:
-        write_out(_said_of_core(more["core"]))
+        write_out(_core_in_words(more["core"]))
     for found in more.get("interim", []):
         mean = found["interim_regret"]
         write_out(f"interim regret found: {mean['estimate']:.4g} [{mean['low']:.4g}, {mean['high']:.4g}]\n")

@@ -52,7 +52,7 @@ def provider(
     }
 
 
-def said(found: Mapping[str, Any]) -> str:
+def in_words(found: Mapping[str, Any]) -> str:
     """Return in words what the provider could gain."""
     witness = found["witness"]
     match witness["kind"]:

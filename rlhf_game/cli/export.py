@@ -58,9 +58,9 @@ def _menu(path: Path) -> "list[tuple[str, Strategy]]":
     if not isinstance(said, list) or not said:
         raise InputError(f"{name}: must be a list of strategies, found another thing")
 
-    def made(one: Any, place: str) -> Any:
+    def misreport_of(one: Any, place: str) -> Any:
         if isinstance(one, list) and one:
-            return Composition(tuple(made(part, f"{place}[{k}]") for k, part in enumerate(one)))
+            return Composition(tuple(misreport_of(part, f"{place}[{k}]") for k, part in enumerate(one)))
         if not (isinstance(one, str) or (isinstance(one, dict) and isinstance(one.get("kind"), str))):
             raise InputError(f"{name}: {place}: must be a strategy with a kind, or a list of such")
         fields = {key: value for key, value in one.items() if key != "name"} if isinstance(one, dict) else one
@@ -69,7 +69,7 @@ def _menu(path: Path) -> "list[tuple[str, Strategy]]":
     menu: list[tuple[str, Strategy]] = [("truth", Truthful())]
     for k, one in enumerate(said):
         called = one.get("name") if isinstance(one, dict) else None
-        strategy = made(one, f"[{k}]")
+        strategy = misreport_of(one, f"[{k}]")
         menu.append((called if isinstance(called, str) else _called(one), strategy))
     return menu
 

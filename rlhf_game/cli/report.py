@@ -82,7 +82,7 @@ def _unfinished(folder: Path) -> "Page | None":
     return study_page(parse_study(partial_summary(folder), str(folder)))
 
 
-def say_where(what: str, folder: Path, page: Path | None) -> None:
+def print_where(what: str, folder: Path, page: Path | None) -> None:
     """Print where the results are. what: the kind of folder; page: its report, if there is one."""
     if page is not None:
         typer.echo(f"report: {page}")

@@ -57,7 +57,7 @@ def run(
     from rlhf_game.cli.display import write_out
     from rlhf_game.cli.processor import share_the_processor
     from rlhf_game.cli.progress import progress_on_stderr
-    from rlhf_game.cli.report import leave_report, say_where
+    from rlhf_game.cli.report import leave_report, print_where
     from rlhf_game.engines import engine as engine_of
     from rlhf_game.files.seals import read_seal
     from rlhf_game.files.signatures import check_key, sign_folder
@@ -87,7 +87,7 @@ def run(
         write_out(text if measured is None else json.dumps({**json.loads(text), "yardstick": measured}) + "\n")
         return
     _show(finished, measured)
-    say_where("run", folder, page)
+    print_where("run", folder, page)
 
 
 def _show_before(

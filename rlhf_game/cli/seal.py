@@ -66,7 +66,7 @@ def open_seal(
     typer.echo(f"settlement seed {revealed_seed(found, reports)}, from {found.seed_from}")
     if excluded:
         typer.echo(f"sealed and not revealed: {', '.join(excluded)}")
-    say_signed(key)
+    print_signed(key)
     return 0
 
 
@@ -79,7 +79,7 @@ def unsigned(path: Path, key: Path | None, *, lines: bool = False) -> list[str]:
     return folder_differences(path, key) if path.is_dir() else signature_differences(path, key, lines=lines)
 
 
-def say_signed(key: Path | None) -> None:
+def print_signed(key: Path | None) -> None:
     """Name the key that signed what was verified, if one was asked for."""
     from rlhf_game.files.signatures import key_name
 

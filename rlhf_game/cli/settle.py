@@ -14,7 +14,7 @@ from rlhf_game.cli.checkpoints import (
     ReferenceOption,
     settle_checkpoint,
 )
-from rlhf_game.cli.seal import PublicKey, SealFile, SignKey, say_signed, unsigned
+from rlhf_game.cli.seal import PublicKey, SealFile, SignKey, print_signed, unsigned
 from rlhf_game.cli.set_option import Settings
 
 DIFFERS: Final = 3
@@ -141,7 +141,9 @@ def verify(
     if game is None:
         raise InputError(f"{receipt}: must come with its game, or the group's own report, or be a folder")
     if is_own(receipt):
-        return _say(own_differences(receipt, game) + unsigned(receipt, key), [f"verified: {receipt}", *PROVED], key)
+        return _print_verified(
+            own_differences(receipt, game) + unsigned(receipt, key), [f"verified: {receipt}", *PROVED], key
+        )
     from rlhf_game.files.games import is_list, read_game
     from rlhf_game.files.receipts import read_receipts
     from rlhf_game.files.seals import COMMITMENTS, committed_differences, read_seal, reports_of
@@ -160,23 +162,23 @@ def verify(
         f"verified: {count} receipt{'s' if count > 1 else ''} as the game gives it",
         f"taken on trust, as no game gives it: {' and '.join(trust)}",
     ]
-    return _say(found + unsigned(receipt, key, lines=is_list(game)), said_so, key)
+    return _print_verified(found + unsigned(receipt, key, lines=is_list(game)), said_so, key)
 
 
 def _verify_folder(folder: Path, key: Path | None, trusted: bool) -> int:
     from rlhf_game.cli.folder_kinds import verify_folder
 
     found, said = verify_folder(folder, trusted=trusted)
-    return _say(found + unsigned(folder, key), said, key)
+    return _print_verified(found + unsigned(folder, key), said, key)
 
 
-def _say(found: list[str], verified: list[str], key: Path | None) -> int:
+def _print_verified(found: list[str], verified: list[str], key: Path | None) -> int:
     """Print what is wrong, or what was verified and which key signed it; return the exit code."""
     for text in found or verified:
         typer.echo(text)
     if found:
         return DIFFERS
-    say_signed(key)
+    print_signed(key)
     return 0
 
 

@@ -72,7 +72,7 @@ def _replay(study: Path, game: int, point: int, out: Path) -> None:
 def _play(scenario: Path, settings: Sequence[str], as_json: bool, out: Path | None, engine: "Engine") -> None:
     from rlhf_game.cli.display import write_out
     from rlhf_game.cli.progress import progress_on_stderr
-    from rlhf_game.cli.report import leave_report, say_where
+    from rlhf_game.cli.report import leave_report, print_where
     from rlhf_game.simulations.simulation_pipeline import SUMMARY
     from rlhf_game.simulations.simulation_pipeline import simulate as simulate_study
     from rlhf_game.simulations.study import read_study
@@ -86,7 +86,7 @@ def _play(scenario: Path, settings: Sequence[str], as_json: bool, out: Path | No
         write_out((folder / SUMMARY).read_text(encoding="utf-8"))
         return
     _show(finished.summary)
-    say_where("study", folder, page)
+    print_where("study", folder, page)
 
 
 def _show(summary: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ def train(
     from rlhf_game.cli.display import show_calls, show_table, write_out
     from rlhf_game.cli.processor import share_the_processor
     from rlhf_game.cli.progress import progress_on_stderr
-    from rlhf_game.cli.report import leave_report, say_where
+    from rlhf_game.cli.report import leave_report, print_where
     from rlhf_game.training import count_calls, read_training
     from rlhf_game.training import train as train_pipeline
 
@@ -44,4 +44,4 @@ def train(
         return
     for table in finished.tables:
         show_table(table.title, table.header, table.rows)
-    say_where("training", folder, page)
+    print_where("training", folder, page)

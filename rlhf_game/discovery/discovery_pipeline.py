@@ -121,7 +121,7 @@ def _search(
             continue
         proposals = proposer.propose(before, generation, fields.population)
         for index, proposal in enumerate(proposals):
-            watch(_said(entries, generation, fields), index, fields.population)
+            watch(_progress_of(entries, generation, fields), index, fields.population)
             if index in there:
                 continue
             older = [e for e in entries if (e.generation, e.index) < (generation, index)]
@@ -132,7 +132,7 @@ def _search(
     return entries
 
 
-def _said(entries: Sequence[Entry], generation: int, fields: DiscoveryConfig) -> str:
+def _progress_of(entries: Sequence[Entry], generation: int, fields: DiscoveryConfig) -> str:
     best = ranked(entries)[:1]
     so_far = f", best {best[0].score:.4f}" if best else ""
     return f"generation {generation + 1} of {fields.generations}{so_far}"

@@ -1,7 +1,6 @@
 """From a game file to a settlement: the policy space, the mechanism and the groups that a game names."""
 
 import inspect
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -276,12 +275,12 @@ def _weights(fields: Fields) -> list[float] | None:
 def _at(name: str, field: str, do: Callable[[], T]) -> T:
     """Return do(); an error about the input then starts with the file and the field.
 
-    The mechanism's own messages say ``reward[2] must be ...``: what they call the field gives way to ``field``, if any.
+    What the mechanism calls its field (``reward[2]``) gives way to ``field``, if any, and keeps its place (``[2]``).
     """
     try:
         return do()
     except (InputError, CombinationError) as error:
-        own = re.match(r"([a-z_]+)([][0-9]*) (?=must )", str(error))
-        if own is None:
+        called, bracket, place = error.field.partition("[")
+        if not (called.isidentifier() and called.islower()):  # a class, or several words
             raise InputError(f"{name}: {field + ': ' if field else ''}{error}") from error
-        raise InputError(f"{name}: {field or own[1]}{own[2]}: {str(error)[own.end() :]}") from error
+        raise InputError(f"{name}: {field or called}{bracket}{place}: {error.rest}") from error

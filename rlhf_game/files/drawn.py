@@ -190,7 +190,11 @@ def drawn_receipt(game: DrawnGame) -> Receipt:
     bounds = _regret_bounds(game)
     proposals = [tape.proposals for tape in game.tapes]
     prompts = [
-        {"accepted": tape.draws, "proposals": tape.proposals, "log_z": _said(drawn.log_z[b], drawn.errors.log_z[b])}
+        {
+            "accepted": tape.draws,
+            "proposals": tape.proposals,
+            "log_z": _estimate_document(drawn.log_z[b], drawn.errors.log_z[b]),
+        }
         for b, tape in enumerate(game.tapes)
     ]
     is_free = fields.payment == "none"
@@ -201,9 +205,9 @@ def drawn_receipt(game: DrawnGame) -> Receipt:
         "strength": fields.strength,
         "payment": fields.payment,
         "policy": None,
-        "social_welfare": _said(drawn.social_welfare, drawn.errors.social_welfare),
-        "divergence": _said(drawn.divergence, drawn.errors.divergence),
-        "affine_social_welfare": _said(drawn.affine_welfare, drawn.errors.affine_welfare),
+        "social_welfare": _estimate_document(drawn.social_welfare, drawn.errors.social_welfare),
+        "divergence": _estimate_document(drawn.divergence, drawn.errors.divergence),
+        "affine_social_welfare": _estimate_document(drawn.affine_welfare, drawn.errors.affine_welfare),
         "groups": [
             _group(game, drawn, i, None if bounds is None else float(bounds[i])) for i in range(len(fields.groups))
         ],
@@ -232,20 +236,25 @@ def _group(game: DrawnGame, drawn: DrawsSettlement, i: int, bound: float | None)
     errors = [
         None if of is None else of[i] for of in (drawn.errors.values, drawn.errors.payments, drawn.errors.utilities)
     ]
-    found = {"name": group.name, "size": group.size, "value": _said(value, errors[0])}
+    found = {"name": group.name, "size": group.size, "value": _estimate_document(value, errors[0])}
     if game.fields.payment == "none":
         error = None if errors[0] is None else group.size * errors[0]
-        return {**found, "payment": 0.0, "utility": _said(value.scaled(group.size), error), "regret_bound": None}
+        return {
+            **found,
+            "payment": 0.0,
+            "utility": _estimate_document(value.scaled(group.size), error),
+            "regret_bound": None,
+        }
     return {
         **found,
-        "payment": _said(drawn.payments[i], errors[1]),
-        "utility": _said(drawn.utilities[i], errors[2]),
+        "payment": _estimate_document(drawn.payments[i], errors[1]),
+        "utility": _estimate_document(drawn.utilities[i], errors[2]),
         "regret_bound": bound,
         "draws_needed": _draws_needed(game.fields.draws, float(drawn.payments.value[i]), errors[1]),
     }
 
 
-def _said(estimate: Estimate, error: Array | float | None) -> dict[str, Any]:
+def _estimate_document(estimate: Estimate, error: Array | float | None) -> dict[str, Any]:
     """Return an estimate as the receipt has it: with its standard error, where there is one."""
     return {**estimate.document(), "standard_error": None if error is None else float(error)}
 

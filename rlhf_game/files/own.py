@@ -212,7 +212,7 @@ def own_differences(receipt: str | os.PathLike[str], report: str | os.PathLike[s
     worth = own.size * bill.value
     found += _apart("value", own.value, bill.value, scale)
     if not bill.payment.contains(own.payment, scale):
-        found.append(f"payment: the receipt says {own.payment!r}, the policy and the report give {_said(bill)}")
+        found.append(f"payment: the receipt says {own.payment!r}, the policy and the report give {_payment_text(bill)}")
     found += _apart("utility", own.utility, worth - own.payment, scale)
     parts = own.breakdown
     found += _apart("breakdown.own_value", parts.own_value, worth, scale)
@@ -381,6 +381,6 @@ def _apart(field: str, mine: float, theirs: float, slack: float) -> list[str]:
     return [f"{field}: the receipt says {mine!r}, the policy and the report give {theirs!r}"]
 
 
-def _said(bill: OwnBill) -> str:
+def _payment_text(bill: OwnBill) -> str:
     low, high = float(bill.payment.low), float(bill.payment.high)
     return repr(low) if low == high else f"{low!r} to {high!r}"

@@ -165,10 +165,10 @@ def apart(place: Place, mine: Any, theirs: Any, slack: Callable[[Place], float] 
             return []
     elif type(mine) is type(theirs) and mine == theirs:
         return []
-    return [f"{field_path(place)}: the receipt says {_said(mine)}, the game gives {_said(theirs)}"]
+    return [f"{field_path(place)}: the receipt says {_value_text(mine)}, the game gives {_value_text(theirs)}"]
 
 
-def _said(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if isinstance(value, dict) and {"low", "high"} <= value.keys():
         return f"{value['low']!r} to {value['high']!r}"
     if isinstance(value, list) and all(isinstance(one, dict) and "name" in one for one in value):

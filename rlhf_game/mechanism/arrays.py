@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from rlhf_game.cores import available_cores
 from rlhf_game.errors import InputError, boundary
 
 Array = NDArray[np.float64]
@@ -58,15 +59,15 @@ def numbers(values: Any, what: str) -> Array:
     with boundary(f"{what} must be numbers", InputError):  # some tensors hold none that could be read
         values = _of_tensors(values)
     if (hidden := _hidden(values)) is not None:
-        raise InputError(f"{what} must be numbers, got {hidden}")
+        raise InputError(f"must be numbers, got {hidden}", field=what)
     try:
         array = np.asarray(values)
     except Exception as error:  # lists of several lengths, or an object that cannot be an array
-        raise InputError(f"{what} must be numbers in a rectangular list, got {_short(values)}") from error
+        raise InputError(f"must be numbers in a rectangular list, got {_short(values)}", field=what) from error
     if array.dtype.kind == "O":
         array = _of_objects(array, what)
     if array.dtype.kind not in "biuf":
-        raise InputError(f"{what} must be numbers, got {_kinds(array)} in {_short(values)}")
+        raise InputError(f"must be numbers, got {_kinds(array)} in {_short(values)}", field=what)
     with np.errstate(over="ignore"):
         return np.asarray(array, dtype=np.float64)
 
@@ -98,11 +99,11 @@ def _of_objects(array: Any, what: str) -> Array:
     """Return Python objects as numbers where all of them are real numbers (fractions and large integers are)."""
     for at, value in np.ndenumerate(array):
         if not isinstance(value, Real | Decimal | np.bool_):
-            raise InputError(f"{what} must be numbers, got {_short(value)} at {list(at)}")
+            raise InputError(f"must be numbers, got {_short(value)} at {list(at)}", field=what)
     try:
         return np.asarray(array, dtype=np.float64)
     except (OverflowError, ValueError) as error:
-        raise InputError(f"{what} must be numbers that float64 can hold, got {_short(array.tolist())}") from error
+        raise InputError(f"must be numbers that float64 can hold, got {_short(array.tolist())}", field=what) from error
 
 
 def _kinds(array: Any) -> str:
@@ -117,7 +118,7 @@ def finite(values: Any, what: str) -> Array:
     if not (np.isfinite(low) and np.isfinite(high)):
         at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         where = f" at {list(at)}" if at else ""
-        raise InputError(f"{what} must be finite, got {array[at]}{where}")
+        raise InputError(f"must be finite, got {array[at]}{where}", field=what)
     return array
 
 
@@ -125,7 +126,7 @@ def scalar(value: Any, what: str) -> float:
     """Return one finite real number, or raise InputError that names ``what``."""
     found = finite(value, what)
     if found.ndim or isinstance(value, bool | np.bool_):
-        raise InputError(f"{what} must be one finite number, got {_short(value)}")
+        raise InputError(f"must be one finite number, got {_short(value)}", field=what)
     return float(found)
 
 
@@ -133,7 +134,7 @@ def positive(value: Any, what: str) -> float:
     """Return one finite real number > 0, or raise InputError that names ``what``."""
     number = scalar(value, what)
     if number <= 0:
-        raise InputError(f"{what} must be a finite number > 0, got {value!r}")
+        raise InputError(f"must be a finite number > 0, got {value!r}", field=what)
     return number
 
 
@@ -220,7 +221,7 @@ def threads() -> int:
     said = os.environ.get("OMP_NUM_THREADS", "")
     if said.isdecimal() and int(said) > 0:
         return int(said)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return available_cores()
 
 
 def _read_along(cut: Iterable[tuple[slice, slice]], reading: Sequence[Array]) -> Iterator[tuple[slice, slice]]:

@@ -45,7 +45,7 @@ def false_name_fee(
     """
     _check(owner_limit, weight, width)
     if not strength > 0:
-        raise InputError(f"strength must be > 0, got {strength!r}")
+        raise InputError(f"must be > 0, got {strength!r}", field="strength")
     unit = weight * width / (4 * strength)
     odd = integer and float(owner_limit) % 2 == 1
     return 2 * strength / weight * log_cosh_ratio(owner_limit * unit, unit if odd else 0.0)
@@ -72,8 +72,8 @@ def log_cosh_ratio(a: float, b: float) -> float:
 
 def _check(owner_limit: float, weight: float, width: float) -> None:
     if not (math.isfinite(owner_limit) and owner_limit >= 1):
-        raise InputError(f"owner_limit must be a finite number >= 1, got {owner_limit!r}")
+        raise InputError(f"must be a finite number >= 1, got {owner_limit!r}", field="owner_limit")
     if not (math.isfinite(weight) and weight > 0):
-        raise InputError(f"weight must be a finite number > 0, got {weight!r}")
+        raise InputError(f"must be a finite number > 0, got {weight!r}", field="weight")
     if not (math.isfinite(width) and width >= 0):
-        raise InputError(f"width must be a finite number >= 0, got {width!r}")
+        raise InputError(f"must be a finite number >= 0, got {width!r}", field="width")

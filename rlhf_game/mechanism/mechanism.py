@@ -80,9 +80,13 @@ class Mechanism:
 
     def __post_init__(self) -> None:
         if not isinstance(self.training, TrainingRule):
-            raise CombinationError(f"training must be a training rule such as SocialWelfare(), got {self.training!r}")
+            raise CombinationError(
+                f"must be a training rule such as SocialWelfare(), got {self.training!r}", field="training"
+            )
         if not isinstance(self.payment, PaymentRule):
-            raise CombinationError(f"payment must be a payment rule such as AffinePayments(), got {self.payment!r}")
+            raise CombinationError(
+                f"must be a payment rule such as AffinePayments(), got {self.payment!r}", field="payment"
+            )
         if not isinstance(self.training, self.payment.pays_for):
             wanted = " or ".join(rule.__name__ for rule in self.payment.pays_for)
             raise CombinationError(
@@ -119,7 +123,7 @@ class Mechanism:
                 f"got {list(payments.shape)}"
             )
         if not np.isfinite(values.sum() + payments.sum() + trained.policy.welfare).all():
-            raise InputError("reports must have results that float64 can hold, got some that overflow it")
+            raise InputError("must have results that float64 can hold, got some that overflow it", field="reports")
         return Settlement(trained.policy, trained.sizes, values, payments, self, trained, reports)
 
     @property
@@ -132,7 +136,7 @@ class Mechanism:
 def read_profile(reports: Sequence[Report | Group], space: PolicySpace[V]) -> Profile[V]:
     """Return the reports in the space's coordinates; the message of an InputError names the report's position."""
     if not isinstance(reports, Sequence) or not reports:
-        raise InputError(f"reports must be a list of at least one report, got {reports!r}")
+        raise InputError(f"must be a list of at least one report, got {reports!r}", field="reports")
     rewards = []
     for i, report in enumerate(reports):
         if not isinstance(report, Report | Group):
@@ -205,16 +209,16 @@ def settle_many(
     """
     said = finite(rewards, "rewards")
     if said.ndim != 3 or said.size == 0:
-        raise InputError(f"rewards must be [games][groups][outcomes], got shape {list(said.shape)}")
+        raise InputError(f"must be [games][groups][outcomes], got shape {list(said.shape)}", field="rewards")
     count, groups, outcomes = said.shape
     members, q = finite(sizes, "sizes"), finite(reference, "reference")
     if members.shape not in ((groups,), (count, groups)):
-        raise InputError(f"sizes must be [{groups}] or [{count}][{groups}], got shape {list(members.shape)}")
+        raise InputError(f"must be [{groups}] or [{count}][{groups}], got shape {list(members.shape)}", field="sizes")
     wrong = (members < 1) | (members != np.floor(members))
     if wrong.any():
-        raise InputError(f"sizes must be integers >= 1, got {members[wrong][0]}")
+        raise InputError(f"must be integers >= 1, got {members[wrong][0]}", field="sizes")
     if q.shape not in ((outcomes,), (count, outcomes)):
-        raise InputError(f"reference must be [{outcomes}] or [{count}][{outcomes}], got shape {list(q.shape)}")
+        raise InputError(f"must be [{outcomes}] or [{count}][{outcomes}], got shape {list(q.shape)}", field="reference")
     space = Table(np.broadcast_to(q, (count, outcomes)), regularizer, normalization=normalization, games=True)
     training = SocialWelfare() if weights is None else AffineWelfare(weights)
     mechanism = Mechanism(training, AffinePayments() if payment is None else payment)

@@ -74,7 +74,7 @@ def _prompt(p: Array, q: Array, r: Array, regularizer: Regularizer, share: float
     score = regularizer.gradient(p, q)
     zero = (p == 0) & ((q > 0) | (score > -np.inf))
     if np.isposinf(score).any() or np.isnan(score).any():
-        raise InputError("policy must be 0 where the reference is, found mass there")
+        raise InputError("must be 0 where the reference is, found mass there", field="policy")
     least, most = score.copy(), score.copy()
     known = score[p > 0]
     if zero.any():

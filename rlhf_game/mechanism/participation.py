@@ -48,7 +48,7 @@ class Participation(TrainingRule):
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.cost) and self.cost >= 0):
-            raise InputError(f"participation_cost must be a finite number >= 0, got {self.cost!r}")
+            raise InputError(f"must be a finite number >= 0, got {self.cost!r}", field="participation_cost")
 
     def among(self, groups: int, who: Sequence[int | None]) -> "Participation":
         """Return the rule with the affine maximiser for these names."""
@@ -58,7 +58,7 @@ class Participation(TrainingRule):
         """Return the policy for the best set, of equally good ones the smallest; raise InputError above MOST groups."""
         count = len(profile.sizes)
         if count > MOST:
-            raise InputError(f"groups must be at most {MOST} where it is chosen who takes part, got {count}")
+            raise InputError(f"must be at most {MOST} where it is chosen who takes part, got {count}", field="groups")
         boosts = [space.read_boost(boost) for boost in self.rule.boosts()]
         score = self.rule.score(profile.sizes, len(boosts))
         rewards = [*profile.rewards, *boosts]

@@ -69,7 +69,9 @@ def _rules(argument: Any, of: type) -> tuple[type[TrainingRule], ...]:
     named = get_args(argument) if get_origin(argument) in (Union, UnionType) else (argument,)
     for one in named:
         if not (isinstance(one, type) and issubclass(one, TrainingRule)):
-            raise CombinationError(f"{of.__name__} must name training rules: PaymentRule[AffineRule], found {one!r}")
+            raise CombinationError(
+                f"must name training rules: PaymentRule[AffineRule], found {one!r}", field=of.__name__
+            )
     return named
 
 
@@ -163,7 +165,7 @@ class WithFee(PaymentRule[TrainingRule]):
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.fee) and self.fee >= 0):
-            raise InputError(f"fee must be a finite number >= 0, got {self.fee!r}")
+            raise InputError(f"must be a finite number >= 0, got {self.fee!r}", field="fee")
         object.__setattr__(self, "pays_for", self.rule.pays_for)
 
     @property

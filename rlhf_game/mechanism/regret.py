@@ -45,7 +45,7 @@ class World:
 
     def __post_init__(self) -> None:
         if not 0 <= self.position <= len(self.others):
-            raise InputError(f"position must be from 0 to {len(self.others)}, got {self.position}")
+            raise InputError(f"must be from 0 to {len(self.others)}, got {self.position}", field="position")
         if self.size_limit is None:
             limit = SIZES * max((report.size for report in self.others), default=1)
             object.__setattr__(self, "size_limit", limit)

@@ -91,9 +91,11 @@ def _content(reward: Any) -> Any:
 def check_size(size: Any) -> None:
     """Raise InputError unless ``size`` is an integer >= 1."""
     if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
-        raise InputError(f"size must be an integer >= 1, got {size!r}")
+        raise InputError(f"must be an integer >= 1, got {size!r}", field="size")
     if size > LARGEST_SIZE:
-        raise InputError(f"size must be at most {LARGEST_SIZE}, got one of {int(size).bit_length()} binary digits")
+        raise InputError(
+            f"must be at most {LARGEST_SIZE}, got one of {int(size).bit_length()} binary digits", field="size"
+        )
 
 
 @final
@@ -125,7 +127,7 @@ class Normalization(StrEnum):
         try:
             return cls(value)
         except ValueError as error:
-            raise InputError(f"normalization must be one of {', '.join(cls)}, got {value!r}") from error
+            raise InputError(f"must be one of {', '.join(cls)}, got {value!r}", field="normalization") from error
 
     def must_be_declared(self) -> None:
         """Raise CombinationError when there is no domain to take an infimum over."""
@@ -139,14 +141,16 @@ class Normalization(StrEnum):
         if extremes(rewards)[0] < 0:
             row, column = (int(i) for i in np.argwhere(rewards < 0)[0])
             raise InputError(
-                f"reward must be >= 0 under normalization {self.value}, got {rewards[row, column]} "
-                f"at prompt {row}, outcome {column}"
+                f"must be >= 0 under normalization {self.value}, got {rewards[row, column]} "
+                f"at prompt {row}, outcome {column}",
+                field="reward",
             )
         totals = row_sums(rewards) if self is Normalization.SUM else row_maxima(rewards)
         wrong = np.abs(totals - 1.0) > NORMALIZATION_TOLERANCE
         if wrong.any():
             row = int(np.argmax(wrong))
             raise InputError(
-                f"reward must have {self.value} 1 under normalization {self.value}, "
-                f"got {self.value} {totals[row]} at prompt {row}"
+                f"must have {self.value} 1 under normalization {self.value}, "
+                f"got {self.value} {totals[row]} at prompt {row}",
+                field="reward",
             )

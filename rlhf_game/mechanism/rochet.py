@@ -40,7 +40,7 @@ class Implementability:
     def __post_init__(self) -> None:
         losses = finite(self.losses, "losses")
         if losses.ndim != 2 or losses.shape[0] != losses.shape[1] or losses.size == 0 or (np.diag(losses) != 0).any():
-            raise InputError(f"losses must be a square with a diagonal of zeros, got shape {losses.shape}")
+            raise InputError(f"must be a square with a diagonal of zeros, got shape {losses.shape}", field="losses")
         object.__setattr__(self, "losses", frozen(losses))
 
     @property

@@ -50,9 +50,9 @@ class SeveralModels(TrainingRule):
 
     def __post_init__(self) -> None:
         if not (isinstance(self.at_most, int) and self.at_most >= 1):
-            raise InputError(f"at_most must be an integer >= 1, got {self.at_most!r}")
+            raise InputError(f"must be an integer >= 1, got {self.at_most!r}", field="at_most")
         if not 0 <= self.cost < np.inf:
-            raise InputError(f"cost must be a number >= 0, got {self.cost!r}")
+            raise InputError(f"must be a number >= 0, got {self.cost!r}", field="cost")
         if self.rule.boosts():
             raise CombinationError("several models must come without a boost, got a rule with one")
 
@@ -64,7 +64,7 @@ class SeveralModels(TrainingRule):
         """Return the models; raises InputError when there are too many groups."""
         count = len(profile.rewards)
         if count > MOST:
-            raise InputError(f"groups must be at most {MOST} where several models are considered, got {count}")
+            raise InputError(f"must be at most {MOST} where several models are considered, got {count}", field="groups")
         shares = self.rule.multipliers(count) * profile.sizes
         reach = ReachableValues.of(self, shares, profile.rewards, space)
         parts = reach.best_parts((1 << count) - 1)

@@ -106,7 +106,7 @@ class AffineWelfare(AffineRule):
             return
         weights = frozen(finite(self.weights, "weights"))
         if weights.ndim != 1 or (weights <= 0).any():
-            raise InputError(f"weights must be one number > 0 per group, got {weights.tolist()}")
+            raise InputError(f"must be one number > 0 per group, got {weights.tolist()}", field="weights")
         object.__setattr__(self, "weights", weights)
 
     def multipliers(self, groups: int) -> Array:
@@ -115,7 +115,7 @@ class AffineWelfare(AffineRule):
             return np.ones(groups)
         weights = np.asarray(self.weights)
         if weights.shape != (groups,):
-            raise InputError(f"weights must be one per group ({groups}), got {weights.size}")
+            raise InputError(f"must be one per group ({groups}), got {weights.size}", field="weights")
         return weights
 
     def among(self, groups: int, who: Sequence[int | None]) -> "AffineWelfare":

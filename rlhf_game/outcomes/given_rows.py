@@ -73,7 +73,9 @@ class GivenRows:
     columns: Mapping[str, tuple[Any, ...]]
     """[k] each; None where a response's row does not say it."""
 
-    def told(self, places: Sequence[int], texts: Sequence[str]) -> tuple[list[Text], list[Text], dict[str, list[Any]]]:
+    def texts_and_columns(
+        self, places: Sequence[int], texts: Sequence[str]
+    ) -> tuple[list[Text], list[Text], dict[str, list[Any]]]:
         """Return prompts, responses and further columns of responses that are known by their words, for rewards."""
         rows = [self._rows[place, text] for place, text in zip(places, texts, strict=True)]
         columns = {name: [values[k] for k in rows] for name, values in self.columns.items()}

@@ -77,7 +77,7 @@ class TrieSpec(Strict):
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 64
 
 
-def _candidates_unless_said(value: Any) -> Any:
+def _candidates_by_default(value: Any) -> Any:
     return {"kind": "candidates", **value} if isinstance(value, dict) and "kind" not in value else value
 
 
@@ -95,7 +95,7 @@ OutcomesSpec: TypeAlias = Annotated[
             custom_error_message="must have the kind candidates, trie, prompts, finetuned, draws or given",
         ),
     ],
-    BeforeValidator(_candidates_unless_said),
+    BeforeValidator(_candidates_by_default),
 ]
 
 

@@ -143,7 +143,7 @@ class GroupScorer:
         """
         group, source = self._configuration.fields.groups[i], self._configuration.source
         if self._configuration.rows is not None:
-            asked, said, columns = self._configuration.rows.told(prompts, texts)
+            asked, said, columns = self._configuration.rows.texts_and_columns(prompts, texts)
         else:
             asked, said = [source.prompts[b] for b in prompts], list(texts)
             columns = {name: [values[b] for b in prompts] for name, values in source.columns.items()}

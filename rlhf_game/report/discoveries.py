@@ -11,7 +11,7 @@ from rlhf_game.files.schema import Strict, parse_model
 from rlhf_game.report.charts import CurvePoint, Plot, Series, plot
 from rlhf_game.report.data_table import Cell, DataTable, column, number
 from rlhf_game.report.page import Figure, LegendEntry, Note, Page, Panel, Section, TableBlock, names_of, provenance_rows
-from rlhf_game.report.sweeps import said, sentence
+from rlhf_game.report.sweeps import curves_in_words, sentence
 
 MOST_SHOWN: Final = 200
 """Candidates that are shown, of those with a score and of the rejected ones; the CSV holds all."""
@@ -194,7 +194,11 @@ def _search(result: Result, tried: Sequence[ArchivedCandidate]) -> Figure:
             Series(name, slot, tuple(CurvePoint(x, level, level, level) for x in (0.0, last)), is_dashed=True)
         )
     drawing = plot(
-        "search-curve", "Scores by generation", said(series), Plot("generation", "score", is_log=False), series
+        "search-curve",
+        "Scores by generation",
+        curves_in_words(series),
+        Plot("generation", "score", is_log=False),
+        series,
     )
     return Figure(
         "scores",

@@ -11,6 +11,7 @@ from rlhf_game.report.sweeps import (
     MEASURES,
     Curve,
     by_strategy,
+    curves_in_words,
     failures,
     left_out,
     legend,
@@ -18,7 +19,6 @@ from rlhf_game.report.sweeps import (
     over,
     pareto,
     rule,
-    said,
     sentence,
     setting,
     slot_of,
@@ -28,8 +28,8 @@ from rlhf_game.report.verdicts import (
     cost_note,
     ending_note,
     has_costs,
+    misreports_in_words,
     price_note,
-    told,
     verdict_notes,
     verdict_table,
     welfare_note,
@@ -99,7 +99,7 @@ def _games(study: StudyFile, sweep: Sweep) -> list[Section]:
         else:
             figure = by_strategy(study, "gain", "What each lie gains", caption, lies)
         blocks: tuple[Block, ...] = (*verdict_notes(study), figure, verdict_table(study))
-        sections.append(Section("lies", "What a lie gains", told(study), blocks))
+        sections.append(Section("lies", "What a lie gains", misreports_in_words(study), blocks))
     front = pareto(sweep, truth)
     made: list[Block] = [_yields(sweep, truth)] if sweep.field else [*_yields_of_one(study, truth)]
     if front is not None:
@@ -178,7 +178,7 @@ def _course(study: StudyFile) -> Figure:
                 continue  # it is the revenue
             rows += found
             of = Plot("round", "", None, measure not in ("welfare", "efficiency"), False)
-            drawing = plot(f"course-{point}-{measure}", MEASURES[measure], said(series), of, series)
+            drawing = plot(f"course-{point}-{measure}", MEASURES[measure], curves_in_words(series), of, series)
             panels.append(Panel(drawing, sentence(MEASURES[measure]), "", point if len(points) > 1 else None))
     header = (*(axis.field for axis in study.axes), "payments", "measure", "round", "mean", "low", "high")
     return Figure(

@@ -119,7 +119,7 @@ def over(
                 rows += [_row(study, one, measure, value) for one, value in found]
                 series.append(_series(sweep, curve, found))
             unit = "" if heading == sentence(MEASURES[measure]) else MEASURES[measure]
-            named, text = (f"{key}-{at}-{k}", f"{title}: {heading or MEASURES[measure]}"), said(series)
+            named, text = (f"{key}-{at}-{k}", f"{title}: {heading or MEASURES[measure]}"), curves_in_words(series)
             if sweep.names:
                 drawing = dots(*named, text, [f"{sweep.field} = {name}" for name in sweep.names], series, unit)
             else:
@@ -176,7 +176,7 @@ def by_strategy(study: StudyFile, key: str, title: str, caption: str, strategies
     return Figure(key, title, tuple(panels), caption, DataTable(header, tuple(rows)), legend(study))
 
 
-def said(series: Sequence[Series]) -> str:
+def curves_in_words(series: Sequence[Series]) -> str:
     """Return curves in words: where they begin and end."""
     parts = []
     for one in series:
@@ -215,7 +215,7 @@ def pareto(sweep: Sweep, strategy: str = "") -> Figure | None:
         front = Series(
             "the front", 6, tuple(replace(p, low=p.y, high=p.y) for p in best), is_dashed=True, has_marks=False
         )
-        text = f"{said(series)}; on the front: {len(front.points)} of {len(every)} settings"
+        text = f"{curves_in_words(series)}; on the front: {len(front.points)} of {len(every)} settings"
         of = Plot(MEASURES["welfare"], MEASURES["revenue"], None, True, False)
         drawing = plot(f"pareto-{at}", "Welfare against revenue", text, of, [front, *series])
         panels.append(Panel(drawing, "", "", at if len(sweep.slices) > 1 else None))

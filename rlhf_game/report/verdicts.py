@@ -61,7 +61,7 @@ def verdicts(study: StudyFile, payment: str) -> list[Verdict]:
     ]
 
 
-def told(study: StudyFile) -> str:
+def misreports_in_words(study: StudyFile) -> str:
     """Return who lies, in sentences."""
     lies = [one for one in study.summaries if one.who != "nobody"]
     ways = [who for who in dict.fromkeys(one.who for one in lies) if who != "members"]
@@ -215,10 +215,10 @@ def always_notes(study: StudyFile, payment: str) -> list[Note]:
             f"less than {than}": sum(one.high < 0 for one in found),
             f"about as much as {than}": sum(one.low <= 0 <= one.high for one in found),
         }
-        told = {text: count for text, count in counts.items() if count}
-        clauses = [f"{text} at {count} of {len(found)} settings" for text, count in told.items()]
+        happened = {text: count for text, count in counts.items() if count}
+        clauses = [f"{text} at {count} of {len(found)} settings" for text, count in happened.items()]
         if len(found) == 1:
-            clauses = [f"{text} (mean difference {number(found[0].estimate)} a round)" for text in told]
+            clauses = [f"{text} (mean difference {number(found[0].estimate)} a round)" for text in happened]
         is_bad = measure == "lie_gain" and payment != "none" and any(one.low > 0 for one in found)
         text = f"{sentence(rule(payment))}, {what} in every round, while the others learn, brings a group"
         notes += [Note("bad" if is_bad else "plain", f"{text} {names_of(clauses)}.")] if found else []

@@ -63,19 +63,13 @@ def calibration_error(margins: Array, bins: int = 10) -> float:
     return float(sum(gaps) / len(margins))
 
 
-def ranks(values: Array) -> Array:
-    """Return the ranks of values [k], from 1; ties share the mean of their ranks."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return np.asarray((last - (counts - 1) / 2.0)[place])
-
-
 def spearman(first: Array, second: Array) -> float:
     """Return the rank correlation of two scores of the same things, [k] each; NaN when one of them is constant."""
-    a, b = ranks(first), ranks(second)
-    a, b = a - a.mean(), b - b.mean()
-    size = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / size if size > 0 else float("nan")
+    from scipy.stats import spearmanr
+
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan")
+    return float(spearmanr(first, second).statistic)
 
 
 def spearman_by_prompt(first: Array, second: Array) -> float:
@@ -175,20 +169,23 @@ def overoptimisation(proxy: Array, gold: Array, strengths: Sequence[float]) -> O
 def optimised_to(proxy: Array, gold: Array, divergences: Sequence[float]) -> Optimised:
     """Return the curve of ``overoptimisation`` at given divergences, in nats, so that proxies can be compared there.
 
-    The strength of each is found by bisection: the divergence falls as it grows. A divergence above what the proxy can
-    reach (log N, less where its best candidates tie) is left out.
+    The strength of each is found between 1e-6 and 1e6 of the proxy's range: the divergence falls as it grows. A
+    divergence above what the proxy can reach (log N, less where its best candidates tie) is left out.
     """
+    from scipy.optimize import brentq
+
     unit = float(np.ptp(proxy, axis=1).max())
     kept = []
+
+    def excess(log_strength: float, wanted: float) -> float:
+        return float(overoptimisation(proxy, gold, [float(np.exp(log_strength))]).divergence[0]) - wanted
+
     for wanted in divergences if unit > 0 else ():
         low, high = np.log(unit * 1e-6), np.log(unit * 1e6)
-        if overoptimisation(proxy, gold, [float(np.exp(low))]).divergence[0] < wanted:
+        if excess(low, wanted) < 0:
             continue
-        for _ in range(60):
-            middle = (low + high) / 2.0
-            is_above = overoptimisation(proxy, gold, [float(np.exp(middle))]).divergence[0] > wanted
-            low, high = (middle, high) if is_above else (low, middle)
-        kept.append(float(np.exp(high)))
+        found = brentq(excess, low, high, args=(wanted,)) if excess(high, wanted) < 0 else high
+        kept.append(float(np.exp(found)))
     if not kept:
         return Optimised(np.empty(0), np.empty(0), np.empty(0))
     return overoptimisation(proxy, gold, kept)

@@ -111,10 +111,10 @@ def _call(
     try:
         scores = numbers(returned, name)
     except InputError as error:
-        raise RunError(f"the reward {name} must return a list of numbers, got {_said(returned)}") from error
+        raise RunError(f"the reward {name} must return a list of numbers, got {_described(returned)}") from error
     if scores.shape != (len(completions),):
         raise RunError(
-            f"the reward {name} must return {len(completions)} numbers, one per completion, got {_said(returned)}"
+            f"the reward {name} must return {len(completions)} numbers, one per completion, got {_described(returned)}"
         )
     if not np.isfinite(scores).all():
         at = int(np.argmin(np.isfinite(scores)))
@@ -146,7 +146,7 @@ def has_none(values: Sequence[Any]) -> bool:
     return any(value is None for value in values)
 
 
-def _said(value: Any) -> str:
+def _described(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"a list of {len(value)}" + (
             " with None in it, for which abstain declares no number" if has_none(value) else ""

@@ -136,14 +136,14 @@ class Batch:
         """The policy that training starts from, for a strength of 1."""
         return self.unit.maximize(np.ones(1), [self.carried], self.reference)
 
-    def heard(self, reports: Reports) -> Array:
+    def score_parts(self, reports: Reports) -> Array:
         """Return what each report adds to the score, with its noise: [c, B, m]."""
         said = reports.rewards if self.noise is None else reports.rewards + self.noise[reports.owners]
         return np.asarray(reports.sizes[..., None] * said)
 
     def after(self, reports: Reports, trained: Array) -> "Batch":
         """Return the same games, starting from what was trained on these reports, where anything was: [B]."""
-        moved = trained[:, None] * self.heard(reports).sum(axis=0) / self.strength[:, None]
+        moved = trained[:, None] * self.score_parts(reports).sum(axis=0) / self.strength[:, None]
         tilt = self.carried + moved
         return replace(self, tilt=tilt - tilt.max(axis=1, keepdims=True))
 
@@ -228,7 +228,7 @@ def with_reserve(
 
     Where nothing is, everybody is at the policy that training would have started from (see one_model_payments).
     """
-    heard = by_owner(batch.heard(reports), reports.owners, len(batch.rewards)) / batch.strength[:, None]
+    heard = by_owner(batch.score_parts(reports), reports.owners, len(batch.rewards)) / batch.strength[:, None]
     start, total = batch.start.probabilities(), heard.sum(axis=0)
 
     def brings(score: Array) -> Array:

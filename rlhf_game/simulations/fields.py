@@ -176,7 +176,7 @@ class StudyFields(Strict, ABC):
         for payment in rules.payments.values():
             Mechanism(rules.training, payment)
         for k, strategy in enumerate(self.choices()):
-            strategy.made(self._base, f"strategies[{k}]")
+            strategy.built(self._base, f"strategies[{k}]")
         if self.normalization == "none" and "revenue" in self.payments:
             raise InputError("payments: revenue must come with normalization sum or max, found none")
         if len(set(self.paid)) < len(self.paid):

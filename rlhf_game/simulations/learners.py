@@ -57,8 +57,8 @@ class RepeatedMarkets:
             found = [[self._settled(batch, said, i, item) for item in self.items] for i in movers]
             return np.moveaxis(np.array(found), 1, 2)
         scale = batch.strength[:, None]
-        others = leave_one_out_sums(batch.heard(said))[list(movers)] / scale + batch.carried
-        own = np.stack([batch.heard(item) for item in self.items])[:, list(movers)] / scale
+        others = leave_one_out_sums(batch.score_parts(said))[list(movers)] / scale + batch.carried
+        own = np.stack([batch.score_parts(item) for item in self.items])[:, list(movers)] / scale
         shape = own.shape
 
         def flat(array: Array) -> Array:
@@ -92,7 +92,7 @@ class Learner(ABC):
     """What all groups of B markets have learned so far."""
 
     @abstractmethod
-    def say(self, round_: int, chances: Array) -> Reports:
+    def reports(self, round_: int, chances: Array) -> Reports:
         """Return what is said in a round. chances: uniform random numbers, [n, B]."""
 
     @abstractmethod
@@ -104,7 +104,7 @@ class Learner(ABC):
         """Return each group's probabilities over the menu in this round: [n, B, K]; None where it says other things."""
 
     @abstractmethod
-    def hear(self, round_: int, batch: Batch, said: Reports, utilities: Array, payoffs: Array, present: Mask) -> None:
+    def learn(self, round_: int, batch: Batch, said: Reports, utilities: Array, payoffs: Array, present: Mask) -> None:
         """Learn from a round. utilities and present: [n, B]; groups that are away learn nothing.
 
         payoffs: what each item would have paid, as shares of the stakes: [n, B, K].
@@ -209,9 +209,9 @@ class Pinned(Learner):
         self._is_truth = float(item == 0)
         self._mixture = np.eye(len(game.items))[item]
 
-    def say(self, round_: int, chances: Array) -> Reports:
+    def reports(self, round_: int, chances: Array) -> Reports:
         """Return what the others say, beside the item."""
-        said = self._learner.say(round_, chances)
+        said = self._learner.reports(round_, chances)
         said.rewards[self._group], said.sizes[self._group] = (
             self._said.rewards[self._group],
             self._said.sizes[self._group],
@@ -233,9 +233,9 @@ class Pinned(Learner):
         out[self._group] = self._mixture
         return out
 
-    def hear(self, round_: int, batch: Batch, said: Reports, utilities: Array, payoffs: Array, present: Mask) -> None:
+    def learn(self, round_: int, batch: Batch, said: Reports, utilities: Array, payoffs: Array, present: Mask) -> None:
         """Let the others learn."""
-        self._learner.hear(round_, batch, said, utilities, payoffs, present)
+        self._learner.learn(round_, batch, said, utilities, payoffs, present)
 
 
 @final
@@ -255,7 +255,7 @@ class _Weighted(Learner):
         softmax = weights / weights.sum(axis=2, keepdims=True)
         return np.asarray((1 - self._exploration) * softmax + self._exploration / softmax.shape[2])
 
-    def say(self, round_: int, chances: Array) -> Reports:
+    def reports(self, round_: int, chances: Array) -> Reports:
         reached = self._probabilities().cumsum(axis=2)
         self._choice = np.minimum((chances[..., None] >= reached).sum(axis=2), reached.shape[2] - 1)
         return picked(self._game.items, self._choice)
@@ -266,7 +266,7 @@ class _Weighted(Learner):
     def mixture(self) -> Array:
         return self._probabilities()
 
-    def hear(self, round_: int, batch: Batch, said: Reports, utilities: Array, payoffs: Array, present: Mask) -> None:
+    def learn(self, round_: int, batch: Batch, said: Reports, utilities: Array, payoffs: Array, present: Mask) -> None:
         if not self._is_bandit:
             self._log_weights += self._rate * payoffs * present[..., None]
             return
@@ -288,7 +288,7 @@ class _Responding(Learner):
         self._items = items
         self._said = picked(game.items, items)
 
-    def say(self, round_: int, chances: Array) -> Reports:
+    def reports(self, round_: int, chances: Array) -> Reports:
         return Reports(self._said.rewards.copy(), self._said.sizes.copy(), self._said.owners)
 
     def truthful(self) -> Array:
@@ -300,7 +300,7 @@ class _Responding(Learner):
     def mixture(self) -> Array | None:
         return np.eye(len(self._game.items))[self._items] if self._how.has_mixtures else None
 
-    def hear(self, round_: int, batch: Batch, said: Reports, utilities: Array, payoffs: Array, present: Mask) -> None:
+    def learn(self, round_: int, batch: Batch, said: Reports, utilities: Array, payoffs: Array, present: Mask) -> None:
         mover = round_ % len(said.sizes)
         moved = present[mover]
         if self._how.over == "menu":

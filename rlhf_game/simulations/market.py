@@ -194,7 +194,7 @@ class _Ledger:
     present: Mask
     broke: Mask
     spent: Array
-    mood: Array
+    remembered: Array
     """The average utility of a member."""
 
 
@@ -225,13 +225,13 @@ class _Market:
             if said is not None:
                 self._batch = self._adapted(round_, said)
             truthful, mixture = self._learner.truthful(), self._learner.mixture()
-            meant = self._learner.say(round_, chances[round_, 0])
+            meant = self._learner.reports(round_, chances[round_, 0])
             said, settled = self._settled(meant)
             payoffs = self._game.payoffs(self._batch, said, range(len(said.sizes)))
             row = {**self._row(settled, said, truthful), **self._regret(round_, settled, payoffs)}
             history.append(row if mixture is None else {**row, "mixture_i": np.moveaxis(mixture, 0, 1)})
             present = self._ledger.present
-            self._learner.hear(round_, self._batch, said, settled.utilities, payoffs, present)
+            self._learner.learn(round_, self._batch, said, settled.utilities, payoffs, present)
             if self._study.reference == "last":
                 self._batch = self._batch.after(said, settled.trained)
             self._ledger = self._after(settled, chances[round_, 1])
@@ -260,7 +260,7 @@ class _Market:
             if not short.any():
                 return said, settled
             old = self._ledger
-            self._ledger = _Ledger(old.present & ~short, old.broke | short, old.spent, old.mood)
+            self._ledger = _Ledger(old.present & ~short, old.broke | short, old.spent, old.remembered)
 
     def _outcome(self, batch: Batch, said: Reports) -> SettledBatch:
         """Settle one round, under the reserve if there is one."""
@@ -273,12 +273,12 @@ class _Market:
         old, entry = self._ledger, self._study.entry
         spent = old.spent + settled.payments
         if entry is None:
-            return _Ledger(old.present, old.broke, spent, old.mood)
+            return _Ledger(old.present, old.broke, spent, old.remembered)
         each = settled.utilities / self._batch.sizes
-        mood = np.where(old.present, entry.memory * old.mood + (1 - entry.memory) * each, entry.outside)
-        stays = old.present & (mood >= entry.outside)
+        remembered = np.where(old.present, entry.memory * old.remembered + (1 - entry.memory) * each, entry.outside)
+        stays = old.present & (remembered >= entry.outside)
         comes = ~old.present & ~old.broke & (chances < entry.chance)
-        return _Ledger(stays | comes, old.broke, spent, mood)
+        return _Ledger(stays | comes, old.broke, spent, remembered)
 
     def _adapted(self, round_: int, said: Reports) -> Batch:
         """Return the markets with the strength that would have been best for the provider in the last round."""

@@ -77,7 +77,7 @@ class DrawnScenario(Scenario, PopulationSource, ABC):
     """random: uniform over the simplex."""
 
     @abstractmethod
-    def tastes(self, rng: np.random.Generator) -> Array:
+    def unscaled_rewards(self, rng: np.random.Generator) -> Array:
         """Return rewards >= 0 of any scale, with one > 0 for each group: [n, m]."""
 
     def weights(self, rng: np.random.Generator) -> Array:
@@ -105,7 +105,7 @@ class DrawnScenario(Scenario, PopulationSource, ABC):
     @final
     def draw(self, rng: np.random.Generator, normalization: Normalization) -> Population:
         """Return a population."""
-        rewards = self.tastes(rng)
+        rewards = self.unscaled_rewards(rng)
         if normalization is not Normalization.NONE:
             top = rewards.sum(axis=1) if normalization is Normalization.SUM else rewards.max(axis=1)
             rewards = rewards / top[:, None]
@@ -125,7 +125,7 @@ class RandomScenario(DrawnScenario):
     concentration: Positive = 1.0
     """Of the Dirichlet distribution; small: each group wants few outcomes; large: it cares little."""
 
-    def tastes(self, rng: np.random.Generator) -> Array:
+    def unscaled_rewards(self, rng: np.random.Generator) -> Array:
         """Return independent rows."""
         if self.tastes_of == "uniform":
             return rng.random((self.groups, self.outcomes))
@@ -147,7 +147,7 @@ class PolarisedScenario(DrawnScenario):
             return f"camps: must be at most the number of outcomes ({self.outcomes}), found {self.camps}"
         return super().fault()
 
-    def tastes(self, rng: np.random.Generator) -> Array:
+    def unscaled_rewards(self, rng: np.random.Generator) -> Array:
         """Return rows of sum 1."""
         out = self.overlap * _dirichlet(rng, 1.0, self.groups, self.outcomes)
         camp = np.arange(self.outcomes) % self.camps
@@ -164,7 +164,7 @@ class HeavyScenario(DrawnScenario):
     kind: Literal["heavy"]
     factor: Positive = 3.0
 
-    def tastes(self, rng: np.random.Generator) -> Array:
+    def unscaled_rewards(self, rng: np.random.Generator) -> Array:
         """Return independent rows."""
         return _dirichlet(rng, 1.0, self.groups, self.outcomes)
 
@@ -190,7 +190,7 @@ class DuplicatesScenario(DrawnScenario):
             return f"distinct: must be at most the number of outcomes ({self.outcomes}), found {self.distinct}"
         return super().fault()
 
-    def tastes(self, rng: np.random.Generator) -> Array:
+    def unscaled_rewards(self, rng: np.random.Generator) -> Array:
         """Return rows of copied entries."""
         base = _dirichlet(rng, 1.0, self.groups, self.distinct)
         noise = rng.uniform(-self.jitter, self.jitter, (self.groups, self.outcomes))
@@ -217,7 +217,7 @@ class NicheScenario(DrawnScenario):
             return f"niches: must be at most {most}, one less than groups and outcomes, found {self.niches}"
         return super().fault()
 
-    def tastes(self, rng: np.random.Generator) -> Array:
+    def unscaled_rewards(self, rng: np.random.Generator) -> Array:
         """Return rows of sum 1."""
         common = self.outcomes - self.niches
         out = np.zeros((self.groups, self.outcomes))
@@ -255,7 +255,7 @@ class CorrelatedScenario(DrawnScenario):
             return f"correlation: must be at least {least:.6g} for {self.groups} groups, found {self.correlation}"
         return super().fault()
 
-    def tastes(self, rng: np.random.Generator) -> Array:
+    def unscaled_rewards(self, rng: np.random.Generator) -> Array:
         """Return rows of one sum."""
         if self.correlation < 0:
             return self._opposed(_dirichlet(rng, 1.0, self.groups, self.outcomes))

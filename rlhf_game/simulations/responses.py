@@ -50,7 +50,7 @@ def _search(
     scale = batch.strength[:, None]
     chosen = list(members)
     noise = np.zeros_like(batch.rewards) if batch.noise is None else batch.noise
-    heard = batch.heard(said)
+    heard = batch.score_parts(said)
     others = heard[[i for i in range(len(heard)) if i not in chosen]].sum(axis=0) / scale + batch.carried
     truths, own, error = batch.rewards[chosen], batch.sizes[chosen], noise[chosen]
     domains = [batch.domain(truth) for truth in truths]

@@ -84,7 +84,7 @@ class StudyStrategy(Strict, ABC):
         """Whether it is asked about each game by itself, which takes its time."""
         return False
 
-    def made(self, base: Path, name: str) -> Any:
+    def built(self, base: Path, name: str) -> Any:
         """Return what lies; raise InputError that starts with ``name`` when its fields are wrong."""
         return self
 
@@ -346,7 +346,7 @@ class OwnStrategy(StudyStrategy):
         """An audit's strategy is."""
         return True
 
-    def made(self, base: Path, name: str) -> Any:
+    def built(self, base: Path, name: str) -> Any:
         """Return the strategy itself; raise InputError that starts with ``name`` when it or its fields are wrong."""
         part = find("strategy", self.kind, base)
         said = self.model_dump(exclude_none=True)
@@ -356,7 +356,7 @@ class OwnStrategy(StudyStrategy):
 
     def reports(self, occasion: StrategyContext) -> Reports:
         """Return the lies of the liars beside the truth of the others."""
-        lie = self.made(occasion.batch.rules.base, "strategies")
+        lie = self.built(occasion.batch.rules.base, "strategies")
         return lie.reports(occasion) if isinstance(lie, StudyStrategy) else _one_by_one(lie, occasion)
 
 

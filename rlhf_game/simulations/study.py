@@ -217,12 +217,12 @@ def parse_study(document: Mapping[str, Any], name: str, base: Path) -> Study:
         columns = {field: typed[field][at] for field, at in zip(sweep, places, strict=True)}
         points.append((chosen, columns, fields, source))
     width = max(source.count for *_, source in points)
-    made = tuple(
+    built = tuple(
         SweepPoint(index, chosen, columns, fields, source, fields.layout(source.count, width))
         for index, (chosen, columns, fields, source) in enumerate(points)
     )
-    _check_playable(made, name)
-    return Study(made, sweep, {file: hash_of(file, base) for file in sorted(files)}, base)
+    _check_playable(built, name)
+    return Study(built, sweep, {file: hash_of(file, base) for file in sorted(files)}, base)
 
 
 def _check_playable(points: Sequence[SweepPoint], name: str) -> None:

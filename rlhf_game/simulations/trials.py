@@ -83,7 +83,7 @@ def draw(
         try:
             drawn[trial] = one(trial)
         except FAILURES as error:
-            errors[trial] = _said(error)
+            errors[trial] = _in_one_line(error)
     return drawn, errors
 
 
@@ -111,7 +111,7 @@ def measure_all(
                 done.append((games.trials, _finite(measure(games), optional)))
         except FAILURES as error:
             if len(games.trials) == 1:
-                errors[games.trials[0]] = _said(error)
+                errors[games.trials[0]] = _in_one_line(error)
                 continue
             alone, failed = measure_all([games.one(at) for at in range(len(games.trials))], measure, optional)
             done += alone
@@ -155,7 +155,7 @@ def _finite(measured: Measured, optional: Sequence[str]) -> Measured:
     return measured
 
 
-def _said(error: Exception) -> str:
+def _in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 

@@ -15,7 +15,7 @@ PART = 32
 
 
 def in_parts(
-    workspace: Workspace, path: Path, count: int, make: Callable[[range], list[Any]], told: Callable[[int], None]
+    workspace: Workspace, path: Path, count: int, make: Callable[[range], list[Any]], announced: Callable[[int], None]
 ) -> list[Any]:
     """Return ``count`` rows that a stage made, PART at a time; parts that an interrupted stage finished are kept.
 
@@ -26,7 +26,7 @@ def in_parts(
     def whole() -> list[Any]:
         rows: list[Any] = []
         for start in range(0, count, PART):
-            told(start)
+            announced(start)
             places = range(start, min(start + PART, count))
             rows += workspace.kept(parts / f"{start:08d}.json", partial(make, places))
         return rows

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import rlhf_game as rg
-from rlhf_game.agents.search import scene
+from rlhf_game.agents.search import search_problem
 from rlhf_game.mechanism.spaces.chain import Chain
 from tests.strategies import regularizer
 
@@ -20,7 +20,7 @@ def game(space: object, payment: object, members: int, rng: np.random.Generator)
     mechanism = rg.Mechanism(rg.AffineWelfare([1.0, 2.5, 0.4], boost), payment)
     inside = list(range(members))
     others = [(at, rg.Report(groups[at].reward, groups[at].size)) for at in range(members, 3)]
-    stage = scene(mechanism, space, [(at, groups[at]) for at in inside], others, [groups[at] for at in inside])
+    stage = search_problem(mechanism, space, [(at, groups[at]) for at in inside], others, [groups[at] for at in inside])
     return mechanism, groups, stage
 
 

@@ -318,7 +318,7 @@ def test_the_games_that_the_wrong_ones_were_made_from_are_right(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        (["settle"], "Missing argument 'GAME'"),
+        (["settle"], "GAME: must be given, or --policy or --draws"),
         (["setle", "x"], "No such command 'setle'"),
         (["settle", "x.yaml", "--jsno"], "No such option"),
         (["settle", "x.yaml", "y.yaml"], "unexpected extra argument"),

@@ -55,12 +55,12 @@ def test_regret_of_multiplicative_weights_is_below_its_bound() -> None:
     present = np.ones((GROUPS, GAMES), dtype=bool)
     for round_ in range(rounds):
         probabilities = learner._probabilities()  # type: ignore[attr-defined]
-        said = learner.say(round_, rng.random((GROUPS, GAMES)))
+        said = learner.reports(round_, rng.random((GROUPS, GAMES)))
         payoffs = game.payoffs(truth, said, range(GROUPS))
         low, high = min(low, payoffs.min()), max(high, payoffs.max())
         items += payoffs
         expected += (probabilities * payoffs).sum(axis=2)
-        learner.hear(round_, truth, said, np.zeros((GROUPS, GAMES)), payoffs, present)
+        learner.learn(round_, truth, said, np.zeros((GROUPS, GAMES)), payoffs, present)
     regret = (items.max(axis=2) - expected).max()
     assert regret <= max(1.0, (high - low) ** 2) * np.sqrt(rounds * np.log(3) / 2)
     assert regret > 0

@@ -76,7 +76,7 @@ def combine(reference: Reference, earnings: Sequence[RewardMachine]) -> Combined
     tokens = reference.next_state.shape[1]
     for i, earning in enumerate(earnings):
         if earning.next_state.shape[1] != tokens:
-            raise InputError(f"rewards[{i}] must be over {tokens} tokens, got {earning.next_state.shape[1]}")
+            raise InputError(f"must be over {tokens} tokens, got {earning.next_state.shape[1]}", field=f"rewards[{i}]")
     parts = [reference.next_state, *(earning.next_state for earning in earnings)]
     sizes = [len(part) for part in parts]
     start = (reference.initial, *(earning.initial for earning in earnings))

@@ -36,16 +36,16 @@ def ngram(
     if order < 1 or tokens < 1:
         raise InputError(f"order and tokens must be >= 1, got {order} and {tokens}")
     if not smoothing >= 0:
-        raise InputError(f"smoothing must be >= 0, got {smoothing}")
+        raise InputError(f"must be >= 0, got {smoothing}", field="smoothing")
     counts: dict[Context, Counter[int]] = {(): Counter()}
     for i, sample in enumerate(samples):
         for k, token in enumerate(sample):
             if not 0 <= token < tokens:
-                raise InputError(f"samples[{i}][{k}] must be a token from 0 to {tokens - 1}, got {token}")
+                raise InputError(f"must be a token from 0 to {tokens - 1}, got {token}", field=f"samples[{i}][{k}]")
             for length in range(min(order - 1, k) + 1):
                 counts.setdefault(tuple(sample[k - length : k]), Counter())[token] += 1
     if not counts[()] and smoothing == 0:
-        raise InputError("samples must hold at least one token without smoothing, got none")
+        raise InputError("must hold at least one token without smoothing, got none", field="samples")
     contexts = sorted(counts, key=len)
     places = {context: s for s, context in enumerate(contexts)}
     probabilities = np.empty((len(contexts), tokens))

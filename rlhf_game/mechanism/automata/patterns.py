@@ -100,7 +100,7 @@ def parse(expression: str) -> Expression:
 
 def _error(text: str, at: int) -> InputError:
     found = repr(text[at]) if at < len(text) else "its end"
-    return InputError(f"pattern must be a plain regular expression, got {found} at place {at} of {text!r}")
+    return InputError(f"must be a plain regular expression, got {found} at place {at} of {text!r}", field="pattern")
 
 
 def _alternatives(text: str, at: int) -> tuple[Expression, int]:

@@ -18,7 +18,7 @@ def keywords(values: Mapping[str, float], alphabet: Sequence[str]) -> RewardMach
     word.
     """
     if not all(values):
-        raise InputError("keywords must not be empty, got an empty one")
+        raise InputError("must not be empty, got an empty one", field="keywords")
     beginnings = {"", *(word[:k] for word in values for k in range(len(word) + 1))}
 
     def step(state: str, character: str) -> tuple[str, float]:
@@ -36,7 +36,7 @@ def length(totals: ArrayLike, tokens: int) -> RewardMachine:
     """
     levels = finite(totals, "totals")
     if levels.ndim != 1 or not levels.size:
-        raise InputError(f"totals must be a list of numbers, got shape {list(levels.shape)}")
+        raise InputError(f"must be a list of numbers, got shape {list(levels.shape)}", field="totals")
     after = np.minimum(np.arange(1, len(levels) + 1), len(levels) - 1)
     gains = levels[after] - levels
     return RewardMachine(np.tile(after[:, None], (1, tokens)), np.tile(gains[:, None], (1, tokens)))

@@ -140,15 +140,15 @@ def _checked(
     tapes: Sequence[Tape], draws: int, estimator: Estimator, weights: ArrayLike | None
 ) -> tuple[Array, Problem]:
     if not tapes:
-        raise InputError("tapes must be one for each prompt, found none")
+        raise InputError("must be one for each prompt, found none", field="tapes")
     array = np.full(len(tapes), 1.0) if weights is None else finite(weights, "prompt_weights")
     if array.shape != (len(tapes),) or (array <= 0).any():
-        raise InputError(f"prompt_weights must be {len(tapes)} numbers > 0, got {array.tolist()}")
+        raise InputError(f"must be {len(tapes)} numbers > 0, got {array.tolist()}", field="prompt_weights")
     for b, tape in enumerate(tapes):
         if tape.problem is not tapes[0].problem:
-            raise InputError(f"tapes[{b}] must be of the same problem as tapes[0]")
+            raise InputError("must be of the same problem as tapes[0]", field=f"tapes[{b}]")
         if tape.draws < draws or (estimator != "log_mean" and tape.draws != draws):
-            raise InputError(f"tapes[{b}] must hold {draws} draws, got {tape.draws}")
+            raise InputError(f"must hold {draws} draws, got {tape.draws}", field=f"tapes[{b}]")
     return np.asarray(array / array.sum()), tapes[0].problem
 
 

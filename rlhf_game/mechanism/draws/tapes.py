@@ -43,13 +43,15 @@ class Problem:
         for name in ("sizes", "multipliers", "ceilings"):
             array = finite(getattr(self, name), name)
             if array.shape != np.shape(self.sizes) or array.ndim != 1 or (array <= 0).any():
-                raise InputError(f"{name} must be one number > 0 per group, got {array.tolist()}")
+                raise InputError(f"must be one number > 0 per group, got {array.tolist()}", field=name)
             object.__setattr__(self, name, frozen(array))
         if not np.isfinite(self.strength) or self.strength <= 0:
-            raise InputError(f"strength must be a finite number > 0, got {self.strength!r}")
+            raise InputError(f"must be a finite number > 0, got {self.strength!r}", field="strength")
         low, high = self.boost_bounds
         if not (np.isfinite(low) and np.isfinite(high) and low <= high):
-            raise InputError(f"boost_bounds must be two finite numbers, the lower first, got {self.boost_bounds!r}")
+            raise InputError(
+                f"must be two finite numbers, the lower first, got {self.boost_bounds!r}", field="boost_bounds"
+            )
 
     @property
     def shares(self) -> Array:
@@ -116,7 +118,7 @@ def cut(
     below 0 or a boost above its ceiling.
     """
     if draws < 1:
-        raise InputError(f"draws must be >= 1, got {draws}")
+        raise InputError(f"must be >= 1, got {draws}", field="draws")
     array, added, slack = _read(problem, rewards, exponentials, boosts)
     places = np.flatnonzero(slack < 0)[:draws]
     if len(places) < draws:
@@ -137,17 +139,18 @@ def _read(
     array, waits = finite(rewards, "rewards"), finite(exponentials, "exponentials")
     if array.ndim != 2 or len(array) != len(problem.sizes) or waits.shape != array.shape[1:]:
         raise InputError(
-            f"rewards must be [{len(problem.sizes)} groups, proposals] and exponentials one per proposal, got "
-            f"{list(array.shape)} and {list(waits.shape)}"
+            f"must be [{len(problem.sizes)} groups, proposals] and exponentials one per proposal, got "
+            f"{list(array.shape)} and {list(waits.shape)}",
+            field="rewards",
         )
     if (array < 0).any():
-        raise InputError(f"rewards must be >= 0, got {array.min():.6g}")
+        raise InputError(f"must be >= 0, got {array.min():.6g}", field="rewards")
     array = np.minimum(array, problem.ceilings[:, None])
     slack = problem.shares @ (problem.ceilings[:, None] - array) - problem.strength * waits
     low, high = problem.boost_bounds
     added = np.zeros_like(waits) if boosts is None else finite(boosts, "boosts")
     if added.shape != waits.shape or ((added < low) | (added > high)).any():
-        raise InputError(f"boosts must be one per proposal within the declared bounds {problem.boost_bounds}")
+        raise InputError(f"must be one per proposal within the declared bounds {problem.boost_bounds}", field="boosts")
     return array, added, slack + (high - added)
 
 

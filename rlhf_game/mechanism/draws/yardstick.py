@@ -80,7 +80,7 @@ def kept(
     """
     rows = [finite(row, f"scores[{b}]") for b, row in enumerate(scores)]
     if not rows or any(row.ndim != 1 or len(row) < 2 for row in rows):
-        raise InputError("scores must be those of at least two draws of each prompt")
+        raise InputError("must be those of at least two draws of each prompt", field="scores")
     rho = np.full(len(rows), 1.0) if prompt_weights is None else finite(prompt_weights, "prompt_weights")
     rho = rho / rho.sum()
 
@@ -91,7 +91,7 @@ def kept(
 
     reached, gain = measured(rows)
     if not gain > 0:
-        raise InputError("scores must differ: there is nothing to gain")
+        raise InputError("must differ: there is nothing to gain", field="scores")
     again = [measured([row[rng.integers(len(row), size=len(row))] for row in rows]) for _ in range(resamples)]
     shares = [mine / best for mine, best in again if best > 0]
     return _around(reached / gain, shares, level), _around(gain, [best for _, best in again], level)

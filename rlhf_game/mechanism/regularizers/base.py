@@ -39,7 +39,9 @@ class Regularizer(ABC):
         asked = ("maximize", "divergence", "argmax", "conjugate")
         says = {name for name in asked if getattr(cls, name) is not getattr(Regularizer, name)}
         if "maximize" not in says and not ("divergence" in says and says & {"argmax", "conjugate"}):
-            raise CombinationError(f"{cls.__name__} must say its divergence, and either its argmax or its conjugate")
+            raise CombinationError(
+                "must say its divergence, and either its argmax or its conjugate", field=cls.__name__
+            )
 
     def __post_init__(self) -> None:
         positive(self.strength, "strength")

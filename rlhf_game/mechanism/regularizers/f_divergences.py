@@ -145,9 +145,10 @@ class DualOptimum(Optimum):
                 mean[block[0]] += np.vecdot(p, relative[block])
         if not (np.abs(mass - 1) < LARGEST_LOSS).all():
             raise InputError(
-                f"reference must not be so small where the rewards are largest: "
+                f"must not be so small where the rewards are largest: "
                 f"{np.min(self.reference[self.reference > 0])} leads to slacks outside double precision under this "
-                "divergence"
+                "divergence",
+                field="reference",
             )
         whole = self.externalities(np.ones(1), [relative])[0]
         self.divergence: Array = scale * whole / self.strength

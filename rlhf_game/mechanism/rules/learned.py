@@ -56,10 +56,12 @@ class Prior:
     def __post_init__(self) -> None:
         rewards = finite(self.rewards, "rewards")
         if rewards.ndim != 3 or rewards.size == 0 or rewards.min() < 0:
-            raise InputError(f"rewards must be [profiles, groups, outcomes] and >= 0, got shape {rewards.shape}")
+            raise InputError(
+                f"must be [profiles, groups, outcomes] and >= 0, got shape {rewards.shape}", field="rewards"
+            )
         sizes = np.ones(rewards.shape[:2]) if self.sizes is None else finite(self.sizes, "sizes")
         if sizes.shape != rewards.shape[:2] or sizes.min() <= 0:
-            raise InputError(f"sizes must be {rewards.shape[:2]} numbers > 0, got shape {sizes.shape}")
+            raise InputError(f"must be {rewards.shape[:2]} numbers > 0, got shape {sizes.shape}", field="sizes")
         object.__setattr__(self, "rewards", frozen(rewards))
         object.__setattr__(self, "sizes", frozen(sizes))
 
@@ -113,7 +115,7 @@ def _searched(space: Table | Menu, prior: Prior, welfare_share: float, cooling: 
     from scipy.optimize import minimize
 
     if not 0 <= welfare_share < 1:
-        raise InputError(f"welfare_share must be in [0, 1), got {welfare_share!r}")
+        raise InputError(f"must be in [0, 1), got {welfare_share!r}", field="welfare_share")
     shares = prior.shares
     groups, entries = shares.shape[1:]
     scale = float(shares.max())
@@ -125,7 +127,7 @@ def _searched(space: Table | Menu, prior: Prior, welfare_share: float, cooling: 
             base = space.regularizer.strength * np.log(_reference(space))
         temperatures = [space.regularizer.strength]
     if base.shape != (entries,):
-        raise InputError(f"rewards must have {base.size} outcomes like the space, got {entries}")
+        raise InputError(f"must have {base.size} outcomes like the space, got {entries}", field="rewards")
     found = np.zeros(groups + entries)
     reach = float(np.log(WIDEST_WEIGHT))
     bounds = [(-reach, reach)] * groups + [(-WIDEST_WEIGHT * scale, WIDEST_WEIGHT * scale)] * entries

@@ -35,7 +35,7 @@ class RowRule(TableRule):
     def sheets(self, sizes: Array, rewards: Sequence[Sheets], space: Table) -> Sheets:
         """Return the probabilities on every sheet; raise InputError where no group has a member."""
         if sizes.sum() <= 0:
-            raise InputError("sizes must have a sum > 0, got 0")
+            raise InputError("must have a sum > 0, got 0", field="sizes")
         out = []
         for k, reference in enumerate(space.reference):
             sheet = np.zeros_like(reference)
@@ -106,7 +106,7 @@ class NashFeedback(RowRule):
         for name in ("slope", "temperature"):
             value = getattr(self, name)
             if not 0 < value < np.inf:
-                raise InputError(f"{name} must be a number > 0, got {value!r}")
+                raise InputError(f"must be a number > 0, got {value!r}", field=name)
 
     def row(self, shares: Array, rewards: Array, reference: Array) -> Array:
         """Return the equilibrium, by damped iteration; raise RunError when it does not arrive."""

@@ -40,7 +40,7 @@ class StoppedTraining(TableRule):
 
     def __post_init__(self) -> None:
         if self.steps < 0 or not 0 < self.rate <= 1:
-            raise InputError(f"steps must be >= 0 and rate in (0, 1], got {self.steps!r} and {self.rate!r}")
+            raise InputError(f"must be >= 0 and rate in (0, 1], got {self.steps!r} and {self.rate!r}", field="steps")
 
     def progress(self, steps: int) -> float:
         """Return the part of the way to the optimum that so many steps go: 1 - (1 - rate)^steps."""

@@ -138,7 +138,9 @@ class AlphaFair(FairRule):
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.alpha) or self.alpha <= 0 or self.alpha == 1:
-            raise InputError(f"alpha must be a number > 0 other than 1 (that is NashWelfare), got {self.alpha!r}")
+            raise InputError(
+                f"must be a number > 0 other than 1 (that is NashWelfare), got {self.alpha!r}", field="alpha"
+            )
 
     def welfare(self, values: Array, sizes: Array) -> float:
         """Return sum_i w_i v_i^(1 - alpha) / (1 - alpha)."""

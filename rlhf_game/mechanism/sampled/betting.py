@@ -40,7 +40,7 @@ def betting_interval(samples: ArrayLike, bounds: tuple[ArrayLike, ArrayLike], le
     """
     array = finite(samples, "samples")
     if array.ndim == 0 or array.shape[-1] < 1:
-        raise InputError("samples must be at least one number")
+        raise InputError("must be at least one number", field="samples")
     return pooled_interval(array[..., None, :], bounds, level)
 
 
@@ -55,14 +55,14 @@ def pooled_interval(
     low, high = (finite(end, "bounds") for end in bounds)
     length = high - low
     if array.ndim < 2 or 0 in array.shape[-2:]:
-        raise InputError("samples must be at least one number of each prompt")
+        raise InputError("must be at least one number of each prompt", field="samples")
     if not (length >= 0).all():
-        raise InputError(f"bounds must be two finite numbers, the lower first, got {bounds}")
+        raise InputError(f"must be two finite numbers, the lower first, got {bounds}", field="bounds")
     if not 0 < level < 1:
-        raise InputError(f"level must be between 0 and 1, got {level!r}")
+        raise InputError(f"must be between 0 and 1, got {level!r}", field="level")
     slack = SLACK * length
     if (array.min(axis=(-2, -1)) < low - slack).any() or (array.max(axis=(-2, -1)) > high + slack).any():
-        raise InputError(f"samples must be within {bounds}, got {array.min():.6g} to {array.max():.6g}")
+        raise InputError(f"must be within {bounds}, got {array.min():.6g} to {array.max():.6g}", field="samples")
     prompts = array.shape[-2]
     by = np.full(prompts, 1.0) if weights is None else prompts * finite(weights, "prompt_weights")
     room = np.where(length > 0, length, 1.0)

@@ -180,7 +180,9 @@ def certified_payments(
     array, by = finite(rewards, "rewards"), finite(weights, "weights")
     array = array[:, None, :] if array.ndim == 2 else array
     if array.ndim != 3 or by.shape != array.shape[:1]:
-        raise InputError("rewards must be [groups, samples] or [groups, prompts, samples], and weights one per group")
+        raise InputError(
+            "must be [groups, samples] or [groups, prompts, samples], and weights one per group", field="rewards"
+        )
     found = []
     for reward, weight in zip(array, by, strict=True):
         z = weight / strength * (_rows(reward, bounds, "rewards", level) - bounds[0])
@@ -194,11 +196,11 @@ def _rows(samples: Array, bounds: Bounds, name: str, level: float) -> Array:
     """Return samples as [B, N], cut to bounds that they keep to but for rounding; refuse what breaks them."""
     rows = np.atleast_2d(samples)
     if rows.ndim != 2 or rows.shape[1] < 2:
-        raise InputError(f"{name} must be at least two")
+        raise InputError("must be at least two", field=name)
     betting_interval(rows.ravel()[:1], bounds, level)  # what is wrong with bounds or level is said in one place
     slack = SLACK * (bounds[1] - bounds[0])
     if rows.min() < bounds[0] - slack or rows.max() > bounds[1] + slack:
-        raise InputError(f"{name} must be within {bounds}, got {rows.min():.6g} to {rows.max():.6g}")
+        raise InputError(f"must be within {bounds}, got {rows.min():.6g} to {rows.max():.6g}", field=name)
     return np.clip(rows, *bounds)
 
 
@@ -212,7 +214,7 @@ def _inside(value: float, low: float, high: float, known: Bounds, level: float) 
 def _weights(given: ArrayLike | None, count: int) -> Array:
     weights = np.full(count, 1.0) if given is None else finite(given, "prompt_weights")
     if weights.shape != (count,) or (weights < 0).any() or weights.sum() <= 0:
-        raise InputError(f"prompt_weights must be {count} numbers >= 0 with a sum > 0, got {weights.tolist()}")
+        raise InputError(f"must be {count} numbers >= 0 with a sum > 0, got {weights.tolist()}", field="prompt_weights")
     return np.asarray(weights / weights.sum())
 
 

@@ -65,15 +65,17 @@ class Shares:
             array = array[:, None, :]
         if array.ndim != 3 or array.shape[2] < 2:
             raise InputError(
-                "rewards must be [groups, samples] or [groups, prompts, samples] with at least two samples"
+                "must be [groups, samples] or [groups, prompts, samples] with at least two samples", field="rewards"
             )
         if by.shape != array.shape[:1]:
-            raise InputError(f"weights must be one per group ({len(array)}), got {by.size}")
+            raise InputError(f"must be one per group ({len(array)}), got {by.size}", field="weights")
         positive(strength, "strength")
         prompts = array.shape[1]
         share = np.full(prompts, 1.0) if prompt_weights is None else finite(prompt_weights, "prompt_weights")
         if share.shape != (prompts,) or (share < 0).any() or share.sum() <= 0:
-            raise InputError(f"prompt_weights must be {prompts} numbers >= 0 with a sum > 0, got {share.tolist()}")
+            raise InputError(
+                f"must be {prompts} numbers >= 0 with a sum > 0, got {share.tolist()}", field="prompt_weights"
+            )
         centred = (array - array.mean(axis=2, keepdims=True)) * (by / strength)[:, None, None]
         return cls(centred, share / share.sum(), strength)
 

@@ -51,11 +51,14 @@ class PolicySamples:
         object.__setattr__(self, "log_ratios", numbers(self.log_ratios, "log_ratios"))
         if self.rewards.ndim != 3 or self.rewards.shape[1:] != self.log_ratios.shape or self.rewards.shape[2] < 2:
             raise InputError(
-                "samples must have rewards [groups, prompts, draws] and log ratios [prompts, draws], at least two "
-                f"draws, got {list(self.rewards.shape)} and {list(self.log_ratios.shape)}"
+                "must have rewards [groups, prompts, draws] and log ratios [prompts, draws], at least two "
+                f"draws, got {list(self.rewards.shape)} and {list(self.log_ratios.shape)}",
+                field="samples",
             )
         if not np.isfinite(self.log_ratios).all():
-            raise InputError("samples must have finite log ratios: the reference must not exclude what a policy says")
+            raise InputError(
+                "must have finite log ratios: the reference must not exclude what a policy says", field="samples"
+            )
 
 
 @final
@@ -78,7 +81,9 @@ class SampledGame:
     def __post_init__(self) -> None:
         least = least_cap(self.shares, self.strength)
         if not self.cap >= least * (1 - 1e-12):
-            raise InputError(f"cap must be at least {least:.6g}, the sum of weights and sizes over strength + 1")
+            raise InputError(
+                f"must be at least {least:.6g}, the sum of weights and sizes over strength + 1", field="cap"
+            )
 
     @property
     def shares(self) -> Array:
@@ -270,10 +275,10 @@ def settle_samples(
     welfare = game.welfare(delivered, level)
     affine = float(game.shares @ values.value) - game.strength * float(divergence.value)
     return SampledSettlement(
-        values=_said(values, game.level),
+        values=_at_level(values, game.level),
         payments=payments,
         utilities=Estimate(utilities, gains.low, gains.high, game.level if others else values.level),
-        social_welfare=_said(social, game.level),
+        social_welfare=_at_level(social, game.level),
         divergence=divergence,
         affine_social_welfare=_inside(affine, welfare, game.level),
         certificate=certify(game, delivered, reference, others),
@@ -290,18 +295,18 @@ def certify(
     low, high = np.maximum(best.low - held.high, 0.0), np.maximum(best.high - held.low, 0.0)
     gap = _inside(_gap(game, delivered), Estimate(low, low, high, game.level), game.level)
     slack = None if others is None else others.slack(game)
-    stake = np.minimum(gap.high, _stakes(game, delivered, reference))
+    stake = np.minimum(gap.high, _largest_gains(game, delivered, reference))
     bracket = best_welfare(game, reference, level) + game.others_welfare(delivered, level).scaled(-1.0)
     return Certificate(
         level=game.level,
         gap=gap,
         regret_bounds=None if slack is None else (stake + slack) / game.multipliers,
-        affine_payments=_said(bracket.scaled(1 / game.multipliers), game.level),
+        affine_payments=_at_level(bracket.scaled(1 / game.multipliers), game.level),
         tightness=float(gap.high) / _sum(game.shares),
     )
 
 
-def _stakes(game: SampledGame, delivered: PolicySamples, reference: PolicySamples) -> Array:
+def _largest_gains(game: SampledGame, delivered: PolicySamples, reference: PolicySamples) -> Array:
     """Return g_i (1 - v_i) + max ASW_-i - ASW_-i(p^), at most: [n].
 
     It is above the gap, as max ASW <= g_i + max ASW_-i, but its draws may say less of the one than of the other.
@@ -333,7 +338,7 @@ def _money(game: SampledGame, delivered: PolicySamples, others: OthersWelfare) -
     held, all_held = game.others_welfare(delivered, level), game.welfare(delivered, level)
     owed = (best + held.scaled(-1.0)).scaled(1 / game.multipliers)
     gains = (best.scaled(-1.0) + _repeated(all_held, len(game.sizes))).scaled(1 / game.multipliers)
-    return _said(owed, game.level), _said(gains, game.level)
+    return _at_level(owed, game.level), _at_level(gains, game.level)
 
 
 def _formula_money(game: SampledGame, delivered: PolicySamples, others: ByFormula) -> tuple[Estimate, Estimate]:
@@ -388,6 +393,6 @@ def _repeated(estimate: Estimate, count: int) -> Estimate:
     return Estimate(value, low, high, estimate.level)
 
 
-def _said(estimate: Estimate, level: float) -> Estimate:
+def _at_level(estimate: Estimate, level: float) -> Estimate:
     """Return the estimate with the level that holds for it in a settlement, where others had their share of it."""
     return Estimate(estimate.value, estimate.low, estimate.high, level)

@@ -162,11 +162,11 @@ class Chain(PolicySpace[Array]):
 
     def _table(self, reward: Any, what: str) -> Array:
         if callable(reward):
-            raise InputError(f"{what} must be [states][tokens] = {list(self.shape)} numbers, got a function")
+            raise InputError(f"must be [states][tokens] = {list(self.shape)} numbers, got a function", field=what)
         table = finite(reward, what)
         if table.shape != self.shape:
             raise InputError(
-                f"{what} must be [states][tokens] = {list(self.shape)} like the reference, got {list(table.shape)}"
+                f"must be [states][tokens] = {list(self.shape)} like the reference, got {list(table.shape)}", field=what
             )
         return table
 
@@ -174,11 +174,13 @@ class Chain(PolicySpace[Array]):
         name = self.normalization.value
         low, high = self.extremes(table)
         if low < -1e-12 * max(1.0, float(np.abs(table).max()) * self.horizon):
-            raise InputError(f"reward must be >= 0 on every sequence under normalization {name}, got {low} on one")
+            raise InputError(
+                f"must be >= 0 on every sequence under normalization {name}, got {low} on one", field="reward"
+            )
         found = high if self.normalization is Normalization.MAX else self.total(table)
         if not abs(found - 1.0) <= NORMALIZATION_TOLERANCE:
             raise InputError(
-                f"reward must have {name} 1 over all sequences under normalization {name}, got {name} {found}"
+                f"must have {name} 1 over all sequences under normalization {name}, got {name} {found}", field="reward"
             )
 
     def _largest(self, table: Array) -> float:
@@ -255,7 +257,7 @@ class ChainPolicy(Policy[Array]):
         """Return the log probabilities of the token after ``prefix``: [T]; raise InputError after a whole outcome."""
         state = self._state_after(prefix)
         if state == END:
-            raise InputError(f"prefix must be unfinished, got a complete sequence of {len(prefix)} tokens")
+            raise InputError(f"must be unfinished, got a complete sequence of {len(prefix)} tokens", field="prefix")
         return self._log_row(len(prefix), state)
 
     def is_complete(self, prefix: Sequence[int]) -> bool:
@@ -265,7 +267,7 @@ class ChainPolicy(Policy[Array]):
     def log_tokens(self, sequence: Sequence[int]) -> Array:
         """Return log p of each token of a whole outcome; raise InputError when it is none."""
         if not self.is_complete(sequence):
-            raise InputError(f"sequence must be a whole outcome, got {list(sequence)}")
+            raise InputError(f"must be a whole outcome, got {list(sequence)}", field="sequence")
         return np.array([self.next_log_probs(sequence[:k])[token] for k, token in enumerate(sequence)])
 
     def log_probability(self, sequence: Sequence[int]) -> float:
@@ -289,10 +291,10 @@ class ChainPolicy(Policy[Array]):
         state = self.space.initial
         for token in prefix:
             if state == END or not 0 <= token < self.space.shape[1]:
-                raise InputError(f"prefix must be tokens of the automaton, got {list(prefix)}")
+                raise InputError(f"must be tokens of the automaton, got {list(prefix)}", field="prefix")
             state = int(self.space.next_state[state, token])
         if len(prefix) > self.space.horizon:
-            raise InputError(f"prefix must have at most {self.space.horizon} tokens, got {len(prefix)}")
+            raise InputError(f"must have at most {self.space.horizon} tokens, got {len(prefix)}", field="prefix")
         return END if len(prefix) == self.space.horizon else state
 
     def _log_row(self, k: int, state: int) -> Array:
@@ -371,29 +373,30 @@ class ChainPolicy(Policy[Array]):
 def _read_reference(reference: ArrayLike) -> Array:
     q = finite(reference, "reference")
     if q.ndim != 2 or q.size == 0:
-        raise InputError(f"reference must be [states][tokens] on an automaton, got shape {list(q.shape)}")
+        raise InputError(f"must be [states][tokens] on an automaton, got shape {list(q.shape)}", field="reference")
     if (q < 0).any():
         state, token = (int(i) for i in np.argwhere(q < 0)[0])
-        raise InputError(f"reference must be >= 0, got {q[state, token]} at state {state}, token {token}")
+        raise InputError(f"must be >= 0, got {q[state, token]} at state {state}, token {token}", field="reference")
     totals = q.sum(axis=1)
     wrong = np.abs(totals - 1.0) > NORMALIZATION_TOLERANCE
     if wrong.any():
         state = int(np.argmax(wrong))
-        raise InputError(f"reference must sum to 1 in each state, got {totals[state]} in state {state}")
+        raise InputError(f"must sum to 1 in each state, got {totals[state]} in state {state}", field="reference")
     return np.asarray(q / totals[:, None])
 
 
 def _read_next_state(next_state: ArrayLike, shape: tuple[int, int]) -> NDArray[np.int64]:
     numbers = finite(next_state, "next_state")
     if numbers.shape != shape:
-        raise InputError(f"next_state must be [states][tokens] = {list(shape)}, got {list(numbers.shape)}")
+        raise InputError(f"must be [states][tokens] = {list(shape)}, got {list(numbers.shape)}", field="next_state")
     out = numbers.astype(np.int64)
     wrong = (out != numbers) | (out < END) | (out >= shape[0])
     if wrong.any():
         state, token = (int(i) for i in np.argwhere(wrong)[0])
         raise InputError(
-            f"next_state must be integers from -1 (the end) to {shape[0] - 1}, "
-            f"got {numbers[state, token]} at state {state}, token {token}"
+            f"must be integers from -1 (the end) to {shape[0] - 1}, "
+            f"got {numbers[state, token]} at state {state}, token {token}",
+            field="next_state",
         )
     out.flags.writeable = False
     return out
@@ -403,5 +406,5 @@ def _read_integer(value: Any, what: str, low: int, high: int | None) -> int:
     inside = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not inside or value < low or (high is not None and value > high):
         rule = f"an integer >= {low}" if high is None else f"an integer from {low} to {high}"
-        raise InputError(f"{what} must be {rule}, got {value!r}")
+        raise InputError(f"must be {rule}, got {value!r}", field=what)
     return int(value)

@@ -71,7 +71,7 @@ class PrefixTree:
         below = self._children.get(tuple(prefix), {})
         masses = np.array(list(below.values()))
         if not masses.sum() > 0:
-            raise InputError(f"prefix must begin a sequence of positive probability, got {list(prefix)}")
+            raise InputError(f"must begin a sequence of positive probability, got {list(prefix)}", field="prefix")
         out = np.full(self.tokens, -np.inf)
         with np.errstate(divide="ignore"):
             out[list(below)] = np.log(masses) - np.log(masses.sum())
@@ -179,7 +179,7 @@ def expand(
     lost = frontier.mass + frontier.let_go + rest.mass + rest.let_go
     sequences = tuple(_prefix(prefixes, parent, token) for parent, token in zip(kept.parent, kept.token, strict=True))
     if not sequences:
-        raise InputError(f"max_nodes must be enough for one finished sequence, got {max_nodes}")
+        raise InputError(f"must be enough for one finished sequence, got {max_nodes}", field="max_nodes")
     return Expansion(sequences, frozen(kept.log_mass), min(lost, 1.0), tokens, len(prefixes))
 
 
@@ -204,11 +204,15 @@ def _rows(log_probs: Array, count: int, ends: Sequence[int]) -> Array:
     """Return the model's rows, renormalised; raise InputError if they are not log probabilities."""
     rows = np.asarray(log_probs, dtype=np.float64)
     if rows.ndim != 2 or len(rows) != count or max(ends, default=0) >= rows.shape[1]:
-        raise InputError(f"next_log_probs must return {count} rows that hold the ends {list(ends)}, got {rows.shape}")
+        raise InputError(
+            f"must return {count} rows that hold the ends {list(ends)}, got {rows.shape}", field="next_log_probs"
+        )
     top = rows.max(axis=1, keepdims=True)
     totals = top + np.log(np.exp(rows - top).sum(axis=1, keepdims=True))
     if not (np.abs(totals) <= ROW_TOLERANCE).all():
-        raise InputError(f"next_log_probs must return rows whose probabilities sum to 1, got {np.exp(totals.max())}")
+        raise InputError(
+            f"must return rows whose probabilities sum to 1, got {np.exp(totals.max())}", field="next_log_probs"
+        )
     return np.asarray(rows - totals)
 
 
@@ -219,8 +223,8 @@ def _sum(log_mass: Array) -> float:
 def _check(ends: Sequence[int], max_tokens: int, mass: float, max_nodes: int, batch: int) -> None:
     for name, number in (("max_tokens", max_tokens), ("max_nodes", max_nodes), ("batch", batch)):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise InputError(f"{name} must be an integer >= 1, got {number!r}")
+            raise InputError(f"must be an integer >= 1, got {number!r}", field=name)
     if not 0 < mass <= 1:
-        raise InputError(f"mass must be in (0, 1], got {mass!r}")
+        raise InputError(f"must be in (0, 1], got {mass!r}", field="mass")
     if min(ends, default=0) < 0:
-        raise InputError(f"ends must be tokens, got {list(ends)}")
+        raise InputError(f"must be tokens, got {list(ends)}", field="ends")

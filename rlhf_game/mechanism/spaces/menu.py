@@ -41,14 +41,14 @@ class Menu(PolicySpace[Array]):
         self.games = games
         self.divergence = frozen(finite(divergence, "divergence"))
         if self.divergence.ndim != 1 or self.divergence.size == 0:
-            raise InputError("divergence must be one number per menu entry, at least one")
+            raise InputError("must be one number per menu entry, at least one", field="divergence")
         if (self.divergence < 0).any():
-            raise InputError(f"divergence must be >= 0, got {self.divergence.min()}")
+            raise InputError(f"must be >= 0, got {self.divergence.min()}", field="divergence")
         self.strength = positive(strength, "strength")
         self.normalization = Normalization.parse(normalization)
         self.outcomes = None if outcomes is None else tuple(outcomes)
         if self.outcomes is not None and len(self.outcomes) != len(self.divergence):
-            raise InputError(f"outcomes must be {len(self.divergence)} names, got {len(self.outcomes)}")
+            raise InputError(f"must be {len(self.divergence)} names, got {len(self.outcomes)}", field="outcomes")
 
     def many(self, count: int) -> "Menu":
         """Return the same menu for as many games."""
@@ -68,7 +68,9 @@ class Menu(PolicySpace[Array]):
         """Return a boost of each entry: [K]."""
         values = finite(self._call(boost) if callable(boost) else boost, "reward")
         if values.shape[-1:] != self.divergence.shape or values.ndim != 1 + self.games:
-            raise InputError(f"reward must be {len(self.divergence)} numbers, one per menu entry, got {values.shape}")
+            raise InputError(
+                f"must be {len(self.divergence)} numbers, one per menu entry, got {values.shape}", field="reward"
+            )
         return frozen(values)
 
     def _call(self, reward: Callable[[Sequence[Any]], ArrayLike]) -> ArrayLike:

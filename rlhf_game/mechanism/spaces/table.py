@@ -41,20 +41,22 @@ class PromptLayout:
         if self.is_flat:
             row = finite(values, what)
             if row.shape != (self.widths[0],):
-                raise InputError(f"{what} must be {self.widths[0]} numbers, one per outcome, got {_shape(row)}")
+                raise InputError(f"must be {self.widths[0]} numbers, one per outcome, got {_shape(row)}", field=what)
             return (frozen_view(row[None]),)
         if len(self.members) == 1:
             sheet = finite(values, what)
             wanted = (len(self.widths), self.widths[0])
             if sheet.shape != wanted:
-                raise InputError(f"{what} must be {wanted[0]} prompts of {wanted[1]} outcomes, got {_shape(sheet)}")
+                raise InputError(
+                    f"must be {wanted[0]} prompts of {wanted[1]} outcomes, got {_shape(sheet)}", field=what
+                )
             return (frozen_view(sheet),)
         if not isinstance(values, Sequence) or len(values) != len(self.widths):
-            raise InputError(f"{what} must be a list of {len(self.widths)} prompts")
+            raise InputError(f"must be a list of {len(self.widths)} prompts", field=what)
         rows = [finite(row, f"{what}[{b}]") for b, row in enumerate(values)]
         for b, (row, width) in enumerate(zip(rows, self.widths, strict=True)):
             if row.shape != (width,):
-                raise InputError(f"{what}[{b}] must be {width} numbers, one per outcome, got {_shape(row)}")
+                raise InputError(f"must be {width} numbers, one per outcome, got {_shape(row)}", field=f"{what}[{b}]")
         return tuple(frozen(np.stack([rows[b] for b in members])) for members in self.members)
 
     def join(self, sheets: Sheets) -> Any:
@@ -80,17 +82,19 @@ class PromptLayout:
     def of(cls, reference: Any) -> "PromptLayout":
         """Read the layout off a reference; raise InputError if it has no outcomes."""
         if not isinstance(reference, np.ndarray | Sequence):
-            raise InputError(f"reference must be a list of probabilities, or a list of such lists, got {reference!r}")
+            raise InputError(
+                f"must be a list of probabilities, or a list of such lists, got {reference!r}", field="reference"
+            )
         ragged = not isinstance(reference, np.ndarray) and len(reference) > 0 and all(_is_list(r) for r in reference)
         if ragged:
             widths = tuple(len(row) for row in reference)
         else:
             array = numbers(reference, "reference")
             if array.ndim not in (1, 2):
-                raise InputError(f"reference must be a list or a list of lists, got {array.ndim} dimensions")
+                raise InputError(f"must be a list or a list of lists, got {array.ndim} dimensions", field="reference")
             widths = (array.shape[-1],) * (1 if array.ndim == 1 else len(array))
         if not widths or min(widths) == 0:
-            raise InputError("reference must hold at least one outcome for each prompt, got none")
+            raise InputError("must hold at least one outcome for each prompt, got none", field="reference")
         sizes = np.asarray(widths)
         members = tuple(np.flatnonzero(sizes == width) for width in dict.fromkeys(widths))
         return cls(widths, members, is_flat=not ragged and np.ndim(reference) == 1)
@@ -133,7 +137,7 @@ class Table(PolicySpace[Sheets]):
         games: bool = False,
     ) -> None:
         if not isinstance(regularizer, Regularizer):
-            raise InputError(f"regularizer must be one such as KL(strength=0.1), got {regularizer!r}")
+            raise InputError(f"must be one such as KL(strength=0.1), got {regularizer!r}", field="regularizer")
         self.regularizer = regularizer
         self.strength = regularizer.strength
         self.layout = PromptLayout.of(reference)
@@ -146,7 +150,7 @@ class Table(PolicySpace[Sheets]):
         self.outcomes = None if outcomes is None else self._read_outcomes(outcomes)
         self.games = games
         if games and (self.layout.is_flat or len(self.layout.members) > 1):
-            raise InputError("reference must be games of one number of outcomes, [B][m], for a table of games")
+            raise InputError("must be games of one number of outcomes, [B][m], for a table of games", field="reference")
 
     def many(self, count: int) -> "Table":
         """Return the games on the outcomes of its one prompt; raise CombinationError where there are several."""
@@ -165,15 +169,15 @@ class Table(PolicySpace[Sheets]):
             return frozen(np.full(prompts, 1 / prompts))
         array = finite(weights, "prompt_weights")
         if array.shape != (prompts,):
-            raise InputError(f"prompt_weights must be {prompts} numbers, one per prompt, got {_shape(array)}")
+            raise InputError(f"must be {prompts} numbers, one per prompt, got {_shape(array)}", field="prompt_weights")
         if (array < 0).any() or array.sum() <= 0:
-            raise InputError(f"prompt_weights must be >= 0 with a sum > 0, got {array.tolist()}")
+            raise InputError(f"must be >= 0 with a sum > 0, got {array.tolist()}", field="prompt_weights")
         return frozen(array / array.sum())
 
     def _read_outcomes(self, outcomes: Sequence[Any]) -> tuple[Any, ...]:
         prompts = [outcomes] if self.layout.is_flat else list(outcomes)
         if tuple(len(prompt) for prompt in prompts) != self.layout.widths:
-            raise InputError("outcomes must be labels shaped like the reference")
+            raise InputError("must be labels shaped like the reference", field="outcomes")
         return tuple(outcome for prompt in prompts for outcome in prompt)
 
     @property
@@ -204,7 +208,9 @@ class Table(PolicySpace[Sheets]):
             raise InputError("a reward that is a function needs the outcomes: Table(..., outcomes=[...])")
         flat = finite(reward(self.outcomes), "reward")
         if flat.shape != (len(self.outcomes),):
-            raise InputError(f"reward must return {len(self.outcomes)} numbers, one per outcome, got {_shape(flat)}")
+            raise InputError(
+                f"must return {len(self.outcomes)} numbers, one per outcome, got {_shape(flat)}", field="reward"
+            )
         if self.layout.is_flat:
             return flat
         rows = np.split(flat, np.cumsum(self.layout.widths)[:-1])
@@ -332,13 +338,14 @@ def _distributions(sheet: Array, prompts: NDArray[np.intp], regularizer: Regular
     if extremes(sheet)[0] < 0:
         row, column = (int(i) for i in np.argwhere(sheet < 0)[0])
         where = f"[{prompts[row]}][{column}]" if len(prompts) > 1 else f"[{column}]"
-        raise InputError(f"reference must be >= 0, got {sheet[row, column]} at {where}")
+        raise InputError(f"must be >= 0, got {sheet[row, column]} at {where}", field="reference")
     totals = row_sums(sheet)
     wrong = np.abs(totals - 1) > REFERENCE_TOLERANCE
     if wrong.any():
         row = int(np.argmax(wrong))
         raise InputError(
-            f"reference must sum to 1 (within {REFERENCE_TOLERANCE:.0e}), got {totals[row]} at prompt {prompts[row]}"
+            f"must sum to 1 (within {REFERENCE_TOLERANCE:.0e}), got {totals[row]} at prompt {prompts[row]}",
+            field="reference",
         )
     if (np.abs(totals - 1) <= 4e-16).all() or (regularizer.any_scale and sheet.size >= LARGE):
         return sheet

@@ -89,13 +89,15 @@ class Trie(PolicySpace[Bounded]):
             raise CombinationError(f"intervals for missing mass are known under KL, not {type(regularizer).__name__}")
         ends = finite(bounds, "bounds")
         if ends.shape != (2,) or ends[0] > ends[1]:
-            raise InputError(f"bounds must be [lowest, highest], got {ends.tolist()}")
+            raise InputError(f"must be [lowest, highest], got {ends.tolist()}", field="bounds")
         self.regularizer = regularizer
         self.bounds: tuple[float, float] = (float(ends[0]), float(ends[1]))
         self.table = Table(reference, regularizer, outcomes=outcomes, prompt_weights=prompt_weights)
         deltas, prompts = finite(missing, "missing"), len(self.table.layout.widths)
         if deltas.shape != (prompts,) or (deltas < 0).any() or (deltas >= 1).any():
-            raise InputError(f"missing must be {prompts} numbers in [0, 1), one per prompt, got {deltas.tolist()}")
+            raise InputError(
+                f"must be {prompts} numbers in [0, 1), one per prompt, got {deltas.tolist()}", field="missing"
+            )
         self.missing: Sheets = tuple(frozen(deltas[members]) for members in self.table.layout.members)
 
     @classmethod
@@ -142,7 +144,7 @@ class Trie(PolicySpace[Bounded]):
         for sheet in sheets:
             if sheet.min() < low or sheet.max() > high:
                 outside = sheet.min() if sheet.min() < low else sheet.max()
-                raise InputError(f"reward must be within the declared bounds {[low, high]}, got {outside}")
+                raise InputError(f"must be within the declared bounds {[low, high]}, got {outside}", field="reward")
         return Bounded(sheets, low, high)
 
     def read_boost(self, boost: Any) -> Bounded:
@@ -225,8 +227,8 @@ class TriePolicy(Policy[Bounded]):
         for delta, optimum, odds in zip(self.space.missing, self.table.optima, self._odds, strict=True):
             inside = optimum.divergence
             lowest = _share(np.clip(_log_odds(delta) + inside, *odds))
-            lows.append((1 - lowest) * inside + _coins(lowest, delta))
-            ends = [(1 - u) * inside + u * most + _coins(u, delta) for u in map(_share, odds)]
+            lows.append((1 - lowest) * inside + _binary_divergence(lowest, delta))
+            ends = [(1 - u) * inside + u * most + _binary_divergence(u, delta) for u in map(_share, odds)]
             highs.append(np.maximum(*ends))
         return self._estimate(np.asarray(self.divergence), lows, highs)
 
@@ -320,7 +322,7 @@ def _mean(u: Array, inside: Array, outside: Array) -> Array:
     return np.asarray(sum(np.where(share > 0, share * np.minimum(value, ENORMOUS), 0.0) for share, value in parts))
 
 
-def _coins(u: Array, delta: Array) -> Array:
+def _binary_divergence(u: Array, delta: Array) -> Array:
     """Return the divergence of a coin of share u from one of share delta; 0 log 0 = 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         inside = np.where(u < 1, (1 - u) * (np.log1p(-u) - np.log1p(-delta)), 0.0)

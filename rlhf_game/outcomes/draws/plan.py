@@ -132,7 +132,7 @@ def _pilot(configuration: Configuration, folder: Path) -> Pilot:
     )
 
 
-def _said(kind: str, tokens: int | None, seconds: float | None, width: float | None) -> dict[str, Any]:
+def _way(kind: str, tokens: int | None, seconds: float | None, width: float | None) -> dict[str, Any]:
     return {
         "kind": kind,
         "tokens": tokens,
@@ -157,16 +157,16 @@ def _candidates(configuration: Configuration, pilot: Pilot, prompts: int) -> dic
         bills.append(table.maximize(problem.shares, read).externalities(problem.shares, read) / problem.multipliers)
     spread = student_interval(np.transpose(bills)).width.mean() * len(bills) ** 0.5  # of one such bill
     width = float(spread) * (len(pilot.rewards) / prompts) ** 0.5
-    return _said("candidates", *_scaled(tokens, seconds, pilot, prompts), width)
+    return _way("candidates", *_scaled(tokens, seconds, pilot, prompts), width)
 
 
 def _trie(configuration: Configuration, pilot: Pilot, prompts: int) -> dict[str, Any]:
     """Return the most that an expansion takes: a pass for each node; the model's probabilities are needed."""
     if configuration.source.model.endpoint is not None:
-        return _said("trie", None, None, None)
+        return _way("trie", None, None, None)
     spec = configuration.fields.outcomes
     nodes = prompts * (spec.max_nodes if isinstance(spec, TrieSpec) else DEFAULT_NODES)
-    return _said("trie", nodes, nodes * pilot.second, None)
+    return _way("trie", nodes, nodes * pilot.second, None)
 
 
 def _draws(configuration: Configuration, pilot: Pilot, prompts: int) -> dict[str, Any]:
@@ -180,7 +180,7 @@ def _draws(configuration: Configuration, pilot: Pilot, prompts: int) -> dict[str
             _simulated(pilot.problem, of, wanted, rate, rng) for of, rate in zip(pilot.rewards, rates, strict=True)
         ]
         width = float(settle_tapes(tapes, wanted).payments.width.mean())
-    found = _said("draws", *_scaled(tokens, seconds, pilot, prompts), width)
+    found = _way("draws", *_scaled(tokens, seconds, pilot, prompts), width)
     found["acceptance_rate"] = float(len(rates) / (1 / rates).sum())
     found["acceptance_rates"] = rates.tolist()
     found["draws"] = wanted
@@ -216,7 +216,7 @@ def _finetuned(configuration: Configuration, pilot: Pilot, prompts: int) -> dict
     rewards = np.stack(pilot.rewards, axis=1)
     certified = certified_payments(rewards, pilot.problem.shares, pilot.problem.strength, (0.0, 1.0), level=spec.level)
     width = float((certified.width / pilot.problem.multipliers).mean()) * (DRAWS / spec.samples) ** 0.5
-    return _said("finetuned", round(trained + drawn), (BACKWARD * trained + drawn) * pilot.second, width)
+    return _way("finetuned", round(trained + drawn), (BACKWARD * trained + drawn) * pilot.second, width)
 
 
 def _scaled(tokens: int, seconds: float, pilot: Pilot, prompts: int) -> tuple[int, float]:

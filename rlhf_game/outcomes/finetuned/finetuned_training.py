@@ -127,12 +127,12 @@ def make(task: TrainingTask, watch: Progress = unwatched) -> DoneTraining:
     training = policy_training(task)
     rewards = in_unit(task.groups, source.base)
 
-    def told(what: str, done: int, total: int) -> None:
+    def watch_task(what: str, done: int, total: int) -> None:
         watch(f"{what} ({task.label})", done, total)
 
     with _held(task, training) as out:
         done = train_policy(
-            training, source.prompts, rewards, out, columns=source.columns, base=source.base, watch=told
+            training, source.prompts, rewards, out, columns=source.columns, base=source.base, watch=watch_task
         )
     kept = [(f"checkpoint {step}", str(folder)) for step, folder in _numbered(done.checkpoints) if step < done.steps]
     return DoneTraining(

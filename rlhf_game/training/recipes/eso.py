@@ -142,12 +142,12 @@ class EsoConfig(TrainingFields):
         found = {}
         for label, (place, weight) in self._places().items():
 
-            def told(what: str, done: int, total: int, label: str = label) -> None:
+            def watch_label(what: str, done: int, total: int, label: str = label) -> None:
                 task.watch(f"{what} ({label})", done, total)
 
             found[label] = train_eso(
                 self.training(weight), rows.training, self._reward(task.base), task.path / place, base=task.base,
-                watch=told,
+                watch=watch_label,
             )  # fmt: skip
         return found
 

@@ -51,10 +51,10 @@ class SharedMemberData:
         return self.computed[key]
 
 
-def train_member(spec: MemberSpec, out: Path, shop: SharedMemberData) -> None:
+def train_member(spec: MemberSpec, out: Path, shared: SharedMemberData) -> None:
     """Train one reward model into the folder ``out``; one that is whole there is left as it is."""
     if not (out / CARD).exists():
-        _train(spec, out, shop)
+        _train(spec, out, shared)
 
 
 def push_member(spec: MemberSpec, out: Path) -> None:
@@ -71,19 +71,19 @@ def push_member(spec: MemberSpec, out: Path) -> None:
         )
 
 
-def _train(spec: MemberSpec, out: Path, shop: SharedMemberData) -> None:
+def _train(spec: MemberSpec, out: Path, shared: SharedMemberData) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    backbone = place_of(spec.backbone, shop.base)
-    size = len(shop.subsets.training)
+    backbone = place_of(spec.backbone, shared.base)
+    size = len(shared.subsets.training)
     drawn = np.random.default_rng(spec.seed).integers(size, size=size) if spec.resample else np.arange(size)
     if spec.method in ("embedding", "head"):
-        head, origin = _fit(spec, spec.method, backbone, drawn, shop)
+        head, origin = _fit(spec, spec.method, backbone, drawn, shared)
         _write_head(out, head)
         done: dict[str, Any] = {"loss": head.loss, "gradient_norm": head.gradient_norm}
     else:
-        done, origin = _finetune(spec, backbone, drawn, out, shop)
-    shop.workspace.adopt(out)
-    _write_card(out, _card(spec, origin, done, shop), shop.workspace)
+        done, origin = _finetune(spec, backbone, drawn, out, shared)
+    shared.workspace.adopt(out)
+    _write_card(out, _card(spec, origin, done, shared), shared.workspace)
 
 
 def write_metrics(out: Path, judged: dict[str, Any], workspace: Workspace) -> None:
@@ -96,23 +96,23 @@ def _write_card(out: Path, card: dict[str, Any], workspace: Workspace) -> None:
     workspace.write_json(out / CARD, card)
 
 
-def rewards_of(spec: MemberSpec | None, out: Path, shop: SharedMemberData) -> dict[str, Rewards]:
+def rewards_of(spec: MemberSpec | None, out: Path, shared: SharedMemberData) -> dict[str, Rewards]:
     """Return the rewards of all judged pairs by the model in ``out``; a linear head needs no new look at the texts."""
     from rlhf_game.training_backends import load_reward_model
     from rlhf_game.training_backends.lm.reward_networks import load_head
 
     if spec is not None and spec.method in ("embedding", "head"):
         weights, bias = load_head(out)
-        backbone = place_of(spec.backbone, shop.base)
+        backbone = place_of(spec.backbone, shared.base)
         found = {}
-        for name in shop.subsets.judged:
-            (chosen, rejected), _ = shop.features(spec.method, backbone, name, spec.truncate)
+        for name in shared.subsets.judged:
+            (chosen, rejected), _ = shared.features(spec.method, backbone, name, spec.truncate)
             found[name] = (chosen @ weights + bias, rejected @ weights + bias)
         return found
     scorer = load_reward_model(str(out))
     found = {}
-    for k, (name, rows) in enumerate(shop.subsets.judged.items()):
-        shop.watch(f"judge {out.name} on {name}", k, len(shop.subsets.judged))
+    for k, (name, rows) in enumerate(shared.subsets.judged.items()):
+        shared.watch(f"judge {out.name} on {name}", k, len(shared.subsets.judged))
         scores = scorer.score([(r.prompt, r.chosen) for r in rows] + [(r.prompt, r.rejected) for r in rows])
         found[name] = (scores[: len(rows)], scores[len(rows) :])
     return found
@@ -129,12 +129,12 @@ def _pairs(rows: Rows) -> list[tuple[Text, Text, Text]]:
 
 
 def _fit(
-    spec: MemberSpec, method: Frozen, backbone: str, drawn: Indices, shop: SharedMemberData
+    spec: MemberSpec, method: Frozen, backbone: str, drawn: Indices, shared: SharedMemberData
 ) -> tuple[LinearHead, dict[str, Any]]:
-    (chosen, rejected), origin = shop.features(method, backbone, "training", spec.truncate)
+    (chosen, rejected), origin = shared.features(method, backbone, "training", spec.truncate)
     # A decoder's score layer has no bias, so neither has a head that has to fit in it.
     likelihood = Likelihood(spec.eta, spec.ridge, spec.smoothing, has_bias=method == "embedding")
-    shop.watch("fit", 0, 1)
+    shared.watch("fit", 0, 1)
     return fit_head(chosen[drawn], rejected[drawn], likelihood), origin
 
 
@@ -146,15 +146,15 @@ def _write_head(out: Path, head: LinearHead) -> None:
 
 
 def _finetune(
-    spec: MemberSpec, backbone: str, drawn: Indices, out: Path, shop: SharedMemberData
+    spec: MemberSpec, backbone: str, drawn: Indices, out: Path, shared: SharedMemberData
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     from rlhf_game.training_backends import Finetuning, Lora, find_checkpoint, finetune
 
     head = None
     if spec.probe:
         # All members start from one head, fitted to all pairs as the first member's backbone sees them.
-        first = place_of(shop.first_backbone, shop.base)
-        probe, _ = _fit(spec, "head", first, np.arange(len(shop.subsets.training)), shop)
+        first = place_of(shared.first_backbone, shared.base)
+        probe, _ = _fit(spec, "head", first, np.arange(len(shared.subsets.training)), shared)
         head = (probe.weights, probe.bias)
     targets = None if spec.lora.targets is None else tuple(spec.lora.targets)
     lora = Lora(spec.lora.rank, spec.lora.alpha, targets, spec.lora.dropout)
@@ -172,23 +172,23 @@ def _finetune(
         save_steps=spec.save_steps,
         trl=spec.training_arguments(),
     )
-    pairs = _pairs(shop.subsets.training)
-    trained = finetune(backbone, [pairs[k] for k in drawn], how, out, head=head, watch=shop.watch)
+    pairs = _pairs(shared.subsets.training)
+    trained = finetune(backbone, [pairs[k] for k in drawn], how, out, head=head, watch=shared.watch)
     done = {"steps": trained.steps, "losses": list(trained.losses), "dropped_pairs": trained.dropped}
     return done, dict(find_checkpoint(backbone).provenance)
 
 
-def _card(spec: MemberSpec, origin: dict[str, Any], done: dict[str, Any], shop: SharedMemberData) -> dict[str, Any]:
-    fields = shop.fields
+def _card(spec: MemberSpec, origin: dict[str, Any], done: dict[str, Any], shared: SharedMemberData) -> dict[str, Any]:
+    fields = shared.fields
     return {
         "method": spec.method,
         "eta": spec.eta,
         **({} if spec.truncate is None else {"truncate": spec.truncate}),
-        "backbone": {**origin, "model": place_of(spec.backbone, shop.base)},
+        "backbone": {**origin, "model": place_of(spec.backbone, shared.base)},
         "data": {
-            "source": shop.subsets.source,
-            "sha256": shop.subsets.sha256,
-            "training_pairs": len(shop.subsets.training),
+            "source": shared.subsets.source,
+            "sha256": shared.subsets.sha256,
+            "training_pairs": len(shared.subsets.training),
             "flipped": fields.flip,
         },
         "seed": spec.seed,

@@ -48,13 +48,13 @@ AGGREGATES: Mapping[str, Aggregate] = {
 def train_reward_models(fields: RewardModelFields, task: Task) -> dict[str, Any]:
     """Train what is left of the members, put them together, and return the metrics."""
     specs = fields.specs()
-    shop = SharedMemberData(
+    shared = SharedMemberData(
         fields, specs[0].backbone, task.base, task.workspace, read_subsets(fields, task.base), task.watch, {}
     )
     if isinstance(fields, RewardModelConfig):
-        train_member(specs[0], task.path / "model", shop)
-        rewards = rewards_of(specs[0], task.path / "model", shop)
-        judged = _judged(rewards, shop.subsets)
+        train_member(specs[0], task.path / "model", shared)
+        rewards = rewards_of(specs[0], task.path / "model", shared)
+        judged = _judged(rewards, shared.subsets)
         write_metrics(task.path / "model", judged, task.workspace)
         push_member(specs[0], task.path / "model")
         return {"kind": fields.kind, "model": judged, "calibration": {"model": _calibration([rewards["test"]])}}
@@ -63,9 +63,9 @@ def train_reward_models(fields: RewardModelFields, task: Task) -> dict[str, Any]
     gold = None if fields.gold is None else fields.gold.build(task.base)
     places = [task.path / "members" / str(i) for i in range(len(specs))]
     for spec, place in zip(specs, places, strict=True):
-        train_member(spec, place, shop)
-    rewards_by_member = [rewards_of(spec, place, shop) for spec, place in zip(specs, places, strict=True)]
-    members = [_judged(rewards, shop.subsets) for rewards in rewards_by_member]
+        train_member(spec, place, shared)
+    rewards_by_member = [rewards_of(spec, place, shared) for spec, place in zip(specs, places, strict=True)]
+    members = [_judged(rewards, shared.subsets) for rewards in rewards_by_member]
     for spec, place, judged in zip(specs, places, members, strict=True):
         write_metrics(place, judged, task.workspace)
         push_member(spec, place)
@@ -74,7 +74,7 @@ def train_reward_models(fields: RewardModelFields, task: Task) -> dict[str, Any]
     metrics: dict[str, Any] = {
         "kind": fields.kind,
         "members": members,
-        "ensemble": {name: _judged(rewards, shop.subsets) for name, rewards in together.items()},
+        "ensemble": {name: _judged(rewards, shared.subsets) for name, rewards in together.items()},
         "agreement": _agreement(specs, rewards_by_member),
         "calibration": {
             "members": _calibration([rewards["test"] for rewards in rewards_by_member]),
@@ -82,11 +82,11 @@ def train_reward_models(fields: RewardModelFields, task: Task) -> dict[str, Any]
         },
     }
     if isinstance(fields, WarmConfig):
-        rewards = _average(specs, places, shop)
-        metrics["average"] = _judged(rewards, shop.subsets)
+        rewards = _average(specs, places, shared)
+        metrics["average"] = _judged(rewards, shared.subsets)
         write_metrics(task.path / "model", metrics["average"], task.workspace)
         metrics["calibration"]["average"] = _calibration([rewards["test"]])
-        metrics |= _lines(fields, specs, places, rewards_by_member, shop)
+        metrics |= _lines(fields, specs, places, rewards_by_member, shared)
     if responses is not None:
         task.watch("compare on candidates", 0, 1)
         tables = scores_on(responses, places)
@@ -146,16 +146,16 @@ def _agreement(members: Sequence[MemberSpec], rewards: Sequence[Mapping[str, Rew
     return found
 
 
-def _average(members: Sequence[MemberSpec], places: Sequence[Path], shop: SharedMemberData) -> dict[str, Rewards]:
+def _average(members: Sequence[MemberSpec], places: Sequence[Path], shared: SharedMemberData) -> dict[str, Rewards]:
     """Average the members into ``model``, and return its rewards."""
     from rlhf_game.training_backends import average_models
 
     out = places[0].parent.parent / "model"
-    shop.watch("average", 0, 1)
+    shared.watch("average", 0, 1)
     if not (out / CARD).exists():
         average_models(places, out)
-        shop.workspace.adopt(out)
-    return rewards_of(_head_alone(members), out, shop)
+        shared.workspace.adopt(out)
+    return rewards_of(_head_alone(members), out, shared)
 
 
 def _lines(
@@ -163,7 +163,7 @@ def _lines(
     members: Sequence[MemberSpec],
     places: Sequence[Path],
     rewards: Sequence[Mapping[str, Rewards]],
-    shop: SharedMemberData,
+    shared: SharedMemberData,
 ) -> dict[str, Any]:
     """Compare averages of weights with ensembles of predictions: between the first two members, and as members grow."""
     from rlhf_game.training_backends import average_models
@@ -177,7 +177,7 @@ def _lines(
             found = rewards[list(weights).index(1.0)]
         else:
             average_models(own, point, weights=weights)
-            found = rewards_of(_head_alone(members), point, shop)
+            found = rewards_of(_head_alone(members), point, shared)
         together = _together(lambda scores: np.average(scores, axis=0, weights=weights), rewards[:count])
         return {
             **{name: accuracy(chosen - rejected) for name, (chosen, rejected) in found.items()},

@@ -106,7 +106,7 @@ class _Watched(TrainerCallback):
         self._watch = watch
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """Tell it."""
+        """Report the step that is done."""
         self._watch("train", state.global_step, state.max_steps)
 
 

@@ -34,7 +34,7 @@ class ProgressCallback(TrainerCallback):
         self._watch = watch
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """Tell it."""
+        """Report the step that is done."""
         if state.is_world_process_zero:
             self._watch("train the policy", state.global_step, state.max_steps)
 

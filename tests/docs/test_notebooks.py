@@ -54,6 +54,7 @@ def test_a_notebook_prints_what_it_shows(path: Path) -> None:
     assert sum(len(source.splitlines()) for source in code) <= 110
     assert shown.cells[0].source.startswith(f"# {path.name[:3]} ")
     assert "**Claim.**" in shown.cells[0].source
+    assert '%pip install --quiet -c constraints.txt ".[' in shown.cells[1].source  # first of all, where it is missing
     new, old = printed(_execute().executed(path)), printed(shown)
     assert old.strip()
     assert same(new, old), f"prints\n{new}\nand shows\n{old}"

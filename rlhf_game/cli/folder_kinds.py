@@ -60,7 +60,7 @@ def verify_folder(folder: Path, *, trusted: bool = False) -> tuple[list[str], li
 
     Raises InputError when it is no finished folder of a command.
     """
-    from rlhf_game.errors import InputError
+    from rlhf_game.errors import InputError, boundary
     from rlhf_game.files.documents import shown
     from rlhf_game.files.workspace import SUMS, Workspace
 
@@ -70,7 +70,8 @@ def verify_folder(folder: Path, *, trusted: bool = False) -> tuple[list[str], li
         raise InputError(f"{name}: must be a finished folder, with {' or '.join(KINDS)} in it, found none of them")
     if not workspace.is_sealed:
         raise InputError(f"{name}: must hold the seal of its files, {SUMS}, found none")
-    found = workspace.differences() or kind.differences(folder, trusted)
+    with boundary(f"{name}: its files must go together", InputError):
+        found = workspace.differences() or kind.differences(folder, trusted)
     if found:
         return found, []
     others = workspace.others()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -330,13 +331,10 @@ def merkle(leaves: Sequence[str]) -> tuple[str, list[list[list[str]]]]:
 
 def climb(leaf: str, path: Sequence[Sequence[str]]) -> str:
     """Return the root that a path leads to from a leaf; of a path that is none, a text that is no root."""
-    try:
-        for side, other in path:
-            if side not in ("left", "right") or len(other) != len(leaf):
-                return "nowhere"
-            leaf = _joined(other, leaf) if side == "left" else _joined(leaf, other)
-    except ValueError:
-        return "nowhere"
+    for side, other in path:
+        if side not in ("left", "right") or not re.fullmatch("[0-9a-f]{64}", other):
+            return "nowhere"
+        leaf = _joined(other, leaf) if side == "left" else _joined(leaf, other)
     return leaf
 
 

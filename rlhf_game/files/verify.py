@@ -160,7 +160,7 @@ def apart(place: Place, mine: Any, theirs: Any, slack: Callable[[Place], float] 
     if isinstance(theirs, list) and isinstance(mine, list) and len(mine) == len(theirs):
         pairs = [(i, a, b) for i, (a, b) in enumerate(zip(mine, theirs, strict=True))]
         return [line for i, a, b in pairs for line in apart((*place, i), a, b, slack)]
-    if isinstance(theirs, float) and type(mine) in (int, float) and abs(mine) <= float_info.max:
+    if isinstance(theirs, float) and type(mine) in (int, float) and max(abs(mine), abs(theirs)) <= float_info.max:
         if abs(mine - theirs) <= max(slack(place), RELATIVE * max(abs(mine), abs(theirs))):
             return []
     elif type(mine) is type(theirs) and mine == theirs:

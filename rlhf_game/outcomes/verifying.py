@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from rlhf_game.files.workspace import CONFIG, Workspace
 from rlhf_game.outcomes.draws.draws_pipeline import tape_file
 from rlhf_game.outcomes.finetuned.finetuned_draws import samples_file
 from rlhf_game.outcomes.generation import read_drawn
+from rlhf_game.outcomes.given_rows import GivenSpec
 from rlhf_game.outcomes.prompts.prompts_game import settled_prompts
 from rlhf_game.outcomes.run_config import RunConfig
 from rlhf_game.outcomes.run_pipeline import game_document
@@ -28,6 +30,8 @@ from rlhf_game.registry import is_code
 
 CODE = ("regularizer", "payment", "training")
 """What a game may name code for; its path starts from another folder than the configuration's."""
+ROWS = ("prompt_index", "prompt", "response")
+"""Columns that candidates and their scores have in common."""
 
 
 def run_differences(path: Path, *, trusted: bool = False) -> list[str]:
@@ -47,7 +51,7 @@ def run_differences(path: Path, *, trusted: bool = False) -> list[str]:
         made_of.append(folder.scores)
         found += rewards_again(config, folder)
     if drawn == folder.candidates:
-        found += _game_differences(folder, config)
+        found += _game_differences(folder, config, document.get("files", {}))
     (receipt,) = read_receipts(folder.receipt)
     again = {
         "config_sha256": hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest(),
@@ -69,19 +73,24 @@ def run_differences(path: Path, *, trusted: bool = False) -> list[str]:
     return found + apart(("provenance",), {key: said.get(key) for key in again}, again)
 
 
-def _game_differences(folder: RunFolder, config: RunConfig) -> list[str]:
+def _game_differences(folder: RunFolder, config: RunConfig, files: Mapping[str, str]) -> list[str]:
     drawn, origin = read_drawn(folder)
-    columns, _ = read_parquet(folder.candidates)
+    rewards, scored = read_rewards(folder)
+    known = {group.name: group.reward.model_dump(mode="json") for group in config.groups}
+    scored["rewards"] = {name: {**scored["rewards"].get(name, {}), "reward": reward} for name, reward in known.items()}
+    if isinstance(config.outcomes, GivenSpec):
+        file = config.outcomes.file
+        origin["rows"] |= {"file": file, "sha256": files.get(file)}
+    columns, rows = read_parquet(folder.candidates)[0], read_parquet(folder.scores)[0]
+    found = [line for name in ROWS for line in apart((folder.scores.name, name), rows[name], columns[name])]
     prompts = dict(zip(columns["prompt_index"], columns["prompt"], strict=True))
-    again = json.loads(
-        json.dumps(game_document(config, list(prompts.values()), drawn, origin, read_rewards(folder)[0]))
-    )
+    again = json.loads(json.dumps(game_document(config, list(prompts.values()), drawn, origin, rewards)))
     said = _json(folder.game)
     for role in CODE:
         if role in again and is_code(role, split(role, again[role])[0]):
             again[role] = said.get(role)
-    again["provenance"] = {**said.get("provenance", {}), **again["provenance"], "prompts": list(prompts.values())}
-    return [f"game.json: {line}" for line in apart((), said, again)]
+    again["provenance"] |= {"prompts": list(prompts.values()), "candidates": origin, "scores": scored}
+    return found + [f"game.json: {line}" for line in apart((), said, again)]
 
 
 def _json(path: Path) -> Any:

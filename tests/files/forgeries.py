@@ -7,25 +7,21 @@ docs/own_bill.md, and test_forgeries.py holds that nothing else passes, and that
 
 import copy
 import functools
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final
 
 import numpy as np
 import pyarrow
 import yaml
 from pyarrow import parquet
 
-from rlhf_game.errors import InputError, RlhfGameError
-from rlhf_game.files import verify as verifying
 from rlhf_game.files.build import settle
 from rlhf_game.files.drawn import drawn_receipt, exponentials, read_drawn_game
 from rlhf_game.files.games import read_game
-from rlhf_game.files.receipts import Receipt, receipt_of
+from rlhf_game.files.receipts import receipt_of
 from rlhf_game.files.sampled import read_sampled_game, sampled_receipt
 from rlhf_game.files.tables import digest
 from rlhf_game.mechanism.draws.tapes import Problem, cut
@@ -59,10 +55,7 @@ CANDIDATES = {
 }  # fmt: skip
 GAMES: Final[dict[str, dict[str, Any]]] = {
     **{path.stem: yaml.safe_load(path.read_text()) for path in sorted(EXAMPLES.glob("*.yaml"))},
-    **{
-        name: {**TABLE, "regularizer": name}
-        for name in ("reverse_kl", "chi2", "js", "hellinger", "alpha:1.5")
-    },
+    **{name: {**TABLE, "regularizer": name} for name in ("reverse_kl", "chi2", "js", "hellinger", "alpha:1.5")},
     "free": {**TABLE, "payment": "none"},
     "candidates": CANDIDATES,
     "trie": TRIE,
@@ -72,6 +65,69 @@ GAMES: Final[dict[str, dict[str, Any]]] = {
     "a fee": {**THREE, "normalization": "sum", "fee": "false_name_proof", "owner_limit": 4},
     "a rule without money": {**THREE, "training": "nash", "payment": "none"},
 }
+
+
+LISTED: Final[dict[str, dict[str, str]]] = {
+    "receipt": {
+        "version": "which release wrote it; one newer than yours is found",
+        "provenance": "of which models and files it is; `verify FOLDER` compares it with the files of a run",
+        "commitments": "found with `--seal`",
+        "signature": "found with `--key`",
+    },
+    "game, its hash made to fit": {
+        "outcomes": "what the outcomes are called: nothing is computed from it",
+        "normalization": "the domain of reports, but for payment revenue: it bounds lies, not this bill",
+        "provenance": "where the numbers come from; `verify FOLDER` compares it with the files of a run",
+    },
+    "game over a menu, its hash made to fit": {
+        "outcomes": "what the entries are called",
+        "normalization": "the domain of reports: it bounds lies, not this bill",
+        "divergence": "numbers of an entry that neither the choice nor a payment depends on",
+        "groups[].reward": "the same",
+    },
+    "game with several models, its hash made to fit": {"models.at_most": "more than are trained"},
+    "game over samples, its hash made to fit": {"policies": "their order"},
+    "samples.parquet, all hashes made to fit": {
+        "log_probability": "of draws of the reference, which are not compared with themselves",
+        "log_reference": "the same",
+    },
+    "game over draws, its hash made to fit": {
+        "max_proposals": "it only moves a bound that is smaller than rounding",
+        "size_limit": "the same",
+    },
+    "tape.parquet, all hashes made to fit": {"response": "the text of a proposal; its rewards are there and checked"},
+    "own receipt": {
+        "": "keys that are not known are not read",
+        "version": "which release wrote it",
+        "for": "whose it is; found with a seal",
+        "initial": "where there is no automaton",
+        "reference": "under KL the bill does not depend on it; others: changes of less than 1e-6",
+        "privacy": "that there is a domain at all",
+        "policy": "of an automaton, in states that are never reached; where it is 0, what the bill's interval allows",
+        "weight": "the same interval",
+        "strength": "the same interval",
+    },
+    "own receipt, commitment and root made to fit": {
+        "for": "compare the root with the one that was published",
+        "commitment": "the same",
+        "path": "the same",
+        "root": "the same",
+    },
+    "seal": {"version": "which release wrote it"},
+    "seal, commitments, root and seed made to fit": {
+        "groups[].commitment": "the lie is undone by making it fit",
+        "groups[].salt": "of a group without a salt of its own; the root is then another than the published one",
+        "root": "the lie is undone by making it fit",
+        "seed": "the same",
+    },
+    "config.json of a run, all hashes made to fit": {
+        "outcomes.columns": "what columns of the rows were read as what; the rows are not read again",
+        "groups[].reward": "the reward's own defaults, written out or not",
+        "files": "of files that no digest in the folder names",
+    },
+    "candidates.parquet of a run, all hashes made to fit": {"count": "of given rows; what is used is weight"},
+}
+"""What passes every check but a signature's: document, place (whatever begins with it), why."""
 
 
 def samples(folder: Path, payments_from: str = "samples") -> Path:
@@ -160,6 +216,13 @@ def receipt(game: Path) -> dict[str, Any]:
     return found
 
 
+def document_of(kind: str) -> str:
+    """Return what LISTED calls the game of a kind."""
+    of = {"menu": "over a menu", "several models": "with several models"}.get(kind, "")
+    of = of or ("over samples" if kind.startswith("samples") else "over draws" if kind.startswith("draws") else "")
+    return f"game {of}, its hash made to fit" if of else "game, its hash made to fit"
+
+
 def places(value: Any, place: Place = ()) -> Iterator[Place]:
     """Every place of a document, of leaves and of what holds them; of a long list its ends only."""
     yield place
@@ -185,7 +248,7 @@ def lies(value: Any) -> list[Any]:
         return [*other, 10**399, float("inf"), float("nan"), str(value), True, None, [value], WIDE, around]
     if isinstance(value, str):
         swapped = "right" if value == "left" else value.swapcase()
-        return [value + "x", "", value[:-1], swapped, "f" * 64, None, 1]
+        return [value + "x", "", value[:-1], "0.0.2" if value[:1] == "0" else "none", swapped, "f" * 64, None, 1]
     if value is None:
         return ["kl", 0, 0.5, WIDE]
     if isinstance(value, list):
@@ -210,11 +273,14 @@ def at(document: Any, place: Place) -> Any:
     return functools.reduce(lambda value, key: value[key], place, document)
 
 
-def forged(document: Any) -> Iterator[tuple[str, Any]]:
-    """Every forgery of a document, with the name of its place; lies that change nothing are left out."""
+def forged(document: Any, most: int | None = None) -> Iterator[tuple[str, Any]]:
+    """Every forgery of a document, with the name of its place; lies that change nothing are left out.
+
+    most: of each place, so many.
+    """
     for place in places(document):
         was = at(document, place)
-        for lie in lies(was):
+        for lie in lies(was)[:most]:
             if type(lie) is type(was) and lie == was:
                 continue
             yield named(place), with_lie(document, place, lie)

@@ -6,6 +6,7 @@ A page marks a generated part by ``<!-- generated: NAME -->`` and ``<!-- end -->
   gallery  every figure of the pages, with a link to where it is explained
   extras   the optional dependencies, from pyproject.toml
   tables, arrays, documents   what is read and what is refused, from the cases of tests/files/matrix.py
+  forgeries  what passes every check but a signature's, from tests/files/forgeries.py
   scoring  what makes a reward model's score, from the cases of tests/training_backends
   demo     what `rlhf-game demo` prints; takes minutes, so it is written only with --demo and never checked
 """
@@ -149,6 +150,18 @@ def _cases(name: str) -> str:
     return "\n".join(["| what | what happens |", "|---|---|", *rows]) + "\n"
 
 
+def _forgeries() -> str:
+    sys.path.insert(0, str(ROOT))
+    from tests.files import forgeries
+
+    rows = []
+    for document, places in forgeries.LISTED.items():
+        for place, why in places.items():
+            rows.append(f"| {document} | {f'`{place}`' if place else 'a key more or less'} | {why} |")
+    head = f"{len(forgeries.KINDS)} kinds of games: {', '.join(forgeries.KINDS)}.\n\n| document | what passes | why |"
+    return "\n".join([head, "|---|---|---|", *rows]) + "\n"
+
+
 def _scoring() -> str:
     sys.path.insert(0, str(ROOT))
     from tests.training_backends import cases
@@ -168,7 +181,7 @@ def _demo() -> str:
     return subprocess.run([command, "demo"], check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
 
 
-MADE = {"extras": _extras, "gallery": _gallery, "scoring": _scoring}
+MADE = {"extras": _extras, "gallery": _gallery, "forgeries": _forgeries, "scoring": _scoring}
 """The parts that no other part of their page has a say in."""
 
 

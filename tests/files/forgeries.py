@@ -87,10 +87,6 @@ LISTED: Final[dict[str, dict[str, str]]] = {
     },
     "game with several models, its hash made to fit": {"models.at_most": "more than are trained"},
     "game over samples, its hash made to fit": {"policies": "their order"},
-    "samples.parquet, all hashes made to fit": {
-        "log_probability": "of draws of the reference, which are not compared with themselves",
-        "log_reference": "the same",
-    },
     "game over draws, its hash made to fit": {
         "max_proposals": "it only moves a bound that is smaller than rounding",
         "size_limit": "the same",

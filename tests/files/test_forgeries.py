@@ -35,10 +35,14 @@ MADE_ONCE = (
 )  # fmt: skip
 
 seen: dict[str, set[str]] = {document: set() for document in LISTED}
+tried: list[str] = []
+EVERY = 2 * len(KINDS) + 2 + 9 + 2 + 5
+"""How often the tests of this file look into the list."""
 
 
 def listed(document: str, accepted: set[str]) -> None:
     """Hold that whatever passes is listed, and remember it: each line of the list must pass somewhere."""
+    tried.append(document)
     known = LISTED.get(document, {})
     unlisted = {name for name in accepted if not any(name.startswith(key) if key else not name for key in known)}
     assert unlisted == set(), document
@@ -100,7 +104,7 @@ def made_once(function: Callable[..., Any]) -> Callable[..., Any]:
     return again
 
 
-@pytest.mark.parametrize(("kind", "field"), [("samples", "samples"), ("samples", "scores"), ("draws", "tape")])
+@pytest.mark.parametrize(("kind", "field"), [("samples", "scores"), ("draws", "tape")])
 def test_no_forged_number_of_a_table_passes_though_all_hashes_fit(kind: str, field: str, tmp_path: Path) -> None:
     game, path = KINDS[kind](tmp_path), tmp_path / "receipt.json"
     honest, said = receipt(game), json.loads(game.read_text())
@@ -290,8 +294,9 @@ def make_fit(out: Path, sums: list[str]) -> None:
 
 def test_each_line_of_the_list_passes_somewhere() -> None:
     """Run last in this file: the list in the docs promises too little trust nowhere."""
-    if all(not keys for keys in seen.values()):
-        pytest.skip("the other tests of this file were not run in this process")
+    if len(tried) < EVERY:
+        pytest.skip("not all other tests of this file were run in this process")
+    assert len(tried) == EVERY
     assert {document: set(known) - seen[document] for document, known in LISTED.items()} == {
         document: set() for document in LISTED
     }

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -14,10 +12,6 @@ from tests.cli.runner import run
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "games"
 CHECKABLE = ["table", "prompts", "automaton", "l2", "affine_maximiser"]
-UNCHECKED = {"version", "for", "initial"}
-"""Leaves that do not enter a bill over a table: who wrote it, whose it is (a seal binds it), an automaton's start."""
-WIDE = {"l2": {("weight",), ("strength",)}}
-"""Declared numbers that are not told from the bill where the policy is 0 and the bill therefore an interval."""
 
 
 def own(folder: Path, game: str) -> tuple[Path, Path]:
@@ -43,39 +37,6 @@ def test_an_own_receipt_agrees_with_the_own_report_and_the_whole_receipt(game: s
     assert parts["cost_to_others"] + parts["provider_share"] == pytest.approx(mine["payment"], rel=1e-12)
     others = [group["name"] for group in yaml.safe_load((EXAMPLES / f"{game}.yaml").read_text())["groups"][1:]]
     assert not any(name in receipt.read_text() for name in others)
-
-
-def leaves(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    if isinstance(value, dict | list):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from leaves(inner, (*place, key))
-    else:
-        yield place
-
-
-def changed(document: Any, place: tuple[Any, ...], by: float) -> Any:
-    copy = json.loads(json.dumps(document))
-    *parents, last = place
-    at = copy
-    for key in parents:
-        at = at[key]
-    at[last] = at[last] + type(at[last])(by if isinstance(at[last], float) else max(1, round(by)))
-    return copy
-
-
-@pytest.mark.parametrize("game", CHECKABLE)
-@pytest.mark.parametrize("by", [1e-5, 3.0])
-def test_every_wrong_number_of_an_own_receipt_is_found(game: str, by: float, tmp_path: Path) -> None:
-    receipt, report = own(tmp_path, game)
-    document = json.loads(receipt.read_text())
-    accepted = []
-    for place in leaves(document):
-        if place[0] in UNCHECKED or (isinstance(place[-1], str) and isinstance(document[place[0]], str)):
-            continue
-        receipt.write_text(json.dumps(changed(document, place, by)))
-        if run("verify", receipt, report).code == 0:
-            accepted.append(place)
-    assert set(accepted) <= WIDE.get(game, set())
 
 
 def test_another_report_is_another_bill(tmp_path: Path) -> None:

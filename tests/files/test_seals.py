@@ -1,9 +1,7 @@
 """Seals: commitments by an independent program, what is found when a report is exchanged, receipts under a seal."""
 
-import functools
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +9,13 @@ import pytest
 
 from rlhf_game import InputError
 from rlhf_game.files.games import read_game
-from rlhf_game.files.own import own_differences
-from rlhf_game.files.receipts import read_receipts
 from rlhf_game.files.seals import (
-    committed_differences,
     make_seal,
     read_seal,
     reports_of,
     revealed_seed,
     seal_differences,
 )
-from rlhf_game.files.verify import verify
 from tests.cli.runner import run as command
 
 SALTS = {"legal": "11" * 32, "sales": "22" * 32}
@@ -163,69 +157,3 @@ def test_a_seal_that_does_not_give_its_own_root_or_seed_is_refused(game: Path, f
     result = command("open", out, game)
     assert result.code == 2
     assert result.err.count("\n") == 1
-
-
-def leaves(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    if isinstance(value, dict | list):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from leaves(inner, (*place, key))
-    else:
-        yield place
-
-
-def forgeries(value: Any) -> list[Any]:
-    if isinstance(value, str):
-        swapped = "0123456789abcdef"["0123456789abcdef".index(value[0]) ^ 1] + value[1:] if len(value) == 64 else value
-        other = "right" if value == "left" else "left"
-        return [
-            value + "x",
-            value[:-1],
-            swapped + " ",
-            "",
-            swapped if swapped != value else other,
-            value + " ",
-            None,
-            3,
-        ]
-    return [value + 1, value - 1, value * 1.001 + 1e-6, -value - 1, 1e300, -1e300, str(value), None, [value], True]
-
-
-def test_no_forged_leaf_of_a_sealed_receipt_is_accepted_but_what_is_listed(game: Path) -> None:
-    """Every leaf of receipt, own receipt and seal, each changed in many ways; what is listed is in the docs."""
-    seal, receipt, own = (game.with_name(name) for name in ("seal.json", "receipt.json", "own.json"))
-    command("seal", game, "-o", seal)
-    command("settle", game, "--seal", seal, "-o", receipt)
-    command("receipt", game, "--for", "legal", "--seal", seal, "-o", own)
-    report = game.with_name("report.json")
-    report.write_text(json.dumps({"reward": [1, 0, 0], "size": 3, "salt": SALTS["legal"]}))
-    reports, tried, accepted = reports_of(read_game(game)), 0, set()
-
-    def is_accepted(path: Path) -> bool:
-        try:
-            if path == own:
-                return not own_differences(path, report)
-            if path == seal:
-                return not seal_differences(read_seal(path), reports)
-            said = read_receipts(path)[0]
-            return not (verify(path, game)[1] + committed_differences(said, read_seal(seal), reports))
-        except InputError:
-            return False
-
-    for path in (receipt, own, seal):
-        whole = json.loads(path.read_text())
-        assert is_accepted(path)
-        for place in leaves(whole):
-            *parents, last = place
-            for forged in forgeries(functools.reduce(lambda at, key: at[key], place, whole)):
-                copy = json.loads(json.dumps(whole))
-                functools.reduce(lambda at, key: at[key], parents, copy)[last] = forged
-                path.write_text(json.dumps(copy))
-                tried += 1
-                if is_accepted(path):
-                    accepted.add((path.name, place[0] if path != seal else last))
-        path.write_text(json.dumps(whole))
-    assert tried > 500
-    assert accepted <= {
-        ("receipt.json", "version"), ("own.json", "version"), ("own.json", "initial"), ("seal.json", "version"),
-        ("seal.json", "salt_from"), ("own.json", "privacy"),
-    }  # fmt: skip

@@ -4,6 +4,7 @@ A page marks a generated part by ``<!-- generated: NAME -->`` and ``<!-- end -->
   commands what the commands since the last output printed; files of the page (a block with a title) lie where they run
   output   what the Python examples since the last output printed; the examples of a page share their names
   gallery  every figure of the pages, with a link to where it is explained
+  names    the public names of rlhf_game by what they are for, with the first sentence of each
   extras   the optional dependencies, from pyproject.toml
   tables, arrays, documents   what is read and what is refused, from the cases of tests/files/matrix.py
   forgeries  what passes every check but a signature's, from tests/files/forgeries.py
@@ -13,6 +14,7 @@ A page marks a generated part by ``<!-- generated: NAME -->`` and ``<!-- end -->
 
 import argparse
 import contextlib
+import html
 import io
 import os
 import re
@@ -49,6 +51,19 @@ EXTRAS = {
     "dev": "tests, benchmarks, linters",
     "all": "everything that installs on a machine without a GPU",
 }
+
+
+NAMES = {
+    "Settle": "Mechanism settle_many Settlement Settlements Group Report Normalization",
+    "Training rules": "TrainingRule AffineRule SocialWelfare AffineWelfare Trained",
+    "Payments": "PaymentRule AffinePayments RevenueOptimal NoPayments",
+    "Spaces of policies": "PolicySpace Policy Table Menu Chain Trie Candidates Draws",
+    "Regularisers": "Regularizer KL SquaredL2 ReverseKL PearsonChi2 JensenShannon Hellinger Alpha",
+    "Audits": "audit Regret World BestResponse Polarize Resize",
+    "Rewards and parts of one's own": "HF register",
+    "Errors": "RlhfGameError InputError CombinationError MissingExtra RunError",
+}
+"""The public names, by what they are for."""
 
 
 def pages() -> list[Path]:
@@ -131,6 +146,23 @@ def _extras() -> str:
     return "\n".join(["| extra | brings |", "|---|---|", *rows]) + "\n"
 
 
+def _names() -> str:
+    """Return a table of every public name; the page fails where one is left out of its groups."""
+    import rlhf_game
+
+    listed = [name for names in NAMES.values() for name in names.split()]
+    if sorted(listed) != sorted(rlhf_game.__all__):
+        raise SystemExit(f"NAMES must hold the public names, differs in {set(listed) ^ set(rlhf_game.__all__)}")
+    rows = []
+    for title, names in NAMES.items():
+        rows += [f"| **{title}** | |"]
+        for name in names.split():
+            parts = (getattr(rlhf_game, name).__doc__ or "").partition("\n")[0].split("``")
+            parts[::2] = [html.escape(part, quote=False).replace("*", "\\*").replace("|", "\\|") for part in parts[::2]]
+            rows.append(f"| `{name}` | {'`'.join(parts)} |")
+    return "\n".join(["| name | what it is |", "|---|---|", *rows]) + "\n"
+
+
 def _gallery() -> str:
     found = []
     for page in sorted((ROOT / "docs").glob("*.md")):
@@ -181,7 +213,7 @@ def _demo() -> str:
     return subprocess.run([command, "demo"], check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
 
 
-MADE = {"extras": _extras, "gallery": _gallery, "forgeries": _forgeries, "scoring": _scoring}
+MADE = {"extras": _extras, "names": _names, "gallery": _gallery, "forgeries": _forgeries, "scoring": _scoring}
 """The parts that no other part of their page has a say in."""
 
 

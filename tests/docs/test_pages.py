@@ -87,6 +87,17 @@ def test_the_readme_shows_what_the_demo_prints() -> None:
     assert shown["demo"].startswith("```text\n"), "make readme runs the demo and writes its table"
 
 
+def test_the_page_of_the_interface_has_every_public_name_and_short_examples_for_three_readers() -> None:
+    page = read("docs/api.md")
+    names = re.findall(r"^\| `(\w+)` \| \S", page, re.MULTILINE)
+    assert sorted(names) == sorted(rlhf_game.__all__)
+    assert len(names) <= 50
+    examples = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert len(examples) == 3
+    assert all(len([line for line in example.splitlines() if line.strip()]) <= 16 for example in examples)
+    assert all(title in page for title in ("## A researcher", "## An RLHF engineer", "## A provider"))
+
+
 def test_every_extra_is_described() -> None:
     project = tomllib.loads(read("pyproject.toml"))["project"]
     assert generate.EXTRAS.keys() == project["optional-dependencies"].keys()

@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MATH = re.compile(r"\$\$(.+?)\$\$|(?<![\w\\$])\$(?!\s)([^$\n]+?)(?<!\s)\$(?![\w$])", re.S)
 CODE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.S | re.M)
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)(#[^)\s]*)?(?=\))")
+PROGRAM = re.compile(r"(?<!\[)`((?:tests|measurements|benchmarks)/[\w/]+\.py)((?:::\w+)?)`(?!\])")
+"""What a page says of a test, or of what measured it, in the site a link to it."""
 FOLDER = "repository"
 PLAY = "try-to-cheat.html"
 """The page to cheat on, which play.md leads to."""
@@ -38,6 +40,12 @@ def targets(text: str, path: str) -> list[str]:
     return [posixpath.normpath(posixpath.join(posixpath.dirname(path), link)) for link, _ in LINK.findall(text)]
 
 
+def with_programs(text: str, path: str) -> str:
+    """Return a page whose names of tests and measurements are links to them."""
+    up = "../" * path.count("/")
+    return PROGRAM.sub(lambda name: f"[`{name[1]}{name[2]}`]({up}{name[1]})", text)
+
+
 def listing(folder: Path) -> str:
     """Return a page with the names of a folder's files."""
     rows = [f"* [{path.name}]({path.name})" for path in sorted(folder.iterdir()) if path.is_file()]
@@ -52,7 +60,10 @@ def on_files(files: Any, config: Any) -> Any:
 
     files.append(File.generated(config, PLAY, content=play_page(), inclusion=InclusionLevel.NOT_IN_NAV))
 
-    pages = {f"docs/{file.src_uri}": Path(file.abs_src_path).read_text("utf-8") for file in files.documentation_pages()}
+    read = (
+        (f"docs/{file.src_uri}", Path(file.abs_src_path).read_text("utf-8")) for file in files.documentation_pages()
+    )
+    pages = {path: with_programs(text, path) for path, text in read}
     waiting = [target for path, text in pages.items() for target in targets(text, path)]
     while waiting:
         target = waiting.pop()
@@ -64,7 +75,7 @@ def on_files(files: Any, config: Any) -> Any:
         if path.is_dir():
             waiting += [f"{target}/{file.name}" for file in path.iterdir() if file.is_file()]
         elif target.endswith(".md"):
-            waiting += targets(text, target)
+            waiting += targets(with_programs(text, target), target)
     return files
 
 
@@ -99,4 +110,4 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(path), match[1]))
         return posixpath.relpath(place(target), posixpath.dirname(uri) or ".") + (match[2] or "")
 
-    return LINK.sub(moved, markdown)
+    return LINK.sub(moved, with_programs(markdown, path))

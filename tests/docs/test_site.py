@@ -88,8 +88,17 @@ def _tests(path: Path) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-def test_every_test_that_the_theory_names_exists() -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", THEORY)
+def test_a_page_links_to_the_tests_that_it_names(site: Path) -> None:
+    text = (site / "theory/index.html").read_text(encoding="utf-8")
+    assert re.search(
+        r'<a href="[^"]*repository/tests/mechanism/test_rochet.py"><code>tests/mechanism/test_rochet.py::', text
+    )
+    assert (site / "repository/tests/mechanism/test_rochet.py").is_file()
+
+
+def test_every_test_that_a_page_names_exists() -> None:
+    pages = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md")))
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", pages)
     assert len(named) > 20
     for path, test in named:
         assert (ROOT / path).is_file(), path

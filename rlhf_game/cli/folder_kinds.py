@@ -1,5 +1,6 @@
 """What ``verify`` and ``report`` know of a folder that a command filled: its kind, its seal, what its files give."""
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,3 +81,25 @@ def verify_folder(folder: Path, *, trusted: bool = False) -> tuple[list[str], li
         f"taken on trust, as no file here gives it: {kind.on_trust}",
         *([f"beside them, and not checked: {shown(', '.join(others), 200)}"] if others else []),
     ]
+
+
+def again_differences(folder: Path, config: Path | None, replay: int | None, recompute: int | None) -> list[str]:
+    """Return what playing games of a study, or scoring responses of a run, again does not give: a line each.
+
+    replay, recompute: how many, picked at random now, so that whoever made the folder cannot have known which.
+    """
+    import numpy as np
+
+    from rlhf_game.errors import InputError
+    from rlhf_game.outcomes.verifying import rescored_differences
+    from rlhf_game.simulations.simulation_pipeline import replay_differences
+
+    found, rng = [], np.random.default_rng(secrets.randbits(64))
+    for count, option, last in ((replay, "--replay", "study.json"), (recompute, "--recompute", "receipt.json")):
+        if count is not None and not (folder / last).exists():
+            raise InputError(f"{option}: must come with a finished folder with {last}, found {folder}")
+    if replay is not None:
+        found += replay_differences(folder, replay, rng)
+    if recompute is not None:
+        found += rescored_differences(folder, config, recompute, rng)
+    return found

@@ -119,10 +119,20 @@ def verify(
         ),
     ],
     game: Annotated[
-        Path | None, typer.Argument(metavar="GAME|REPORT", help="The game; or the group's own report, as JSON.")
+        Path | None,
+        typer.Argument(
+            metavar="GAME|REPORT|CONFIG",
+            help="The game; or the group's own report, as JSON; with --recompute, what the run was made of.",
+        ),
     ] = None,
     sealed: SealFile = None,
     key: PublicKey = None,
+    replay: Annotated[
+        int | None, typer.Option(min=1, metavar="K", help="Of a study: play K games again, picked at random.")
+    ] = None,
+    recompute: Annotated[
+        int | None, typer.Option(min=1, metavar="K", help="Of a run: score K responses again, picked at random.")
+    ] = None,
     trusted: TrustCode = False,
     settings: Settings = None,
 ) -> int:
@@ -137,7 +147,9 @@ def verify(
     from rlhf_game.files.own import PROVED, is_own, own_differences
 
     if receipt.is_dir():
-        return _verify_folder(receipt, key, trusted)
+        return _verify_folder(receipt, game, key, (replay, recompute), trusted)
+    if replay or recompute:
+        raise InputError(f"{receipt}: must be the folder of a study with --replay, of a run with --recompute")
     if game is None:
         raise InputError(f"{receipt}: must come with its game, or the group's own report, or be a folder")
     if is_own(receipt):
@@ -165,10 +177,18 @@ def verify(
     return _print_verified(found + unsigned(receipt, key, lines=is_list(game)), said_so, key)
 
 
-def _verify_folder(folder: Path, key: Path | None, trusted: bool) -> int:
-    from rlhf_game.cli.folder_kinds import verify_folder
+def _verify_folder(
+    folder: Path, config: Path | None, key: Path | None, again: tuple[int | None, int | None], trusted: bool
+) -> int:
+    from rlhf_game.cli.folder_kinds import again_differences, verify_folder
 
     found, said = verify_folder(folder, trusted=trusted)
+    found = found or again_differences(folder, config, *again)
+    said += [
+        f"{count} {what}, picked at random now"
+        for count, what in zip(again, ("games played again", "responses scored again"), strict=True)
+        if count is not None
+    ]
     return _print_verified(found + unsigned(folder, key), said, key)
 
 

@@ -4,9 +4,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+
+from rlhf_game.errors import InputError
 from rlhf_game.files.documents import parse_json, read_text
 from rlhf_game.files.parts import split
 from rlhf_game.files.receipts import read_receipts
@@ -15,21 +20,23 @@ from rlhf_game.files.sampled import space_of
 from rlhf_game.files.schema import parse_model
 from rlhf_game.files.seals import committed_differences, revealed_seed
 from rlhf_game.files.tables import digest
-from rlhf_game.files.verify import apart, verify
+from rlhf_game.files.verify import Place, apart, verify
 from rlhf_game.files.workspace import CONFIG, Workspace
 from rlhf_game.outcomes.draws.draws_pipeline import tape_file
 from rlhf_game.outcomes.finetuned.finetuned_draws import samples_file
 from rlhf_game.outcomes.generation import read_drawn
 from rlhf_game.outcomes.given_rows import GivenSpec
 from rlhf_game.outcomes.prompts.prompts_game import settled_prompts
-from rlhf_game.outcomes.run_config import RunConfig
+from rlhf_game.outcomes.run_config import RunConfig, parse_config, read_config
 from rlhf_game.outcomes.run_pipeline import game_document
-from rlhf_game.outcomes.scoring import read_rewards, rewards_again
+from rlhf_game.outcomes.scoring import RAW, GroupScorer, read_rewards, rewards_again
 from rlhf_game.outcomes.sealing import seal_of, sealed_reports
 from rlhf_game.registry import is_code
 
 CODE = ("regularizer", "payment", "training")
 """What a game may name code for; its path starts from another folder than the configuration's."""
+SCORED_AGAIN = 1e-5
+"""Scores that differ by this share of the largest agree: a network's depend on the batch."""
 ROWS = ("prompt_index", "prompt", "response")
 """Columns that candidates and their scores have in common."""
 
@@ -95,3 +102,37 @@ def _game_differences(folder: RunFolder, config: RunConfig, files: Mapping[str, 
 
 def _json(path: Path) -> Any:
     return parse_json(read_text(path), str(path))
+
+
+def rescored_differences(path: Path, config: Path | None, count: int, rng: np.random.Generator) -> list[str]:
+    """Return a line for each score of some responses of a run, picked at random, that its rewards do not give again.
+
+    Rewards are built and asked anew; what was answered before is not looked up. config: what was run; without it the
+    paths in it start from the current folder. Raises InputError when it is not what the run was made of, or the run
+    has no table of scores.
+    """
+    folder = RunFolder(Workspace(path))
+    said = {key: value for key, value in _json(path / CONFIG).items() if key != "files"}
+    configuration = parse_config(said, CONFIG, Path()) if config is None else read_config(config)
+    if configuration.document() != _json(path / CONFIG):
+        raise InputError(f"{config or CONFIG}: must be what {path} was made of, files included, found it changed")
+    if not folder.scores.exists():
+        raise InputError(f"{path}: must be a run with {folder.scores.name} to compute rewards again, found none")
+    columns = read_parquet(folder.scores)[0]
+    ids = read_parquet(folder.candidates)[0].get("token_ids") if folder.candidates.exists() else None
+    rows = sorted(rng.permutation(len(columns["response"]))[:count].tolist())
+    prompts, texts = ([columns[name][k] for k in rows] for name in ("prompt_index", "response"))
+    found = []
+    with TemporaryDirectory() as calls:
+        scorer = GroupScorer(configuration, Path(calls))
+        for i, group in enumerate(configuration.fields.groups):
+            again, _ = scorer.score_group(i, prompts, texts, None if ids is None else [ids[k] for k in rows])
+            scores = [columns[f"{RAW}{group.name}"][k] for k in rows]
+            allowed = partial(_constant, SCORED_AGAIN * float(np.abs(scores).max(initial=0.0)))
+            for row, score, one in zip(rows, scores, again.tolist(), strict=True):
+                found += apart((folder.scores.name, f"{RAW}{group.name}", row), score, one, allowed)
+    return found
+
+
+def _constant(slack: float, place: Place) -> float:
+    return slack

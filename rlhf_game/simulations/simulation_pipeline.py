@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
+import numpy as np
+
 from rlhf_game.engines import Engine, Serial
 from rlhf_game.files.run_folder import Progress, unwatched
 from rlhf_game.files.tables import digest
@@ -114,6 +116,30 @@ def study_differences(folder: Path) -> list[str]:
     again = json.loads(json.dumps(_summed(read_study(folder), folder / TABLE)))
     said = Workspace(folder).read_json(folder / SUMMARY)
     return apart((), {**said, "version": again["version"]}, again)
+
+
+def replay_differences(folder: Path, count: int, rng: np.random.Generator) -> list[str]:
+    """Return a line for each number of some games, picked at random, that playing them again does not give.
+
+    count: how many games, all of them where there are not more. Raises InputError as study_differences does.
+    """
+    from pyarrow import parquet
+
+    study = read_study(folder)
+    games = study.fields.games
+    picked = rng.permutation(len(study.points) * games)[:count]
+    found = []
+    for number, game in sorted((int(k) // games, int(k) % games) for k in picked):
+        point = study.points[number]
+        again = point.fields.play(point.source, point.layout, point.trials(range(game, game + 1)), point.columns)
+        said = parquet.read_table(folder / TABLE, filters=[("point", "=", number), ("game", "=", game)])
+        found += apart((TABLE, f"point {number}, game {game}"), _known(said), _known(again))
+    return found
+
+
+def _known(rows: Any) -> list[dict[str, Any]]:
+    """Return the rows of a table without what has no value there."""
+    return [{key: value for key, value in row.items() if value == value} for row in rows.to_pylist()]
 
 
 def _gathered(study: Study, tables: Iterable[Any]) -> tuple[list[PointSummary], list[dict[str, Any]]]:

@@ -70,16 +70,16 @@ def test_a_receipt_of_several_models_is_verified_whole(tmp_path: Path) -> None:
 
 
 def test_no_lie_gains_with_payments_and_it_is_proved_and_some_do_without(tmp_path: Path) -> None:
-    paid = run("audit", written(tmp_path), "--json", "--starts", "4", "--assert")
+    paid = run("audit", written(tmp_path, size_limit=3), "--json", "--starts", "4", "--assert")
     assert paid.code == 0
     assert [group["regret_bound"] for group in json.loads(paid.out)["groups"]] == [0, 0, 0]
-    free = run("audit", written(tmp_path, payment="none"), "--json", "--starts", "4", "--assert")
+    free = run("audit", written(tmp_path, size_limit=3, payment="none"), "--json", "--starts", "4", "--assert")
     assert free.code == 3
     assert max(group["regret_found"] for group in json.loads(free.out)["groups"]) > 0.01
 
 
 def test_the_table_and_the_report_say_what_is_trained(tmp_path: Path) -> None:
-    path = written(tmp_path)
+    path = written(tmp_path, size_limit=3)
     out = run("settle", path).out
     assert "a; b, c" in out
     assert "surplus" in out

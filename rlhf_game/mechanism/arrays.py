@@ -4,7 +4,9 @@ import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
+from functools import cache
 from itertools import chain, pairwise
+from math import isfinite
 from numbers import Real
 from typing import Any, TypeVar
 
@@ -25,6 +27,9 @@ LARGE = 2**22
 """From so many entries on (32 MiB) a user's writable array is viewed, not copied."""
 THREADED = 2**20
 """From so many entries on (8 MiB) a table is read by several threads."""
+PIECE = 2**16
+"""Entries that are summed to tell whether an array was changed in place."""
+GOLDEN = 0.6180339887498949
 RELEASE = 2**23
 """Entries of memory-mapped arrays that are read (64 MiB) before their pages leave this process's memory again."""
 
@@ -40,10 +45,11 @@ def frozen(values: ArrayLike) -> Array:
 
 def frozen_view(array: Array) -> Array:
     """Return a read-only array: a view of memory that is read-only (a memory map, say) or LARGE, else a copy."""
-    if not array.flags.writeable:
-        return array
-    if array.size < LARGE:
-        return frozen(array)
+    return array if not array.flags.writeable else frozen(array) if array.size < LARGE else read_only(array)
+
+
+def read_only(array: Array) -> Array:
+    """Return a read-only view."""
     view = array.view()
     view.flags.writeable = False
     return view
@@ -56,6 +62,8 @@ def numbers(values: Any, what: str) -> Array:
     gradients or not. Whatever numpy would turn into numbers silently is not: masked entries, imaginary parts, strings,
     bytes, dates and durations. Raises InputError that names ``what``.
     """
+    if type(values) is np.ndarray and values.dtype == np.float64:
+        return values
     with boundary(f"{what} must be numbers", InputError):  # some tensors hold none that could be read
         values = _of_tensors(values)
     if (hidden := _hidden(values)) is not None:
@@ -114,12 +122,39 @@ def _kinds(array: Any) -> str:
 def finite(values: Any, what: str) -> Array:
     """Return ``values`` as a float64 array, or raise InputError that names ``what`` if one is not a finite number."""
     array = numbers(values, what)
+    if not all(map(isfinite, content(array))):
+        check_finite(array, what)
+    return array
+
+
+def check_finite(array: Array, what: str) -> None:
+    """Raise InputError that names ``what`` and the place of the first entry that is not finite, if there is one."""
     low, high = extremes(array)
     if not (np.isfinite(low) and np.isfinite(high)):
         at = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
         where = f" at {list(at)}" if at else ""
         raise InputError(f"must be finite, got {array[at]}{where}", field=what)
-    return array
+
+
+def content(array: Array) -> tuple[float, ...]:
+    """Return what tells an array from itself after a change in place: a weighted sum of each piece, in one reading.
+
+    A change that it misses is below the rounding of these sums. All are finite if all entries are, and if their sums
+    do not overflow; one is not if an entry is not.
+    """
+    if array.ndim == 0:
+        return (float(array),)
+    row = array if array.ndim == 1 else array.reshape(-1) if array.flags.c_contiguous else array.ravel(order="K")
+    if row.size <= PIECE:
+        return (float(np.vdot(row, _weighing()[: row.size])),)
+    pieces = blocks((1, row.size), 1, [array], PIECE)
+    return tuple(float(np.vdot(row[part], _weighing()[: part.stop - part.start])) for _, part in pieces)
+
+
+@cache
+def _weighing() -> Array:
+    """Return the weights of a piece: positive, all different, and so small that no sum overflows."""
+    return np.asarray((0.5 + np.modf(np.arange(PIECE) * GOLDEN)[0]) / (2 * PIECE))
 
 
 def scalar(value: Any, what: str) -> float:
@@ -160,10 +195,21 @@ def row_maxima(sheet: Array) -> Array:
     return _reduced(np.maximum, sheet, np.full(len(sheet), -np.inf))
 
 
+def row_minima(sheet: Array) -> Array:
+    """Return the least entry of each row, in one reading: [B] of [B, m]."""
+    return _reduced(np.minimum, sheet, np.full(len(sheet), np.inf))
+
+
 def _reduced(ufunc: np.ufunc, sheet: Array, start: Array) -> Array:
     for rows, columns in blocks(sheet.shape, 1, [sheet]):
         start[rows] = ufunc(start[rows], ufunc.reduce(sheet[rows, columns], axis=1))
     return start
+
+
+def places(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the rows and the columns of what is true in a sheet, in order (np.nonzero takes several times as long)."""
+    flat = np.flatnonzero(mask)
+    return (np.zeros_like(flat), flat) if len(mask) == 1 else np.divmod(flat, mask.shape[1])
 
 
 def _short(values: Any) -> str:
@@ -197,6 +243,9 @@ def each_block(
 
     work is given the block, and memory for it of depth sheets. Blocks are the same for any number of threads.
     """
+    if depth * shape[0] * shape[1] <= entries:
+        with np.errstate(all="ignore"):
+            return [work((slice(0, shape[0]), slice(0, shape[1])), np.empty(depth * shape[0] * shape[1]))]
     cut = list(_cut(shape, max(1, entries // max(depth, 1))))
     rows, columns = cut[0]
     memory = depth * (rows.stop - rows.start) * (columns.stop - columns.start)
@@ -226,7 +275,8 @@ def threads() -> int:
 
 def _read_along(cut: Iterable[tuple[slice, slice]], reading: Sequence[Array]) -> Iterator[tuple[slice, slice]]:
     """Yield blocks; let the pages of what is read along the way go (see blocks)."""
-    maps = [held for held in map(_mapping, reading) if held is not None]
+    is_long = sum(array.size for array in reading) > RELEASE
+    maps = [held for held in map(_mapping, reading) if held is not None] if is_long else []
     if not maps:
         yield from cut
         return

@@ -101,7 +101,8 @@ class Mechanism:
         Raises InputError when there is no report, a report does not fit the space, or float64 cannot hold the result.
         """
         said = tuple(reports.values()) if isinstance(reports, Mapping) else reports
-        return self.settle_profile(read_profile(said, space), space, tuple(said))
+        profile = read_profile(said, space, at_once=self.moves == "affine")
+        return self.settle_profile(profile, space, tuple(said))
 
     def settle_profile(
         self, profile: Profile[V], space: PolicySpace[V], reports: tuple[Report | Group, ...] = ()
@@ -133,19 +134,30 @@ class Mechanism:
         return self.payment.own("moves") if is_affine else None
 
 
-def read_profile(reports: Sequence[Report | Group], space: PolicySpace[V]) -> Profile[V]:
-    """Return the reports in the space's coordinates; the message of an InputError names the report's position."""
+def read_profile(reports: Sequence[Report | Group], space: PolicySpace[V], *, at_once: bool = False) -> Profile[V]:
+    """Return the reports in the space's coordinates; the message of an InputError names the report's position.
+
+    at_once: whether values and payments follow before anybody can change an array, so that no copy is needed.
+    """
     if not isinstance(reports, Sequence) or not reports:
         raise InputError(f"must be a list of at least one report, got {reports!r}", field="reports")
-    rewards = []
+    rewards, checks = [], []
     for i, report in enumerate(reports):
         if not isinstance(report, Report | Group):
             raise InputError(f"report {i} must be a Report, such as Report([1, 0, 0], size=2), got {report!r}")
         try:
-            rewards.append(space.read(report.reward))
+            reward, check = space.view(report.reward) if at_once else (space.read(report.reward), None)
         except InputError as error:
             raise InputError(f"report {i}: {error}") from error
-    return Profile(tuple(rewards), np.array([report.size for report in reports], dtype=np.float64))
+        rewards.append(reward)
+        checks += [] if check is None else [check]
+
+    def unchanged() -> None:
+        for check in checks:
+            check()
+
+    sizes = np.array([report.size for report in reports], dtype=np.float64)
+    return Profile(tuple(rewards), sizes, unchanged if checks else None)
 
 
 def settle_games(mechanism: Mechanism, rewards: Array, sizes: Array, space: PolicySpace[Any]) -> Settlement:

@@ -1,6 +1,6 @@
 """What is private (Group), what is said (Report), and the declared domain of what may be said."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Generic, Protocol, TypeVar, final
@@ -101,13 +101,24 @@ def check_size(size: Any) -> None:
 @final
 @dataclass(frozen=True, eq=False)
 class Profile(Generic[V]):
-    """All reports, each read once, in the space's coordinates: n rewards and their sizes [n]."""
+    """All reports, each read once, in the space's coordinates: n rewards and their sizes [n].
 
-    rewards: tuple[V, ...]
+    unchanged: raises InputError where a reward was read without a copy and has been changed in place since.
+    """
+
+    held: tuple[V, ...]
     sizes: Array
+    unchanged: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sizes", frozen(self.sizes))
+
+    @property
+    def rewards(self) -> tuple[V, ...]:
+        """The rewards, as they were read."""
+        if self.unchanged is not None:
+            self.unchanged()
+        return self.held
 
 
 @final

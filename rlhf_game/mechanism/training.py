@@ -69,7 +69,7 @@ class AffineRule(TrainingRule, ABC):
 
     def _parts(self, profile: Profile[V], space: PolicySpace[V]) -> tuple[Array, Sequence[V]]:
         boosts = [space.read_boost(boost) for boost in self.boosts()]
-        return self.score(profile.sizes, len(boosts)), [*profile.rewards, *boosts]
+        return self.score(profile.sizes, len(boosts)), [*profile.held, *boosts]
 
     @final
     def is_plain(self, groups: int) -> bool:
@@ -157,7 +157,7 @@ class Trained(Generic[Rule]):
     @cached_property
     def weights(self) -> Array:
         """mu_i: [n]."""
-        return self.rule.multipliers(len(self.rewards))
+        return self.rule.multipliers(len(self.profile.held))
 
     @property
     def shares(self) -> Array:
@@ -171,11 +171,11 @@ class Trained(Generic[Rule]):
 
     def values(self) -> Array:
         """Return v_i(p) of one member, at the reported reward: [n]."""
-        return self.policy.values(self.rewards).T
+        return self.policy.values(self.profile.held).T
 
     def externalities(self: "Trained[AffineRule]") -> Array:
         """Return max ASW_-i - ASW_-i(p) >= 0 of each group, in units of reward, not yet divided by weights: [n]."""
-        return self.policy.externalities(self.shares.T, self.rewards).T
+        return self.policy.externalities(self.shares.T, self.profile.held).T
 
     def least_gains(self: "Trained[AffineRule]") -> Array:
         """Return the infimum over rewards r of the domain of max ASW(s_-i + mu_i r) - max ASW(s_-i): [n].

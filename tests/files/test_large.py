@@ -248,8 +248,8 @@ def test_a_large_reference_that_is_a_little_off_counts_as_renormalised(
     q, reports = np.array([0.5, 0.3, 0.2]), [rg.Report([1.0, 0.0, 0.0], size=2), rg.Report([0.0, 1.0, 0.5])]
     mechanism = rg.Mechanism(rg.SocialWelfare(), rg.AffinePayments())
     exact = mechanism.settle(reports, rg.Table(q, regularizer))
-    for module in (arrays, table_module):
-        monkeypatch.setattr(module, "LARGE", 1)
+    for module, name in ((arrays, "LARGE"), (table_module, "BLOCK")):
+        monkeypatch.setattr(module, name, 1)
     off = mechanism.settle(reports, rg.Table(q * (1 + 5e-7), regularizer))
     assert float(np.sum(off.policy.probabilities)) == pytest.approx(1, abs=1e-15)
     np.testing.assert_allclose(off.payments, exact.payments, rtol=1e-13)

@@ -44,6 +44,7 @@ from rlhf_game.mechanism.regularizers.optimum import (
     Settled,
     at,
     by_row,
+    dots,
     expectation,
     score,
     simplex_thresholds,
@@ -51,7 +52,7 @@ from rlhf_game.mechanism.regularizers.optimum import (
 
 FAR = 30.0
 """A probability that is exp(-FAR) times the optimum's counts as leaving it altogether."""
-WIDE = 2 * BLOCK
+WIDE = 4 * BLOCK
 """Entries of a block of all rewards that is read once."""
 NARROW = 1024
 """Outcomes that such a block has at least, or all of them: with more groups the score is read first."""
@@ -78,7 +79,16 @@ class KL(Regularizer):
     def settle(self, weights: Array, rewards: Sequence[Array], reference: Array) -> Settled:
         """Return the Gibbs policy, values and externalities in one reading; in more where that would lose digits."""
         with np.errstate(all="ignore"):
-            return self._in_one_reading(weights, rewards, reference) or super().settle(weights, rewards, reference)
+            return self._in_one_reading(weights, rewards, reference) or self._in_two(weights, rewards, reference)
+
+    def _in_two(self, weights: Array, rewards: Sequence[Array], reference: Array) -> Settled:
+        gibbs = self.maximize(weights, rewards, reference)
+        shares = by_row(weights, len(reference))
+        if not rewards or (shares == 0).any():
+            return Settled(gibbs, gibbs.values(rewards), gibbs.externalities(weights, rewards))
+        means, cumulants = gibbs.shares(shares, rewards)
+        values = at(rewards, gibbs.score.anchor) + means * self.strength / shares
+        return Settled(gibbs, values, self.strength * cumulants)
 
     def _in_one_reading(self, weights: Array, rewards: Sequence[Array], reference: Array) -> Settled | None:
         """Return None where scores or probabilities must be summed more carefully."""
@@ -88,22 +98,22 @@ class KL(Regularizer):
         scales = (by / -self.strength)[:, :, None]
 
         def read(block: Block, workspace: Array) -> tuple[Block, Read]:
-            return block, read_block(rewards, scales[:, block[0]], reference, block, total[block], workspace)
+            own = scales[:, block[0]]
+            return block, read_block(rewards, own, self.strength, reference, block, total[block], workspace)
 
-        found = each_block(read, reference.shape, len(rewards), [reference, *rewards], WIDE)
+        found = each_block(read, reference.shape, len(rewards) + 1, [reference, *rewards], WIDE)
         whole = _joined(found, len(reference))
         (log_mass, means, cumulants), anchor, _, lowest, highest = whole
-        is_large = np.maximum(-lowest, highest) > RECOMPUTE * np.minimum(1, highest - lowest)
-        if is_large.any() or np.isnan(means).any() or (by == 0).any():
+        is_small = np.maximum(-lowest, highest) <= RECOMPUTE * np.minimum(1, highest - lowest)
+        if not (is_small.all() and by.all()) or np.isnan(means).any():
             return None
         offset = total[np.arange(len(total)), anchor]
         total -= offset[:, None]
-        total *= self.strength
-        summed = Score(by, tuple(rewards), total, anchor, offset * self.strength)
-        gibbs = Gibbs(self.strength, reference, summed, (log_mass - offset, means[-1:] - offset, cumulants[-1:]))
+        summed, part = Score(by, tuple(rewards), total, anchor, offset), offset / self.strength
+        gibbs = Gibbs(self.strength, reference, summed, (log_mass - part, means[-1:] - part, cumulants[-1:]))
         externalities = self.strength * cumulants[:-1]
-        careful = np.flatnonzero(np.isnan(externalities).any(axis=1))
-        if careful.size:
+        if np.isnan(externalities).any():
+            careful = np.flatnonzero(np.isnan(externalities).any(axis=1))
             externalities[careful] = gibbs.externalities(by[careful], [rewards[i] for i in careful.tolist()])
         return Settled(gibbs, means[:-1] * self.strength / by, externalities)
 
@@ -148,15 +158,20 @@ class Gibbs(Optimum):
     def values(self, rewards: Sequence[Array]) -> Array:
         """Return <p, r>: [k, B]."""
         out = np.zeros((len(rewards), len(self.reference)))
-        for block in blocks(self.reference.shape, max(len(rewards), 1), [self.reference, *rewards]):
-            out[:, block[0]] += expectation(self.probabilities(block), stack(rewards, block))
+        for block in blocks(self.reference.shape, TEMPORARIES, [self.reference, *rewards]):
+            p = self.probabilities(block)
+            for i, reward in enumerate(rewards):
+                out[i, block[0]] += dots(p, reward[block])
         return out
 
     def externalities(self, weights: Array, rewards: Sequence[Array]) -> Array:
         """Return strength * KL(p || p_-i): [k, B]."""
-        shares = by_row(weights, len(self.reference))
-        _, _, cumulants = self._moments(shares, rewards)
-        return self.strength * self._completed(cumulants, shares, rewards)
+        return self.strength * self.shares(by_row(weights, len(self.reference)), rewards)[1]
+
+    def shares(self, weights: Array, rewards: Sequence[Array]) -> tuple[Array, Array]:
+        """Return the means, from the reward at the anchor, and the cumulants of w r / strength: [k, B] each."""
+        _, means, cumulants = self._moments(weights, rewards)
+        return means, self._completed(cumulants, weights, rewards)
 
     def shortfall(self, policy: Array) -> Array:
         """Return strength * KL(p || p*) as a sum of terms p* - p + p log(p / p*) >= 0: [B]."""

@@ -14,20 +14,22 @@ for the whole score (its removal leads back to q).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_game.mechanism.arrays import BLOCK, TEMPORARIES, Array, blocks
+from rlhf_game.mechanism.arrays import BLOCK, Array, blocks, places, row_minima
 from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.regularizers.optimum import (
     WHOLE,
     Block,
     Optimum,
     Score,
+    at,
     by_row,
-    expectation,
+    dots,
     gain,
     score,
     simplex_thresholds,
@@ -41,6 +43,8 @@ MOST_PASSES = 20
 """Bound on the passes that settle which outcomes hold mass; two are the rule."""
 SETTLED = 1e-13
 """A threshold that moves by less than this, relatively, has settled."""
+FEW = 8
+"""Where at most one outcome in so many holds mass, they are looked up one by one."""
 CANCELLATION = 0.1
 """A slack that is this small beside the share that was taken from it has lost a digit."""
 
@@ -65,7 +69,7 @@ class SquaredL2(Regularizer):
         rows, heights = [], []
         for block in blocks(reference.shape, 1, [reference]):
             height = potential(reference[block], summed.relative[block])
-            b, x = np.nonzero(height > floor[block[0], None])
+            b, x = places(height > floor[block[0], None])
             rows.append(b + block[0].start)
             heights.append(height[b, x])
         threshold = simplex_thresholds(np.concatenate(heights), np.concatenate(rows), len(reference))
@@ -134,18 +138,28 @@ class Projection(Optimum):
     def values(self, rewards: Sequence[Array]) -> Array:
         """Return <p, r>: [k, B]."""
         out = np.zeros((len(rewards), len(self.reference)))
+        if FEW * len(self._support[0]) <= self.reference.size:
+            rows, columns = self._support
+            p = self._slack_at(rows, columns)
+            for i, reward in enumerate(rewards):
+                out[i] = np.bincount(rows, weights=p * reward[rows, columns], minlength=len(self.reference))
+            return out
         for block in blocks(self.reference.shape, 1, [self.reference, *rewards]):
             p = np.maximum(self.slacks(block), 0)
             for i, reward in enumerate(rewards):
-                out[i, block[0]] += expectation(p, reward[None, *block])[0]
+                out[i, block[0]] += dots(p, reward[block])
         return out
 
     def externalities(self, weights: Array, rewards: Sequence[Array]) -> Array:
         """Return strength ||p - p_-i||^2 + <nu, p>: [k, B]."""
         shares = by_row(weights, len(self.reference))
-        found = self._survivors(shares / (2 * self.strength), rewards)
-        paid = [self._externality(*one) for one in zip(shares, rewards, found, strict=True)]
-        return np.array(paid).reshape(len(rewards), len(self.reference))
+        rows, columns = self._candidates(shares, rewards)
+        step = max(1, BLOCK // len(rows))
+        paid = [
+            self._externalities(shares[start : start + step], rewards[start : start + step], rows, columns)
+            for start in range(0, len(rewards), step)
+        ]
+        return np.concatenate(paid) if paid else np.empty((0, len(self.reference)))
 
     def shortfall(self, policy: Array) -> Array:
         """Return strength ||p - p*||^2 + <nu, p>, nu = 2 strength max(0, -z): [B]."""
@@ -180,66 +194,94 @@ class Projection(Optimum):
         )
         return gain(raised, multiplier, reward)
 
-    def _externality(self, weight: Array, reward: Array, survivors: tuple[Index, Index]) -> Array:
-        """Return one group's payment on every row, from the outcomes that matter for it: [B]. weight: [B]."""
-        rows, columns = survivors
-        count = len(self.reference)
-        z, base, delta = self._differences(weight, reward, rows, columns)
+    def _externalities(self, weights: Array, rewards: Sequence[Array], rows: Index, columns: Index) -> Array:
+        """Return the payments of some groups on every row, from the outcomes that may matter: [k, B]."""
+        count, groups = len(self.reference), len(rewards)
+        problems, z, base, delta = self._survivors(weights, rewards, rows, columns)
+        count *= groups
         inside = z > 0
-        shift = -simplex_thresholds(base, rows, count)
-        after = base + shift[rows] > 0
+        shift = -simplex_thresholds(base, problems, count)
+        after = base + shift[problems] > 0
         for _ in range(MOST_PASSES):
             pieces = np.where(inside, np.where(after, delta, z), np.where(after, -base, 0.0))
-            held = np.bincount(rows, weights=after, minlength=count)
-            shift = np.where(held > 0, np.bincount(rows, weights=pieces, minlength=count) / np.maximum(held, 1), shift)
-            before, after = after, base + shift[rows] > 0
+            held = np.bincount(problems, weights=after, minlength=count)
+            total = np.bincount(problems, weights=pieces, minlength=count)
+            shift = np.where(held > 0, total / np.maximum(held, 1), shift)
+            before, after = after, base + shift[problems] > 0
             if np.array_equal(before, after):
                 break
-        moved = base + shift[rows]
-        both, left, entered = inside & after, inside & ~after, after & ~inside
-        squares = np.zeros_like(z)
-        squares[both] = (shift[rows[both]] - delta[both]) ** 2
-        squares[left] = z[left] ** 2 + 2 * z[left] * np.maximum(-moved[left], 0)
-        squares[entered] = np.maximum(moved[entered], 0) ** 2
-        return np.asarray(self.strength * np.bincount(rows, weights=squares, minlength=count))
+        own = shift[problems]
+        moved = base + own
+        left = z**2 + 2 * z * np.maximum(-moved, 0)
+        squares = np.where(inside, np.where(after, (own - delta) ** 2, left), np.maximum(moved, 0) ** 2)
+        paid = np.bincount(problems, weights=squares, minlength=count)
+        return np.asarray(self.strength * paid.reshape(groups, -1))
 
-    def _survivors(self, shares: Array, rewards: Sequence[Array]) -> list[tuple[Index, Index]]:
-        """Return for each group (row, outcome) of all that hold mass or may hold it without the group, in one reading.
+    def _candidates(self, weights: Array, rewards: Sequence[Array]) -> tuple[Index, Index]:
+        """Return (row, outcome) of all that hold mass or may hold it without some group; weights: [k, B].
 
-        shares: w / (2 strength), [k, B].
+        Without a group nothing holds mass that is more than 1 below another, and at most share (r - least r) is taken
+        from a slack beside what is taken from the least favoured outcome.
         """
-        found: list[list[tuple[Index, Index]]] = [[] for _ in rewards]
-        peak = np.full(shares.shape, -np.inf)
-        workspace = np.empty(min(BLOCK, self.reference.size))
-        for block in blocks(self.reference.shape, TEMPORARIES, [self.reference, *rewards]):
-            row, column = block
-            z = self.slacks(block)
-            inside, depth = z > 0, np.abs(z).max(axis=1)
-            base = workspace[: z.size].reshape(z.shape)
-            for i, reward in enumerate(rewards):
-                np.multiply(reward[block], -shares[i, row, None], out=base)
-                base += z
-                top = base.max(axis=1)
-                margin = 1 + ROUNDING * (np.maximum(np.abs(top), np.abs(base.min(axis=1))) + depth)
-                peak[i, row] = np.maximum(peak[i, row], top)
-                survives = base > (peak[i, row] - margin)[:, None]
-                survives |= inside
-                b, x = np.divmod(np.flatnonzero(survives), z.shape[1])
-                found[i].append((b + row.start, x + column.start))
-        return [(np.concatenate([b for b, _ in one]), np.concatenate([x for _, x in one])) for one in found]
+        shares, anchor = weights / (2 * self.strength), self.score.anchor
+        level = np.zeros(len(self.reference))
+        if len(rewards):
+            least, kept = np.array([row_minima(reward) for reward in rewards]), at(rewards, anchor)
+            z = self._slack_at(np.arange(len(anchor)), anchor)
+            slack = 1 + ROUNDING * (shares * (np.abs(kept) + np.abs(least)) + self._depth)
+            level = np.minimum((z - shares * (kept - least) - slack).min(axis=0), 0.0)
+        found = []
+        for block in blocks(self.reference.shape, 1, [self.reference]):
+            b, x = places(self.slacks(block) > level[block[0], None])
+            found.append((b + block[0].start, x + block[1].start))
+        return np.concatenate([b for b, _ in found]), np.concatenate([x for _, x in found])
 
-    def _differences(self, weight: Array, reward: Array, rows: Index, columns: Index) -> tuple[Array, Array, Array]:
-        """Return z, z - delta and delta at outcomes, relative to the anchor's delta: [k] each.
+    def _survivors(
+        self, weights: Array, rewards: Sequence[Array], rows: Index, columns: Index
+    ) -> tuple[Index, Array, Array, Array]:
+        """Return problem (group, row), z, z - delta and delta of candidates that may hold mass: [j] each.
 
-        z - delta is made from the other groups' rewards where the subtraction would cancel.
+        delta counts from the anchor's. z - delta is made from the other groups' rewards where the subtraction would
+        cancel.
         """
-        unit = 2 * self.strength
-        q, tau = self.reference[rows, columns], self.threshold[rows]
-        z = (self.score.relative[rows, columns] / unit - tau) + q
-        delta = (reward[rows, columns] - reward[rows, self.score.anchor[rows]]) * (weight[rows] / unit)
+        unit, count = 2 * self.strength, len(self.reference)
+        shares = weights / unit
+        z, q, tau = self._slack_at(rows, columns), self.reference[rows, columns], self.threshold[rows]
+        delta = np.empty((len(rewards), len(rows)))
+        for reward, share, out in zip(rewards, shares, delta, strict=True):
+            np.subtract(reward[rows, columns], reward[rows, self.score.anchor[rows]], out=out)
+            out *= share[rows]
         base = z - delta
+        starts = np.flatnonzero(np.diff(rows, prepend=-1))  # rows are in order, and each has its anchor
+        top = np.maximum.reduceat(base, starts, axis=1)
+        lowest = np.minimum.reduceat(base, starts, axis=1)
+        margin = 1 + ROUNDING * (np.maximum(np.abs(top), np.abs(lowest)) + self._depth)
+        survives = base > (top - margin)[:, rows]
+        survives |= z > 0
+        groups, kept = places(survives)
+        delta, base, z = delta[groups, kept], base[groups, kept], z[kept]
         lost = np.flatnonzero(np.abs(base) < CANCELLATION * np.abs(delta))
-        if lost.size:
-            others = self.score.leave_one_out_at(weight, reward, rows[lost], columns[lost])
-            base[lost] = (others / unit - tau[lost]) + q[lost]
-        return z, base, delta
+        for i in np.unique(groups[lost]).tolist():
+            mine = lost[groups[lost] == i]
+            at_rows, at_columns = rows[kept[mine]], columns[kept[mine]]
+            others = self.score.leave_one_out_at(weights[i], rewards[i], at_rows, at_columns)
+            base[mine] = (others / unit - tau[kept[mine]]) + q[kept[mine]]
+        return groups * count + rows[kept], z, base, delta
+
+    def _slack_at(self, rows: Index, columns: Index) -> Array:
+        """Return slacks at outcomes: [k]."""
+        moved = self.score.relative[rows, columns] / (2 * self.strength) - self.threshold[rows]
+        return np.asarray(moved + self.reference[rows, columns])
+
+    @cached_property
+    def _support(self) -> tuple[Index, Index]:
+        """(row, outcome) of all that hold mass."""
+        return self._candidates(np.empty((0, len(self.reference))), [])
+
+    @cached_property
+    def _depth(self) -> Array:
+        """The largest size of a slack: [B]."""
+        out = np.zeros(len(self.reference))
+        for block in blocks(self.reference.shape, 1, [self.reference]):
+            out[block[0]] = np.maximum(out[block[0]], np.abs(self.slacks(block)).max(axis=1))
+        return out

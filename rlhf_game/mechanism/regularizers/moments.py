@@ -56,49 +56,50 @@ class Read(NamedTuple):
 
 
 def read_block(
-    rewards: Sequence[Array], scales: Array, reference: Array, block: Block, score: Array, workspace: Array
+    rewards: Sequence[Array],
+    scales: Array,
+    strength: float,
+    reference: Array,
+    block: Block,
+    score: Array,
+    workspace: Array,
 ) -> Read:
     """Return the moments of one block of all rewards, in one reading; log probabilities are not normalised.
 
-    scales: -w / strength, [n, b, 1]. score: where s / strength of the block goes, [b, c]. workspace: memory for the
-    block of all rewards. Moments of a row that loses digits of probabilities are NaN. Divides by 0 without a word only
+    scales: -w / strength, [n, b, 1]. score: where s of the block goes, [b, c]. workspace: memory for n + 1
+    times the block. Moments of a row that loses digits of probabilities are NaN. Divides by 0 without a word only
     where the caller tells numpy so.
     """
-    q = reference[block]
-    exponents = workspace[: len(rewards) * q.size].reshape(len(rewards), *q.shape)
-    for reward, scale, one in zip(rewards, scales, exponents, strict=True):
+    q, groups = reference[block], len(rewards)
+    exponents = workspace[: (groups + 1) * q.size].reshape(groups + 1, *q.shape)
+    for reward, scale, one in zip(rewards, scales, exponents, strict=False):
         np.multiply(reward[block], scale, out=one)
-    below = np.add.reduce(exponents, axis=0)  # -s / strength
-    np.negative(below, out=score)
+    below = np.add.reduce(exponents[:groups], axis=0, out=exponents[groups])  # -s / strength
+    np.multiply(below, -strength, out=score)
     lowest, highest = below.min(axis=1), below.max(axis=1)
     p = lowest[:, None] - below
     np.exp(p, out=p)
     p *= q
     mass = p.sum(axis=1)
-    lost = _loses(p, q)
-    unit = 1 / np.where(mass > 0, mass, 1.0)
-    means = np.empty((len(rewards) + 1, len(mass)))
+    means = expectation(p, exponents)
+    means /= -mass
+    np.exp(exponents[:groups], out=exponents[:groups])
     cumulants = np.empty_like(means)
-    means[:-1] = -expectation(p, exponents)
-    means[-1] = -expectation(p, below[None])[0]
-    means *= unit
-    np.exp(exponents, out=exponents)
-    cumulants[:-1] = np.log(expectation(p, exponents) * unit)
-    cumulants[-1] = lowest + np.log(q.sum(axis=1) * unit)  # E_p[exp(-s / strength)] is sum q / sum q exp(s / strength)
+    cumulants[:groups] = expectation(p, exponents[:groups])
+    cumulants[groups] = q.sum(axis=1)  # of E_p[exp(-s / strength)]: sum q / sum q exp(s / strength)
+    cumulants /= mass
+    np.log(cumulants, out=cumulants)
     cumulants += means
-    cumulants[~is_plain(means, cumulants)] = np.nan
-    cumulants[:, mass == 0] = 0.0  # the reference excludes the whole block
-    means[:, lost] = np.nan
+    cumulants[groups] += lowest
+    if not (plain := is_plain(means, cumulants)).all():
+        cumulants[~plain] = np.nan
+    if p.min() < LEAST_PROBABILITY:
+        means[:, ((p < LEAST_PROBABILITY) & (q > 0)).any(axis=1)] = np.nan  # it may have underflown
+        empty = (q == 0).all(axis=1)  # the reference excludes the whole block
+        means[:, empty], cumulants[:, empty] = 0.0, 0.0
     anchor = p.argmax(axis=1)
-    top = np.log(p[np.arange(len(p)), anchor]) - lowest
+    top = np.log(p.max(axis=1)) - lowest
     return Read((np.log(mass) - lowest, means, cumulants), anchor + block[1].start, top, -highest, -lowest)
-
-
-def _loses(p: Array, q: Array) -> NDArray[np.bool_]:
-    """Return whether a row of p = q exp(..) holds a probability that is not 0 but may have underflown: [b]."""
-    if p.min() >= LEAST_PROBABILITY:
-        return np.zeros(len(p), dtype=bool)
-    return np.asarray(((p < LEAST_PROBABILITY) & (q > 0)).any(axis=1))
 
 
 def is_plain(means: Array, cumulants: Array) -> NDArray[np.bool_]:

@@ -20,6 +20,8 @@ Block = tuple[slice, slice]
 WHOLE: Block = (slice(None), slice(None))
 KEPT = 2**22
 """Entries of all groups (32 MiB) up to which the sums without each group are kept."""
+DOT = 2**13
+"""Entries of a sum of products that one thread of BLAS takes."""
 RECOMPUTE = 1e3
 """A score more than this many times its own scale is summed again around its anchor, where it loses no digit."""
 
@@ -174,29 +176,45 @@ def at(rewards: Sequence[Array], anchor: Any) -> Array:
 def by_row(weights: Array, rows: int) -> Array:
     """Return weights as [n, B], from [n] or [n, B]."""
     array = np.asarray(weights, dtype=np.float64)
-    return np.broadcast_to(array[:, None], (len(array), rows)) if array.ndim == 1 else array
+    if array.ndim == 2:
+        return array
+    return array[:, None] if rows == 1 else np.broadcast_to(array[:, None], (len(array), rows))
 
 
 def _accumulate(total: Array, weights: Array, rewards: Sequence[Array], held: Array | None) -> None:
     """Add sum_i weights_i (r_i - held_i) to ``total`` [B, m], block by block. weights, held: [n, B]."""
-    workspace = np.empty(min(BLOCK, total.size))
+    workspace = np.empty(max(min(BLOCK, len(rewards) * total.size), 1))
     for block in blocks(total.shape, TEMPORARIES, rewards):
         rows, target = block[0], total[block]
-        part = workspace[: target.size].reshape(target.shape)
-        for i, reward in enumerate(rewards):
+        step = max(1, workspace.size // target.size)
+        for start in range(0, len(rewards), step):
+            some = slice(start, start + step)
+            parts = workspace[: len(rewards[some]) * target.size].reshape(-1, *target.shape)
+            scales = weights[some, rows, None]
             if held is None:
-                np.multiply(reward[block], weights[i, rows, None], out=part)
+                for reward, scale, part in zip(rewards[some], scales, parts, strict=True):
+                    np.multiply(reward[block], scale, out=part)
             else:
-                np.subtract(reward[block], held[i, rows, None], out=part)
-                part *= weights[i, rows, None]
-            target += part
+                for reward, base, part in zip(rewards[some], held[some, rows, None], parts, strict=True):
+                    np.subtract(reward[block], base, out=part)
+                parts *= scales
+            target += np.add.reduce(parts, axis=0)
 
 
 def expectation(policy: Array, stacked: Array) -> Array:
     """Return <p, r> of each row: [k, rows] from [rows, columns] and [k, rows, columns]."""
     if stacked.shape[1] == 1:
-        return np.asarray(np.vecdot(stacked, policy))
+        return dots(stacked, policy)
     return np.asarray(np.einsum("kbm,bm->kb", stacked, policy))
+
+
+def dots(a: Array, b: Array) -> Array:
+    """Return the sums of products along the last axis, in pieces short enough that BLAS takes one thread for each."""
+    head = a.shape[-1] // DOT * DOT
+    if a.shape[-1] <= DOT:
+        return np.asarray(np.vecdot(a, b))
+    cut = [c[..., :head].reshape(*c.shape[:-1], -1, DOT) for c in (a, b)]
+    return np.asarray(np.vecdot(*cut).sum(axis=-1) + np.vecdot(a[..., head:], b[..., head:]))
 
 
 def score(

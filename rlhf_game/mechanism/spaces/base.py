@@ -6,7 +6,7 @@ divergence Omega*(s - w r) - Omega*(s) + <p, w r> >= 0 (theory section 3), here 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic
 
 import numpy as np
@@ -123,6 +123,13 @@ class PolicySpace(ABC, Generic[V]):
     @abstractmethod
     def read(self, reward: Any) -> V:
         """Return a reward in this space's coordinates; raise InputError if it does not fit or is outside the domain."""
+
+    def view(self, reward: Any) -> tuple[V, Callable[[], None] | None]:
+        """Return what ``read`` does, possibly without a copy of what somebody may change: then with a check.
+
+        The check raises InputError where the reward has been changed in place since. None: it cannot have been.
+        """
+        return self.read(reward), None
 
     def read_boost(self, boost: Any) -> V:
         """Return what the provider itself adds to the score, in this space's coordinates; it has no domain to be in."""

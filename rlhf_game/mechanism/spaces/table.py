@@ -7,19 +7,36 @@ separates by prompt, every prompt has the same strength, and every quantity is t
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Literal, final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rlhf_game.errors import CombinationError, InputError
-from rlhf_game.mechanism.arrays import LARGE, Array, blocks, extremes, finite, frozen, frozen_view, numbers, row_sums
+from rlhf_game.mechanism.arrays import (
+    BLOCK,
+    Array,
+    blocks,
+    content,
+    extremes,
+    finite,
+    frozen,
+    frozen_view,
+    numbers,
+    read_only,
+    row_sums,
+)
 from rlhf_game.mechanism.domains import Coordinates, Domain, Sheets, Solver, declared
 from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.regularizers.optimum import Optimum
 from rlhf_game.mechanism.reports import Normalization, Reward
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 
+ONE = (np.zeros(1, dtype=np.intp),)
+"""The prompts of the sheet where there is one."""
+EQUAL = frozen(np.ones(1))
+"""The weight of one prompt."""
 REFERENCE_TOLERANCE = 1e-6 + 1e-12
 """How far the sum of a row may be from 1 and still be renormalised (three times 0.333333 is, with its rounding)."""
 
@@ -85,6 +102,8 @@ class PromptLayout:
             raise InputError(
                 f"must be a list of probabilities, or a list of such lists, got {reference!r}", field="reference"
             )
+        if type(reference) is np.ndarray and reference.ndim == 1 and reference.size and reference.dtype == np.float64:
+            return cls(reference.shape, ONE, is_flat=True)
         ragged = not isinstance(reference, np.ndarray) and len(reference) > 0 and all(_is_list(r) for r in reference)
         if ragged:
             widths = tuple(len(row) for row in reference)
@@ -120,8 +139,10 @@ class Table(PolicySpace[Sheets]):
     one for each game, [B].
 
     Arrays are read once and copied, except float64 arrays that are read-only (memory-mapped files, say) or have
-    2^22 entries or more: those are viewed, so their author must not change them while the table is in use. Files that
-    are memory-mapped read-only are worked on block by block and may be larger than the memory.
+    2^22 entries or more: those are viewed, so their author must not change them while the table is in use. A settlement
+    copies no reward of more than 2^17 entries: it keeps what it found, and refuses to go on from a reward that was
+    changed in place since. Files that are memory-mapped read-only are worked on block by block and may be larger than
+    the memory.
 
     Raises InputError when a row of the reference is not within 1e-6 of sum 1 or has a negative entry.
     """
@@ -166,7 +187,7 @@ class Table(PolicySpace[Sheets]):
     def _read_weights(self, weights: ArrayLike | None) -> Array:
         prompts = len(self.layout.widths)
         if weights is None:
-            return frozen(np.full(prompts, 1 / prompts))
+            return EQUAL if prompts == 1 else frozen(np.full(prompts, 1 / prompts))
         array = finite(weights, "prompt_weights")
         if array.shape != (prompts,):
             raise InputError(f"must be {prompts} numbers, one per prompt, got {_shape(array)}", field="prompt_weights")
@@ -198,6 +219,25 @@ class Table(PolicySpace[Sheets]):
         for sheet in sheets:
             self.normalization.check(sheet)
         return sheets
+
+    def view(self, reward: Any) -> tuple[Sheets, Callable[[], None] | None]:
+        """Return a reward as sheets: a large array without a copy, and with a check that it has not been changed."""
+        shape = self.layout.widths if self.layout.is_flat else (len(self.layout.widths), self.layout.widths[0])
+        if not (type(reward) is np.ndarray and reward.dtype == np.float64 and reward.flags.writeable) or (
+            reward.size <= BLOCK or len(self.layout.members) > 1 or reward.shape != shape
+        ):
+            return self.read(reward), None
+        seen = content(reward)
+        if not all(map(isfinite, seen)):
+            return self.read(reward), None  # which says what is wrong
+        sheet = read_only(reward[None] if self.layout.is_flat else reward)
+        self.normalization.check(sheet)
+
+        def unchanged() -> None:
+            if content(reward) != seen:
+                raise InputError("reward must stay as it was settled (or be read-only), got an array changed in place")
+
+        return (sheet,), unchanged
 
     def read_boost(self, boost: Any) -> Sheets:
         """Return a boost as sheets."""
@@ -252,6 +292,8 @@ class Table(PolicySpace[Sheets]):
         """Return the weighted mean over prompts of arrays [..., rows], one per sheet: [...]; of games [..., B]."""
         if self.games:
             return by_sheet[0]
+        if self.layout.is_flat:
+            return by_sheet[0][..., 0]
         parts = [a @ self.prompt_weights[members] for a, members in zip(by_sheet, self.layout.members, strict=True)]
         total: Array = np.sum(parts, axis=0)
         return total
@@ -272,8 +314,8 @@ class Own:
     def count(self, rewards: Sequence[Sheets], weights: Array | None = None) -> int:
         """Return how many of its first rewards these are, with these weights; 0 where they are any others."""
         k = len(rewards)
-        is_own = all(map(operator.is_, rewards, self.rewards)) and k <= len(self.rewards)
-        return k if is_own and (weights is None or np.array_equal(weights, self.weights[:k])) else 0
+        is_own = k <= len(self.rewards) and all(map(operator.is_, rewards, self.rewards))
+        return k if is_own and (weights is None or (weights == self.weights[:k]).all()) else 0
 
 
 @final
@@ -347,9 +389,9 @@ def _distributions(sheet: Array, prompts: NDArray[np.intp], regularizer: Regular
             f"must sum to 1 (within {REFERENCE_TOLERANCE:.0e}), got {totals[row]} at prompt {prompts[row]}",
             field="reference",
         )
-    if (np.abs(totals - 1) <= 4e-16).all() or (regularizer.any_scale and sheet.size >= LARGE):
+    if (np.abs(totals - 1) <= 4e-16).all() or (regularizer.any_scale and sheet.size > BLOCK):
         return sheet
-    return frozen(sheet / totals[:, None])
+    return read_only(sheet / totals[:, None])
 
 
 @final

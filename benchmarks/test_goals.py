@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from benchmarks import goals_rates
+from benchmarks import goals_rates, goals_speed
 from benchmarks.conftest import Scoreboard
 from benchmarks.goals import Row, judge
 
-ROWS = (*goals_rates.ROWS,)
+ROWS = (*goals_speed.ROWS, *goals_rates.ROWS)
 
 
 @pytest.mark.parametrize(

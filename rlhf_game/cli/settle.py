@@ -68,12 +68,12 @@ def _settle_games(
     settings: Sequence[str],
 ) -> None:
     from rlhf_game.cli.display import show_receipt, show_receipts, write_out
-    from rlhf_game.files.atomic import check_output
+    from rlhf_game.files.atomic import check_output, write_text
     from rlhf_game.files.build import settle as settle_game
     from rlhf_game.files.build import settle_without
     from rlhf_game.files.games import is_list, read_game, read_games
     from rlhf_game.files.policies import beside, write_policy
-    from rlhf_game.files.receipts import Receipt, receipt_of, receipt_text, write_receipt
+    from rlhf_game.files.receipts import Receipt, receipt_of, receipt_text
     from rlhf_game.files.seals import check_seal, read_seal, reports_of, with_commitments
     from rlhf_game.files.signatures import check_key, signed
 
@@ -99,11 +99,13 @@ def _settle_games(
     for i, settlement in long.items() if beside_out else ():
         written = write_policy(beside_out[i], games[i], settlement.policy)
         receipts[i] = receipts[i].model_copy(update={"policy": written})
-    receipts = [Receipt.model_validate(signed(one.model_dump(), sign)) for one in receipts]
+    if sign is not None:
+        receipts = [Receipt.model_validate(signed(one.model_dump(), sign)) for one in receipts]
+    text = "" if out is None and not as_json else receipt_text(receipts, lines=lines)
     if out is not None:
-        write_receipt(out, receipts, lines=lines)
+        write_text(out, text)
     if as_json:
-        write_out(receipt_text(receipts, lines=lines))
+        write_out(text)
     elif values_without is None:
         show_receipts(receipts)
     else:

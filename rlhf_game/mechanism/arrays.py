@@ -25,6 +25,8 @@ TEMPORARIES = 4
 """What one table is worked on with takes as much cache as so many."""
 LARGE = 2**22
 """From so many entries on (32 MiB) a user's writable array is viewed, not copied."""
+VIEWED = 2**12
+"""From so many entries on (32 KiB) a settlement views an array, and checks for changes before it is used again."""
 THREADED = 2**20
 """From so many entries on (8 MiB) a table is read by several threads."""
 PIECE = 2**16

@@ -14,7 +14,7 @@ from rlhf_game.mechanism.spaces import table
 def test_a_settlement_views_large_arrays_and_never_goes_on_from_changed_ones(
     regularizer: rg.Regularizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table, "BLOCK", 10)
+    monkeypatch.setattr(table, "VIEWED", 10)
     rng = np.random.default_rng(0)
     rewards, reference = rng.random((3, 50)), rng.dirichlet(np.ones(50))
     mechanism = rg.Mechanism(rg.SocialWelfare(), rg.AffinePayments())
@@ -43,7 +43,7 @@ def test_a_settlement_views_large_arrays_and_never_goes_on_from_changed_ones(
 
 
 def test_a_large_array_that_is_no_number_somewhere_is_named_without_a_copy_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(table, "BLOCK", 10)
+    monkeypatch.setattr(table, "VIEWED", 10)
     space, rewards = rg.Table(np.full(50, 0.02), rg.KL(0.3)), np.ones((2, 50))
     rewards[1, 33] = np.inf
     mechanism = rg.Mechanism(rg.SocialWelfare(), rg.AffinePayments())

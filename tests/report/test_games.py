@@ -11,7 +11,7 @@ import pytest
 from rlhf_game.errors import InputError
 from rlhf_game.files.build import settle
 from rlhf_game.files.games import read_game
-from rlhf_game.files.receipts import receipt_of, write_receipt
+from rlhf_game.files.receipts import receipt_of
 from rlhf_game.report import write_report
 from rlhf_game.report.lies import make_audit
 from rlhf_game.report.settlements import SHARPNESS, breakdowns, sharpness
@@ -51,7 +51,7 @@ def folder_of(path: Path, game: Mapping[str, Any]) -> Path:
     path.mkdir(exist_ok=True)
     (path / "game.json").write_text(json.dumps(game))
     read = read_game(path / "game.json")
-    write_receipt(path / "receipt.json", [receipt_of(read, settle(read))])
+    (path / "receipt.json").write_text(receipt_of(read, settle(read)).text())
     return path
 
 

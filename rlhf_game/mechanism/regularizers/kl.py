@@ -31,6 +31,7 @@ from rlhf_game.mechanism.regularizers.moments import (
     is_plain,
     log,
     merge,
+    merge_plain,
     phi,
     read_block,
     underflows,
@@ -54,7 +55,7 @@ FAR = 30.0
 """A probability that is exp(-FAR) times the optimum's counts as leaving it altogether."""
 WIDE = 4 * BLOCK
 """Entries of a block of all rewards that is read once."""
-NARROW = 1024
+NARROW = 512
 """Outcomes that such a block has at least, or all of them: with more groups the score is read first."""
 
 
@@ -309,12 +310,13 @@ class Gibbs(Optimum):
 def _joined(found: list[tuple[Block, Read]], count: int) -> Read:
     """Return what was read of blocks, in order, as what is known of whole rows."""
     if len(found) == 1:
-        return found[0][1]
+        (_, one) = found[0]
+        return one._replace(moments=merge_plain([one.moments]))
     shape = len(found[0][1].moments[1]), count
     whole = Read((np.empty(count), np.empty(shape), np.empty(shape)), np.empty(count, np.intp), *(np.empty((3, count))))
     for rows, across in groupby(found, lambda one: one[0][0]):
         parts = [part for _, part in across]
-        for of, merged in zip(whole.moments, merge([part.moments for part in parts]), strict=True):
+        for of, merged in zip(whole.moments, merge_plain([part.moments for part in parts]), strict=True):
             of[..., rows] = merged
         tops = np.stack([part.top for part in parts])
         best = tops.argmax(axis=0)

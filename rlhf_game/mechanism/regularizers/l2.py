@@ -12,9 +12,9 @@ and the shift itself is solved from differences, so nothing cancels however smal
 for the whole score (its removal leads back to q).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import ClassVar, final
 
 import numpy as np
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from rlhf_game.mechanism.arrays import BLOCK, Array, blocks, places, row_minima
 from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.regularizers.optimum import (
+    KEPT,
     WHOLE,
     Block,
     Optimum,
@@ -155,8 +156,10 @@ class Projection(Optimum):
         shares = by_row(weights, len(self.reference))
         rows, columns = self._candidates(shares, rewards)
         step = max(1, BLOCK // len(rows))
+        few = len(self.score.rewards) * len(rows) <= KEPT
+        others = cache(lambda: self.score.without_each(rows, columns)) if few else None
         paid = [
-            self._externalities(shares[start : start + step], rewards[start : start + step], rows, columns)
+            self._externalities(shares[start : start + step], rewards[start : start + step], rows, columns, others)
             for start in range(0, len(rewards), step)
         ]
         return np.concatenate(paid) if paid else np.empty((0, len(self.reference)))
@@ -194,10 +197,15 @@ class Projection(Optimum):
         )
         return gain(raised, multiplier, reward)
 
-    def _externalities(self, weights: Array, rewards: Sequence[Array], rows: Index, columns: Index) -> Array:
-        """Return the payments of some groups on every row, from the outcomes that may matter: [k, B]."""
+    def _externalities(
+        self, weights: Array, rewards: Sequence[Array], rows: Index, columns: Index, others: Callable[[], Array] | None
+    ) -> Array:
+        """Return the payments of some groups on every row, from the outcomes that may matter: [k, B].
+
+        others: the scores without each group at these outcomes, where they are few enough to be kept.
+        """
         count, groups = len(self.reference), len(rewards)
-        problems, z, base, delta = self._survivors(weights, rewards, rows, columns)
+        problems, z, base, delta = self._survivors(weights, rewards, rows, columns, others)
         count *= groups
         inside = z > 0
         shift = -simplex_thresholds(base, problems, count)
@@ -237,7 +245,7 @@ class Projection(Optimum):
         return np.concatenate([b for b, _ in found]), np.concatenate([x for _, x in found])
 
     def _survivors(
-        self, weights: Array, rewards: Sequence[Array], rows: Index, columns: Index
+        self, weights: Array, rewards: Sequence[Array], rows: Index, columns: Index, others: Callable[[], Array] | None
     ) -> tuple[Index, Array, Array, Array]:
         """Return problem (group, row), z, z - delta and delta of candidates that may hold mass: [j] each.
 
@@ -261,11 +269,14 @@ class Projection(Optimum):
         groups, kept = places(survives)
         delta, base, z = delta[groups, kept], base[groups, kept], z[kept]
         lost = np.flatnonzero(np.abs(base) < CANCELLATION * np.abs(delta))
-        for i in np.unique(groups[lost]).tolist():
-            mine = lost[groups[lost] == i]
-            at_rows, at_columns = rows[kept[mine]], columns[kept[mine]]
-            others = self.score.leave_one_out_at(weights[i], rewards[i], at_rows, at_columns)
-            base[mine] = (others / unit - tau[kept[mine]]) + q[kept[mine]]
+        if lost.size:
+            which, place = np.unique(kept[lost], return_inverse=True)
+            left = others()[:, which] if others is not None else self.score.without_each(rows[which], columns[which])
+            own = [self.score.position(weight, reward) for weight, reward in zip(weights, rewards, strict=True)]
+            is_own = np.array([i is not None for i in own])[groups[lost]]
+            lost, place = lost[is_own], place[is_own]  # any other pair is subtracted from the score
+            mine = np.array([-1 if i is None else i for i in own])[groups[lost]]
+            base[lost] = (left[mine, place] / unit - tau[kept[lost]]) + q[kept[lost]]
         return groups * count + rows[kept], z, base, delta
 
     def _slack_at(self, rows: Index, columns: Index) -> Array:

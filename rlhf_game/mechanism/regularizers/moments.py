@@ -45,7 +45,8 @@ class Read(NamedTuple):
     """What ``read_block`` finds on a block."""
 
     moments: Moments
-    """Of n shares and of the whole score s / strength: n + 1; a cumulant is NaN where this way may lose digits."""
+    """Of n shares and of the whole score s / strength: n + 1; cumulants have an absolute error of rounding beside 1 and
+    the means, and are NaN where exponents are too large for this way."""
     anchor: NDArray[np.intp]
     """The most likely outcome of each row, in columns of the sheet: [b]."""
     top: Array
@@ -91,8 +92,9 @@ def read_block(
     np.log(cumulants, out=cumulants)
     cumulants += means
     cumulants[groups] += lowest
-    if not (plain := is_plain(means, cumulants)).all():
-        cumulants[~plain] = np.nan
+    np.maximum(cumulants, 0.0, out=cumulants)
+    if not ((cumulants < np.inf) & (np.abs(means) < LARGEST_BESIDE_UNDERFLOW)).all():
+        cumulants[~((cumulants < np.inf) & (np.abs(means) < LARGEST_BESIDE_UNDERFLOW))] = np.nan
     if p.min() < LEAST_PROBABILITY:
         means[:, ((p < LEAST_PROBABILITY) & (q > 0)).any(axis=1)] = np.nan  # it may have underflown
         empty = (q == 0).all(axis=1)  # the reference excludes the whole block
@@ -167,6 +169,22 @@ def cumulants_of(p: Array, c: Array, lost: NDArray[np.bool_], base: Array | None
             largest = (base - c).max(axis=1)
             total = np.vecdot(p, phi(c - base) + base)
     return np.where(largest > limit, np.nan, np.log1p(total))
+
+
+def merge_plain(parts: list[Moments]) -> Moments:
+    """Return what ``merge`` does of blocks from ``read_block``; a cumulant that has lost digits is NaN.
+
+    An error of L_b counts in L as much as the block's probability, or as that without the share.
+    """
+    log_mass, means, cumulants = merge(parts)
+    size = np.maximum(1, np.abs(means))
+    if len(parts) > 1:
+        log_shares = np.stack([part[0] for part in parts], axis=-1) - log_mass[:, None]
+        inner = np.stack([part[2] for part in parts], axis=-1)
+        apart = np.stack([part[1] for part in parts], axis=-1)
+        counts = np.exp(log_shares) * (1 + np.exp(inner - apart + means[..., None]))
+        size = (counts * np.maximum(1, np.abs(apart))).sum(axis=-1)
+    return log_mass, means, np.where(cumulants > SMALL_CUMULANT * size, cumulants, np.nan)
 
 
 def merge(parts: list[Moments]) -> Moments:

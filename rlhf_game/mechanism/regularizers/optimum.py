@@ -120,28 +120,12 @@ class Score:
                 out[k] = self.relative[block] - weights[k, rows, None] * gone
         return out
 
-    def leave_one_out_at(self, weight: Array, reward: Array, rows: Any, columns: Any) -> Array:
-        """Return s - w r relative to the anchor, for one pair, at outcomes (rows, columns): [k]. weight: [B]."""
-        anchor = self.anchor[rows]
-        where = self.position(weight, reward)
-        if where is None:
-            gone = weight[rows] * (reward[rows, columns] - reward[rows, anchor])
-            return np.asarray(self.relative[rows, columns] - gone)
-        if self._others is not None:
-            return np.asarray(self._others[where, rows, columns])
-        out = np.zeros(len(rows))
-        for i, (mine, other) in enumerate(zip(self.weights, self.rewards, strict=True)):
-            if i != where:
-                out += mine[rows] * (other[rows, columns] - other[rows, anchor])
-        return out
-
-    @cached_property
-    def _others(self) -> Array | None:
-        """What leave_one_out gives at every outcome, [n, B, m]; None where that is too much to keep."""
-        if len(self.rewards) * self.relative.size > KEPT:
-            return None
-        terms = np.stack(self.rewards) - at(self.rewards, self.anchor)[:, :, None]
-        terms *= self.weights[:, :, None]
+    def without_each(self, rows: Any, columns: Any) -> Array:
+        """Return s - w r relative to the anchor, for each of its own pairs, at outcomes (rows, columns): [n, j]."""
+        terms, anchor = np.empty((len(self.rewards), len(rows))), self.anchor[rows]
+        for weight, reward, term in zip(self.weights, self.rewards, terms, strict=True):
+            np.subtract(reward[rows, columns], reward[rows, anchor], out=term)
+            term *= weight[rows]
         return leave_one_out_sums(terms)
 
     @cached_property

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.arrays import (
     BLOCK,
+    VIEWED,
     Array,
     blocks,
     content,
@@ -140,7 +141,7 @@ class Table(PolicySpace[Sheets]):
 
     Arrays are read once and copied, except float64 arrays that are read-only (memory-mapped files, say) or have
     2^22 entries or more: those are viewed, so their author must not change them while the table is in use. A settlement
-    copies no reward of more than 2^17 entries: it keeps what it found, and refuses to go on from a reward that was
+    copies no reward of 2^12 entries or more: it keeps what it found, and refuses to go on from a reward that was
     changed in place since. Files that are memory-mapped read-only are worked on block by block and may be larger than
     the memory.
 
@@ -224,7 +225,7 @@ class Table(PolicySpace[Sheets]):
         """Return a reward as sheets: a large array without a copy, and with a check that it has not been changed."""
         shape = self.layout.widths if self.layout.is_flat else (len(self.layout.widths), self.layout.widths[0])
         if not (type(reward) is np.ndarray and reward.dtype == np.float64 and reward.flags.writeable) or (
-            reward.size <= BLOCK or len(self.layout.members) > 1 or reward.shape != shape
+            reward.size < VIEWED or len(self.layout.members) > 1 or reward.shape != shape
         ):
             return self.read(reward), None
         seen = content(reward)

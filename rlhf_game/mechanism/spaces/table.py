@@ -236,7 +236,7 @@ class Table(PolicySpace[Sheets]):
 
         def unchanged() -> None:
             if content(reward) != seen:
-                raise InputError("reward must stay as it was settled (or be read-only), got an array changed in place")
+                raise InputError("must stay as it was settled, got an array changed in place", field="reward")
 
         return (sheet,), unchanged
 

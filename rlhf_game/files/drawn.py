@@ -5,8 +5,6 @@
 proposals, the numbers that they are accepted by, and with log_mean how many draws there are.
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +15,10 @@ from typing import Annotated, Any, Final, Literal, TypeAlias, final
 import numpy as np
 from pydantic import Field
 
-from rlhf_game import __version__
 from rlhf_game.errors import InputError
-from rlhf_game.files.documents import parse_json, read_text, shown
+from rlhf_game.files.documents import shown
 from rlhf_game.files.receipts import Receipt
-from rlhf_game.files.sampled import DrawsFile, SeedFrom
+from rlhf_game.files.sampled import DrawsFile, SeedFrom, read_known, receipt_head, sizes_and_weights
 from rlhf_game.files.schema import Name, Positive, Strict, parse_model
 from rlhf_game.files.tables import digest
 from rlhf_game.mechanism.arrays import Array, numbers
@@ -104,20 +101,13 @@ class DrawnGame:
 
 def problem_of(fields: DrawnFields) -> Problem:
     """Return what is drawn from and charged for."""
-    weights = fields.weights or {}
-    return Problem(
-        np.array([float(group.size) for group in fields.groups]),
-        np.array([weights.get(group.name, 1.0) for group in fields.groups]),
-        fields.strength,
-        np.array([group.ceiling for group in fields.groups]),
-    )
+    ceilings = np.array([group.ceiling for group in fields.groups])
+    return Problem(*sizes_and_weights(fields.groups, fields.weights), fields.strength, ceilings)
 
 
 def read_drawn_game(path: str | os.PathLike[str]) -> DrawnGame:
     """Return a game of ``space: draws`` with its tapes. Raises InputError that names the file and the field."""
-    name = shown(os.fspath(path), 200)
-    fields = parse_model(DrawnFields, parse_json(read_text(path), name), name)
-    content = json.dumps(fields.model_dump(exclude={"provenance"}), sort_keys=True, separators=(",", ":"))
+    name, fields, sha256 = read_known(path, DrawnFields)
     folder, problem, faults = Path(path).parent, problem_of(fields), list[str]()
     try:
         columns = _columns(folder / fields.tape.file, [group.name for group in fields.groups])
@@ -137,9 +127,7 @@ def read_drawn_game(path: str | os.PathLike[str]) -> DrawnGame:
             pilot = tuple(tape.drawn for tape in before)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-    return DrawnGame(
-        name, folder, fields, tuple(tapes), pilot, tuple(faults), hashlib.sha256(content.encode()).hexdigest()
-    )
+    return DrawnGame(name, folder, fields, tuple(tapes), pilot, tuple(faults), sha256)
 
 
 def _tape(
@@ -199,11 +187,7 @@ def drawn_receipt(game: DrawnGame) -> Receipt:
     ]
     is_free = fields.payment == "none"
     document = {
-        "version": __version__,
-        "game_sha256": game.sha256,
-        "regularizer": fields.regularizer,
-        "strength": fields.strength,
-        "payment": fields.payment,
+        **receipt_head(fields, game.sha256),
         "policy": None,
         "social_welfare": _estimate_document(drawn.social_welfare, drawn.errors.social_welfare),
         "divergence": _estimate_document(drawn.divergence, drawn.errors.divergence),

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeAlias, final
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar, final
 
 import numpy as np
 from pydantic import Field
@@ -61,6 +61,7 @@ LABELS: Mapping[str, str] = {
 }
 """What each source of the leave-one-out term is, for the receipt."""
 REFERENCE, FINAL = "reference", "final"
+Fields = TypeVar("Fields", bound=Strict)
 ELSEWHERE: Mapping[str, Any] = {
     "name": "elsewhere",
     "is_faithful": False,
@@ -162,18 +163,40 @@ def space_of(path: str | os.PathLike[str]) -> str | None:
     return space if isinstance(space, str) else None
 
 
+def read_known(path: str | os.PathLike[str], model: type[Fields]) -> tuple[str, Fields, str]:
+    """Return the name of a game that draws are known of, its fields, and the SHA-256 of all but its provenance."""
+    name = shown(os.fspath(path), 200)
+    fields = parse_model(model, parse_json(read_text(path), name), name)
+    content = json.dumps(fields.model_dump(exclude={"provenance"}), sort_keys=True, separators=(",", ":"))
+    return name, fields, hashlib.sha256(content.encode()).hexdigest()
+
+
+def sizes_and_weights(groups: Sequence[Any], weights: Mapping[str, float] | None) -> tuple[Array, Array]:
+    """Return w_i and mu_i of a game's groups, which have a name and a size: [n] each; without weights mu is 1."""
+    sizes = np.array([float(group.size) for group in groups])
+    return sizes, np.array([(weights or {}).get(group.name, 1.0) for group in groups])
+
+
+def receipt_head(fields: Any, sha256: str) -> dict[str, Any]:
+    """Return what the receipt of every game that draws are known of begins with."""
+    return {
+        "version": __version__,
+        "game_sha256": sha256,
+        "regularizer": fields.regularizer,
+        "strength": fields.strength,
+        "payment": fields.payment,
+    }
+
+
 def read_sampled_game(path: str | os.PathLike[str]) -> SampledGameFile:
     """Return a game of ``space: samples`` with its draws. Raises InputError that names the file and the field."""
-    name = shown(os.fspath(path), 200)
-    document = parse_json(read_text(path), name)
-    fields = parse_model(SampledFields, document, name)
-    content = json.dumps(fields.model_dump(exclude={"provenance"}), sort_keys=True, separators=(",", ":"))
+    name, fields, sha256 = read_known(path, SampledFields)
     folder = Path(path).parent
     try:
         settling, choosing = read_draws(folder / fields.samples.file, folder / fields.scores.file, fields)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-    return SampledGameFile(name, folder, fields, settling, choosing, hashlib.sha256(content.encode()).hexdigest())
+    return SampledGameFile(name, folder, fields, settling, choosing, sha256)
 
 
 def read_draws(
@@ -238,9 +261,7 @@ def _columns(path: Path, field: str, kinds: Mapping[str, type]) -> dict[str, lis
 def settle_sampled(game: SampledGameFile) -> tuple[SampledSettlement, Estimate, str]:
     """Return the settlement, the affine welfare of the untouched model, and which policy is delivered."""
     fields, draws = game.fields, game.draws
-    weights = fields.weights or {}
-    multipliers = np.array([weights.get(group.name, 1.0) for group in fields.groups])
-    sizes = np.array([float(group.size) for group in fields.groups])
+    sizes, multipliers = sizes_and_weights(fields.groups, fields.weights)
     is_menu = fields.payments_from == "soups"
     common = SampledGame(
         sizes, multipliers, fields.strength, fields.level, fields.cap, len(fields.policies) if is_menu else 1
@@ -309,11 +330,7 @@ def sampled_receipt(game: SampledGameFile) -> Receipt:
         "tightness": settled.certificate.tightness,
     }
     document = {
-        "version": __version__,
-        "game_sha256": game.sha256,
-        "regularizer": fields.regularizer,
-        "strength": fields.strength,
-        "payment": fields.payment,
+        **receipt_head(fields, game.sha256),
         "policy": None if fields.policy is None or is_untouched else fields.policy.model_dump(),
         "social_welfare": settled.social_welfare.document(),
         "divergence": settled.divergence.document(),
@@ -341,10 +358,8 @@ def _asymptotic(game: SampledGameFile, chosen: str) -> list[dict[str, Any]]:
     fields = game.fields
     if fields.payment == "none" or fields.payments_from != "samples":
         return [{} for _ in fields.groups]
-    weights = fields.weights or {}
-    multipliers = np.array([weights.get(group.name, 1.0) for group in fields.groups])
-    shares = multipliers * np.array([float(group.size) for group in fields.groups])
-    found = sampled_payments(game.draws[chosen].rewards, shares, fields.strength, level=fields.level)
+    sizes, multipliers = sizes_and_weights(fields.groups, fields.weights)
+    found = sampled_payments(game.draws[chosen].rewards, multipliers * sizes, fields.strength, level=fields.level)
     paid = found.payments.scaled(1 / multipliers)
     return [
         {"asymptotic_payment": paid[i].document(), "effective_size": float(found.effective_sizes[i])}

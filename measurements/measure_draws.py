@@ -75,7 +75,7 @@ def pools(draws: int) -> dict[str, list[Array]]:
     }
 
 
-def said(rule: Ratio, scores: list[Array], strength: float) -> tuple[float, float, float]:
+def share_kept(rule: Ratio, scores: list[Array], strength: float) -> tuple[float, float, float]:
     """The share kept, in percent, and its interval."""
     share, _ = kept(scores, strength, rule, np.random.default_rng(SEED), resamples=60)
     return 100 * float(share.value), 100 * float(share.low), 100 * float(share.high)
@@ -96,8 +96,8 @@ def main() -> None:
             rates = [float(np.exp((row - SIZES.sum()) / strength).mean()) for row in scores]
             costs[name, strength] = float(np.mean([1 / rate for rate in rates]))
             found = {
-                "candidates": [said(fresh_candidates(m), scores, strength) for m in COUNTS],
-                "best": [said(best_of(m), scores, strength) for m in COUNTS],
+                "candidates": [share_kept(fresh_candidates(m), scores, strength) for m in COUNTS],
+                "best": [share_kept(best_of(m), scores, strength) for m in COUNTS],
             }
             lines[name, strength] = found
             cells = [found["candidates"][COUNTS.index(m)] for m in SHOWN] + [

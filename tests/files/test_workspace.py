@@ -16,7 +16,7 @@ LAST = "last.json"
 
 @final
 @dataclass(frozen=True)
-class Said:
+class Written:
     """A configuration."""
 
     seed: int = 0
@@ -26,7 +26,7 @@ class Said:
 
 
 def finished(path: Path, seed: int = 0) -> Workspace:
-    with open_workspace(path, Said(seed), LAST) as workspace:
+    with open_workspace(path, Written(seed), LAST) as workspace:
         workspace.write(path / "a.bin", b"\x00\x01")
         workspace.write_json(path / "inner" / "b.json", [1.5])
         (path / "model").mkdir()
@@ -83,16 +83,16 @@ def test_a_changed_file_is_refused_on_opening_until_it_is_deleted(tmp_path: Path
             finished(tmp_path / "out")
         file.write_bytes(whole)
     (tmp_path / "out" / "a.bin").unlink()
-    with open_workspace(tmp_path / "out", Said(), LAST) as workspace:
+    with open_workspace(tmp_path / "out", Written(), LAST) as workspace:
         assert not (workspace.path / "a.bin").exists()
 
 
 def test_a_log_may_grow_until_the_last_file_is_written(tmp_path: Path) -> None:
     finished(tmp_path / "out")
     (tmp_path / "out" / LAST).unlink()
-    with open_workspace(tmp_path / "out", Said(), LAST) as workspace:
+    with open_workspace(tmp_path / "out", Written(), LAST) as workspace:
         (workspace.path / "calls" / "ledger.jsonl").write_text("{}\n{}\n")
-    with open_workspace(tmp_path / "out", Said(), LAST) as workspace:
+    with open_workspace(tmp_path / "out", Written(), LAST) as workspace:
         workspace.finish_json(workspace.path / LAST, {})
     assert workspace.differences() == []
 
@@ -111,7 +111,7 @@ def test_temporary_files_of_others_stay_in_a_folder_of_ours(tmp_path: Path) -> N
     finished(tmp_path / "out")
     for name in (".mine.tmp", ".rlhf-game-0123456789abcdef.tmp"):
         (tmp_path / "out" / name).write_text("x")
-    with open_workspace(tmp_path / "out", Said(), LAST):
+    with open_workspace(tmp_path / "out", Written(), LAST):
         pass
     assert [name for name in listing(tmp_path / "out") if name.endswith(".tmp")] == [".mine.tmp"]
 
@@ -131,7 +131,7 @@ def test_work_that_fails_on_its_input_leaves_the_folder_as_it_was(is_there: bool
         (out / ".gitkeep").write_text("")
 
     def fail(error: type[Exception], seed: int = 7) -> None:
-        with open_workspace(out, Said(seed), LAST) as workspace:
+        with open_workspace(out, Written(seed), LAST) as workspace:
             workspace.write(out / "drawn.bin", b"1")
             raise error("the reward gave no number")
 
@@ -149,16 +149,16 @@ def test_work_that_fails_on_its_input_leaves_the_folder_as_it_was(is_there: bool
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
-    with open_workspace(tmp_path / "out", Said(), LAST), pytest.raises(RunError, match="in use by another process"):
+    with open_workspace(tmp_path / "out", Written(), LAST), pytest.raises(RunError, match="in use by another process"):
         finished(tmp_path / "out")
 
 
 def test_a_writer_that_died_in_a_line_is_gone_on_from(tmp_path: Path) -> None:
-    with open_workspace(tmp_path / "out", Said(), LAST) as workspace:
+    with open_workspace(tmp_path / "out", Written(), LAST) as workspace:
         workspace.write(workspace.path / "a.bin", b"1")
     with open(tmp_path / "out" / SUMS, "ab") as sums:
         sums.write(b"00112233")
-    with open_workspace(tmp_path / "out", Said(), LAST) as workspace:
+    with open_workspace(tmp_path / "out", Written(), LAST) as workspace:
         workspace.write(workspace.path / "b.bin", b"2")
         workspace.finish_json(workspace.path / LAST, {})
     assert workspace.differences() == []
@@ -166,7 +166,7 @@ def test_a_writer_that_died_in_a_line_is_gone_on_from(tmp_path: Path) -> None:
 
 def test_what_was_written_twice_may_be_either_until_the_end(tmp_path: Path) -> None:
     """Whoever dies between the line and the file leaves the old file: it is not a changed one."""
-    with open_workspace(tmp_path / "out", Said(), LAST) as workspace:
+    with open_workspace(tmp_path / "out", Written(), LAST) as workspace:
         card = workspace.path / "card.json"
         workspace.write_json(card, 1)
         old = card.read_bytes()

@@ -21,7 +21,7 @@ SEARCHED = 1e-9
 """What the end of a search may lose, relative to the largest amount of the document."""
 
 
-def said(path: Path) -> dict[str, Any]:
+def documents_of(path: Path) -> dict[str, Any]:
     out = {}
     for name, command in {
         "settle": ("settle", path, "--json"),
@@ -67,7 +67,7 @@ def largest(document: Any) -> float:
 
 @pytest.mark.parametrize("path", GAMES, ids=lambda path: path.stem)
 def test_the_examples_say_what_they_said(path: Path) -> None:
-    recorded, now = json.loads(RECORDED.read_text(encoding="utf-8"))[path.stem], said(path)
+    recorded, now = json.loads(RECORDED.read_text(encoding="utf-8"))[path.stem], documents_of(path)
     scale = largest(recorded["settle"])
     assert apart(now["settle"], recorded["settle"], "settle", scale) == []
     pairs = list(zip(now["audit"].pop("groups"), recorded["audit"].pop("groups"), strict=True))
@@ -103,4 +103,6 @@ def test_a_digit_a_key_and_a_sign_are_seen() -> None:
 
 
 if __name__ == "__main__":
-    RECORDED.write_text(json.dumps({path.stem: said(path) for path in GAMES}, indent=1) + "\n", encoding="utf-8")
+    RECORDED.write_text(
+        json.dumps({path.stem: documents_of(path) for path in GAMES}, indent=1) + "\n", encoding="utf-8"
+    )

@@ -36,7 +36,7 @@ def seen(prompts, completions, **columns):
 """
 
 
-def told(text: str) -> list[dict[str, str]]:
+def assistant_turn(text: str) -> list[dict[str, str]]:
     return [{"role": "assistant", "content": text}]
 
 
@@ -125,11 +125,11 @@ def test_candidates_in_python_may_be_messages() -> None:
         calls.append((prompts, completions))
         return [float(len(completion[0]["content"])) for completion in completions]
 
-    responses = [[told("a"), told("bb"), "bb"], ["c"]]
+    responses = [[assistant_turn("a"), assistant_turn("bb"), "bb"], ["c"]]
     space = Candidates([ASKED, LONGER], responses, KL(0.1))
     assert [[draft.text for draft in row] for row in space.drafts] == [["a", "bb"], ["c"]]
     sheets = space.read(reward)
-    assert calls == [([ASKED, ASKED, LONGER], [told("a"), told("bb"), told("c")])]
+    assert calls == [([ASKED, ASKED, LONGER], [assistant_turn("a"), assistant_turn("bb"), assistant_turn("c")])]
     assert np.concatenate([sheet.ravel() for sheet in sheets]).tolist() == [1.0, 2.0, 1.0]
     plain = Candidates(["q"], [["a"]], KL(0.1))
     plain.read(lambda prompts, completions, **columns: calls.append((prompts, completions)) or [0.0])
@@ -143,8 +143,8 @@ def test_a_mix_hands_conversations_on() -> None:
         calls.append((prompts, completions))
         return [0.5] * len(completions)
 
-    Mix((MixPart(part, Unit()),))(prompts=[ASKED], completions=[told("a")])
-    assert calls == [([ASKED], [told("a")])]
+    Mix((MixPart(part, Unit()),))(prompts=[ASKED], completions=[assistant_turn("a")])
+    assert calls == [([ASKED], [assistant_turn("a")])]
 
 
 def test_a_line_ends_at_a_newline_only(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def polite(prompts, completions, **columns):
 """
 
 
-def said(document: dict[str, Any]) -> str:
+def answer_text(document: dict[str, Any]) -> str:
     """A deterministic assistant, judge and writer in one: it is polite when told to, and likes short answers."""
     system = next((turn["content"] for turn in document["messages"] if turn["role"] == "system"), "")
     user = document["messages"][-1]["content"]
@@ -52,7 +52,7 @@ def said(document: dict[str, Any]) -> str:
 
 
 def assistant(document: dict[str, Any], number: int) -> tuple[int, Any]:
-    return chatting(lambda asked: said(document))(document, number)
+    return chatting(lambda asked: answer_text(document))(document, number)
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def test_a_key_is_in_no_file_and_in_no_message(status: int, write: Write, tmp_pa
     def echoes(document: dict[str, Any], number: int) -> tuple[int, Any]:
         if status != 200:
             return status, {"error": {"message": f"{KEY} is wrong"}}
-        return chatting(lambda asked: f"{said(document)} {KEY}")(document, number)
+        return chatting(lambda asked: f"{answer_text(document)} {KEY}")(document, number)
 
     with serving(echoes) as (url, seen):
         code = "import sys; from rlhf_game.cli import main; sys.exit(main(sys.argv[1:]))"

@@ -22,7 +22,7 @@ def strategy(kind: str, **fields: Any) -> StudyStrategy:
     return made
 
 
-def said(truth: Batch, lie: StudyStrategy, liars: np.ndarray, *, is_paid: bool = True) -> Reports:
+def reports_under(truth: Batch, lie: StudyStrategy, liars: np.ndarray, *, is_paid: bool = True) -> Reports:
     return lie.reports(StrategyContext(truth, liars, is_paid, lambda game: np.random.default_rng(game)))
 
 
@@ -47,7 +47,7 @@ def first() -> np.ndarray:
 )
 def test_a_lie_in_a_batch_is_that_of_a_single_group(lie: StudyStrategy, alone: Any, normalization: str) -> None:
     truth = batch(normalization=normalization)
-    reports = said(truth, lie, first())
+    reports = reports_under(truth, lie, first())
     for b in range(GAMES):
         space = rg.Table(truth.reference[b], rg.KL(1.0), normalization=normalization)
         groups = [rg.Group(str(i), truth.rewards[i, b], int(truth.sizes[i, b])) for i in range(GROUPS)]
@@ -66,7 +66,7 @@ def test_noise_is_each_game_s_own() -> None:
     truth = batch()
     everyone = np.ones((GROUPS, GAMES), dtype=bool)
     lie = strategy("noisy", scale=0.2)
-    together = said(truth, lie, everyone)
+    together = reports_under(truth, lie, everyone)
     one = truth.rows(np.array([4]))
     rng = np.random.default_rng(4)
     alone = lie.reports(StrategyContext(one, everyone[:, :1], True, lambda game: rng))
@@ -76,14 +76,14 @@ def test_noise_is_each_game_s_own() -> None:
 
 
 def test_absent_groups_have_no_size() -> None:
-    reports = said(batch(), strategy("absent"), first())
+    reports = reports_under(batch(), strategy("absent"), first())
     assert not reports.sizes[0, :-1].any()
     assert reports.sizes[0, -1] > 0
 
 
 def test_false_names_share_a_size_and_belong_to_one_owner() -> None:
     truth = batch()
-    reports = said(truth, strategy("false_names", names=3), first())
+    reports = reports_under(truth, strategy("false_names", names=3), first())
     assert reports.owners.tolist() == [0, 1, 2] * 3
     parts = reports.sizes[[0, 3, 6], :-1]
     np.testing.assert_array_equal(parts.sum(axis=0), truth.sizes[0, :-1])

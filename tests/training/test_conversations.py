@@ -31,14 +31,19 @@ ASKED = TURNS  # a system turn, two turns of the user, one of the assistant betw
 WORTH = (("yes yes", "no"), ("thanks", "bad bad"), ("good", "bad"), ("good yes", "now"))
 
 
-def said(text: str) -> dict[str, str]:
+def assistant_turn(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
 SPLITS = (None, None, None, "test")
 SMALL = {"prompts": 1, "per_prompt": 2, "max_new_tokens": 3}
 PAIRS = [
-    {"prompt": "no", "chosen": [*ASKED, said(good)], "rejected": [*ASKED, said(bad)], "split": split}
+    {
+        "prompt": "no",
+        "chosen": [*ASKED, assistant_turn(good)],
+        "rejected": [*ASKED, assistant_turn(bad)],
+        "split": split,
+    }
     for (good, bad), split in zip(WORTH, SPLITS, strict=True)
 ]
 
@@ -71,7 +76,7 @@ def test_dpo_on_conversations_and_its_implicit_reward(chatml: Path, tmp_path: Pa
     result = command("train", write(tmp_path, document, PAIRS), "-o", tmp_path / "out")
     assert result.code == 0, result.err
     reward = ImplicitReward(str(tmp_path / "out"))
-    found = call_reward(reward, [ASKED, ASKED], [[said("yes")], "yes"])
+    found = call_reward(reward, [ASKED, ASKED], [[assistant_turn("yes")], "yes"])
     assert found[0] == found[1]
     reference, policy = load_language_model(str(chatml), device="cpu"), load_policy(tmp_path / "out", device="cpu")
     end = reference.end_id
@@ -86,7 +91,7 @@ def test_dpo_on_conversations_and_its_implicit_reward(chatml: Path, tmp_path: Pa
     "rows",
     [
         [{"prompt": ASKED, "completion": word} for word in ("yes", "no", "good")],
-        [{"messages": [*ASKED, said(word)]} for word in ("yes", "no", "good")],
+        [{"messages": [*ASKED, assistant_turn(word)]} for word in ("yes", "no", "good")],
     ],
     ids=["prompt and completion", "messages"],
 )
@@ -149,9 +154,11 @@ def test_reward_models_read_whole_conversations_by_their_own_template(tmp_path: 
     )
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    found = call_reward(RewardModel(str(tmp_path)), [ASKED, ASKED[1:2], "good yes"], [[said("yes")], "yes", "yes"])
+    found = call_reward(
+        RewardModel(str(tmp_path)), [ASKED, ASKED[1:2], "good yes"], [[assistant_turn("yes")], "yes", "yes"]
+    )
     for score, turns in zip(found, (ASKED, ASKED[1:2], ASKED[1:2]), strict=True):
-        text = tokenizer.apply_chat_template([*turns, said("yes")], tokenize=False)
+        text = tokenizer.apply_chat_template([*turns, assistant_turn("yes")], tokenize=False)
         with torch.inference_mode():
             logit = model(**tokenizer(text, add_special_tokens=False, return_tensors="pt")).logits[0, 0]
         assert score == pytest.approx(float(logit), abs=1e-5)

@@ -24,7 +24,7 @@ TEST = ("Is good so?", "Was tea so?", "Why is tea not so?")
 TEXT = "Good is good.\n\nBad is bad,\nand no is no.\n"
 
 
-def said(document: dict[str, Any]) -> str:
+def answer_text(document: dict[str, Any]) -> str:
     """A teacher and a judge: it asks two questions about a text, and answers in the student's words."""
     system = next((turn["content"] for turn in document["messages"] if turn["role"] == "system"), "")
     user = document["messages"][-1]["content"]
@@ -72,7 +72,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def answering(document: dict[str, Any], number: int) -> tuple[int, Any]:
-    return chatting(lambda asked: said(document))(document, number)
+    return chatting(lambda asked: answer_text(document))(document, number)
 
 
 def test_a_student_learns_what_the_teacher_answers_under_the_prompt(write: Write, tmp_path: Path) -> None:
@@ -161,10 +161,10 @@ def test_the_prompt_may_come_from_a_run(write: Write, tmp_path: Path) -> None:
         ({"questions": {"threshold": 0.0}}, "questions.threshold"),
     ],
 )
-def test_what_is_wrong_is_named(changes: dict[str, Any], said: str, write: Write, tmp_path: Path) -> None:
+def test_what_is_wrong_is_named(changes: dict[str, Any], answer_text: str, write: Write, tmp_path: Path) -> None:
     result = command("train", write("http://127.0.0.1:9", **changes), "-o", tmp_path / "out")
     assert result.code == 2
-    assert said in result.err
+    assert answer_text in result.err
 
 
 def test_words_say_which_questions_are_alike() -> None:

@@ -108,7 +108,7 @@ class Draws(PolicySpace[DrawnReward]):
         ceiling: float = 1.0,
         base: Path | None = None,
     ) -> "Draws":
-        """Return the space over all texts of a language model. model: see ``training_backends.checkpoints``."""
+        """Return the space over all texts of a language model. model: see ``training_backends.lm.checkpoints``."""
         from rlhf_game.training_backends import Sampling, load_language_model
         from rlhf_game.training_backends.lm.sampling import sample_batch
 

@@ -21,7 +21,7 @@ from tests.training_backends.trainers.policies.test_eso import ROWS, Judge
 RESPONSES = [[4, 2], [6, 4, 5, 2], [8, 9, 4], [5, 2], [10, 11, 2], [7, 7, 4, 2], [4, 4, 2]]
 
 
-def told(self: Any, prompt_ids: list[list[int]], *others: Any, **named: Any) -> Any:
+def generate_recorded(self: Any, prompt_ids: list[list[int]], *others: Any, **named: Any) -> Any:
     return [RESPONSES[(sum(ids) + 3 * (i % self.num_generations)) % len(RESPONSES)] for i, ids in enumerate(prompt_ids)]
 
 
@@ -40,5 +40,5 @@ def main(model: str, size: int, out: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    Rloo._generate_single_turn = told  # type: ignore[method-assign]
+    Rloo._generate_single_turn = generate_recorded  # type: ignore[method-assign]
     main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

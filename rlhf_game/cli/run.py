@@ -76,6 +76,7 @@ def run(
     if yardstick:
         check_yardstick(configuration)
     seal = None if sealed is None else read_seal(sealed)
+    _warn(configuration, folder)
     with progress_on_stderr() as watch:
         finished = run_pipeline(configuration, folder, watch, engine=chosen, seal=seal)
     page = leave_report(folder)
@@ -88,6 +89,17 @@ def run(
         return
     _show(finished, measured)
     print_where("run", folder, page)
+
+
+def _warn(configuration: "Configuration", folder: Path) -> None:
+    """Say on stderr, before hours are spent, what will be proved of nothing."""
+    from rlhf_game.outcomes.finetuned.finetuned_run import foreseen
+    from rlhf_game.outcomes.finetuned.finetuned_spec import FinetunedSpec
+
+    if isinstance(configuration.fields.outcomes, FinetunedSpec) and not (folder / "receipt.json").exists():
+        said = foreseen(configuration)
+        if said is not None:
+            typer.echo(said, err=True)
 
 
 def _show_before(

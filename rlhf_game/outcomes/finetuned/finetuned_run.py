@@ -31,7 +31,8 @@ from rlhf_game.files.sampled import (
 )
 from rlhf_game.files.schema import parse_model
 from rlhf_game.files.tables import digest
-from rlhf_game.mechanism.sampled.sampled_settlement import least_cap
+from rlhf_game.mechanism.sampled.foreseen import MOST, SPREAD, draws_that_would_do, foreseen_tightness
+from rlhf_game.mechanism.sampled.sampled_settlement import SampledGame, least_cap
 from rlhf_game.outcomes.finetuned.finetuned_draws import (
     COST,
     MODEL,
@@ -135,6 +136,27 @@ def _check(configuration: Configuration) -> None:
             f"{spec.trainer}: {faithfulness.reason}; with allow_gap: true it is charged for, and the receipt says what "
             "that costs"
         )
+
+
+def foreseen(configuration: Configuration) -> str | None:
+    """Return what is to be expected of the certificate where it will say nothing, before hours are spent; else None.
+
+    With how many draws of each prompt it would say something, from strength, sizes, prompts and draws alone.
+    """
+    fields, spec, shares = configuration.fields, spec_of(configuration), shares_of(configuration)
+    sizes = np.array([float(group.size) for group in fields.groups])
+    multipliers = np.array(list(shares.values())) / sizes
+    game = SampledGame(sizes, multipliers, fields.strength, spec.level, _cap(configuration, spec)[0])
+    prompts, rng = len(configuration.source.prompts), np.random.default_rng(0)
+    tightness = foreseen_tightness(game, prompts, spec.samples, rng)
+    if tightness < 1:
+        return None
+    enough = draws_that_would_do(game, prompts, spec.samples, rng)
+    found = f"about {enough}" if enough else f"more than {MOST // prompts}"
+    return (
+        f"outcomes.samples: {spec.samples} draws of each of {prompts} prompts prove nothing where rewards are low: "
+        f"spread evenly over [0, {SPREAD}], a lie is held to {tightness:.3g} times what is at stake; {found} would do"
+    )
 
 
 def _write_game(

@@ -1,7 +1,7 @@
 """The audit of a mechanism: for each group a bracket of what a lie can gain, and a witness."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -9,9 +9,15 @@ from rlhf_game.agents.best_response import BestResponse
 from rlhf_game.agents.misreports import Blend, Indifferent, Noisy, Polarize, RaiseAndLower, Resize
 from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.mechanism import Mechanism, Settlement
-from rlhf_game.mechanism.regret import SIZES, Regrets, Strategy, World, measure
+from rlhf_game.mechanism.regret import ROUNDING, SIZES, Regrets, Strategy, World, measure
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
+
+STARTS: Final = 64
+"""Of the search for a best response."""
+PROVED_STARTS: Final = 8
+PROVED_STEPS: Final = 12
+"""What it makes do with where a proof says that no lie gains."""
 
 
 def audit(
@@ -28,7 +34,8 @@ def audit(
 
     mechanism: with the groups (a Report stands for the truth of a group without a name) and the space; or a settlement
     alone, which brings them along: what was said there is taken for the truth. strategies: default
-    ``standard_strategies``. rng: a generator or a seed, default 0; every group and strategy has its own stream.
+    ``standard_strategies``, which search less where no lie gains by proof (``is_proved``). rng: a generator or a seed,
+    default 0; every group and strategy has its own stream.
     size_limit: the largest size that may be reported, default 4 times the largest true one. types: a finite set of
     everything that a group may say; it is tried whole instead of the strategies, and then what is found is a proof.
 
@@ -36,7 +43,9 @@ def audit(
     than what is proved.
     """
     rules, truths, place = _game(mechanism, groups, space)
-    chosen = standard_strategies(len(truths)) if strategies is None else strategies
+    chosen = strategies
+    if chosen is None:
+        chosen = standard_strategies(len(truths), is_proved=is_proved(rules, truths, place))
     if not chosen or (types is not None and not types):
         raise InputError("strategies and types must not be empty")
     limit = SIZES * max(group.size for group in truths) if size_limit is None else size_limit
@@ -83,11 +92,29 @@ def _generator(rng: np.random.Generator | int | None) -> np.random.Generator:
     raise InputError(f"rng must be a generator, or a seed >= 0, got {rng!r}")
 
 
-def standard_strategies(groups: int, starts: int = 64) -> list[Strategy]:
-    """Return the strategies of an audit: simple lies, then the best response; for a number of groups."""
+def is_proved(mechanism: Mechanism, groups: Sequence[Group], space: PolicySpace[Any]) -> bool:
+    """Return whether the payment rule proves of every group that no lie gains, beyond rounding.
+
+    A search then can only find that the computation is wrong, and a short one tells that as well.
+    """
+    bounds = mechanism.payment.own("regret_bounds")
+    if bounds is None:
+        return False
+    settlement = mechanism.settle([Report(group.reward, group.size) for group in groups], space)
+    proved = bounds(settlement.trained)
+    return proved is not None and bool((proved <= ROUNDING * np.abs(settlement.sizes * settlement.values)).all())
+
+
+def standard_strategies(groups: int, starts: int | None = None, *, is_proved: bool = False) -> list[Strategy]:
+    """Return the strategies of an audit: simple lies, then the best response; for a number of groups.
+
+    starts: of the best response, with all its steps; default 64, or where no lie gains by proof 8 with few steps.
+    """
     lies: list[Strategy] = [RaiseAndLower(0.1), Polarize(4.0), Indifferent(), Noisy(0.1), Resize(2.0), Resize(0.5)]
     blends: list[Strategy] = [Blend(share, other) for other in range(min(groups - 1, 3)) for share in (0.5, -0.5)]
-    return [*lies, *blends, BestResponse(starts)]
+    if starts is None and is_proved:
+        return [*lies, *blends, BestResponse(PROVED_STARTS, PROVED_STEPS)]
+    return [*lies, *blends, BestResponse(STARTS if starts is None else starts)]
 
 
 def _name(strategy: Strategy) -> str:

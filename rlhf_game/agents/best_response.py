@@ -1,12 +1,12 @@
 """The best response: the report with the largest utility, over the whole domain and all sizes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Final, final
 
 import numpy as np
 
-from rlhf_game.agents.search import SearchProblem, all_starts, refine, search, search_problem, size_grid, starts
+from rlhf_game.agents.search import STEPS, SearchProblem, all_starts, refine, search, search_problem, size_grid, starts
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.domains import Coordinates, Domain
@@ -34,15 +34,18 @@ class BestResponse:
     and the truth, and random moves, each settled; a weaker search. In every case the result is a lower bound on what
     there is.
 
-    starts: rewards to start from, for each prompt and size.
+    starts: rewards to start from, for each prompt and size. steps: of the ascent from the best of them; what is
+    spent before is in proportion.
     """
 
     starts: int = 64
+    steps: int = field(default=STEPS, repr=False)
     uses: ClassVar[str] = "the mechanism and the reports of all groups"
 
     def __post_init__(self) -> None:
-        if self.starts < 1:
-            raise InputError(f"starts must be an integer >= 1, got {self.starts!r}")
+        for name, number in (("starts", self.starts), ("steps", self.steps)):
+            if number < 1:
+                raise InputError(f"{name} must be an integer >= 1, got {number!r}")
 
     def __call__(self, group: Group, world: World, rng: np.random.Generator) -> Report:
         """Return the best report found, the truth if none is better."""
@@ -57,7 +60,7 @@ class BestResponse:
         return self._groped(group, world, system, rng)
 
     def _climbed(self, group: Group, world: World, system: Coordinates, rng: np.random.Generator) -> list[Report]:
-        stage = _stage(group, world)
+        stage = _stage(group, world).shortened(self.steps / STEPS)
         grid = size_grid(group.size, world.largest_size)
         count = affordable(system, self.starts)
         if system.pace == "whole":

@@ -5,7 +5,7 @@ every start at once. It is a search: what it finds is a lower bound on what ther
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import reduce
 from typing import Any, Final, final
 
@@ -48,8 +48,14 @@ class SearchBudget:
     last_steps: int
     finalists: int
 
+    def times(self, share: float) -> "SearchBudget":
+        """Return this share of the budget, at least one of everything."""
+        return SearchBudget(*(max(1, round(share * count)) for count in astuple(self)))
 
-ON_TABLES: Final = SearchBudget(6, 10, 60, 250, 3)
+
+STEPS: Final = 250
+"""The last steps of a search on tables."""
+ON_TABLES: Final = SearchBudget(6, 10, 60, STEPS, 3)
 ON_CHAINS: Final = SearchBudget(2, 6, 20, 60, 1)
 """On an automaton every policy is a recursion of its own."""
 
@@ -71,6 +77,10 @@ class SearchProblem:
     prompt_weights: Sheets
     multipliers: Array
     effort: SearchBudget
+
+    def shortened(self, share: float) -> "SearchProblem":
+        """Return the same problem with this share of its budget."""
+        return replace(self, effort=self.effort.times(share))
 
     def reports(self, rewards: Sequence[Array], sizes: Sequence[int]) -> tuple[Report, ...]:
         """Return reports from rewards [C, B, m], one array for each sheet, and sizes."""

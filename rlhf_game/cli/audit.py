@@ -33,7 +33,10 @@ def audit(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the audit as JSON.")] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the search.")] = 0,
-    starts: Annotated[int, typer.Option("--starts", min=1, help="Starts of the search, per prompt and size.")] = 64,
+    starts: Annotated[
+        int | None,
+        typer.Option("--starts", min=1, help="Starts of the search, per prompt and size. [64; 8 if no lie can gain]"),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--assert", help="Exit with 3 if a lie gains or a truthful group loses.")
     ] = False,
@@ -76,8 +79,8 @@ def audit(
     """
     import numpy as np
 
+    from rlhf_game.agents.audit import PROVED_STARTS, STARTS, is_proved, standard_strategies
     from rlhf_game.agents.audit import audit as audit_groups
-    from rlhf_game.agents.audit import standard_strategies
     from rlhf_game.agents.coalitions import Coalition
     from rlhf_game.agents.false_names import FalseNames
     from rlhf_game.cli.audit_provider import provider as audit_provider
@@ -93,11 +96,11 @@ def audit(
         mechanism = _foreign(rules)
     is_partial = space.running is not space
     space = space.running
-    limit = one.fields.size_limit
-    if limit is None:
-        limit = SIZES * max(group.size for group in groups)
+    limit = one.fields.size_limit or SIZES * max(group.size for group in groups)
     streams = np.random.default_rng(seed).spawn(5)
-    strategies = standard_strategies(len(groups), starts)
+    is_short = starts is None and is_proved(mechanism, groups, space)
+    begun = starts or STARTS
+    strategies = standard_strategies(len(groups), starts, is_proved=is_short)
     strategies += [make("strategy", name, Path(), "--strategy") for name in strategy or ()]
     with np.errstate(all="ignore"):
         regrets = audit_groups(mechanism, groups, space, strategies, rng=streams[0], size_limit=limit)
@@ -110,23 +113,33 @@ def audit(
             more["core"] = _core(mechanism, groups, space)
             pairs = [(i, j) for j in range(len(groups)) for i in range(j)]
             joint["coalitions"] = [
-                Coalition(pair, starts).deviate(mechanism, groups, space, limit, rng)
+                Coalition(pair, begun).deviate(mechanism, groups, space, limit, rng)
                 for pair, rng in zip(pairs, streams[1].spawn(len(pairs)), strict=True)
             ]
         if false_names:
             several = [
-                [FalseNames(at, k, starts).deviate(mechanism, groups, space, limit, rng) for k in range(2, names + 1)]
+                [FalseNames(at, k, begun).deviate(mechanism, groups, space, limit, rng) for k in range(2, names + 1)]
                 for at, rng in enumerate(streams[2].spawn(len(groups)))
             ]
             joint["false_names"] = [max(found, key=lambda one: one.gain) for found in several]
             more["several"] = [_several(found) for found in several]
     if as_json:
         outcomes = "found" if is_partial else "all"
-        asked = {"size_limit": limit, "starts": starts, "seed": seed, "outcomes": outcomes}
+        asked = {
+            "size_limit": limit,
+            "starts": PROVED_STARTS if is_short else begun,
+            "seed": seed,
+            "outcomes": outcomes,
+        }
         write_out(_document(one, rules or label("payment", one.fields.payment), regrets, joint, more, asked))
     else:
         show_audit(rules or label("payment", one.fields.payment), regrets, joint)
         _show_more(more)
+        if is_short:
+            write_out(
+                f"searched from {PROVED_STARTS} starts in few steps, since no lie can gain by proof; --starts {STARTS} "
+                "searches longer.\n"
+            )
         if is_partial:
             write_out("audited: the mechanism that runs, which is the one over the responses that were found.\n")
     return _verdict(regrets) if check else 0

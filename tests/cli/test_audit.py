@@ -227,3 +227,11 @@ def test_what_the_provider_could_gain_is_in_the_audit(tmp_path: Path) -> None:
     receipt = json.loads(run("settle", tmp_path / "again.json", "--json").out)
     assert sum(group["payment"] for group in receipt["groups"]) == pytest.approx(provider["best_revenue"])
     assert "a search: at least that" in run("audit", tmp_path / "game.json", "--provider", "--starts", "2").out
+
+
+def test_a_search_is_short_where_no_lie_can_gain_by_proof_and_long_where_asked(tmp_path: Path) -> None:
+    assert audited(GAMES / "table.yaml")["starts"] == 8
+    assert audited(GAMES / "table.yaml", "--starts", 5)["starts"] == 5
+    assert audited(written(tmp_path, "table", payment="none"))["starts"] == 64
+    assert "no lie can gain by proof; --starts 64 searches" in " ".join(run("audit", GAMES / "table.yaml").out.split())
+    assert "by proof" not in run("audit", tmp_path / "game.json").out

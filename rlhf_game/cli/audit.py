@@ -81,7 +81,6 @@ def audit(
 
     from rlhf_game.agents.audit import PROVED_STARTS, STARTS, is_proved, standard_strategies
     from rlhf_game.agents.audit import audit as audit_groups
-    from rlhf_game.agents.coalitions import Coalition
     from rlhf_game.agents.false_names import FalseNames
     from rlhf_game.cli.audit_provider import provider as audit_provider
     from rlhf_game.cli.display import show_audit, write_out
@@ -111,11 +110,7 @@ def audit(
             more["provider"] = audit_provider(one, mechanism, groups, space, limit, streams[4])
         if coalitions:
             more["core"] = _core(mechanism, groups, space)
-            pairs = [(i, j) for j in range(len(groups)) for i in range(j)]
-            joint["coalitions"] = [
-                Coalition(pair, begun).deviate(mechanism, groups, space, limit, rng)
-                for pair, rng in zip(pairs, streams[1].spawn(len(pairs)), strict=True)
-            ]
+            joint["coalitions"] = _coalitions(mechanism, groups, space, limit, begun, streams[1])
         if false_names:
             several = [
                 [FalseNames(at, k, begun).deviate(mechanism, groups, space, limit, rng) for k in range(2, names + 1)]
@@ -157,6 +152,19 @@ def _foreign(target: str) -> "Mechanism":
             f"--mechanism: must be a function of rewards and sizes, found {target!r}, which is {function!r}"
         )
     return foreign(function, target)
+
+
+def _coalitions(
+    mechanism: "Mechanism", groups: "Sequence[Group]", space: "PolicySpace[Any]", limit: int, starts: int, rng: Any
+) -> "list[Deviation]":
+    """Return the best joint lies found of every two groups."""
+    from rlhf_game.agents.coalitions import Coalition
+
+    pairs = [(i, j) for j in range(len(groups)) for i in range(j)]
+    return [
+        Coalition(pair, starts).deviate(mechanism, groups, space, limit, stream)
+        for pair, stream in zip(pairs, rng.spawn(len(pairs)), strict=True)
+    ]
 
 
 def _core(mechanism: "Mechanism", groups: "Sequence[Group]", space: "PolicySpace[Any]") -> dict[str, Any]:

@@ -71,7 +71,7 @@ def _kill_amidst(study: Path, folder: Path, engine: str) -> None:
     command = [sys.executable, "-m", "rlhf_game", "simulate", study, "-o", folder, "--engine", engine, "--workers", "2"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     limit = time.monotonic() + 100
-    while not list(folder.glob("partial/rows-*")) and time.monotonic() < limit:
+    while not list(folder.glob("partial/rows-*")) and process.poll() is None and time.monotonic() < limit:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()

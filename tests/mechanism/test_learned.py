@@ -178,6 +178,41 @@ def test_one_bidder_who_wants_one_item_pays_what_is_known() -> None:
     assert abs(revenue.mean() - 2 * np.sqrt(3) / 9) < 3 * revenue.std() / np.sqrt(len(revenue)) + 1e-3
 
 
+def test_lotteries_in_a_menu_bring_what_no_menu_without_them_does() -> None:
+    """Hart and Reny 2015: types (1, 0), (0, 2), (3, 3), equally likely; half of item 1 at .5, item 2 at 2, both at 5.
+
+    That brings (.5 + 2 + 5) / 3 = 2.5, and the best without lotteries 7/3, by prices on a grid.
+    """
+    types = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]])
+    entries = np.array([[0, 0], [1, 0], [0, 1], [1, 1], [0.5, 0]])
+    grid = np.array([*product(np.arange(0, 4, 0.5), np.arange(0, 4, 0.5), np.arange(0, 7, 0.5))])
+    prices = np.column_stack([np.zeros(len(grid)), grid])
+    left = (types @ entries[:4].T)[:, None] - prices
+    chosen = (left >= left.max(axis=2, keepdims=True) - 1e-9) * prices  # ties for the seller
+    assert chosen.max(axis=2).mean(axis=0).max() == pytest.approx(7 / 3)
+    found = []
+    for menu in (entries[:4], entries):
+        profiles = Prior(np.tile((types @ menu.T)[:, None], (100, 1, 1)))
+        space = rg.Menu(np.zeros(len(menu)), 1.0)
+        rule = learn(space, profiles, starts=16)
+        found.append(float(outcomes(rule, space, profiles).revenue.mean()))
+    assert 2.2 < found[0] <= 7 / 3 + 1e-9
+    assert 7 / 3 + 0.05 < found[1] <= 2.5 + 1e-9
+
+
+def test_more_starts_are_never_worse_on_the_profiles_that_choose() -> None:
+    prior = _groups(300, 9)
+    table = rg.Table([0.25] * 4, rg.KL(0.2))
+    held = prior.part(slice(240, None))
+    one, three = (
+        float(outcomes(learn(table, prior.part(slice(240)) if n == 1 else prior, starts=n), table, held).revenue.mean())
+        for n in (1, 3)
+    )
+    assert three >= one - 1e-12
+    with pytest.raises(rg.InputError, match="must be an integer >= 1"):
+        learn(table, prior, starts=0)
+
+
 def test_the_best_of_several_searches_is_kept() -> None:
     """The first schedule alone sells the bundle only."""
     prior, fresh = _additive(3_000, 4), _additive(50_000, 5)

@@ -87,31 +87,48 @@ def outcomes(rule: AffineWelfare, space: Table | Menu, prior: Prior) -> Settleme
 
 
 def learn(
-    space: Table | Menu, prior: Prior, *, welfare_share: float = 0.0, cooling: Sequence[float] | None = None
+    space: Table | Menu,
+    prior: Prior,
+    *,
+    welfare_share: float = 0.0,
+    cooling: Sequence[float] | None = None,
+    starts: int = 1,
+    rng: np.random.Generator | int | None = 0,
 ) -> AffineWelfare:
     """Return the weights and the boost that maximise expected revenue over the profiles, found by quasi-Newton ascent.
 
     space: a Menu, or a Table with one prompt and KL. welfare_share: in [0, 1), how much sum_i w_i v_i - strength * D
     counts beside revenue, which counts 1 - welfare_share. A local maximum; evaluate it on profiles it has not seen.
-    cooling: temperatures, for a menu; default the best of SCHEDULES, by what each brings under the menu's own argmax on
-    HELD_OUT of the profiles. Raises CombinationError for other spaces.
+    cooling: temperatures, for a menu; default all of SCHEDULES. starts: how many weights and boosts each search begins
+    at, the first of them plain and the others drawn by ``rng``. Of several searches the best is kept, by what each
+    brings under the space's own optimum on HELD_OUT of the profiles. Raises CombinationError for other spaces.
     """
+    if not (isinstance(starts, int) and starts >= 1):
+        raise InputError(f"must be an integer >= 1, got {starts!r}", field="starts")
     count = len(prior.rewards) - round(HELD_OUT * len(prior.rewards))
-    if isinstance(space, Menu) and cooling is None and 0 < count < len(prior.rewards):
-        seen, unseen = prior.part(slice(count)), prior.part(slice(count, None))
-        searched = [learn(space, seen, welfare_share=welfare_share, cooling=one) for one in SCHEDULES]
-        return max(searched, key=lambda rule: _worth(rule, space, unseen, welfare_share))
-    return _searched(space, prior, welfare_share, SCHEDULES[0] if cooling is None else cooling)
+    ways = SCHEDULES if isinstance(space, Menu) and cooling is None else (SCHEDULES[0] if cooling is None else cooling,)
+    unknown = sum(prior.rewards.shape[1:])
+    drawn = np.random.default_rng(rng).uniform(-1, 1, (starts - 1, unknown))
+    if starts * len(ways) == 1 or not 0 < count < len(prior.rewards):
+        return _searched(space, prior, welfare_share, ways[0], np.zeros(unknown))
+    seen, unseen = prior.part(slice(count)), prior.part(slice(count, None))
+    searched = [
+        _searched(space, seen, welfare_share, way, start) for start in (np.zeros(unknown), *drawn) for way in ways
+    ]
+    return max(searched, key=lambda rule: _worth(rule, space, unseen, welfare_share))
 
 
-def _worth(rule: AffineWelfare, space: Menu, prior: Prior, welfare_share: float) -> float:
-    """Return the mean objective under the menu's own argmax."""
+def _worth(rule: AffineWelfare, space: Table | Menu, prior: Prior, welfare_share: float) -> float:
+    """Return the mean objective under the space's own optimum."""
     found = outcomes(rule, space, prior)
     welfare = found.social_welfare - space.strength * found.policy.divergence
     return float(((1 - welfare_share) * found.revenue + welfare_share * welfare).mean())
 
 
-def _searched(space: Table | Menu, prior: Prior, welfare_share: float, cooling: Sequence[float]) -> AffineWelfare:
+def _searched(
+    space: Table | Menu, prior: Prior, welfare_share: float, cooling: Sequence[float], start: Array
+) -> AffineWelfare:
+    """Return where one search ends. start: [groups + entries], logarithms of weights, then boosts by their scale."""
     from scipy.optimize import minimize
 
     if not 0 <= welfare_share < 1:
@@ -128,7 +145,7 @@ def _searched(space: Table | Menu, prior: Prior, welfare_share: float, cooling: 
         temperatures = [space.regularizer.strength]
     if base.shape != (entries,):
         raise InputError(f"must have {base.size} outcomes like the space, got {entries}", field="rewards")
-    found = np.zeros(groups + entries)
+    found = start * np.where(np.arange(len(start)) < groups, 1.0, scale)
     reach = float(np.log(WIDEST_WEIGHT))
     bounds = [(-reach, reach)] * groups + [(-WIDEST_WEIGHT * scale, WIDEST_WEIGHT * scale)] * entries
     for temperature in temperatures:

@@ -119,13 +119,8 @@ def audit(
             joint["false_names"] = [max(found, key=lambda one: one.gain) for found in several]
             more["several"] = [_several(found) for found in several]
     if as_json:
-        outcomes = "found" if is_partial else "all"
-        asked = {
-            "size_limit": limit,
-            "starts": PROVED_STARTS if is_short else begun,
-            "seed": seed,
-            "outcomes": outcomes,
-        }
+        begun = PROVED_STARTS if is_short else begun
+        asked = {"size_limit": limit, "starts": begun, "seed": seed, "outcomes": "found" if is_partial else "all"}
         write_out(_document(one, rules or label("payment", one.fields.payment), regrets, joint, more, asked))
     else:
         show_audit(rules or label("payment", one.fields.payment), regrets, joint)

@@ -1,6 +1,6 @@
 """Measure a whole run of exact draws on SmolLM2, beside plain generation; writes a table of docs/draws.md.
 
-RLHF_GAME_DATA=folder python measurements/measure_tape.py FOLDER
+RLHF_GAME_DATA=folder python -m measurements.measure_tape FOLDER
 
 Needs helpful and harmless .jsonl.gz of rows {prompt, chosen, rejected, split} and the wheels of models.txt. Trains two
 reward models, runs 4 prompts x 32 tokens x 16 draws at strength 0.5 from the model on this machine and then from a
@@ -19,10 +19,10 @@ from tempfile import TemporaryDirectory
 from threading import Lock, Thread
 from typing import Any
 
-from measure_draws import PROMPTS, SPREAD, rows_of
-from measured import write_table
 from pyarrow import parquet
 
+from measurements.measure_draws import PROMPTS, SPREAD, rows_of
+from measurements.measured import write_table
 from rlhf_game.outcomes import read_config, run
 from rlhf_game.outcomes.draws.draws_pipeline import DrawsRun
 from rlhf_game.outcomes.draws.plan import writing_of

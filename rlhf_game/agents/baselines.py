@@ -84,12 +84,17 @@ def token_auction(reference: Array, strength: float, rewards: Array, sizes: Arra
     return np.asarray(sizes @ own / total), critical * np.abs(own - others).sum(axis=1) / 2
 
 
-def mosaic(reference: Array, strength: float, rewards: Array, sizes: Array, seed: int = 0) -> Money:
+def mosaic(
+    reference: Array, strength: float, rewards: Array, sizes: Array, seed: int = 0, candidates: int | None = CANDIDATES
+) -> Money:
     """The rule of MOSAIC (arXiv:2405.05905): candidates drawn from the reference, weighted; leave-one-out payments.
 
-    CANDIDATES responses are drawn before anybody reports and keep their multiplicity; on them it is the affine rule.
+    So many responses are drawn before anybody reports and keep their multiplicity; on them it is the affine rule.
+    candidates: None where the reference is already that of candidates, weighted.
     """
-    drawn = np.random.default_rng(seed).multinomial(CANDIDATES, reference) / CANDIDATES
+    drawn = reference
+    if candidates is not None:
+        drawn = np.random.default_rng(seed).multinomial(candidates, reference) / candidates
     score = sizes @ rewards
     p = _optimum(drawn, strength, score)
     without = [_optimum(drawn, strength, score - w * r) for w, r in zip(sizes, rewards, strict=True)]

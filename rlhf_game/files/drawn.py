@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias, final
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from rlhf_game.errors import InputError
@@ -93,6 +94,8 @@ class DrawnGame:
     folder: Path
     fields: DrawnFields
     tapes: tuple[Tape, ...]
+    whole: Array
+    """Of all proposals of these tapes, prompt after prompt: 0 where the text was given up, which counts nowhere."""
     pilot: tuple[Array, ...] | None
     faults: tuple[str, ...]
     """In what the tape is not that of the settlement seed."""
@@ -118,16 +121,19 @@ def read_drawn_game(path: str | os.PathLike[str]) -> DrawnGame:
         tapes = [_tape(columns, problem, MAIN, b, wanted[b], fields, faults) for b in range(fields.prompts)]
         pilot = None
         if (columns["part"] == BEFORE).any():
-            counts = [
-                int(((columns["part"] == BEFORE) & (columns["prompt"] == b)).any()) for b in range(fields.prompts)
-            ]
-            if not all(counts):
+            if not all(len(_places(columns, BEFORE, b)) for b in range(fields.prompts)):
                 raise InputError("tape: must hold a pilot of every prompt or of none")
             before = [_tape(columns, problem, BEFORE, b, PILOT, fields, faults) for b in range(fields.prompts)]
             pilot = tuple(tape.drawn for tape in before)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-    return DrawnGame(name, folder, fields, tuple(tapes), pilot, tuple(faults), sha256)
+    whole = np.concatenate([columns["is_whole"][_places(columns, MAIN, b)] for b in range(fields.prompts)])
+    return DrawnGame(name, folder, fields, tuple(tapes), whole, pilot, tuple(faults), sha256)
+
+
+def _places(columns: dict[str, Array], part: int, prompt: int) -> NDArray[np.intp]:
+    """Return where the rows of one tape are."""
+    return np.flatnonzero((columns["part"] == part) & (columns["prompt"] == prompt))
 
 
 def _tape(
@@ -139,7 +145,7 @@ def _tape(
     fields: DrawnFields,
     faults: list[str],
 ) -> Tape:
-    rows = np.flatnonzero((columns["part"] == part) & (columns["prompt"] == prompt))
+    rows = _places(columns, part, prompt)
     where = f"tape: prompt {prompt}" + (" (pilot)" if part == BEFORE else "")
     waits, rewards = columns["exponential"][rows], np.stack([columns[f"reward:{g.name}"][rows] for g in fields.groups])
     found = cut(problem, rewards, waits, draws) if len(rows) else None
@@ -151,6 +157,8 @@ def _tape(
         faults.append(f"{where}: exponential: must be as the settlement seed gives it, found other numbers")
     is_accepted = np.zeros(len(rows), dtype=bool)
     is_accepted[found.accepted] = True
+    if (found.levels[:, columns["is_whole"][rows] == 0] < 1).any():
+        faults.append(f"{where}: is_whole: must be true of what counts in a bill, found a text that was given up")
     if not np.array_equal(columns["accepted"][rows], is_accepted):
         faults.append(f"{where}: accepted: must be what the numbers of the tape give, found otherwise")
     return found
@@ -161,7 +169,15 @@ def _columns(path: Path, groups: Sequence[str]) -> dict[str, Array]:
 
     if not path.is_file():
         raise InputError(f"tape.file: must name a file beside the game, found none at {shown(str(path), 120)!r}")
-    names = ["part", "prompt", "proposal", "exponential", "accepted", *(f"reward:{name}" for name in groups)]
+    names = [
+        "part",
+        "prompt",
+        "proposal",
+        "is_whole",
+        "exponential",
+        "accepted",
+        *(f"reward:{name}" for name in groups),
+    ]
     try:
         table = parquet.read_table(os.fspath(path), columns=names).to_pydict()
         found = {name: numbers(table[name], name) for name in names}

@@ -16,7 +16,7 @@ from rlhf_game.mechanism.arrays import Array
 from rlhf_game.outcomes.generation import DrawnCandidates
 from rlhf_game.outcomes.run_config import Configuration, RunConfig
 from rlhf_game.rewards.reward_specs import calibration_of
-from rlhf_game.rewards.texts import Backbones, TextReward, call_reward, count_cut, is_pointwise, sharing
+from rlhf_game.rewards.texts import Backbones, TextReward, call_reward, count_cut, is_pointwise, sharing, upper_bounds
 
 RAW: Final = "raw:"
 """Before the name of a group: its scores, which its calibration has not mapped to [0, 1] yet."""
@@ -158,6 +158,21 @@ class GroupScorer:
             return scores, calibration_of(group.reward, group.calibration)(scores, prompts)
         except InputError as error:
             raise InputError(f"groups[{i}].calibration: {error}") from error
+
+    def bounds_beginnings(self) -> bool:
+        """Return whether two groups' rewards are bounded by how a text begins: less can never rule it out for all."""
+        rewards = [self._reward(i) for i in range(len(self._configuration.fields.groups))]
+        return sum(bool(np.isfinite(upper_bounds(reward, [""])).all()) for reward in rewards) > 1
+
+    def bounds(self, beginnings: Sequence[str]) -> Array:
+        """Return the most that every group's reward of a text can be which begins so: [n, k]."""
+        groups = self._configuration.fields.groups
+        most = np.ones((len(groups), len(beginnings)))
+        for i, group in enumerate(groups):
+            scores = upper_bounds(self._reward(i), beginnings)
+            if np.isfinite(scores).all():
+                most[i] = calibration_of(group.reward, group.calibration)(scores, [0] * len(beginnings))
+        return most
 
     def origin(self, i: int) -> dict[str, Any]:
         """Return where a group's rewards come from, and how many of them are not what they seem (see ``counted``)."""

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, ClassVar, final
 
 from rlhf_game.errors import InputError, MissingExtra
-from rlhf_game.rewards.texts import Text, plain
+from rlhf_game.rewards.texts import Text, plain, whole_words
 from rlhf_game.rewards.words import count_words, is_unspaced
 
 
@@ -66,6 +66,10 @@ class Brevity:
         """Return one score per completion."""
         return [max(0.0, 1.0 - count_words(plain(text)) / self.words) for text in completions]
 
+    def upper_bounds(self, beginnings: Sequence[str]) -> list[float]:
+        """Return the most that any completion which begins so can score: words that are whole stay."""
+        return self([], [whole_words(text) for text in beginnings])
+
 
 @final
 @dataclass(frozen=True)
@@ -78,6 +82,10 @@ class Clean:
         """Return one score per completion. Raises MissingExtra without better-profanity."""
         profanity = _profanity()
         return [math.exp(-sum(profanity.contains_profanity(word) for word in plain(t).split())) for t in completions]
+
+    def upper_bounds(self, beginnings: Sequence[str]) -> list[float]:
+        """Return the most that any completion which begins so can score: words that are whole stay."""
+        return self([], [whole_words(text) for text in beginnings])
 
 
 @cache

@@ -9,7 +9,17 @@ import numpy as np
 
 from rlhf_game.errors import InputError
 from rlhf_game.rewards.calibration import Calibration
-from rlhf_game.rewards.texts import Backbones, Text, TextReward, call_reward, count_cut, is_pointwise, plain, sharing
+from rlhf_game.rewards.texts import (
+    Backbones,
+    Text,
+    TextReward,
+    call_reward,
+    count_cut,
+    is_pointwise,
+    plain,
+    sharing,
+    upper_bounds,
+)
 
 
 @final
@@ -59,6 +69,16 @@ class Mix:
             for part, reward in zip(self.parts, self._rewards, strict=True)
         ]
         return [float(value) for value in weights / weights.sum() @ np.stack(scores)]
+
+    def upper_bounds(self, beginnings: Sequence[str]) -> list[float]:
+        """Return the most that any completion which begins so can be worth, from what the parts say of it."""
+        weights, prompts = np.array([part.weight for part in self.parts]), [""] * len(beginnings)
+        most = np.ones((len(self.parts), len(beginnings)))
+        for k, (part, reward) in enumerate(zip(self.parts, self._rewards, strict=True)):
+            bounds = upper_bounds(reward, beginnings)
+            if np.isfinite(bounds).all() and part.calibration.is_pointwise:
+                most[k] = part.calibration(bounds, prompts)
+        return [float(value) for value in weights / weights.sum() @ most]
 
     @property
     def is_pointwise(self) -> bool:

@@ -71,6 +71,21 @@ def name_of(reward: Any) -> str:
     return str(getattr(reward, "__name__", type(reward).__name__))
 
 
+def upper_bounds(reward: Any, beginnings: Sequence[str]) -> Array:
+    """Return the most that any completion which begins so can score: [k]; infinity where a reward does not say it.
+
+    A reward says it with a method ``upper_bounds`` of the beginnings, each cut anywhere, also within a word.
+    """
+    if not hasattr(reward, "upper_bounds"):
+        return np.full(len(beginnings), np.inf)
+    return np.asarray(reward.upper_bounds(beginnings), dtype=np.float64)
+
+
+def whole_words(beginning: str) -> str:
+    """Return a beginning without its last word, which may go on."""
+    return beginning[: max((k + 1 for k, character in enumerate(beginning) if character.isspace()), default=0)]
+
+
 def is_pointwise(reward: Any) -> bool:
     """Return whether a completion's score depends on nothing but the completion and its prompt (not on a rank)."""
     return bool(getattr(reward, "is_pointwise", True))

@@ -71,3 +71,28 @@ def test_what_cannot_be_measured_is_refused() -> None:
         kept([np.ones(5)], 1.0, optimum, rng)
     with pytest.raises(InputError, match="at least two draws"):
         kept([np.ones(1)], 1.0, optimum, rng)
+
+
+def test_quasi_rejection_is_measured_as_it_is_on_a_listed_policy() -> None:
+    """The trained policy is the optimum of a score that is a little off; bounds from where all are accepted upwards."""
+    rng = np.random.default_rng(2)
+    q, s = rng.dirichlet(np.ones(30)), rng.random(30) * 2
+    best = q * np.exp(s / STRENGTH) / (q @ np.exp(s / STRENGTH))
+    t = q * np.exp((s + 0.3 * rng.normal(size=30)) / STRENGTH)
+    t /= t.sum()
+    bounds = STRENGTH * np.quantile(np.log(q / t) + s / STRENGTH, [0.0, 0.3, 0.7, 1.0])
+    tilted = np.minimum(q * np.exp(s / STRENGTH), np.exp(bounds[:, None] / STRENGTH) * t)
+    rates = (tilted * np.exp(-bounds[:, None] / STRENGTH)).sum(axis=1)
+    served = tilted / tilted.sum(axis=1, keepdims=True)
+    missed = STRENGTH * (served * np.log(served / best)).sum(axis=1)
+    drawn = rng.choice(30, size=20_000, p=t)
+    found = yardstick.quasi_rejection(np.log(t / q)[drawn], s[drawn], STRENGTH, bounds, rng, level=0.9999)
+    for estimate, truth in zip(found, (rates, missed), strict=True):
+        assert (estimate.low - 1e-12 <= truth).all()
+        assert (truth <= estimate.high + 1e-12).all()
+    assert (rates[0], missed[0]) == pytest.approx((1.0, STRENGTH * (t @ np.log(t / best))))
+    assert (np.diff(rates) < 0).all()
+    assert (np.diff(missed) < 0).all()
+    assert missed[-1] == pytest.approx(0.0, abs=1e-12)  # no bound is passed: exactly the optimum
+    with pytest.raises(InputError, match="of the same draws"):
+        yardstick.quasi_rejection([0.0], [0.0, 1.0], STRENGTH, 0.0, rng)

@@ -33,7 +33,14 @@ def folder_of(path: Path, **changes: Any) -> Path:
         assert tape is not None
         for j, x in enumerate(picked[: tape.proposals].tolist()):
             rewards = {f"reward:{name}": WORTH[i, x] for i, name in enumerate(NAMES)}
-            place = {"part": 0, "prompt": b, "proposal": j, "response": TEXTS[x], "exponential": waits[j]}
+            place = {
+                "part": 0,
+                "prompt": b,
+                "proposal": j,
+                "response": TEXTS[x],
+                "is_whole": True,
+                "exponential": waits[j],
+            }
             rows.append({**place, "accepted": j in tape.accepted, **rewards})
     parquet.write_table(pyarrow.Table.from_pylist(rows), path / "tape.parquet")
     game: dict[str, Any] = {

@@ -108,6 +108,17 @@ def acceptances(
     return _read(problem, rewards, exponentials, boosts)[2] < 0
 
 
+def may_count(problem: Problem, most: ArrayLike, exponentials: ArrayLike) -> NDArray[np.bool_]:
+    """Return which proposals may still serve or bill anybody: [k]. most: what their rewards are at most, [n, k].
+
+    Where strength * exponential is below what all but one group must fall short of their ceilings by, whichever is left
+    out, neither the problem nor the one without a group accepts the proposal: it counts in no bill, whatever follows.
+    """
+    rewards, waits = finite(most, "most"), finite(exponentials, "exponentials")
+    short = problem.shares[:, None] * np.maximum(problem.ceilings[:, None] - rewards, 0.0)
+    return np.asarray(short.sum(axis=0) - short.max(axis=0) < problem.strength * waits)
+
+
 def cut(
     problem: Problem, rewards: ArrayLike, exponentials: ArrayLike, draws: int, boosts: ArrayLike | None = None
 ) -> Tape | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array, finite
@@ -97,6 +97,44 @@ def kept(
     return _around(reached / gain, shares, level), _around(gain, [best for _, best in again], level)
 
 
-def _around(value: float, again: Sequence[float], level: float) -> Estimate:
-    low, high = np.quantile(again, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(np.asarray(value), np.asarray(min(low, value)), np.asarray(max(high, value)), level)
+def quasi_rejection(
+    log_ratios: ArrayLike,
+    scores: ArrayLike,
+    strength: float,
+    bounds: ArrayLike,
+    rng: np.random.Generator,
+    *,
+    level: float = 0.95,
+    resamples: int = 200,
+) -> tuple[Estimate, Estimate]:
+    """Return how many draws of a trained policy quasi-rejection accepts, and what what is served then misses: [k] both.
+
+    A draw x of the policy t is accepted with probability min(1, q(x) exp((s(x) - bound) / strength) / t(x)), which
+    serves p proportional to min(q exp(s / strength), t exp(bound / strength)) (Eikema, Kruszewski, Dance, Elsahar and
+    Dymetman, TMLR 2022): the larger the bound, the fewer are accepted and the closer is p to the optimum p*. What it
+    misses is strength * KL(p || p*), in units of score. log_ratios: log t / q of independent draws of t, [K]. bounds:
+    [k]. Exact for the draws' empirical distribution, with percentiles of the bootstrap, as ``kept``.
+    Raises InputError when the draws are not pairs of numbers.
+    """
+    ratios, of = finite(log_ratios, "log_ratios"), finite(scores, "scores")
+    if ratios.ndim != 1 or ratios.shape != of.shape or len(of) < 2:
+        raise InputError("log_ratios and scores must be those of the same draws, at least two")
+    ends = np.atleast_1d(finite(bounds, "bounds"))
+    optimal = of / strength - ratios  # log of the weight that makes the draws stand for the optimum, but for log Z
+
+    def measured(rows: NDArray[np.intp]) -> tuple[Array, Array]:
+        logs = np.minimum(0.0, optimal[rows] - ends[:, None] / strength)
+        rates = np.exp(logs).mean(axis=1)
+        served = np.exp(logs - np.logaddexp.reduce(logs, axis=1)[:, None])
+        best = optimal[rows] - np.logaddexp.reduce(optimal[rows])
+        missed = (served * (logs - np.logaddexp.reduce(logs, axis=1)[:, None] - best)).sum(axis=1)
+        return rates, strength * np.maximum(missed, 0.0)
+
+    rates, missed = measured(np.arange(len(of)))
+    again = [measured(rng.integers(len(of), size=len(of))) for _ in range(resamples)]
+    return tuple(_around(value, np.array([one[k] for one in again]), level) for k, value in enumerate((rates, missed)))  # type: ignore[return-value]
+
+
+def _around(value: ArrayLike, again: ArrayLike, level: float) -> Estimate:
+    low, high = np.quantile(np.asarray(again), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return Estimate(np.asarray(value), np.minimum(low, value), np.maximum(high, value), level)

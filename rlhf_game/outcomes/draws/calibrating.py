@@ -63,7 +63,7 @@ def calibrate(configuration: Configuration, public: Path, spread: float = SPREAD
 def flat_groups(finished: "FinishedRun | DrawsRun") -> list[str]:
     """Return the groups whose rewards of what was drawn keep within a tenth of their range: none of system prompts."""
     if isinstance(finished, DrawsRun):
-        table = np.concatenate([tape.rewards for tape in finished.game.tapes], axis=1)
+        table = np.concatenate([tape.rewards for tape in finished.game.tapes], axis=1)[:, finished.game.whole > 0]
         return [
             group.name for group, rewards in zip(finished.game.fields.groups, table, strict=True) if is_flat(rewards)
         ]

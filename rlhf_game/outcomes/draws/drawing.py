@@ -5,15 +5,15 @@ interrupted tape goes on and becomes the same.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, Protocol, TypeAlias, final
 
 import numpy as np
 
 from rlhf_game.errors import RunError
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.draws.tapes import Problem, acceptances
-from rlhf_game.outcomes.draws.proposals import Draw, Proposal
+from rlhf_game.mechanism.draws.tapes import Problem, acceptances, may_count
+from rlhf_game.outcomes.draws.proposals import Counts, Draw, Proposal
 
 SPARE = 1.1
 """How many more proposals are asked for than are expected to be needed: a last round for few is dear."""
@@ -44,8 +44,9 @@ class ProposalRow:
     proposal: Proposal
     exponential: float
     scores: tuple[float, ...]
+    """Of a text that was given up: none."""
     rewards: tuple[float, ...]
-    """Not cut at the ceilings."""
+    """Not cut at the ceilings; of a text that was given up the most that they could have been."""
     is_accepted: bool
 
 
@@ -55,7 +56,7 @@ class TapeSettings:
     """What a tape is drawn with."""
 
     problem: Problem
-    propose: Callable[[Sequence[Draw]], list[Proposal]]
+    propose: Callable[[Sequence[Draw], Counts | None], list[Proposal]]
     score: Score
     exponentials: Callable[[int, int], Array]
     """Of a prompt and a number of proposals: the first numbers -log u of its tape."""
@@ -64,6 +65,8 @@ class TapeSettings:
     batch_size: int
     keep: Callable[[int], RoundStore] | None = None
     """Of a round's number; None: nothing is kept."""
+    bounds: Callable[[Sequence[str]], Array] | None = None
+    """From how texts begin to every group's largest possible reward, [n, k]; None: texts are never given up."""
 
     def draw(self, wanted: Sequence[int], watch: Callable[[int, int], None] | None = None) -> list[list[ProposalRow]]:
         """Return the tape of each prompt, which ends with its ``wanted``-th acceptance; what comes after is discarded.
@@ -103,9 +106,10 @@ class TapeSettings:
                 )
             needs[b] = SPARE * (want - have) * (made + 1) / (have + 0.5) + 1
         room = np.array([self.most - made for made in proposals])
-        if needs.sum() > self.batch_size:
+        if needs.sum() > self.batch_size:  # a batch and a few more would take nearly as long as two
             needs *= self.batch_size / needs.sum()
-        return [int(min(np.ceil(need), left)) for need, left in zip(needs, room, strict=True)]
+        asked = np.where(needs > 0, np.maximum(needs, 1), 0).astype(int)
+        return [int(count) for count in np.minimum(asked, room)]
 
     def _asked(
         self,
@@ -117,19 +121,29 @@ class TapeSettings:
         kept = None if self.keep is None else self.keep(number)
         found = None if kept is None else kept.read()
         if found is None:
-            proposals = self.propose(draws)
-            keys = [(b, proposal.text) for (b, _), proposal in zip(draws, proposals, strict=True)]
+            proposals = self.propose(draws, self._counts(draws))
+            keys = [(b, one.text) for (b, _), one in zip(draws, proposals, strict=True) if one.is_whole]
             new = [key for key in dict.fromkeys(keys) if key not in known]
             worth: list[list[Any]] = []
             if new:
                 scores, rewards = self.score([b for b, _ in new], [text for _, text in new])
                 columns = zip(new, scores.T.tolist(), rewards.T.tolist(), strict=True)
                 worth = [[*key, mine, theirs] for key, mine, theirs in columns]
-            found = {"proposals": [[one.text, one.tokens, one.is_finished] for one in proposals], "worth": worth}
+            found = {"proposals": [list(astuple(one)) for one in proposals], "worth": worth}
             if kept is not None:
                 kept.write(found)
         known.update({(b, text): (tuple(mine), tuple(theirs)) for b, text, mine, theirs in found["worth"]})
         return [Proposal(*one) for one in found["proposals"]]
+
+    def _counts(self, draws: Sequence[Draw]) -> Counts | None:
+        """Return what says which of a round's texts may still count, while they are written."""
+        if self.bounds is None:
+            return None
+        bounds = self.bounds
+        longest = {b: j + 1 for b, j in sorted(draws)}
+        known = {b: self.exponentials(b, count) for b, count in longest.items()}
+        waits = np.array([known[b][j] for b, j in draws])
+        return lambda places, texts: may_count(self.problem, bounds(texts), waits[list(places)])
 
     def _rows(
         self,
@@ -139,12 +153,16 @@ class TapeSettings:
         known: Known,
     ) -> list[ProposalRow]:
         waits = self.exponentials(prompt, start + len(proposals))[start:]
-        worth = [known[prompt, proposal.text] for proposal in proposals]
+        worth = [known[prompt, one.text] if one.is_whole else self._given_up(one.text) for one in proposals]
         is_accepted = acceptances(self.problem, np.transpose([rewards for _, rewards in worth]), waits)
         return [
             ProposalRow(proposal, float(wait), scores, rewards, bool(accepted))
             for proposal, wait, (scores, rewards), accepted in zip(proposals, waits, worth, is_accepted, strict=True)
         ]
+
+    def _given_up(self, text: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        assert self.bounds is not None
+        return (), tuple(self.bounds([text])[:, 0].tolist())
 
 
 def _until(tape: Sequence[ProposalRow], draws: int) -> list[ProposalRow]:

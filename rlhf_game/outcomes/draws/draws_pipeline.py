@@ -111,15 +111,18 @@ def _draw(configuration: Configuration, folder: RunFolder, watch: Progress) -> N
     }
     check_resumed(folder, provenance)
 
+    bounds = scorer.bounds if scorer.bounds_beginnings() else None
+
     def tapes(part: int, wanted: Sequence[int]) -> list[list[ProposalRow]]:
         drawing = TapeSettings(
             problem,
-            partial(proposer.propose, seed=seed, part=part),
+            lambda wanted, counts: proposer.propose(wanted, seed, part, counts),
             scorer.score,
             partial(exponentials, seed, part),
             spec.max_proposals,
             spec.batch_size,
             partial(folder.part, f"tape-{part}"),
+            bounds,
         )
         return drawing.draw(wanted, partial(watch, "draw the tape" if part == MAIN else "draw a pilot"))
 
@@ -128,7 +131,13 @@ def _draw(configuration: Configuration, folder: RunFolder, watch: Progress) -> N
     before = tapes(BEFORE, [PILOT] * prompts) if is_piloted else []
     estimator: Estimator = spec.estimator if spec.estimator != "auto" else choose_estimator(problem, _drawn(before))
     rows = {BEFORE: before, MAIN: tapes(MAIN, wanted_draws(seed, spec.draws, prompts, estimator))}
-    said = {(b, row.proposal.text) for part in rows.values() for b, tape in enumerate(part) for row in tape}
+    said = {
+        (b, row.proposal.text)
+        for part in rows.values()
+        for b, tape in enumerate(part)
+        for row in tape
+        if row.proposal.is_whole
+    }
     provenance |= {"estimator": estimator, "rewards": scorer.provenance(sorted(said))}
     names = [group.name for group in configuration.fields.groups]
     folder.write(tape_file(folder), parquet_bytes(_columns(source.words, names, rows), provenance))
@@ -154,11 +163,12 @@ def _columns(
         "response": [row.proposal.text for *_, row in rows],
         "tokens": [row.proposal.tokens for *_, row in rows],
         "is_finished": [row.proposal.is_finished for *_, row in rows],
+        "is_whole": [row.proposal.is_whole for *_, row in rows],
         "exponential": [row.exponential for *_, row in rows],
         "accepted": [row.is_accepted for *_, row in rows],
     }
     for i, name in enumerate(names):
-        columns[f"raw:{name}"] = [row.scores[i] for *_, row in rows]
+        columns[f"raw:{name}"] = [row.scores[i] if row.scores else None for *_, row in rows]
         columns[f"reward:{name}"] = [row.rewards[i] for *_, row in rows]
     return columns
 

@@ -19,7 +19,7 @@ from rlhf_game.mechanism.sampled.betting import betting_interval
 from rlhf_game.mechanism.sampled.estimates import Estimate
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 from rlhf_game.outcomes.draws.drawing import ProposalRow, TapeSettings
-from rlhf_game.outcomes.draws.proposals import Draw, Proposal
+from rlhf_game.outcomes.draws.proposals import Counts, Draw, Proposal
 from rlhf_game.rewards.texts import TextReward, call_reward, is_pointwise
 
 
@@ -160,7 +160,7 @@ class Draws(PolicySpace[DrawnReward]):
             known[prompt] = np.append(known[prompt], waits[prompt](max(0, count - len(known[prompt]))))
             return known[prompt][:count]
 
-        def propose(wanted: Sequence[Draw]) -> list[Proposal]:
+        def propose(wanted: Sequence[Draw], counts: Counts | None) -> list[Proposal]:
             return [Proposal(str(text), 0, True) for text in self.write([prompts[b] for b, _ in wanted], rng)]
 
         score = partial(_scores, rewards, prompts, columns)

@@ -2,10 +2,13 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rlhf_game.chat import Chat
 from rlhf_game.chat.chat_specs import ModelSpec, open_chat
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 
 Draw = tuple[int, int]
 """Prompt b, and j for the prompt's j-th proposal."""
+Counts: TypeAlias = Callable[[Sequence[int], Sequence[str]], NDArray[np.bool_]]
+"""From places among the draws that are wanted, and how these texts begin, to which of them may still count."""
 
 
 @final
@@ -41,6 +46,8 @@ class Proposal:
     text: str
     tokens: int
     is_finished: bool
+    is_whole: bool = True
+    """Whether it was not given up because it could not count any more."""
 
 
 class Proposer(ABC):
@@ -52,8 +59,11 @@ class Proposer(ABC):
         """What writes the texts."""
 
     @abstractmethod
-    def propose(self, wanted: Sequence[Draw], seed: int, part: int) -> list[Proposal]:
-        """Return a text for each draw. part: which tape it is for, so that a pilot's texts are others."""
+    def propose(self, wanted: Sequence[Draw], seed: int, part: int, counts: Counts | None = None) -> list[Proposal]:
+        """Return a text for each draw. part: which tape it is for, so that a pilot's texts are others.
+
+        counts: asked now and then which texts may still count; those that do not may be given up.
+        """
 
 
 @final
@@ -72,7 +82,7 @@ class ModelProposer(Proposer):
         """The model's weights and where it runs."""
         return {**self.model.provenance, "device": str(self.model.model.device)}
 
-    def propose(self, wanted: Sequence[Draw], seed: int, part: int) -> list[Proposal]:
+    def propose(self, wanted: Sequence[Draw], seed: int, part: int, counts: Counts | None = None) -> list[Proposal]:
         """Return a text for each draw, in batches."""
         from rlhf_game.training_backends.lm.sampling import sample_batch
 
@@ -81,8 +91,28 @@ class ModelProposer(Proposer):
         for start in range(0, len(wanted), self.batch_size):
             batch = wanted[start : start + self.batch_size]
             streams = [(part, b, j) for b, j in batch]
-            drawn = sample_batch(self.model, encoded, batch, seed=seed, sampling=self.sampling, streams=streams)
-            found += [Proposal(one.text, len(one.token_ids), one.is_finished) for one in drawn]
+            left = set[int]()
+
+            def goes_on(
+                places: Sequence[int], texts: Sequence[str], start: int = start, left: set[int] = left
+            ) -> NDArray[np.bool_]:
+                assert counts is not None
+                kept = counts([start + place for place in places], texts)
+                left.update(place for place, keep in zip(places, kept, strict=True) if not keep)
+                return kept
+
+            drawn = sample_batch(
+                self.model,
+                encoded,
+                batch,
+                seed=seed,
+                sampling=self.sampling,
+                streams=streams,
+                goes_on=None if counts is None else goes_on,
+            )
+            found += [
+                Proposal(one.text, len(one.token_ids), one.is_finished, k not in left) for k, one in enumerate(drawn)
+            ]
         return found
 
 
@@ -102,8 +132,8 @@ class EndpointProposer(Proposer):
         """The address and the model's name."""
         return dict(self.chat.model.identity)
 
-    def propose(self, wanted: Sequence[Draw], seed: int, part: int) -> list[Proposal]:
-        """Return an answer for each draw."""
+    def propose(self, wanted: Sequence[Draw], seed: int, part: int, counts: Counts | None = None) -> list[Proposal]:
+        """Return an answer for each draw, whole."""
         requests = [
             ask_once(
                 self.prompts[b],

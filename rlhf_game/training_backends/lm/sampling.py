@@ -7,12 +7,13 @@ the change of floating-point rounding in the logits carries the cumulative proba
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import LongTensor, Tensor
 from transformers import DynamicCache
 
@@ -23,6 +24,8 @@ from rlhf_game.training_backends.lm.models import LanguageModel
 
 COMPACT_AT = 0.875
 """Share of unfinished sequences at which the finished ones are taken out of the batch."""
+ASKED = 4
+"""Tokens after which it is asked again which responses are to go on."""
 
 
 @final
@@ -104,11 +107,14 @@ def sample_batch(
     seed: int,
     sampling: Sampling,
     streams: Sequence[tuple[int, ...]] | None = None,
+    goes_on: Callable[[Sequence[int], Sequence[str]], NDArray[np.bool_]] | None = None,
 ) -> list[Sample]:
     """Return one response per draw of the batch. encoded: token ids of every prompt, [B].
 
     Each prompt is read once, whatever the number of its responses, and finished responses leave the batch. streams:
-    what fixes each draw's random numbers besides the seed; the draw (i, j) itself unless they are given.
+    what fixes each draw's random numbers besides the seed; the draw (i, j) itself unless they are given. goes_on: asked
+    every few tokens, of the places in the batch that are open and their texts so far; those of which it says no are
+    cut there.
     """
     check_length(language_model, encoded, sampling.max_new_tokens)
     prompts = sorted({i for i, _ in batch})
@@ -119,7 +125,7 @@ def sample_batch(
     rows = np.arange(len(batch))  # which draw each row of the stepper is
     tokens: list[list[int]] = [[] for _ in batch]
     log_probabilities = np.zeros(len(batch))
-    is_open = np.ones(len(batch), dtype=bool)
+    is_open, is_cut = np.ones(len(batch), dtype=bool), np.zeros(len(batch), dtype=bool)
     for step in range(sampling.max_new_tokens):
         chosen, log_chosen = choose(stepper.logits, torch.from_numpy(uniforms[rows, step]).to(device), sampling)
         picked, gained = chosen.tolist(), log_chosen.tolist()
@@ -130,13 +136,25 @@ def sample_batch(
                 is_open[draw] = picked[row] not in language_model.end_ids
         if step + 1 == sampling.max_new_tokens or not is_open.any():
             break
+        if goes_on is not None and (step + 1) % ASKED == 0:
+            asked = np.flatnonzero(is_open)
+            begun = [language_model.decode(tokens[k]) for k in asked]
+            was_cut = asked[~goes_on(asked.tolist(), begun)]
+            is_open[was_cut], is_cut[was_cut] = False, True
+            if not is_open.any():
+                break
         if is_open[rows].mean() <= COMPACT_AT:
             kept = torch.from_numpy(np.flatnonzero(is_open[rows])).to(device)
             stepper.select(kept)
             rows, chosen = rows[is_open[rows]], chosen[kept]
         stepper.advance(chosen)
     return [
-        Sample(language_model.decode(tokens[k]), tuple(tokens[k]), float(log_probabilities[k]), not bool(is_open[k]))
+        Sample(
+            language_model.decode(tokens[k]),
+            tuple(tokens[k]),
+            float(log_probabilities[k]),
+            not bool(is_open[k] or is_cut[k]),
+        )
         for k in range(len(batch))
     ]
 

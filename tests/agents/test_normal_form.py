@@ -83,6 +83,18 @@ def test_random_games_have_an_odd_number_of_equilibria_that_nobody_leaves() -> N
             assert (x @ of.payoffs[..., 1]).max() <= x @ of.payoffs[..., 1] @ y + 1e-9
 
 
+def test_nashpy_finds_the_same_by_the_vertices_of_polytopes() -> None:
+    nashpy = pytest.importorskip("nashpy", reason="nashpy is not installed; equilibria are checked above")
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        of = bimatrix(rng.normal(size=(3, 4)).tolist(), rng.normal(size=(3, 4)).tolist())
+        known = list(nashpy.Game(of.payoffs[..., 0], of.payoffs[..., 1]).vertex_enumeration())
+        found = [np.concatenate(pair) for pair in of.mixed_equilibria()]
+        assert len(known) == len(found)
+        for pair in known:
+            assert min(np.abs(np.concatenate(pair) - one).max() for one in found) < 1e-9
+
+
 def test_the_file_is_the_game_in_gambit_s_order() -> None:
     three = normal_form(
         rg.Mechanism(rg.SocialWelfare(), rg.NoPayments()), [*GROUPS, rg.Group('c "x"', [0.2, 0.3, 0.5], 1)], SPACE,

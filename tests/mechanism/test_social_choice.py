@@ -56,6 +56,22 @@ def test_the_maximal_lottery_is_beaten_by_no_outcome_and_chooses_a_condorcet_win
             np.testing.assert_allclose(p, winner.astype(float), atol=1e-9)
 
 
+def test_pref_voting_finds_the_same_maximal_lotteries() -> None:
+    graphs = pytest.importorskip("pref_voting.weighted_majority_graphs", reason="pref_voting is not installed")
+    from pref_voting.probabilistic_methods import maximal_lottery
+
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        count = int(rng.integers(3, 6))
+        rewards = np.array([rng.permutation(count) + 1.0 for _ in range(4)])
+        sizes = 2.0 ** np.arange(4)  # no margin is 0, so that there is one lottery only
+        margins = np.einsum("i,ixy->xy", sizes, np.sign(rewards[:, :, None] - rewards[:, None, :])).astype(int)
+        edges = [(x, y, int(margins[x, y])) for x, y in np.argwhere(margins > 0).tolist()]
+        known = maximal_lottery(graphs.MarginGraph([*range(count)], edges))
+        found = MaximalLottery().row(sizes, rewards, np.full(count, 1 / count))
+        np.testing.assert_allclose(found, [known.get(x, 0.0) for x in range(count)], atol=1e-6)
+
+
 def test_a_random_dictator_is_strategyproof_in_rewards_but_not_in_sizes() -> None:
     rng = np.random.default_rng(2)
     others = [rg.Report(r, int(w)) for r, w in zip(rng.random((3, 4)), (1, 2, 3), strict=True)]

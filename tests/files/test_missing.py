@@ -9,7 +9,7 @@ import pytest
 from rlhf_game.errors import InputError
 from rlhf_game.files.build import settle
 from rlhf_game.files.games import read_game
-from rlhf_game.files.receipts import Interval, Receipt, read_receipts, receipt_of, write_receipt
+from rlhf_game.files.receipts import Interval, Receipt, read_receipts, receipt_of
 from rlhf_game.files.verify import game_differences
 
 
@@ -53,7 +53,7 @@ def test_the_receipt_holds_the_numbers_of_the_table_and_certain_intervals_around
 def test_a_receipt_with_intervals_is_verified_and_a_forged_end_is_found(tmp_path: Path) -> None:
     receipt = settled(tmp_path, document())
     game = read_game(tmp_path / "game.json")
-    write_receipt(tmp_path / "receipt.json", [receipt])
+    (tmp_path / "receipt.json").write_text(receipt.text(), encoding="utf-8")
     (read,) = read_receipts(tmp_path / "receipt.json")
     assert game_differences(read, game, settle(game), tmp_path) == []
     forged = settled(tmp_path, document(missing=[0.01, 0.04]))

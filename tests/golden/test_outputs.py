@@ -28,8 +28,10 @@ NETWORK = 1e-5
 """Relative to the largest amount: what another processor makes of a network in float32."""
 TRAINED = 1e-3
 """The same after some steps of training."""
-UNLIKE = {"versions", "seconds", "folder", "config_sha256", "game_sha256", "files", "model", "rewards"}
-"""Keys whose contents are a machine's, a path's or an identity's; that they are there is still seen."""
+UNLIKE = {
+    "versions", "seconds", "folder", "config_sha256", "game_sha256", "results_sha256", "files", "model", "rewards",
+}  # fmt: skip
+"""Keys whose contents are a machine's, a path's, an identity's or the last bits'; that they are there is still seen."""
 
 WORDS = {"kind": "table", "values": {"good": 1.0, "please": 0.5}, "default": 0.25}
 GROUPS = [{"name": "kind", "size": 2, "reward": WORDS}, {"name": "brief", "reward": {"brevity": 5}}]

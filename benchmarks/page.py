@@ -35,18 +35,16 @@ SIDES = """## Ours beside others
 REMARKS = """
 ## Where more than three times a limit is left
 
-* KL beside `weights @ rewards`: that pass has no exponential in it; the limit that binds is one exponential per reward,
-  and numpy's vectorised one costs about as much as two readings of a number from cache. So what surrounds it counts:
-  every reward is multiplied and added into the score in a first reading (which rules without payments need on its own),
-  and in a second one it is scaled, exponentiated, and averaged under p before and after. Every outcome, whatever the
-  number of groups, takes three logarithms of q and two exponentials for p. Each of these is one pass over a block in
-  cache by one numpy call; fusing them would take compiled code, which the package does without. Below some thousand
-  outcomes the fixed cost of some hundred numpy calls is all there is.
-* Squared L2: no exponentials, but each group's reading compares every outcome with a moving threshold and collects
-  those that may hold mass without the group: five passes over a block in cache, against one of BLAS. On small tables
-  sorting wins: there the exact bookkeeping of who enters and leaves the support is all fixed cost.
-* Tables in files: the command checks every number, hashes the files, reads them twice to settle, and writes and hashes
-  the policy; parquet is decoded and written to a temporary file first.
+* KL beside `weights @ rewards`: that pass has no exponential in it, and one exponential per reward takes as long as two
+  passes. The rewards are read once: each is scaled into cache (1.3 passes, since every group has an array of its own),
+  summed into the score, averaged under p, exponentiated, and averaged again. Each of these is one pass over a block in
+  cache by one numpy call; fusing them would take compiled code, which the package does without (`read_block` is where
+  it would go). Below some thousand outcomes the fixed cost of a hundred numpy calls is all there is.
+* Squared L2: rewards are read for the score and for their least entries; after that only outcomes that may hold mass
+  with or without some group are looked at. On small tables sorting wins: there the exact bookkeeping of who enters and
+  leaves the support is all fixed cost.
+* Tables in files: the command checks every number, hashes the files, reads them to settle, and writes and hashes the
+  policy; parquet is decoded and written to a temporary file first.
 * Token sequences: see [Exactly over token sequences](sequences.md).
 * A share of memory bandwidth counts the rewards once: what a program that reads them once and nothing else would need.
 """

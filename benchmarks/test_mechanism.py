@@ -54,8 +54,7 @@ def kernel(kind: str, groups: int, outcomes: int) -> np.ndarray:
     """The n + 1 optima alone: what the peers below compute."""
     sizes, rewards, reference = game(groups, outcomes)
     rows = [reward[None] for reward in rewards]
-    optimum = REGULARIZERS[kind](strength=STRENGTH[kind]).maximize(sizes, rows, reference[None])
-    return optimum.externalities(sizes, rows)[:, 0]
+    return REGULARIZERS[kind](strength=STRENGTH[kind]).settle(sizes, rows, reference[None]).externalities[:, 0]
 
 
 def fastest(benchmark: Any, function: Callable[..., Any], *arguments: Any, rounds: int, warm: int = 1) -> Any:
@@ -208,7 +207,7 @@ def test_batch_of_small_games(benchmark: Any, scoreboard: Scoreboard, kind: str)
     reference, regularizer = np.full((games, 10), 0.1), REGULARIZERS[kind](strength=0.2)
 
     def play() -> np.ndarray:
-        return regularizer.maximize(weights, rewards, reference).externalities(weights, rewards)
+        return regularizer.settle(weights, rewards, reference).externalities
 
     _, seconds = fastest(benchmark, play, rounds=3)
     claim = f"batch {kind}, 3 x 10, time per game"

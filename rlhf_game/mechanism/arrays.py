@@ -25,6 +25,8 @@ TEMPORARIES = 4
 """What one table is worked on with takes as much cache as so many."""
 LARGE = 2**22
 """From so many entries on (32 MiB) a user's writable array is viewed, not copied."""
+SMALL = 2**12
+"""Up to so many entries a table is one block, without more ado."""
 VIEWED = 2**12
 """From so many entries on (32 KiB) a settlement views an array, and checks for changes before it is used again."""
 THREADED = 2**20
@@ -203,6 +205,8 @@ def row_minima(sheet: Array) -> Array:
 
 
 def _reduced(ufunc: np.ufunc, sheet: Array, start: Array) -> Array:
+    if sheet.size <= SMALL:
+        return np.asarray(ufunc.reduce(sheet, axis=1))
     for rows, columns in blocks(sheet.shape, 1, [sheet]):
         start[rows] = ufunc(start[rows], ufunc.reduce(sheet[rows, columns], axis=1))
     return start
@@ -231,7 +235,10 @@ def blocks(
     reading: the arrays that are read along the way; pages of those that are memory-mapped files are let go now and
     then, so that files larger than the memory can be read.
     """
-    return _read_along(_cut(shape, max(1, (BLOCK if entries is None else entries) // max(depth, 1))), reading)
+    wide = max(1, (BLOCK if entries is None else entries) // max(depth, 1))
+    if shape[0] * shape[1] <= min(wide, SMALL):
+        return iter(((slice(0, shape[0]), slice(0, shape[1])),))
+    return _read_along(_cut(shape, wide), reading)
 
 
 def each_block(
@@ -245,7 +252,7 @@ def each_block(
 
     work is given the block, and memory for it of depth sheets. Blocks are the same for any number of threads.
     """
-    if depth * shape[0] * shape[1] <= entries:
+    if depth * shape[0] * shape[1] <= min(entries, SMALL):
         with np.errstate(all="ignore"):
             return [work((slice(0, shape[0]), slice(0, shape[1])), np.empty(depth * shape[0] * shape[1]))]
     cut = list(_cut(shape, max(1, entries // max(depth, 1))))
@@ -277,8 +284,7 @@ def threads() -> int:
 
 def _read_along(cut: Iterable[tuple[slice, slice]], reading: Sequence[Array]) -> Iterator[tuple[slice, slice]]:
     """Yield blocks; let the pages of what is read along the way go (see blocks)."""
-    is_long = sum(array.size for array in reading) > RELEASE
-    maps = [held for held in map(_mapping, reading) if held is not None] if is_long else []
+    maps = [held for array in reading if array.size > SMALL and (held := _mapping(array)) is not None]
     if not maps:
         yield from cut
         return
@@ -319,12 +325,12 @@ def _release(maps: Sequence[mmap.mmap]) -> None:
         held.madvise(mmap.MADV_DONTNEED)
 
 
-def stack(rewards: Sequence[Array], block: tuple[slice, slice]) -> Array:
-    """Return one block of all rewards, [n, rows, columns] (a copy)."""
+def stack(rewards: Sequence[Array], block: tuple[slice, slice], out: Array | None = None) -> Array:
+    """Return one block of all rewards, [n, rows, columns] (a copy, possibly where ``out`` is)."""
     rows, columns = block
-    out = np.empty((len(rewards), rows.stop - rows.start, columns.stop - columns.start))
-    for i, reward in enumerate(rewards):
-        out[i] = reward[block]
+    shape = len(rewards), rows.stop - rows.start, columns.stop - columns.start
+    out = np.empty(shape) if out is None else out
+    np.concatenate([reward[block] for reward in rewards], out=out.reshape(-1, shape[2]))
     return out
 
 

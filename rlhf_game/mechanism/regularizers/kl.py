@@ -257,8 +257,8 @@ class Gibbs(Optimum):
         for start in range(0, len(rewards), step):
             some = slice(start, start + step)
             shares = workspace[: len(rewards[some]) * p.size].reshape(-1, *p.shape)
-            for reward, base, share in zip(rewards[some], held[some], shares, strict=True):
-                np.subtract(reward[block], base, out=share)
+            stack(rewards[some], block, shares)
+            shares -= held[some]
             shares *= scales[some]
             means[some], cumulants[some] = _shares_moments(p, shares, lost)
         return log_mass, means, cumulants

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_game.mechanism.arrays import BLOCK, TEMPORARIES, Array, blocks, leave_one_out_sums, stack
+from rlhf_game.mechanism.arrays import BLOCK, SMALL, TEMPORARIES, Array, blocks, leave_one_out_sums, stack
 
 Block = tuple[slice, slice]
 """Rows and columns of a sheet."""
@@ -151,6 +151,9 @@ def _memory(array: Array) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
 
 def at(rewards: Sequence[Array], anchor: Any) -> Array:
     """Return each reward at one outcome per row: [k, B]."""
+    if len(anchor) == 1 and rewards:
+        (column,) = anchor.tolist()
+        return np.array([reward[0, column] for reward in rewards])[:, None]
     rows = np.arange(len(anchor))
     return (
         np.stack([np.asarray(reward[rows, anchor]) for reward in rewards]) if len(rewards) else np.empty((0, len(rows)))
@@ -175,12 +178,13 @@ def _accumulate(total: Array, weights: Array, rewards: Sequence[Array], held: Ar
             some = slice(start, start + step)
             parts = workspace[: len(rewards[some]) * target.size].reshape(-1, *target.shape)
             scales = weights[some, rows, None]
-            if held is None:
+            if held is None and target.size > SMALL:
                 for reward, scale, part in zip(rewards[some], scales, parts, strict=True):
                     np.multiply(reward[block], scale, out=part)
             else:
-                for reward, base, part in zip(rewards[some], held[some, rows, None], parts, strict=True):
-                    np.subtract(reward[block], base, out=part)
+                stack(rewards[some], block, parts)
+                if held is not None:
+                    parts -= held[some, rows, None]
                 parts *= scales
             target += np.add.reduce(parts, axis=0)
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from time import monotonic
@@ -217,9 +217,14 @@ def parse_study(document: Mapping[str, Any], name: str, base: Path) -> Study:
         columns = {field: typed[field][at] for field, at in zip(sweep, places, strict=True)}
         points.append((chosen, columns, fields, source))
     width = max(source.count for *_, source in points)
+    layouts = [fields.layout(source.count, width) for *_, fields, source in points]
+    together = (
+        tuple(dict.fromkeys(column for one in layouts for column in one.scalars)),
+        tuple(dict.fromkeys(column for one in layouts for column in one.by_group)),
+    )
     built = tuple(
-        SweepPoint(index, chosen, columns, fields, source, fields.layout(source.count, width))
-        for index, (chosen, columns, fields, source) in enumerate(points)
+        SweepPoint(index, *point, replace(layout, table=together))
+        for index, (point, layout) in enumerate(zip(points, layouts, strict=True))
     )
     _check_playable(built, name)
     return Study(built, sweep, {file: hash_of(file, base) for file in sorted(files)}, base)

@@ -66,6 +66,14 @@ class RowLayout:
     """n, in every game."""
     width: int
     """How many columns each of by_group has: the most groups of any point of the study."""
+    table: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    """The scalars and by_group of all points of the study, which are one table; default: as here."""
+
+    def columns(self) -> dict[str, str]:
+        """Return every column of the table with the measure that it is of."""
+        scalars, by_group = self.table or (self.scalars, self.by_group)
+        found = {name: name for name in scalars}
+        return found | {column_of(name, i): name for name in by_group for i in range(self.width)}
 
     @property
     def rows(self) -> int:
@@ -164,14 +172,16 @@ def _block(layout: RowLayout, trials: Sequence[Trial], measured: Measured) -> An
 
     columns = _keys(layout, trials)
     count = len(trials) * layout.rows
-    for name in layout.scalars:
-        columns[name] = _column(name, measured[name])
-    for name in layout.by_group:
-        for i in range(layout.width):
-            there = i < layout.groups
-            columns[column_of(name, i)] = (
-                _column(name, measured[name][:, :, i]) if there else pyarrow.nulls(count, _type(name))
-            )
+    known = {name: _column(name, measured[name]) for name in layout.scalars}
+    known |= {
+        column_of(name, i): _column(name, measured[name][:, :, i])
+        for name in layout.by_group
+        for i in range(layout.groups)
+    }
+    columns |= {
+        column: known[column] if column in known else pyarrow.nulls(count, _type(name))
+        for column, name in layout.columns().items()
+    }
     columns["error"] = pyarrow.nulls(count, pyarrow.string())
     return pyarrow.table(columns)
 
@@ -191,9 +201,7 @@ def _failed(layout: RowLayout, trial: Trial, error: str) -> Any:
     import pyarrow
 
     columns = _keys(layout, [trial])
-    names = {name: name for name in layout.scalars}
-    names |= {column_of(name, i): name for name in layout.by_group for i in range(layout.width)}
-    columns |= {column: pyarrow.nulls(layout.rows, _type(name)) for column, name in names.items()}
+    columns |= {column: pyarrow.nulls(layout.rows, _type(name)) for column, name in layout.columns().items()}
     columns["error"] = pyarrow.array([error] * layout.rows)
     return pyarrow.table(columns)
 

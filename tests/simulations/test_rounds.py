@@ -1,17 +1,21 @@
 """Rounds that start from the last policy: what they add up to, why truth in each is not best, and a reserve."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 from scipy.special import logsumexp
 
 import rlhf_game as rg
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.several import ModelPayments, SeveralModels
+from rlhf_game.report import write_report
 from rlhf_game.simulations.batches import Batch, Reports
 from rlhf_game.simulations.learners import RepeatedMarkets
 from rlhf_game.simulations.responses import best_responses
+from rlhf_game.simulations.simulation_pipeline import simulate
 from tests.simulations.studies import MARKET, rows, study
 from tests.simulations.test_batches import GROUPS, batch, lies
 from tests.simulations.test_market import shaped
@@ -225,6 +229,21 @@ def test_groups_that_leave_stay_in_the_policy_that_they_helped_to_train() -> Non
         p = policy(q, total[:, t])
         value = np.einsum("bm,bnm->bn", p, r) * (there[:, t] > 0)
         np.testing.assert_allclose(shaped(found, "value_i", "affine")[:, t], value, rtol=1e-10)
+
+
+def test_points_with_columns_of_their_own_are_one_table(tmp_path: Path) -> None:
+    sweep = {"always": [True, False], "learning": [MARKET["learning"], {"kind": "best_response", "over": "reports"}]}
+    made = study({"games": 2, "rounds": 2, "sweep": sweep}, MARKET)
+    finished = simulate(made, tmp_path / "out")
+    table = pandas.read_parquet(finished.table)
+    known = table.groupby("point")[["always_0", "mixture_0", "welfare"]].count() > 0
+    assert known.to_numpy().tolist() == [
+        [True, True, True],
+        [True, False, True],
+        [False, True, True],
+        [False, False, True],
+    ]
+    assert write_report(tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

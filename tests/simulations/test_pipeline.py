@@ -186,11 +186,11 @@ def test_a_game_that_fails_is_recorded_and_the_others_are_as_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = simulate(study(), tmp_path / "whole")
-    tastes, measure = RandomScenario.tastes, type(study().fields).measure
+    unscaled, measure = RandomScenario.unscaled_rewards, type(study().fields).measure
     drawn: list[Population] = []
 
     def failing_draw(self: RandomScenario, rng: np.random.Generator) -> Any:
-        found = tastes(self, rng)
+        found = unscaled(self, rng)
         drawn.append(found)
         if len(drawn) == 4:
             raise FloatingPointError("no such taste")
@@ -201,7 +201,7 @@ def test_a_game_that_fails_is_recorded_and_the_others_are_as_ever(
             raise InputError("no such\ngame")
         return measure(self, games)
 
-    monkeypatch.setattr(RandomScenario, "tastes", failing_draw)
+    monkeypatch.setattr(RandomScenario, "unscaled_rewards", failing_draw)
     monkeypatch.setattr(type(study().fields), "measure", failing_measure)
     failed = simulate(study(), tmp_path / "failed")
     assert failed.summary["failed"] == 3 * 6

@@ -143,6 +143,22 @@ def _show(finished: "FinishedRun | FinetunedRun | DrawsRun", measured: Mapping[s
         if finished.system_prompts:
             rows = [(one.text, f"{one.judge_score:.3f}", f"{one.probability:.4f}") for one in finished.system_prompts]
             show_table("The system prompts", ("system prompt", "judge's score", "probability"), rows)
+            _show_over_questions(finished.receipt.provenance.get("over_questions"))
     show_flat(flat_groups(finished))
     if measured is not None:
         show_yardstick(measured)
+
+
+def _show_over_questions(found: dict[str, Any] | None) -> None:
+    """Print how far the money depends on the questions and answers that there were."""
+    from rlhf_game.cli.display import show_table
+
+    if found is None:
+        typer.echo("one question alone: nothing says how far these numbers depend on it")
+        return
+    rows = [
+        (one["name"], *(f"{one[key]['low']:.4g} to {one[key]['high']:.4g}" for key in ("value", "payment", "utility")))
+        for one in found["groups"]
+    ]
+    title = f"With other questions and answers than these {found['questions']} (bootstrap, 95 %, approximate)"
+    show_table(title, ("group", "value", "payment", "utility"), rows)

@@ -18,7 +18,7 @@ from rlhf_game.outcomes.draws.draws_spec import DrawsSpec
 from rlhf_game.outcomes.finetuned.finetuned_run import FinetunedRun, run_finetuned
 from rlhf_game.outcomes.finetuned.finetuned_spec import FinetunedSpec
 from rlhf_game.outcomes.generation import DrawnCandidates, generate, read_drawn
-from rlhf_game.outcomes.prompts.prompts_game import SystemPrompt, settled_prompts, value_prompts
+from rlhf_game.outcomes.prompts.prompts_game import SystemPrompt, over_questions, settled_prompts, value_prompts
 from rlhf_game.outcomes.run_config import Configuration, RunConfig
 from rlhf_game.outcomes.scoring import counted, read_rewards, score
 from rlhf_game.outcomes.sealing import committed, keep_seal
@@ -155,5 +155,7 @@ def _write_receipt(game: Game, configuration: Configuration, origin: dict[str, A
     receipt = receipt_of(game, settle(game))
     if found := settled_prompts(origin, receipt):
         provenance["system_prompts"] = [asdict(one) for one in found]
+        prompts, seed = len(configuration.source.prompts), configuration.source.seed
+        provenance["over_questions"] = over_questions(game, origin, prompts, read_rewards(folder)[0], seed)
     written = committed(configuration, folder, receipt.with_provenance(provenance))
     folder.workspace.finish(folder.receipt, written.text().encode())

@@ -13,6 +13,7 @@ import numpy as np
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import parse_json, read_text
+from rlhf_game.files.games import read_game
 from rlhf_game.files.parts import split
 from rlhf_game.files.receipts import read_receipts
 from rlhf_game.files.run_folder import RunFolder, read_parquet
@@ -26,7 +27,7 @@ from rlhf_game.outcomes.draws.draws_pipeline import tape_file
 from rlhf_game.outcomes.finetuned.finetuned_draws import samples_file
 from rlhf_game.outcomes.generation import read_drawn
 from rlhf_game.outcomes.given_rows import GivenSpec
-from rlhf_game.outcomes.prompts.prompts_game import settled_prompts
+from rlhf_game.outcomes.prompts.prompts_game import over_questions, settled_prompts
 from rlhf_game.outcomes.run_config import RunConfig, parse_config, read_config
 from rlhf_game.outcomes.run_pipeline import game_document
 from rlhf_game.outcomes.scoring import RAW, GroupScorer, read_rewards, rewards_again
@@ -76,6 +77,9 @@ def run_differences(path: Path, *, trusted: bool = False) -> list[str]:
         again["seed"] = config.seed
     if prompts := settled_prompts(origin, receipt):
         again["system_prompts"] = [asdict(one) for one in prompts]
+        count = len(set(read_parquet(drawn)[0]["prompt_index"]))
+        game, rewards = read_game(folder.game, trusted=trusted), read_rewards(folder)[0]
+        again["over_questions"] = over_questions(game, origin, count, rewards, config.seed)
     said = receipt.provenance
     return found + apart(("provenance",), {key: said.get(key) for key in again}, again)
 

@@ -112,6 +112,7 @@ def test_a_game_over_prompts_is_settled_and_charged_as_a_table_of_its_valuations
     assert [one["probability"] for one in told] == receipt["policy"]
     assert max(told, key=lambda one: one["probability"])["text"].startswith("Be polite.")
     assert command("verify", tmp_path / "out/receipt.json", tmp_path / "out/game.json").code == 0
+    assert command("verify", tmp_path / "out").code == 0
 
 
 def test_without_a_strength_the_game_is_a_menu_and_one_prompt_wins(write: Write, tmp_path: Path) -> None:

@@ -3,20 +3,27 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 import numpy as np
 
 from rlhf_game.chat import Chat, Ledger
 from rlhf_game.chat.chat_specs import dry_chat, open_chat
+from rlhf_game.files.build import settle
 from rlhf_game.files.conversations import document_of
+from rlhf_game.files.games import Game
 from rlhf_game.files.receipts import Receipt
 from rlhf_game.files.run_folder import CALLS, Progress, unwatched, versions
+from rlhf_game.mechanism.sampled.estimates import Estimate
 from rlhf_game.outcomes.prompts.prompts_search import Search, response_request
 from rlhf_game.outcomes.prompts.prompts_spec import PromptsSpec, answering, read_examples, read_texts
 from rlhf_game.outcomes.run_config import GenerationInputs
+
+RESAMPLES: Final = 200
+"""Of questions and answers."""
+LEVEL: Final = 0.95
 
 
 def open_chats(source: GenerationInputs, spec: PromptsSpec, folder: Path) -> dict[str, Chat]:
@@ -105,6 +112,38 @@ def value_prompts(
         for name, table in tables.items()
     }
     return texts, {name: table.mean(axis=0).tolist() for name, table in tables.items()}, errors
+
+
+def over_questions(
+    game: Game, origin: Mapping[str, Any], prompts: int, rewards: Mapping[str, Sequence[float]], seed: int
+) -> dict[str, Any] | None:
+    """Return how far values, payments and utilities depend on which questions and answers there were; of one, None.
+
+    Percentiles of the bootstrap: questions are drawn anew, and of each the answers under every system prompt, the game
+    is settled with the means of these. Approximate, and too short for few questions. prompts, rewards: as for
+    value_prompts.
+    """
+    if prompts < 2:
+        return None
+    names, rng = [group.name for group in game.fields.groups], np.random.default_rng(seed)
+    shape = (len(names), prompts, len(origin["system_prompts"]), -1)
+    table = np.array([rewards[name] for name in names], dtype=np.float64).reshape(shape)
+    sizes, drawn = np.array([group.size for group in game.fields.groups]), []
+    for _ in range(RESAMPLES):
+        asked = rng.integers(prompts, size=prompts)
+        answers = rng.integers(table.shape[3], size=(prompts, *table.shape[2:]))
+        means = np.take_along_axis(table[:, asked], answers[None], axis=3).mean(axis=(1, 3))
+        settled = settle(replace(game, rewards=tuple(means)))
+        drawn.append([settled.values, settled.payments, settled.utilities])
+    exact = settle(game)
+    ends = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    values = np.stack([exact.values, exact.payments, sizes * exact.values - exact.payments])
+    found = Estimate(values, np.minimum(ends[0], values), np.maximum(ends[1], values), LEVEL).document()
+    groups = [
+        {"name": name, "value": found[0][i], "payment": found[1][i], "utility": found[2][i]}
+        for i, name in enumerate(names)
+    ]
+    return {"resamples": RESAMPLES, "questions": prompts, "groups": groups}
 
 
 @final

@@ -67,12 +67,15 @@ def plain(model: Path, out: Path) -> int:
 
 
 def ours(model: Path, out: Path) -> int:
+    from rlhf_game.optimization import Optimization, Pretrained
     from rlhf_game.training_backends.trainers.policies import PolicyTraining, train_policy
 
-    training = PolicyTraining(
-        model=str(model), strength=0.3, weights=(2.0, 1.0), max_steps=STEPS, batch_size=RESPONSES, num_generations=8,
-        max_new_tokens=LENGTH, learning_rate=RATE, save_steps=STEPS + 1, device="cpu", seed=42,
+    how = Optimization(
+        steps=STEPS, batch_size=RESPONSES, learning_rate=RATE, save_steps=STEPS + 1, seed=42
     )  # fmt: skip
+    training = PolicyTraining(
+        Pretrained(str(model), device="cpu"), 0.3, (2.0, 1.0), how, num_generations=8, max_new_tokens=LENGTH
+    )
     return train_policy(training, PROMPTS, {"brief": brief, "varied": varied}, out).tokens
 
 

@@ -62,7 +62,7 @@ def measure(work: Path, seed: int) -> None:
         document = {
             "kind": "elastic_reset", "model": "reference/model", "prompts": "prompts.txt",
             "groups": [{"name": "proxy", "reward": {"python": "reward.py:share"}}], "strength": strength,
-            "every": 16, "decay": 0.8, "max_steps": 48, "learning_rate": 1e-3, "batch_size": 32, "max_new_tokens": 12,
+            "every": 16, "decay": 0.8, "steps": 48, "learning_rate": 1e-3, "batch_size": 32, "max_new_tokens": 12,
             "save_steps": 8, "judged": {"prompts": 64, "per_prompt": 2, "batch_size": 128}, "texts": "texts.txt",
             "compare": True, "device": "cpu", "seed": seed,
         }  # fmt: skip

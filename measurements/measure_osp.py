@@ -26,7 +26,7 @@ from rlhf_game.training_backends.trainers.self_training import JudgePrompt, Pair
 MODEL = "smollm2-135m-instruct"
 TRAINING, TEST, LONGEST = 48, 40, 360
 """Pairs to learn from and to judge, and the letters of the texts of a pair together: short ones, for a CPU."""
-HOW = JudgeTraining(max_steps=12, batch_size=4, learning_rate=1e-3, lora=LoraSpec(rank=8, alpha=16))
+HOW = JudgeTraining(steps=12, batch_size=4, learning_rate=1e-3, lora=LoraSpec(rank=8, alpha=16))
 
 
 def short(rows: tuple[Preference, ...], split: str, count: int) -> list[tuple[str, str, str]]:

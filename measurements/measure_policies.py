@@ -4,7 +4,6 @@ Run ``python -m measurements.measure_policies`` (minutes). A Llama of random wei
 """
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ from measurements.measured import write_table
 from rlhf_game.training_backends.lm.models import load_language_model
 from rlhf_game.training_backends.trainers.policies import PolicyTraining, PpoSettings, load_policy, train_policy
 from tests.training_backends.trainers.policies.enumerable import PROMPT, REWARDS, Space, save_model
+from tests.trainings import changed, made
 
-BASE = PolicyTraining(
-    model="", strength=0.2, weights=(2.0, 1.0), max_steps=120, learning_rate=5e-3, batch_size=256, num_generations=256,
-    device="cpu", seed=1, trl=(("adam_beta2", 0.95),),
+BASE = made(
+    PolicyTraining, "", strength=0.2, weights=(2.0, 1.0), steps=120, learning_rate=5e-3, batch_size=256,
+    num_generations=256, device="cpu", seed=1, trl=(("adam_beta2", 0.95),),
 )  # fmt: skip
 TRAINERS: dict[str, dict[str, Any]] = {
     "rloo": {},
@@ -30,10 +30,10 @@ TRAINERS: dict[str, dict[str, Any]] = {
 def gaps(tokens: int, folder: Path) -> tuple[float, dict[str, float]]:
     """Return KL(policy || closed form) in nats of the model before training, and after it by each trainer."""
     model = str(save_model(folder / "model", layers=2 if tokens > 2 else 1))
-    base = replace(BASE, model=model, max_new_tokens=tokens)
+    base = changed(BASE, model=model, max_new_tokens=tokens)
     space, found = Space(base), {}
     for name, changes in TRAINERS.items():
-        trained = train_policy(replace(base, trainer=name, **changes), [PROMPT], REWARDS, folder / name)
+        trained = train_policy(changed(base, trainer=name, **changes), [PROMPT], REWARDS, folder / name)
         found[name] = space.gap(load_policy(trained.folder))
     return space.gap(load_language_model(model)), found
 

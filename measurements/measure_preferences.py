@@ -27,6 +27,7 @@ from rlhf_game.training_backends.trainers.preferences import (
 )
 from tests import tiny
 from tests.preferences import PROMPTS, VALUES, worth
+from tests.trainings import made
 
 PAGE = "preferences.md"
 SHOWN = ("dpo", "ipo_summed", "slic", "lrml", "dbaql", "aql", "aql_code", "padll", "aqfl", "cell", "pfl")
@@ -162,9 +163,9 @@ def frontier(work: Path) -> None:
         for beta in BETAS:
             known = work / f"{name}-{beta}.json"
             if not known.exists():
-                training = PreferenceTraining(
-                    str(work / "reference"), loss=name, beta=beta, max_steps=STEPS, learning_rate=1e-3, batch_size=16,
-                    max_length=64, device="cpu", save_steps=1000,
+                training = made(
+                    PreferenceTraining, str(work / "reference"), loss=name, beta=beta, steps=STEPS, learning_rate=1e-3,
+                    batch_size=16, max_length=64, device="cpu", save_steps=1000,
                 )  # fmt: skip
                 trained = train_preferences(training, pairs, work / f"{name}-{beta}")
                 found = point(load_policy(trained.folder, device="cpu"), reference)

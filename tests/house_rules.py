@@ -45,10 +45,13 @@ LAYERS = {
     "cores": _layer("", ""),
     "registry": _layer("errors", ""),
     "callables": _layer("errors", ""),
+    "optimization": _layer("errors", ""),
     "tabular": _layer("errors", "", "pandas"),
     "mechanism": _layer("errors cores tabular", "numpy", "scipy cvxpy"),
     "agents": _layer("errors mechanism", "numpy", "scipy"),
-    "files": _layer("errors registry mechanism", "numpy pydantic pydantic_core yaml", "cryptography pyarrow"),
+    "files": _layer(
+        "errors registry mechanism optimization", "numpy pydantic pydantic_core yaml", "cryptography pyarrow"
+    ),
     "chat": _layer("errors files", "pydantic pydantic_core", "httpx2", "training_backends"),
     "rewards": _layer(
         "errors registry callables mechanism files chat",
@@ -57,14 +60,14 @@ LAYERS = {
         "training_backends",
     ),
     "outcomes": _layer(
-        "errors registry mechanism engines files chat rewards",
+        "errors registry mechanism optimization engines files chat rewards",
         "numpy pydantic pydantic_core",
         "pyarrow",
         "training_backends",
     ),
     "discovery": _layer("errors files chat rewards outcomes", "numpy pydantic", "matplotlib", "training_backends"),
     "training": _layer(
-        "errors registry mechanism files chat rewards outcomes discovery",
+        "errors registry mechanism optimization files chat rewards outcomes discovery",
         "numpy pydantic pydantic_core",
         "sacrebleu",
         "training_backends",
@@ -74,7 +77,9 @@ LAYERS = {
         "errors registry tabular mechanism agents engines files outcomes", "numpy pydantic", "scipy pyarrow"
     ),
     "training_backends": Layer(
-        frozenset({"errors", "callables", "mechanism", "files"}), TRAINING | {"numpy"}, frozenset({"jinja2"})
+        frozenset({"errors", "callables", "mechanism", "optimization", "files"}),
+        TRAINING | {"numpy"},
+        frozenset({"jinja2"}),
     ),
     "trl": Layer(
         frozenset({"errors", "engines", "mechanism", "files", "rewards", "outcomes", "training_backends"}),

@@ -230,6 +230,8 @@ def field_path(location: tuple[int | str, ...]) -> str:
 
 
 _QUOTE = "'"
+RENAMED = {"max_steps": "steps"}
+"""Keys that libraries or earlier versions have, and what they are called here."""
 _SENTENCES = {
     "missing": "must be given, found nothing",
     "string_unicode": "must be text, found half of a surrogate pair",
@@ -244,6 +246,8 @@ def _sentence(fault: ErrorDetails, model: type[BaseModel]) -> str:
         case "missing" | "string_unicode" | "too_short" | "string_too_short" as known:
             return _SENTENCES[known]
         case "extra_forbidden":
+            if (name := fault["loc"][-1]) in RENAMED:
+                return f"must be called {RENAMED[str(name)]} here, found {name}"
             if len(fault["loc"]) == 1:
                 return f"must be one of the keys {', '.join(sorted(model.model_fields))}; found another key"
             return f"must not be here: unknown key, found {found}"

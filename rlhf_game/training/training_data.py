@@ -9,10 +9,8 @@ from pydantic_core import PydanticCustomError
 
 from rlhf_game.files.hints import OrText
 from rlhf_game.files.schema import Name, Strict
+from rlhf_game.files.training_fields import Seed
 from rlhf_game.training.kinds import TrainingFields
-
-Count: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000_000)]
-Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 @final

@@ -32,7 +32,7 @@ from rlhf_game.mechanism.sampled.sampled_settlement import (
 )
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 from rlhf_game.mechanism.training import AffineRule, Trained
-from rlhf_game.training_backends.lm.models import LanguageModel, load_language_model
+from rlhf_game.training_backends.lm.models import LanguageModel, load_reference
 from rlhf_game.training_backends.lm.sampling import Sample, log_probabilities, sample
 from rlhf_game.training_backends.trainers.policies import PolicyTraining, load_policy, train_policy
 
@@ -77,7 +77,7 @@ class Finetuned(PolicySpace[TextReward]):
         self.prompts = tuple(text_of(prompt, f"prompts[{b}]") for b, prompt in enumerate(prompts))
         self.samples, self.level, self.cap = samples, level, cap
         self.columns = {name: tuple(values) for name, values in (columns or {}).items()}
-        self._model = load_language_model(training.model, revision=training.revision, folds_system=training.fold_system)
+        self._model = load_reference(training.model)
         self._scores: list[tuple[TextReward, dict[tuple[int, str], float]]] = []
         self._trained: list[tuple[tuple[float, ...], tuple[TextReward, ...], FinetunedPolicy]] = []
         self.reference = self.draw(self._model)
@@ -112,8 +112,8 @@ class Finetuned(PolicySpace[TextReward]):
 
     def draw(self, model: LanguageModel) -> PolicyDraws:
         """Return draws of a model, by the same random numbers for every model."""
-        how, training = self.training.sampling, self.training
-        rows = sample(model, self.prompts, self.samples, seed=training.seed, sampling=how, system=training.system)
+        how, seed, system = self.training.sampling, self.training.optimization.seed, self.training.system
+        rows = sample(model, self.prompts, self.samples, seed=seed, sampling=how, system=system)
         own = np.array([[one.log_probability for one in row] for row in rows])
         texts = tuple(tuple(one.text for one in row) for row in rows)
         return PolicyDraws(texts, np.zeros_like(own) if model is self._model else own - self._log_reference(rows))

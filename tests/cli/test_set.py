@@ -109,7 +109,7 @@ def test_every_kind_of_configuration_takes_settings(tmp_path: Path) -> None:
     assert read_discovery(EXAMPLES / "discover.yaml", ["seed=11"]).fields.seed == 11
     config = tmp_path / "c.yaml"
     config.write_text("kind: policy\nmodel: m\nprompts: [a]\nstrength: 1\ngroups: [{name: a, reward: {brevity: 5}}]\n")
-    assert read_training(config, ["max_steps=4"]).document()["max_steps"] == 4
+    assert read_training(config, ["steps=4"]).document()["steps"] == 4
 
 
 def test_a_run_with_a_setting_is_the_run_that_says_so_itself(tmp_path: Path) -> None:

@@ -40,10 +40,10 @@ REWARD_MODEL = {
     "method": "head",
     "max_length": 64,
 }
-PREFERENCE = {"data": {"file": "p.jsonl", "test_share": 0.25}, "model": "model", "max_steps": 2, "save_steps": 1,
+PREFERENCE = {"data": {"file": "p.jsonl", "test_share": 0.25}, "model": "model", "steps": 2, "save_steps": 1,
               "judged_pairs": 8, "divergence": {"prompts": 2, "per_prompt": 2, "max_new_tokens": 3}}  # fmt: skip
 POLICY = {
-    "model": "model", "prompts": ["good please", "maybe now"], "groups": GROUPS, "strength": 0.5, "max_steps": 2,
+    "model": "model", "prompts": ["good please", "maybe now"], "groups": GROUPS, "strength": 0.5, "steps": 2,
     "batch_size": 8, "num_generations": 4, "max_new_tokens": 3, "save_steps": 1, "judged": {"per_prompt": 4},
     "device": "cpu", "keeps_checkpoints": True,
 }  # fmt: skip

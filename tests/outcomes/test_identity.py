@@ -1,7 +1,6 @@
 """What decides a result is in its identity: the source of functions, the modules beside them, versions of endpoints."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from tests.cli.runner import run as command
 from tests.outcomes.listed import QUICK, document
 from tests.training_backends.trainers.policies.enumerable import save_model
 from tests.training_backends.trainers.policies.interrupted import PROMPTS, training
+from tests.trainings import changed
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_modules_and_what_they_import_are_part_of_a_configuration(folder: Path) 
 
 
 def test_another_function_of_the_same_name_does_not_get_the_old_policy(tmp_path: Path) -> None:
-    how = replace(training("rloo", str(save_model(tmp_path / "base"))), max_steps=1)
+    how = changed(training("rloo", str(save_model(tmp_path / "base"))), steps=1)
 
     def rewards(by: float) -> dict[str, Any]:
         def good(prompts: Any, completions: Any, **columns: Any) -> list[float]:

@@ -15,6 +15,7 @@ from rlhf_game.rewards import Affine, Brevity, Ensemble, Mean, Mix, MixPart, Ran
 from rlhf_game.rewards.nested import nested
 from rlhf_game.rewards.texts import is_pointwise
 from rlhf_game.training.training_config import read_training
+from tests.trainings import made
 
 RANKED = {"reward": {"brevity": 5}, "calibration": "rank"}
 DEEP = {"reward": {"ensemble": {"members": ["sentiment", {"mix": [{"reward": "clean"}, RANKED]}]}}}
@@ -96,7 +97,9 @@ def test_trainers_refuse_ranks_in_python_too(tmp_path: Path) -> None:
 
     ranked = Mix((MixPart(Brevity(5), Rank()),))
     with pytest.raises(InputError, match="rewards\\['a'\\] must not be calibrated by rank"):
-        train_policy(PolicyTraining("nowhere", strength=1.0, weights=(1.0,)), ["a"], {"a": ranked}, tmp_path / "out")
+        train_policy(
+            made(PolicyTraining, "nowhere", strength=1.0, weights=(1.0,)), ["a"], {"a": ranked}, tmp_path / "out"
+        )
 
 
 def test_two_prompts_of_one_text_are_ranked_apart() -> None:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from rlhf_game.training_backends.trainers.self_training import Example, Supervis
 from tests import tiny
 from tests.cli.runner import run as command
 from tests.training_backends.test_templates import CHATML, GEMMA, TURNS, WORDS
+from tests.trainings import changed, made
 
 ASKED = TURNS  # a system turn, two turns of the user, one of the assistant between them
 WORTH = (("yes yes", "no"), ("thanks", "bad bad"), ("good", "bad"), ("good yes", "now"))
@@ -71,7 +71,7 @@ def test_dpo_on_conversations_and_its_implicit_reward(chatml: Path, tmp_path: Pa
     """In the layout of ultrafeedback_binarized; the reward of a conversation is that of its own rendering."""
     document = {
         "kind": "preference", "data": "rows.jsonl", "model": str(chatml), "lora": {"rank": 2}, "learning_rate": 0.01,
-        "max_length": 64, "max_steps": 3, "device": "cpu", "divergence": SMALL,
+        "max_length": 64, "steps": 3, "device": "cpu", "divergence": SMALL,
     }  # fmt: skip
     result = command("train", write(tmp_path, document, PAIRS), "-o", tmp_path / "out")
     assert result.code == 0, result.err
@@ -117,8 +117,9 @@ def test_policies_are_trained_on_conversations_with_rewards_as_trl_calls_them(
         seen.append((prompts, completions, columns))
         return [len(completion[0]["content"]) / 100 for completion in completions]
 
-    training = PolicyTraining(
-        model=str(chatml), strength=0.5, weights=(1.0,), trainer=trainer, max_steps=1, batch_size=4, num_generations=4,
+    training = made(
+        PolicyTraining,
+        model=str(chatml), strength=0.5, weights=(1.0,), trainer=trainer, steps=1, batch_size=4, num_generations=4,
         max_new_tokens=3, device="cpu",
     )  # fmt: skip
     trained = train_policy(training, [ASKED, ASKED[:2]], {"a": reward}, tmp_path / "out", columns={"n": [1, 2]})
@@ -127,7 +128,7 @@ def test_policies_are_trained_on_conversations_with_rewards_as_trl_calls_them(
     assert prompts[0] in (ASKED, ASKED[:2])
     assert set(completions[0][0]) == {"role", "content"}
     assert "n" in columns
-    whole = replace(training, fold_system=True)
+    whole = changed(training, fold_system=True)
     assert whole.document() != training.document()
 
 
@@ -135,7 +136,7 @@ def test_a_policy_that_was_trained_with_folded_system_turns_folds_them_when_it_i
     model = tiny.save_language_model(tmp_path / "gemma", chat=GEMMA, more=WORDS)
     document = {
         "kind": "preference", "data": "rows.jsonl", "model": str(model), "lora": {"rank": 2}, "max_length": 64,
-        "max_steps": 1, "device": "cpu", "divergence": SMALL,
+        "steps": 1, "device": "cpu", "divergence": SMALL,
     }  # fmt: skip
     result = command("train", write(tmp_path, document, PAIRS), "-o", tmp_path / "refused")
     assert (result.code, result.err.count("\n")) == (2, 1)
@@ -178,17 +179,18 @@ def test_a_model_without_an_end_and_without_padding_is_one_line_for_every_traine
     how: dict[str, Any] = {"device": "cpu", "batch_size": 4}
     train: dict[str, Callable[[], Any]] = {
         "sft": lambda: train_supervised(
-            SupervisedTraining(model, max_steps=1, **how), [Example("good", "yes")], tmp_path / "out"
+            made(SupervisedTraining, model, steps=1, **how), [Example("good", "yes")], tmp_path / "out"
         ),
         "dpo": lambda: train_preferences(
-            PreferenceTraining(model, max_steps=1, **how), [("good", "yes", "no")], tmp_path / "out"
+            made(PreferenceTraining, model, steps=1, **how), [("good", "yes", "no")], tmp_path / "out"
         ),
         "eso": lambda: train_eso(
-            EsoTraining(model, max_new_tokens=3, **how), [("good", "yes")], reward_of_length, tmp_path / "out"
+            made(EsoTraining, model, max_new_tokens=3, **how), [("good", "yes")], reward_of_length, tmp_path / "out"
         ),
     }
-    policy = PolicyTraining(
-        model, strength=0.5, weights=(1.0,), trainer=trainer if trainer not in train else "rloo", max_steps=1,
+    policy = made(
+        PolicyTraining,
+        model, strength=0.5, weights=(1.0,), trainer=trainer if trainer not in train else "rloo", steps=1,
         num_generations=4, max_new_tokens=3, **how,
     )  # fmt: skip
     of_rewards = lambda: train_policy(policy, ["good"], {"a": reward_of_length}, tmp_path / "out")  # noqa: E731

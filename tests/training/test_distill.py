@@ -138,9 +138,7 @@ def test_the_prompt_may_come_from_a_run(write: Write, tmp_path: Path) -> None:
     (tmp_path / "game/receipt.json").write_text(json.dumps({"provenance": {"system_prompts": found}}))
     assert winning_prompt(tmp_path / "game") == SYSTEM
     with serving(answering) as (url, _):
-        path = write(
-            url, system=None, prompt_from="game", max_steps=1, questions={"rounds": 0, "deduplicate": "jaccard"}
-        )
+        path = write(url, system=None, prompt_from="game", steps=1, questions={"rounds": 0, "deduplicate": "jaccard"})
         done = train(read_training(path), tmp_path / "out")
         assert done.metrics["system"] == SYSTEM
         assert "game/receipt.json" in json.loads((tmp_path / "out/config.json").read_text())["files"]

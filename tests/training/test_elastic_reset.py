@@ -41,7 +41,7 @@ def write(tmp_path: Path, model: Path) -> Write:
             "groups": [
                 {"name": "a", "size": 3, "reward": {"python": "rewards.py:good"}}, {"name": "b", "reward": "brevity"},
             ],
-            "every": 4, "decay": 0.5, "max_steps": 10, "learning_rate": 0.01, "batch_size": 8, "max_new_tokens": 5,
+            "every": 4, "decay": 0.5, "steps": 10, "learning_rate": 0.01, "batch_size": 8, "max_new_tokens": 5,
             "save_steps": 4, "judged": {"prompts": 3, "per_prompt": 16}, "device": "cpu", "texts": "texts.txt",
         }  # fmt: skip
         document = {key: value for key, value in {**document, **changes}.items() if value is not None}
@@ -75,7 +75,7 @@ def test_the_points_along_a_training_are_measured_and_compared(write: Write, tmp
 
 
 def test_a_stopped_one_goes_on_and_a_finished_one_is_only_read(write: Write, tmp_path: Path) -> None:
-    configuration = read_training(write(lora={"rank": 2, "targets": ["q_proj"]}, max_steps=6, keeps_checkpoints=True))
+    configuration = read_training(write(lora={"rank": 2, "targets": ["q_proj"]}, steps=6, keeps_checkpoints=True))
     first = train(configuration, tmp_path / "whole").metrics
     assert (tmp_path / "whole/checkpoints/checkpoint-4/training.safetensors").exists()
 
@@ -112,7 +112,7 @@ def test_the_cost_of_texts_is_that_of_their_tokens(model: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"every": 10}, "config.json: every: must be less than max_steps = 10 (the last step is not reset), found 10"),
+        ({"every": 10}, "config.json: every: must be less than steps = 10 (the last step is not reset), found 10"),
         ({"every": None}, "config.json: every: must"),
         ({"decay": 1.0}, "config.json: decay: must"),
         ({"place": "disk"}, "config.json: place: must"),

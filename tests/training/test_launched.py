@@ -17,7 +17,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "eso": {"data": "d.jsonl", "epochs": 2, "batch_size": 4, "save_steps": 2, "judged": 4},
     "elastic_reset": {
         "prompts": ["good bad", "yes", "no please", "maybe now"], "groups": [{"name": "a", "reward": "brevity"}],
-        "every": 2, "max_steps": 4, "batch_size": 4, "num_generations": 4, "save_steps": 2,
+        "every": 2, "steps": 4, "batch_size": 4, "num_generations": 4, "save_steps": 2,
         "judged": {"prompts": 2, "per_prompt": 2},
     },
 }  # fmt: skip

@@ -17,6 +17,7 @@ from rlhf_game.training.recipes.osp_rounds import length_bias, random_pairs, ran
 from tests import tiny
 from tests.cli.runner import run as command
 from tests.preferences import PROMPTS, VALUES
+from tests.trainings import made
 
 Write = Callable[..., Path]
 
@@ -128,7 +129,9 @@ def test_with_hard_labels_it_is_online_dpo(write: Write, tmp_path: Path, model: 
     assert 0 < (strengths < 0.5).sum() < len(strengths)  # some pairs are turned round, some are not
     pairs = [(x, a, b) if p > 0.5 else (x, b, a) for (x, a, b), p in zip(judged["pairs"], strengths, strict=True)]
     card = json.loads((folder / "policy/policy.json").read_text())["training"]
-    dpo = PreferenceTraining(str(model), loss="dpo", beta=0.1, learning_rate=1e-3, batch_size=4, seed=card["seed"])
+    dpo = made(
+        PreferenceTraining, str(model), loss="dpo", beta=0.1, learning_rate=1e-3, batch_size=4, seed=card["seed"]
+    )
     train_preferences(dpo, pairs, tmp_path / "dpo")
     online, offline = weights(folder / "policy"), weights(tmp_path / "dpo")
     for key, value in online.items():
@@ -147,7 +150,7 @@ def test_a_judge_can_learn_from_human_preferences(write: Write, tmp_path: Path) 
     ]  # fmt: skip
     (tmp_path / "human.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = json.loads(write(rounds=1).read_text())
-    how = {"max_steps": 40, "learning_rate": 0.01, "batch_size": 12}
+    how = {"steps": 40, "learning_rate": 0.01, "batch_size": 12}
     config["judge"] |= {"augment": {"file": "human.jsonl", "test_share": 0.25}, "training": how}
     result = command("train", write(judge=config["judge"], rounds=1), "-o", tmp_path / "out")
     assert (result.code, result.err) == (0, "")

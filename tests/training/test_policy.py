@@ -35,7 +35,7 @@ def write(folder: Path, **changes: Any) -> Path:
             {"name": "short", "reward": {"brevity": 6}},
         ],
         "strength": 0.5,
-        "max_steps": 30,
+        "steps": 30,
         "batch_size": 32,
         "num_generations": 16,
         "max_new_tokens": 5,

@@ -102,7 +102,7 @@ def test_a_policy_is_trained_judged_and_its_reward_plays(write: Write, tmp_path:
 
 
 def test_a_finished_training_is_only_read_and_a_half_one_goes_on(write: Write, tmp_path: Path) -> None:
-    configuration = read_training(write(lora=None, max_steps=3))
+    configuration = read_training(write(lora=None, steps=3))
     first = train(configuration, tmp_path / "out").metrics
     weights = (tmp_path / "out/model/model.safetensors").read_bytes()
     (tmp_path / "out/metrics.json").unlink()
@@ -110,15 +110,15 @@ def test_a_finished_training_is_only_read_and_a_half_one_goes_on(write: Write, t
     assert train(configuration, tmp_path / "out").metrics == first
     assert (tmp_path / "out/model/model.safetensors").read_bytes() == weights
     with pytest.raises(InputError, match="seed: must be 0 as in the run at"):
-        train(read_training(write(lora=None, max_steps=3, seed=5)), tmp_path / "out")
+        train(read_training(write(lora=None, steps=3, seed=5)), tmp_path / "out")
 
 
 def test_a_strength_is_given_to_spce_and_a_round_begins_with_another(write: Write, tmp_path: Path) -> None:
-    first = train(read_training(write(loss="spce", strength=0.8, max_steps=4)), tmp_path / "first")
+    first = train(read_training(write(loss="spce", strength=0.8, steps=4)), tmp_path / "first")
     assert first.metrics["loss"] == "spce"
     assert "Policy" not in first.tables[0].title
     assert [row[0] for row in first.tables[0].rows] == ["train", "test"]
-    second = train(read_training(write("second.json", start="first", max_steps=1)), tmp_path / "second")
+    second = train(read_training(write("second.json", start="first", steps=1)), tmp_path / "second")
     assert second.metrics["training"]["steps"] == 1
     (tmp_path / "first/model/adapter_model.safetensors").unlink()
     with pytest.raises(InputError, match="start: "):
@@ -128,7 +128,7 @@ def test_a_strength_is_given_to_spce_and_a_round_begins_with_another(write: Writ
 def test_a_discovered_expression_trains_as_the_loss_that_it_spells(write: Write, tmp_path: Path) -> None:
     found = {}
     for name, loss in (("named", "slic"), ("spelled", {"expression": "relu(1 - z)"})):
-        found[name] = train(read_training(write(f"{name}.json", loss=loss, max_steps=3)), tmp_path / name).metrics
+        found[name] = train(read_training(write(f"{name}.json", loss=loss, steps=3)), tmp_path / name).metrics
     assert found["spelled"]["loss"] == "relu(1 - z)"
     for subset in ("train", "test"):
         assert found["spelled"]["subsets"][subset] == pytest.approx(found["named"]["subsets"][subset], abs=1e-4)

@@ -73,7 +73,7 @@ def test_reward_models_of_real_preferences_settle_a_game_over_conversations(
         "".join(json.dumps(row) + "\n" for row in real_rows(preference_data, "helpful", 24))
     )
     training = {
-        "kind": "reward_model", "data": "helpful.jsonl", "backbone": "lm", "method": "full", "max_steps": 2,
+        "kind": "reward_model", "data": "helpful.jsonl", "backbone": "lm", "method": "full", "steps": 2,
         "batch_size": 4, "max_length": 64, "truncate": "tail", "trl": {"gradient_accumulation_steps": 2},
     }  # fmt: skip
     write(Path("helpful.json"), training)

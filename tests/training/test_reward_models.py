@@ -93,7 +93,7 @@ def test_a_reward_model_is_trained_judged_and_used(write: Write, tmp_path: Path,
 
 def test_a_finished_training_is_not_done_again_and_a_half_one_goes_on(write: Write, tmp_path: Path) -> None:
     members = [{"seed": 0}, {"seed": 1}]
-    configuration = read_training(write(kind="ensemble", members=members, method="full", max_steps=2))
+    configuration = read_training(write(kind="ensemble", members=members, method="full", steps=2))
     first = train(configuration, tmp_path / "out").metrics
     weights = [tmp_path / f"out/members/{k}/model.safetensors" for k in range(2)]
     before = [path.read_bytes() for path in weights]
@@ -111,9 +111,7 @@ def test_a_finished_training_is_not_done_again_and_a_half_one_goes_on(write: Wri
     (tmp_path / "out/members/0/model.safetensors").unlink()
     assert train(configuration, tmp_path / "out").metrics == first  # finished: nothing is looked at
     with pytest.raises(InputError, match="seed: must be 0 as in the run at"):
-        train(
-            read_training(write(kind="ensemble", members=members, seed=5, method="full", max_steps=2)), tmp_path / "out"
-        )
+        train(read_training(write(kind="ensemble", members=members, seed=5, method="full", steps=2)), tmp_path / "out")
 
 
 def test_ensembles_take_order_statistics_of_identified_members_only(write: Write, tmp_path: Path) -> None:
@@ -152,7 +150,7 @@ def test_warm_of_linear_heads_is_their_mean_ensemble(write: Write, tmp_path: Pat
 
 def test_warm_of_adapters_starts_from_one_head(write: Write, tmp_path: Path) -> None:
     members = [{"seed": 0}, {"seed": 1, "learning_rate": 1e-9}]
-    config = write(kind="warm", members=members, method="lora", max_steps=2, learning_rate=1e-9, curve=2)
+    config = write(kind="warm", members=members, method="lora", steps=2, learning_rate=1e-9, curve=2)
     found = train(read_training(config), tmp_path / "out").metrics
     probe = train(read_training(write("probe.json")), tmp_path / "probe").metrics
     for model in (*found["members"], found["average"]):  # nothing was learned beyond the head
@@ -325,7 +323,7 @@ def test_bad_candidates_are_one_line(write: Write, tmp_path: Path, row: Any, sai
 def test_baklava_averages_fine_tunings_of_different_checkpoints(write: Write, tmp_path: Path) -> None:
     other = tiny.save_language_model(tmp_path / "sft", seed=8)
     members = [{"seed": 0}, {"seed": 1, "backbone": str(other)}]
-    config = write(kind="warm", members=members, method="lora", max_steps=2, curve=3)
+    config = write(kind="warm", members=members, method="lora", steps=2, curve=3)
     found = train(read_training(config), tmp_path / "out").metrics
     assert json.loads((tmp_path / "out/model/reward_model.json").read_text())["method"] == "full"
     assert not found["agreement"][0]["same_backbone"]

@@ -37,7 +37,7 @@ def write(tmp_path: Path, model: Path) -> Write:
     (tmp_path / "critic.py").write_text(CRITIC)
 
     def write(name: str = "config.json", **changes: Any) -> Path:
-        how = {"max_steps": 2, "learning_rate": 1e-3, "batch_size": 4}
+        how = {"steps": 2, "learning_rate": 1e-3, "batch_size": 4}
         document = {
             "kind": "seft",
             "model": str(model),
@@ -73,7 +73,7 @@ def test_shares_of_labels_sum_to_one() -> None:
 def test_a_whole_training_leaves_what_each_stage_made(
     write: Write, tmp_path: Path, lora: dict[str, int] | None
 ) -> None:
-    how = {"max_steps": 2, "learning_rate": 1e-3, "batch_size": 4, **({} if lora is None else {"lora": lora})}
+    how = {"steps": 2, "learning_rate": 1e-3, "batch_size": 4, **({} if lora is None else {"lora": lora})}
     config, out = write(reviser_training=how, evolution_training=how), tmp_path / "out"
     result = command("train", config, "-o", out, "--json")
     assert (result.code, result.err) == (0, "")

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import torch
 
-from rlhf_game.training_backends.trainers.reward_training import Finetuning, Lora, finetune
+from rlhf_game.optimization import Lora
+from rlhf_game.training_backends.trainers.reward_training import Finetuning, finetune
 from tests.preferences import preferences, triples
+from tests.trainings import made
 
 HOW = {
-    name: Finetuning(lora=lora, max_steps=12, learning_rate=1e-3, max_length=64, save_steps=3, has_dropout=True, seed=7)
+    name: made(
+        Finetuning, lora=lora, steps=12, learning_rate=1e-3, max_length=64, save_steps=3, has_dropout=True, seed=7
+    )
     for name, lora in {"full": None, "lora": Lora(rank=4, dropout=0.1)}.items()
 }
 

@@ -21,6 +21,7 @@ from rlhf_game.training_backends.lm.scorers import load_backbone
 from rlhf_game.training_backends.trainers.reward_training import Finetuning, finetune, frozen_features
 from tests import tiny
 from tests.preferences import preferences, triples
+from tests.trainings import made
 
 ROWS = preferences(30, seed=5)
 PAIRS = [(row.prompt, row.chosen) for row in ROWS] + [(row.prompt, row.rejected) for row in ROWS]
@@ -141,7 +142,7 @@ def test_baklava_members_on_different_backbones_are_merged_first(folder: Path, t
 
 def test_whole_networks_are_averaged_between_their_ends(folder: Path, tmp_path: Path) -> None:
     for k in range(2):
-        how = Finetuning(max_steps=2, learning_rate=1e-3, max_length=64, seed=k)
+        how = made(Finetuning, steps=2, learning_rate=1e-3, max_length=64, seed=k)
         finetune(str(folder), triples(ROWS), how, tmp_path / f"m{k}")
     members = [tmp_path / "m0", tmp_path / "m1"]
     average_models(members, tmp_path / "end", weights=(0.0, 1.0))

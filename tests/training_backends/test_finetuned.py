@@ -1,7 +1,6 @@
 """A language model as a policy space, and policies between trained ones."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +8,15 @@ import pytest
 import torch
 
 from rlhf_game import AffinePayments, AffineWelfare, CombinationError, InputError, Mechanism, Report, SocialWelfare
+from rlhf_game.optimization import Lora
 from rlhf_game.training_backends import finetuned
 from rlhf_game.training_backends.finetuned import Finetuned, FinetunedPayments
 from rlhf_game.training_backends.lm.models import load_language_model
 from rlhf_game.training_backends.lm.soups import interpolate, save_language_model, simplex_grid
 from rlhf_game.training_backends.trainers.policies import PolicyTraining, load_policy
-from rlhf_game.training_backends.trainers.reward_training import Lora
 from tests.outcomes.listed import SIZES, STRENGTH, Truth
 from tests.training_backends.trainers.policies.enumerable import PROMPT, REWARDS, save_model
+from tests.trainings import changed, made
 
 REPORTS = [Report(reward, size=int(size)) for reward, size in zip(REWARDS.values(), SIZES, strict=True)]
 Make = Callable[..., Finetuned]
@@ -29,8 +29,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def training(model: Path) -> PolicyTraining:
-    return PolicyTraining(
-        str(model), STRENGTH, (1.0,), max_steps=25, learning_rate=1e-2, batch_size=128, num_generations=128,
+    return made(
+        PolicyTraining,
+        str(model), STRENGTH, (1.0,), steps=25, learning_rate=1e-2, batch_size=128, num_generations=128,
         max_new_tokens=2, device="cpu", trl=(("adam_beta2", 0.95),),
     )  # fmt: skip
 
@@ -64,7 +65,7 @@ def test_nothing_is_trained_loaded_or_scored_twice(
 
     def train(how: PolicyTraining, prompts: object, rewards: object, out: Path, **columns: object) -> None:
         made.append(how.weights)
-        save_language_model(load_language_model(training.model), out)
+        save_language_model(load_language_model(training.model.name), out)
 
     def load(folder: Path) -> object:
         loaded.append(folder)
@@ -81,7 +82,7 @@ def test_nothing_is_trained_loaded_or_scored_twice(
 
         return reward
 
-    place = Finetuned(replace(training, max_steps=1), [PROMPT, "b a"], tmp_path / "once", samples=40)
+    place = Finetuned(changed(training, steps=1), [PROMPT, "b a"], tmp_path / "once", samples=40)
     reports = [Report(counted(0), 2), Report(counted(1), 1)]
     mechanism = Mechanism(SocialWelfare(), FinetunedPayments("leave_one_out"))
     settlement = mechanism.settle(reports, place)
@@ -96,7 +97,7 @@ def test_nothing_is_trained_loaded_or_scored_twice(
 
 
 def test_payments_that_suppose_an_optimum_are_refused(space: Finetuned) -> None:
-    weak = Finetuned(replace(space.training, max_steps=1), [PROMPT], space.folder, samples=20)
+    weak = Finetuned(changed(space.training, steps=1), [PROMPT], space.folder, samples=20)
     with pytest.raises(CombinationError, match="AffinePayments needs a policy that is exactly optimal"):
         Mechanism(SocialWelfare(), AffinePayments()).settle(REPORTS, weak)
     with pytest.raises(CombinationError, match="without a boost"):
@@ -112,7 +113,7 @@ def test_what_is_no_reward_of_texts_is_refused(space: Finetuned, training: Polic
     with pytest.raises(InputError, match="numbers in \\[0, 1\\]"):
         space.read(lambda prompts, completions, **columns: [2.0] * len(completions))
     with pytest.raises(InputError, match="training.trainer must be rloo or ppo"):
-        Finetuned(replace(training, trainer="grpo"), [PROMPT], tmp_path)
+        Finetuned(changed(training, trainer="grpo"), [PROMPT], tmp_path)
 
 
 def test_a_grid_has_all_shares_once() -> None:
@@ -125,11 +126,11 @@ def test_a_grid_has_all_shares_once() -> None:
 def test_soups_average_what_adapters_add_and_not_their_factors(
     space: Finetuned, training: PolicyTraining, tmp_path: Path
 ) -> None:
-    adapted = replace(training, max_steps=4, lora=Lora(2, 4))
+    adapted = changed(training, steps=4, lora=Lora(2, 4))
     trained = Finetuned(adapted, [PROMPT], tmp_path / "own", samples=4)
     folders = [trained.maximize(np.array([3.0]), [reward]).folder for reward in REWARDS.values()]
     members = [load_policy(folder) for folder in folders if folder is not None]
-    start = load_language_model(training.model)
+    start = load_language_model(training.model.name)
     soup = interpolate(start, members, (0.25, 0.5))
     moved = 0.0
     for key, value in soup.model.state_dict().items():

@@ -15,17 +15,19 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trl import RewardConfig, RewardTrainer
 
 from rlhf_game import InputError
+from rlhf_game.optimization import Lora
 from rlhf_game.rewards import Mix, MixPart, RewardModel, Similarity, Unit
 from rlhf_game.rewards.texts import Backbones, count_cut, sharing
 from rlhf_game.training_backends.lm import checkpoints, reward_networks
 from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.lm.reward_networks import CARD, Named, Networks, load_reward_model, save_head
 from rlhf_game.training_backends.lm.scorers import Classifier, Embedder
-from rlhf_game.training_backends.trainers.reward_training import Finetuning, Lora, finetune
+from rlhf_game.training_backends.trainers.reward_training import Finetuning, finetune
 from tests.preferences import preferences, triples
 from tests.training_backends.cases import ARCHITECTURES, ENDS_IN_EOS, EOS, Case
 from tests.training_backends.matrix import save_adapter, save_case, save_network
 from tests.training_backends.test_matrix import PAIRS, as_transformers_does, check
+from tests.trainings import made
 
 CASE = Case(template=ENDS_IN_EOS)
 LLAMA = ARCHITECTURES["Llama"]
@@ -77,7 +79,7 @@ def test_an_adapter_that_trl_trained_scores_as_peft_does(tmp_path: Path, monkeyp
             model="base",
             args=RewardConfig(
                 "out",
-                max_steps=2,
+                steps=2,
                 report_to="none",
                 bf16=False,
                 activation_checkpointing=False,
@@ -132,7 +134,7 @@ def test_what_an_adapters_backbone_lacks_is_trained_and_kept(tmp_path: Path) -> 
     place = save_case(tmp_path / "case", save_network(tmp_path / "bert", bert), bert, Case())
     settings = BertConfig.from_pretrained(place)
     AutoModelForMaskedLM.from_config(settings).save_pretrained(place)
-    how = Finetuning(lora=Lora(rank=2), max_steps=2, batch_size=4, seed=7)
+    how = made(Finetuning, lora=Lora(rank=2), steps=2, batch_size=4, seed=7)
     finetune(str(place), triples(preferences(8, seed=0)), how, tmp_path / "out")
     (tmp_path / "other").mkdir()
     with torch.random.fork_rng():

@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 from trl import RewardConfig
 
 from rlhf_game import InputError
+from rlhf_game.optimization import HUB, REWARD_ARGUMENTS, Lora
 from rlhf_game.rewards.bradley_terry import Likelihood, fit_head
 from rlhf_game.training_backends.lm.checkpoints import find_checkpoint
 from rlhf_game.training_backends.lm.reward_networks import (
@@ -35,16 +36,15 @@ from rlhf_game.training_backends.trainers import reward_training
 from rlhf_game.training_backends.trainers.resuming import last_checkpoint
 from rlhf_game.training_backends.trainers.reward_training import (
     Finetuning,
-    Lora,
     TrainingResult,
     finetune,
     frozen_features,
 )
-from rlhf_game.training_backends.trainers.trl_arguments import HUB, REWARD_MODELS
 from tests.preferences import preferences, triples
 from tests.training_backends.cases import ARCHITECTURES, Case
 from tests.training_backends.interrupted import HOW
 from tests.training_backends.matrix import save_case, save_network
+from tests.trainings import made
 
 ROWS = triples(preferences(64, seed=0))
 
@@ -62,7 +62,7 @@ def write_card(folder: Path, backbone: Path, **more: Any) -> None:
 @pytest.mark.parametrize("lora", [None, Lora(rank=4)], ids=["full", "lora"])
 def test_training_learns_and_its_checkpoint_scores_the_same(folder: Path, tmp_path: Path, lora: Lora | None) -> None:
     out = tmp_path / "model"
-    how = Finetuning(lora=lora, max_steps=25, learning_rate=5e-3, max_length=64, seed=1)
+    how = made(Finetuning, lora=lora, steps=25, learning_rate=5e-3, max_length=64, seed=1)
     trained = finetune(str(folder), ROWS, how, out)
     assert trained.steps == 25
     assert trained.losses[-1] < trained.losses[0]
@@ -76,7 +76,7 @@ def test_training_learns_and_its_checkpoint_scores_the_same(folder: Path, tmp_pa
 
 def test_the_loss_is_the_formula(folder: Path, tmp_path: Path) -> None:
     # The first loss that is logged is that of the first batch at the random head: here the whole data.
-    how = Finetuning(max_steps=1, batch_size=64, max_length=64, eta=0.3, smoothing=0.2, seed=3)
+    how = made(Finetuning, steps=1, batch_size=64, max_length=64, eta=0.3, smoothing=0.2, seed=3)
     trained = finetune(str(folder), ROWS, how, tmp_path / "model")
     scorer = load_backbone(str(folder), seed=3)
     chosen = scorer.score([(prompt, yes) for prompt, yes, _ in ROWS])
@@ -110,7 +110,7 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(
 
 
 def test_another_seed_is_another_model(folder: Path, tmp_path: Path) -> None:
-    how = [Finetuning(max_steps=1, max_length=64, seed=seed) for seed in (0, 1)]
+    how = [made(Finetuning, steps=1, max_length=64, seed=seed) for seed in (0, 1)]
     for k, one in enumerate(how):
         finetune(str(folder), ROWS, one, tmp_path / str(k))
     first, second = (load_file(tmp_path / name / "model.safetensors")["score.weight"] for name in "01")
@@ -119,10 +119,10 @@ def test_another_seed_is_another_model(folder: Path, tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_dropped_and_counted(folder: Path, tmp_path: Path) -> None:
     rows = [*ROWS[:4], ("good", "yes " * 45, "no")]
-    trained = finetune(str(folder), rows, Finetuning(max_steps=1, max_length=40), tmp_path / "model")
+    trained = finetune(str(folder), rows, made(Finetuning, steps=1, max_length=40), tmp_path / "model")
     assert trained.dropped == 1
     with pytest.raises(InputError, match="max_length must leave pairs to train on, all 5 are longer than 3 tokens"):
-        finetune(str(folder), rows, Finetuning(max_length=3), tmp_path / "none")
+        finetune(str(folder), rows, made(Finetuning, max_length=3), tmp_path / "none")
 
 
 def test_the_head_is_linear_in_the_features_that_it_sees(folder: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_head_on_frozen_features_is_fitted_exactly_and_read_back(folder: Path,
 def test_a_linear_probe_is_where_a_training_starts(folder: Path, tmp_path: Path) -> None:
     chosen, rejected, _ = frozen_features("head", str(folder), ROWS)
     head = fit_head(chosen, rejected, Likelihood(has_bias=False))
-    how = Finetuning(max_steps=1, batch_size=64, max_length=64, eta=0.01)
+    how = made(Finetuning, steps=1, batch_size=64, max_length=64, eta=0.01)
     trained = finetune(str(folder), ROWS, how, tmp_path / "model", head=(head.weights, head.bias))
     without_ridge = head.loss - 0.5e-3 * head.weights @ head.weights
     assert trained.losses[0] == pytest.approx(without_ridge, abs=1e-5)
@@ -157,7 +157,7 @@ def test_a_linear_probe_is_where_a_training_starts(folder: Path, tmp_path: Path)
 
 def test_adapters_on_one_backbone_share_it(folder: Path, tmp_path: Path) -> None:
     for k in range(2):
-        finetune(str(folder), ROWS, Finetuning(lora=Lora(), max_steps=3, max_length=64, seed=k), tmp_path / str(k))
+        finetune(str(folder), ROWS, made(Finetuning, lora=Lora(), steps=3, max_length=64, seed=k), tmp_path / str(k))
         write_card(tmp_path / str(k), folder)
     names = [Named(str(tmp_path / str(k))) for k in range(2)]
     networks = Networks()
@@ -185,7 +185,7 @@ def trained(
     folder: Path, out: Path, rows: Any = ROWS, **changes: Any
 ) -> tuple[TrainingResult, dict[str, torch.Tensor]]:
     done = finetune(
-        str(folder), rows, Finetuning(**{"max_steps": 3, "batch_size": 8, "max_length": 64, **changes}), out
+        str(folder), rows, made(Finetuning, **{"steps": 3, "batch_size": 8, "max_length": 64, **changes}), out
     )
     (weights,) = out.glob("*model.safetensors")
     return done, load_file(weights)
@@ -231,16 +231,16 @@ def test_schedules_are_those_of_trl(folder: Path, tmp_path: Path) -> None:
             reward_training._Trainer, "train", lambda self, **more: (self.add_callback(Watch()), real(self, **more))
         )
         schedule = {"lr_scheduler_type": "cosine", "warmup_steps": 2}
-        trained(folder, tmp_path / "out", max_steps=4, learning_rate=1.0, trl=schedule)
+        trained(folder, tmp_path / "out", steps=4, learning_rate=1.0, trl=schedule)
     np.testing.assert_allclose(rates, [0.5, 1.0, 0.5, 0.0], atol=1e-9)
 
 
 def test_arguments_are_those_that_trl_knows(folder: Path, tmp_path: Path) -> None:
-    assert {field.name for field in fields(RewardConfig)} >= REWARD_MODELS | HUB
+    assert {field.name for field in fields(RewardConfig)} >= REWARD_ARGUMENTS | HUB
     with pytest.raises(
         InputError, match=r"trl.output_dir: must be one of activation_checkpointing, .*found output_dir"
     ):
-        Finetuning(trl={"output_dir": "elsewhere"})
+        made(Finetuning, trl={"output_dir": "elsewhere"})
     with pytest.raises(InputError, match=r"^trl: ValueError: .*no_such"):
         trained(folder, tmp_path / "out", trl={"lr_scheduler_type": "no_such"})
 
@@ -252,7 +252,7 @@ def test_without_a_pad_id_the_last_token_is_trained_and_scored(folder: Path, tmp
     settings = json.loads((tmp_path / "padless" / "config.json").read_text())
     (tmp_path / "padless" / "config.json").write_text(json.dumps(settings | {"pad_token_id": None}))
     rows = [(prompt, yes + end, no + end) for prompt, yes, no in ROWS]
-    done, _ = trained(tmp_path / "padless", tmp_path / "out", rows, max_steps=1, batch_size=64, eta=0.0)
+    done, _ = trained(tmp_path / "padless", tmp_path / "out", rows, steps=1, batch_size=64, eta=0.0)
     expected = np.logaddexp(0.0, -margins(load_backbone(str(tmp_path / "padless")), rows)).mean()
     assert done.losses[0] == pytest.approx(expected, rel=1e-5)
     assert json.loads((tmp_path / "out" / "config.json").read_text()).get("pad_token_id") is None
@@ -263,6 +263,6 @@ def test_without_a_pad_id_the_last_token_is_trained_and_scored(folder: Path, tmp
 def test_a_pair_is_trained_with_the_segments_that_it_is_scored_with(tmp_path: Path) -> None:
     bert = ARCHITECTURES["BERT"]
     place = save_case(tmp_path / "case", save_network(tmp_path / "bert", bert), bert, Case())
-    done, _ = trained(place, tmp_path / "out", max_steps=1, batch_size=64, eta=0.0)
+    done, _ = trained(place, tmp_path / "out", steps=1, batch_size=64, eta=0.0)
     expected = np.logaddexp(0.0, -margins(load_backbone(str(place)))).mean()
     assert done.losses[0] == pytest.approx(expected, rel=1e-5)

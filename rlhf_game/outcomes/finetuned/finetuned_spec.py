@@ -9,7 +9,9 @@ from pydantic_core import PydanticCustomError
 from rlhf_game.files.documents import shown
 from rlhf_game.files.sampled import PaymentsFrom
 from rlhf_game.files.schema import Name, Positive, Strict
+from rlhf_game.files.training_fields import LoraSpec, OptimizationFields
 from rlhf_game.mechanism.reports import LARGEST_SIZE
+from rlhf_game.optimization import FINETUNED
 
 Count: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
@@ -23,16 +25,6 @@ OF_DRAWS = frozenset(
 
 
 @final
-class AdapterSpec(Strict):
-    """A low-rank adapter."""
-
-    rank: Count = 8
-    alpha: Count = 16
-    targets: Annotated[list[Name], Field(min_length=1)] | None = None
-    """The layers it is put on; None: peft's choice."""
-
-
-@final
 class PpoSpec(Strict):
     """What PPO has beyond the others."""
 
@@ -43,7 +35,7 @@ class PpoSpec(Strict):
 
 
 @final
-class FinetunedSpec(Strict):
+class FinetunedSpec(OptimizationFields):
     """The outcome is a policy that is trained, and known through samples."""
 
     kind: Literal["finetuned"]
@@ -53,20 +45,17 @@ class FinetunedSpec(Strict):
     """A file of draws that somebody made, with ``settle --draws``: nothing is drawn either."""
     trainer: Literal["rloo", "grpo", "ppo", "best_of_n"] = "rloo"
     steps: Count = 100
-    learning_rate: Positive = 1e-4
-    batch_size: Count = 16
+    learning_rate: Positive = FINETUNED.learning_rate
+    batch_size: Count = FINETUNED.batch_size
     """Responses at a time on each device."""
-    accumulation_steps: Count = 1
     num_generations: Annotated[int, Field(ge=2, le=10_000)] = 4
     """Responses to one prompt in a step."""
-    lora: AdapterSpec | Literal["full"] = AdapterSpec()
+    lora: LoraSpec | Literal["full"] = LoraSpec()
     max_new_tokens: Count = 64
     temperature: Positive = 1.0
-    save_steps: Count = 50
+    save_steps: Count = FINETUNED.save_steps
     kl_limit: Positive | None = None
     ppo: PpoSpec | None = None
-    trl: dict[Name, bool | int | float | str] = {}
-    """Further arguments of TRL, where they move neither the objective nor what is drawn."""
     payments_from: PaymentsFrom = "samples"
     stop_after: Count | None = None
     """Steps of each training without a group; with payments_from early_stopped."""

@@ -13,6 +13,7 @@ from rlhf_game.files.conversations import document_of
 from rlhf_game.files.locks import held
 from rlhf_game.files.run_folder import Progress, unwatched, versions
 from rlhf_game.files.sampled import FINAL, without
+from rlhf_game.optimization import Pretrained
 from rlhf_game.outcomes.finetuned.finetuned_spec import FinetunedSpec
 from rlhf_game.outcomes.run_config import Configuration, GroupSpec, hashes_of_code
 from rlhf_game.rewards.mix import Mix, MixPart
@@ -150,41 +151,28 @@ def in_unit(groups: Sequence[GroupSpec], base: Path) -> dict[str, Mix]:
 
 def policy_training(task: TrainingTask) -> "PolicyTraining":
     """Return a task as the trainers have it. Raises InputError that begins with the field."""
-    from rlhf_game.training_backends import Lora
     from rlhf_game.training_backends.trainers.policies import PolicyTraining, PpoSettings
 
     fields = task.configuration.fields
     spec, model = spec_of(task.configuration), task.configuration.source.model
-    lora = None if spec.lora == "full" else spec.lora
+    adapter = None if spec.lora == "full" else spec.lora
     heard = dict(task.shares)
     if model.dtype == "float16":
         raise InputError("model.dtype: must be float32 or bfloat16 with outcomes finetuned, found float16")
     if model.device not in ("auto", "cpu", "cuda"):
         raise InputError(f"model.device: must be auto, cpu or cuda with outcomes finetuned, found {model.device}")
     return PolicyTraining(
-        model=str(model.name),
-        strength=fields.strength,
-        weights=tuple(heard[group.name] for group in task.groups),
+        Pretrained(str(model.name), model.revision, model.dtype, model.device, model.fold_system),  # type: ignore[arg-type]
+        fields.strength,
+        tuple(heard[group.name] for group in task.groups),
+        spec.optimization(adapter, fields.seed, steps=task.steps, keeps_checkpoints=task.keeps_checkpoints),
         trainer=spec.trainer,
-        lora=None if lora is None else Lora(lora.rank, lora.alpha, None if not lora.targets else tuple(lora.targets)),
-        max_steps=task.steps,
-        learning_rate=spec.learning_rate,
-        batch_size=spec.batch_size,
-        accumulation_steps=spec.accumulation_steps,
         num_generations=spec.num_generations,
         max_new_tokens=spec.max_new_tokens,
         temperature=spec.temperature,
         system=fields.system,
-        fold_system=model.fold_system,
-        revision=model.revision,
-        seed=fields.seed,
-        save_steps=spec.save_steps,
-        keeps_checkpoints=task.keeps_checkpoints,
         kl_limit=spec.kl_limit,
-        dtype=model.dtype,
-        device=model.device,  # type: ignore[arg-type]
         ppo=None if spec.ppo is None else PpoSettings(**spec.ppo.model_dump()),
-        trl=tuple(spec.trl.items()),
     )
 
 
@@ -205,7 +193,7 @@ def key_of(task: TrainingTask, training: "PolicyTraining") -> str:
 
     configuration = task.configuration
     source = configuration.source
-    model = find_checkpoint(training.model, revision=training.revision, base=source.base)
+    model = find_checkpoint(training.model.name, revision=training.model.revision, base=source.base)
     named = {file for group in task.groups for file in (*group.reward.files(), *group.reward.models())}
     named |= {file for group in task.groups for file in hashes_of_code(group.reward.code(), source.base, group.name)}
     content = {

@@ -13,6 +13,8 @@ from rlhf_game.errors import InputError, RunError
 from rlhf_game.files.documents import parse_json, read_text, shown
 from rlhf_game.files.run_folder import CALLS
 from rlhf_game.files.schema import Name, Positive
+from rlhf_game.files.training_fields import Count, LoraSpec, PassesFields, Seed
+from rlhf_game.optimization import DISTILLATION, Pretrained
 from rlhf_game.outcomes.prompts.prompts_judge import check_readable, judge_answers
 from rlhf_game.outcomes.prompts.prompts_spec import (
     Examples,
@@ -31,8 +33,6 @@ from rlhf_game.training.recipes.distill_questions import (
     paragraphs_of,
 )
 from rlhf_game.training.recipes.distill_scores import check_installed, score_answers
-from rlhf_game.training.recipes.reward_models import LoraSpec
-from rlhf_game.training.training_data import Count, Seed
 
 if TYPE_CHECKING:
     from rlhf_game.training_backends.trainers.self_training import SupervisedTraining
@@ -44,7 +44,7 @@ STUDENT = "student"
 
 
 @final
-class DistillConfig(TrainingFields, JudgingFields):
+class DistillConfig(TrainingFields, JudgingFields, PassesFields):
     """A text, a teacher under a system prompt, and a student; the constants are the paper's where it has them."""
 
     kind: Literal["distill"]
@@ -67,12 +67,9 @@ class DistillConfig(TrainingFields, JudgingFields):
     tokenizer: Literal["auto", "13a", "intl", "zh", "char"] = "auto"
     """How BLEU divides texts into words: as sacrebleu's 13a, and auto also scripts without spaces."""
     lora: LoraSpec = LoraSpec(rank=64, alpha=128)
-    epochs: Positive = 1.0
-    max_steps: Count | None = None
-    learning_rate: Positive = 1e-4
-    batch_size: Count = 32
+    learning_rate: Positive = DISTILLATION.learning_rate
+    batch_size: Count = DISTILLATION.batch_size
     max_length: Count = 2048
-    save_steps: Count = 100
     generation_batch_size: Count = 16
     seed: Seed = 0
 
@@ -213,21 +210,10 @@ class DistillConfig(TrainingFields, JudgingFields):
         return [reply.text for reply in replies]
 
     def _training(self) -> "SupervisedTraining":
-        from rlhf_game.training_backends import Lora
         from rlhf_game.training_backends.trainers.self_training import SupervisedTraining
 
-        targets = None if self.lora.targets is None else tuple(self.lora.targets)
-        return SupervisedTraining(
-            model=self.student,
-            lora=Lora(self.lora.rank, self.lora.alpha, targets, self.lora.dropout),
-            epochs=self.epochs,
-            max_steps=self.max_steps,
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            max_length=self.max_length,
-            save_steps=self.save_steps,
-            seed=self.seed,
-        )
+        how = self.optimization(self.lora, self.seed)
+        return SupervisedTraining(Pretrained(self.student), how, max_length=self.max_length)
 
 
 def winning_prompt(folder: Path) -> str:

@@ -14,9 +14,9 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.documents import lines_of
 from rlhf_game.files.run_folder import Progress
 from rlhf_game.files.schema import Name, Strict
+from rlhf_game.files.training_fields import Count
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.neural import EMBEDDER
-from rlhf_game.training.training_data import Count
 
 AT_ONCE = 16
 """Paragraphs that are asked about together: generated questions become examples from one such lot to the next."""

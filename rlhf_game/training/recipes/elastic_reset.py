@@ -12,9 +12,9 @@ from pydantic import Field
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import lines_of, read_text
 from rlhf_game.files.schema import Name, Positive
+from rlhf_game.files.training_fields import Count
 from rlhf_game.training.kinds import MetricsTable, Task
 from rlhf_game.training.recipes.policy import NONNEGATIVE, UNIT, PolicyFields, mean_over_prompts
-from rlhf_game.training.training_data import Count
 
 if TYPE_CHECKING:
     from rlhf_game.training_backends import LanguageModel
@@ -51,9 +51,9 @@ class ElasticResetConfig(PolicyFields):
         super().check(name)
         if self.trainer == "best_of_n":
             raise InputError(f"{name}: trainer: must be rloo, grpo or ppo to be reset, found best_of_n")
-        if self.every >= self.max_steps:
+        if self.every >= self.steps:
             raise InputError(
-                f"{name}: every: must be less than max_steps = {self.max_steps} (the last step is not reset), found "
+                f"{name}: every: must be less than steps = {self.steps} (the last step is not reset), found "
                 f"{self.every}"
             )
         updates = self.training().ppo_settings.epochs if self.trainer == "ppo" else 1
@@ -78,7 +78,7 @@ class ElasticResetConfig(PolicyFields):
             "strength": self.strength,
             "every": self.every,
             "decay": self.decay,
-            "resets": resets(self.every, self.max_steps),
+            "resets": resets(self.every, self.steps),
             "runs": runs,
         }
 
@@ -107,7 +107,8 @@ class ElasticResetConfig(PolicyFields):
     def _train(self, task: Task) -> dict[str, "TrainedPolicy"]:
         from rlhf_game.training_backends.trainers.policies import ElasticReset
 
-        training = replace(self.training(), keeps_checkpoints=True)
+        training = self.training()
+        training = replace(training, optimization=replace(training.optimization, keeps_checkpoints=True))
         reset = ElasticReset(self.every, decay=self.decay, place=self.place)
         found = {OWN: self.train_into(task.path, training, reset, task)}
         if self.compare:
@@ -115,7 +116,7 @@ class ElasticResetConfig(PolicyFields):
         return found
 
     def _run(self, label: str, done: "TrainedPolicy", task: Task) -> dict[str, Any]:
-        steps = [0, *range(self.save_steps, self.max_steps, self.save_steps), self.max_steps]
+        steps = [0, *range(self.save_steps, self.steps, self.save_steps), self.steps]
         points = [self._point(label, done.folder, step, task) for step in steps]
         best = front([(point["reward"]["estimate"], point["sequence_kl"]["estimate"]) for point in points])
         return {
@@ -129,19 +130,17 @@ class ElasticResetConfig(PolicyFields):
         return dict(task.workspace.kept(known, lambda: self._measured(label, folder, step, task)))
 
     def _measured(self, label: str, folder: Path, step: int, task: Task) -> dict[str, Any]:
-        from rlhf_game.training_backends import load_language_model
+        from rlhf_game.training_backends import load_reference
         from rlhf_game.training_backends.trainers.policies import load_policy, resets
 
-        reference = load_language_model(
-            self.model, revision=self.revision, device=self.device, base=task.base, folds_system=self.fold_system
-        )
-        place = folder if step == self.max_steps else folder / "checkpoints" / f"checkpoint-{step}"
+        reference = load_reference(self.reference, task.base)
+        place = folder if step == self.steps else folder / "checkpoints" / f"checkpoint-{step}"
         policy = reference if step == 0 else load_policy(place, device=self.device)
         rewards, ratios = self.judge(policy, reference, task, f"policy ({label}, step {step})")
         weights = np.array(self.training().weights)
         return {
             "step": step,
-            "after_reset": label == OWN and step in resets(self.every, self.max_steps),
+            "after_reset": label == OWN and step in resets(self.every, self.steps),
             "reward": mean_over_prompts(np.tensordot(weights / weights.sum(), rewards, axes=1), UNIT),
             "groups": {
                 group.name: mean_over_prompts(one, UNIT) for group, one in zip(self.groups, rewards, strict=True)

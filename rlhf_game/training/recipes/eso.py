@@ -9,8 +9,10 @@ from pydantic import BeforeValidator, Field
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Text, as_called
 from rlhf_game.files.hints import OrText
-from rlhf_game.files.schema import Name, Nonnegative, Positive
+from rlhf_game.files.schema import Nonnegative, Positive
+from rlhf_game.files.training_fields import Count, LoraSpec, ModelFields, OptimizationFields, Seed
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.optimization import ESO, Schedule
 from rlhf_game.rewards.nested import BATCHES, refuse_rank
 from rlhf_game.rewards.overlap import RougeL, rouge
 from rlhf_game.rewards.reward_specs import SomeReward
@@ -18,8 +20,6 @@ from rlhf_game.rewards.texts import TextReward, call_reward
 from rlhf_game.training.demonstrations import Demonstrations, DemonstrationSpec, read_demonstrations
 from rlhf_game.training.intervals import interval
 from rlhf_game.training.kinds import MetricsTable, Task, TrainingFields
-from rlhf_game.training.recipes.reward_models import LoraSpec
-from rlhf_game.training.training_data import Count, Seed
 
 if TYPE_CHECKING:
     from rlhf_game.training_backends import LanguageModel
@@ -34,12 +34,10 @@ def _file_alone(value: Any) -> Any:
 
 
 @final
-class EsoConfig(TrainingFields):
+class EsoConfig(TrainingFields, OptimizationFields, ModelFields):
     """A policy, the demonstrations it is trained on, and ESO's settings; defaults are the paper's where it has one."""
 
     kind: Literal["eso"]
-    model: Name
-    revision: Name | None = None
     data: Annotated[DemonstrationSpec, BeforeValidator(_file_alone), OrText()]
     reward: SomeReward | None = None
     """Of a sample; None: ROUGE-L with the row's completion. Rewards are told that column as ``completion``."""
@@ -49,24 +47,18 @@ class EsoConfig(TrainingFields):
     epochs: Count = 5
     eso_epochs: Count = 1
     """The last so many have ESO's loss."""
-    system: Name | None = None
-    fold_system: bool = False
-    """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
     lora: LoraSpec | None = None
-    learning_rate: Positive = 5e-5
-    weight_decay: Nonnegative = 0.05
-    batch_size: Count = 8
-    accumulation_steps: Count = 1
+    learning_rate: Positive = ESO.learning_rate
+    schedule: Schedule = ESO.schedule
+    weight_decay: Nonnegative = ESO.weight_decay
+    save_steps: Count = ESO.save_steps
     max_length: Count = 512
     max_new_tokens: Count = 128
-    save_steps: Count = 50
     keeps_checkpoints: bool = False
     compare: bool = False
     """Train by SFT alone as well, with the same rows in the same order."""
     judged: Count = 256
     """Held-out rows at most on which policies are judged, with one sample each."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: Seed = 0
 
     def files(self) -> Mapping[str, str]:
@@ -102,21 +94,17 @@ class EsoConfig(TrainingFields):
 
     def training(self, weight: float) -> "EsoTraining":
         """Return the training itself, with this weight of ESO."""
-        from rlhf_game.training_backends import Lora
         from rlhf_game.training_backends.trainers.policies import EsoTraining
 
-        spec = self.lora
-        targets = None if spec is None or spec.targets is None else tuple(spec.targets)
-        same = (
-            "model", "revision", "epochs", "eso_epochs", "system", "fold_system", "learning_rate", "weight_decay",
-            "batch_size", "accumulation_steps", "max_length", "max_new_tokens", "save_steps", "keeps_checkpoints",
-            "dtype", "device", "seed",
-        )  # fmt: skip
         return EsoTraining(
-            **{name: getattr(self, name) for name in same},
-            weight=weight,
-            temperatures=tuple(self.temperatures),
-            lora=None if spec is None else Lora(spec.rank, spec.alpha, targets),
+            self.reference,
+            weight,
+            tuple(self.temperatures),
+            self.eso_epochs,
+            self.optimization(self.lora, self.seed, keeps_checkpoints=self.keeps_checkpoints),
+            max_length=self.max_length,
+            max_new_tokens=self.max_new_tokens,
+            system=self.system,
         )
 
     def tables(self, metrics: dict[str, Any]) -> list[MetricsTable]:
@@ -155,13 +143,11 @@ class EsoConfig(TrainingFields):
         return RougeL() if self.reward is None else self.reward.build(base)
 
     def _metrics(self, rows: Demonstrations, trained: dict[str, "TrainedEso"], task: Task) -> dict[str, Any]:
-        from rlhf_game.training_backends import load_language_model
+        from rlhf_game.training_backends import load_reference
         from rlhf_game.training_backends.trainers.policies import load_policy
 
         test = rows.test[: self.judged]
-        start = load_language_model(
-            self.model, revision=self.revision, device=self.device, base=task.base, folds_system=self.fold_system
-        )
+        start = load_reference(self.reference, task.base)
         judged = {"start": self._judge(start, test, task, "start")}
         for label, done in trained.items():
             judged[label] = self._judge(load_policy(done.folder, device=self.device), test, task, label)

@@ -148,7 +148,7 @@ def _write_head(out: Path, head: LinearHead) -> None:
 def _finetune(
     spec: MemberSpec, backbone: str, drawn: Indices, out: Path, shared: SharedMemberData
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    from rlhf_game.training_backends import Finetuning, Lora, find_checkpoint, finetune
+    from rlhf_game.training_backends import Finetuning, find_checkpoint, finetune
 
     head = None
     if spec.probe:
@@ -156,21 +156,13 @@ def _finetune(
         first = place_of(shared.first_backbone, shared.base)
         probe, _ = _fit(spec, "head", first, np.arange(len(shared.subsets.training)), shared)
         head = (probe.weights, probe.bias)
-    targets = None if spec.lora.targets is None else tuple(spec.lora.targets)
-    lora = Lora(spec.lora.rank, spec.lora.alpha, targets, spec.lora.dropout)
+    further = tuple(spec.training_arguments().items())
     how = Finetuning(
-        lora=lora if spec.method == "lora" else None,
-        epochs=spec.epochs,
-        max_steps=spec.max_steps,
-        learning_rate=spec.learning_rate,
-        batch_size=spec.batch_size,
+        spec.optimization(spec.lora if spec.method == "lora" else None, spec.seed, trl=further),
         max_length=spec.max_length,
         has_dropout=spec.has_dropout,
         eta=spec.eta,
         smoothing=spec.smoothing,
-        seed=spec.seed,
-        save_steps=spec.save_steps,
-        trl=spec.training_arguments(),
     )
     pairs = _pairs(shared.subsets.training)
     trained = finetune(backbone, [pairs[k] for k in drawn], how, out, head=head, watch=shared.watch)

@@ -8,13 +8,14 @@ from pydantic import Field
 from rlhf_game.errors import InputError
 from rlhf_game.files.prompt_rows import PromptRow
 from rlhf_game.files.schema import Name, Positive, Strict
+from rlhf_game.files.training_fields import Count, LoraSpec, ModelFields, OptimizationFields, Seed
+from rlhf_game.optimization import ROUNDS
 from rlhf_game.registry import recipe
 from rlhf_game.rewards.nested import BATCHES, refuse_rank
 from rlhf_game.rewards.reward_specs import SomeReward
-from rlhf_game.training.fine_tuning import JudgeTraining, lora_of
+from rlhf_game.training.fine_tuning import JudgeTraining
 from rlhf_game.training.kinds import MetricsTable, Task, TrainingFields
-from rlhf_game.training.recipes.reward_models import LoraSpec
-from rlhf_game.training.training_data import Count, Seed, SomeData
+from rlhf_game.training.training_data import SomeData
 
 if TYPE_CHECKING:
     from rlhf_game.training_backends import Sampling
@@ -45,15 +46,11 @@ class SelfJudgeSpec(Strict):
 
 
 @final
-class OspConfig(TrainingFields):
+class OspConfig(TrainingFields, OptimizationFields, ModelFields):
     """Rounds of drawing, pairing, judging and training; the reference and the judge stay what they were."""
 
     kind: Literal["osp"]
-    model: Name
     prompts: Name | Annotated[list[PromptRow], Field(min_length=2)]
-    system: Name | None = None
-    fold_system: bool = False
-    """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
     rounds: Count = 4
     """How often in one pass through the prompts the policy is drawn from anew."""
     passes: Count = 1
@@ -68,13 +65,8 @@ class OspConfig(TrainingFields):
     judge: SelfJudgeSpec = SelfJudgeSpec()
     beta: Positive = 0.1
     lora: LoraSpec | None = None
-    learning_rate: Positive = 2e-5
-    batch_size: Count = 8
-    accumulation_steps: Count = 1
+    learning_rate: Positive = ROUNDS.learning_rate
     max_length: Count = 512
-    save_steps: Count = 100
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
     gold: SomeReward | None = None
     """A reward that nothing is trained on, of every round's responses."""
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -117,21 +109,13 @@ class OspConfig(TrainingFields):
         from rlhf_game.training_backends.trainers.preferences import PreferenceTraining
 
         return PreferenceTraining(
-            model=self.model,
-            loss="spce",
-            beta=self.beta,
+            self.reference,
+            "spce",
+            self.beta,
+            self.optimization(self.lora, seed),
             start=start,
-            lora=lora_of(self.lora),
-            learning_rate=self.learning_rate,
-            batch_size=self.batch_size,
-            accumulation_steps=self.accumulation_steps,
             max_length=self.max_length,
             system=self.system,
-            fold_system=self.fold_system,
-            seed=seed,
-            save_steps=self.save_steps,
-            dtype=self.dtype,
-            device=self.device,
         )
 
     def tables(self, metrics: dict[str, Any]) -> list[MetricsTable]:

@@ -12,7 +12,9 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.documents import shown
 from rlhf_game.files.prompt_rows import Prompts, prompts_of
 from rlhf_game.files.schema import Name, Positive, Strict
+from rlhf_game.files.training_fields import Count, LoraSpec, ModelFields, OptimizationFields, Seed
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.optimization import POLICIES
 from rlhf_game.outcomes.finetuned.finetuned_spec import PpoSpec
 from rlhf_game.outcomes.finetuned.finetuned_training import in_unit
 from rlhf_game.outcomes.run_config import GroupSpec
@@ -21,8 +23,6 @@ from rlhf_game.rewards.nested import BATCHES, refuse_rank
 from rlhf_game.rewards.texts import call_reward
 from rlhf_game.training.intervals import interval
 from rlhf_game.training.kinds import MetricsTable, Task, TrainingFields
-from rlhf_game.training.recipes.reward_models import LoraSpec
-from rlhf_game.training.training_data import Count, Seed
 
 if TYPE_CHECKING:
     from rlhf_game.training_backends import LanguageModel
@@ -49,39 +49,29 @@ class JudgedSpec(Strict):
     batch_size: Count = 64
 
 
-class PolicyFields(TrainingFields, ABC):
+class PolicyFields(TrainingFields, OptimizationFields, ModelFields, ABC):
     """A policy, the groups whose rewards it is trained on, and the trainer."""
 
-    model: Name
-    revision: Name | None = None
     prompts: Prompts
-    system: Name | None = None
-    fold_system: bool = False
-    """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
     groups: Annotated[list[GroupSpec], Field(min_length=1)]
     weights: dict[Name, Positive] | None = None
     """mu of each group in a general affine maximiser, beside its size; 1 where it is not named."""
     strength: Positive
     trainer: Literal["rloo", "grpo", "ppo", "best_of_n"] = "rloo"
     lora: LoraSpec | None = None
-    max_steps: Count = 100
-    learning_rate: Positive = 1e-5
-    batch_size: Count = 16
+    steps: Count = 100
+    learning_rate: Positive = POLICIES.learning_rate
+    batch_size: Count = POLICIES.batch_size
     """Responses at a time on each device."""
-    accumulation_steps: Count = 1
+    save_steps: Count = POLICIES.save_steps
     num_generations: Annotated[int, Field(ge=2, le=10_000)] = 4
     """Responses to a prompt in a step; n of best-of-n."""
     max_new_tokens: Count = 64
     temperature: Positive = 1.0
-    save_steps: Count = 50
     keeps_checkpoints: bool = False
     kl_limit: Positive | None = None
     ppo: PpoSpec | None = None
-    trl: dict[Name, bool | int | float | str] = {}
-    """Further arguments of TRL, where they move neither the objective nor what is drawn."""
     judged: JudgedSpec = JudgedSpec()
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: Seed = 0
 
     def files(self) -> Mapping[str, str]:
@@ -112,22 +102,21 @@ class PolicyFields(TrainingFields, ABC):
 
     def training(self) -> "PolicyTraining":
         """Return the training itself. Raises InputError where its fields do not go together."""
-        from rlhf_game.training_backends import Lora
         from rlhf_game.training_backends.trainers.policies import PolicyTraining, PpoSettings
 
-        spec, mu = self.lora, self.weights or {}
-        targets = None if spec is None or spec.targets is None else tuple(spec.targets)
-        same = (
-            "model", "revision", "strength", "trainer", "system", "fold_system", "max_steps", "learning_rate",
-            "batch_size", "accumulation_steps", "num_generations", "max_new_tokens", "temperature", "save_steps",
-            "keeps_checkpoints", "kl_limit", "dtype", "device", "seed",
-        )  # fmt: skip
+        mu = self.weights or {}
         return PolicyTraining(
-            **{name: getattr(self, name) for name in same},
-            weights=tuple(mu.get(group.name, 1.0) * group.size for group in self.groups),
-            lora=None if spec is None else Lora(spec.rank, spec.alpha, targets, spec.dropout),
+            self.reference,
+            self.strength,
+            tuple(mu.get(group.name, 1.0) * group.size for group in self.groups),
+            self.optimization(self.lora, self.seed, keeps_checkpoints=self.keeps_checkpoints),
+            trainer=self.trainer,
+            num_generations=self.num_generations,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            system=self.system,
+            kl_limit=self.kl_limit,
             ppo=None if self.ppo is None else PpoSettings(**self.ppo.model_dump()),
-            trl=tuple(self.trl.items()),
         )
 
     def train_into(
@@ -216,13 +205,11 @@ class PolicyConfig(PolicyFields):
         return self.train_into(task.path, self.training(), made, task)
 
     def _metrics(self, trained: "TrainedPolicy", task: Task) -> dict[str, Any]:
-        from rlhf_game.training_backends import load_language_model
+        from rlhf_game.training_backends import load_reference
         from rlhf_game.training_backends.trainers.policies import load_policy
 
         training = self.training()
-        reference = load_language_model(
-            self.model, revision=self.revision, device=self.device, base=task.base, folds_system=self.fold_system
-        )
+        reference = load_reference(self.reference, task.base)
         before, _ = self.judge(reference, reference, task, "reference")
         after, ratios = self.judge(load_policy(task.path, device=self.device), reference, task, "policy")
         bound = {"kl_bound": best_of_n_divergence(self.num_generations)} if self.trainer == "best_of_n" else {}

@@ -13,12 +13,13 @@ from rlhf_game.discovery import loss_of, parse
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Text
 from rlhf_game.files.schema import Name, Positive, Strict
+from rlhf_game.files.training_fields import Count, LoraSpec, ModelFields, PassesFields, Seed
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.optimization import PREFERENCES
 from rlhf_game.training.intervals import shown_share
 from rlhf_game.training.kinds import MetricsTable, Task
-from rlhf_game.training.recipes.reward_models import LoraSpec
 from rlhf_game.training.subsets import Rows, Subsets, judge, read_subsets
-from rlhf_game.training.training_data import Count, PreferenceFields, Seed
+from rlhf_game.training.training_data import PreferenceFields
 
 if TYPE_CHECKING:
     from rlhf_game.training_backends.trainers.preferences import (
@@ -84,34 +85,21 @@ class DivergenceSpec(Strict):
 
 
 @final
-class PreferenceConfig(PreferenceFields):
+class PreferenceConfig(PreferenceFields, PassesFields, ModelFields):
     """A policy, the pairs it is trained on, and the loss."""
 
     kind: Literal["preference"]
-    model: Name
-    revision: Name | None = None
     loss: SomeLoss = "dpo"
     beta: Positive = 0.1
     strength: Annotated[float | None, Field(ge=0, le=1)] = None
     """Of loss spce: how sure it is that the chosen response is the better one, of every pair alike."""
     start: Name | None = None
     """The folder of an earlier training whose weights this one begins with; the reference stays ``model``."""
-    system: Name | None = None
-    fold_system: bool = False
-    """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
     lora: LoraSpec | None = None
-    epochs: Positive = 1.0
-    max_steps: Count | None = None
-    learning_rate: Positive = 5e-6
-    batch_size: Count = 8
-    accumulation_steps: Count = 1
+    learning_rate: Positive = PREFERENCES.learning_rate
     max_length: Count = 512
-    max_grad_norm: Positive = 1.0
     has_dropout: bool = False
-    save_steps: Count = 100
     keeps_checkpoints: bool = False
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
     judged_pairs: Count = 256
     """Of each subset, the first so many pairs that the trained policy is judged on."""
     divergence: DivergenceSpec = DivergenceSpec()
@@ -146,20 +134,17 @@ class PreferenceConfig(PreferenceFields):
 
     def training(self) -> "PreferenceTraining":
         """Return the training itself. Raises InputError where its fields do not go together."""
-        from rlhf_game.training_backends import Lora
         from rlhf_game.training_backends.trainers.preferences import PreferenceTraining
 
-        spec = self.lora
-        targets = None if spec is None or spec.targets is None else tuple(spec.targets)
-        same = (
-            "model", "revision", "beta", "start", "system", "fold_system", "epochs", "max_steps", "learning_rate",
-            "batch_size", "accumulation_steps", "max_length", "max_grad_norm", "has_dropout", "save_steps",
-            "keeps_checkpoints", "dtype", "device", "seed",
-        )  # fmt: skip
         return PreferenceTraining(
-            **{name: getattr(self, name) for name in same},
-            loss=self.objective,
-            lora=None if spec is None else Lora(spec.rank, spec.alpha, targets, spec.dropout),
+            self.reference,
+            self.objective,
+            self.beta,
+            self.optimization(self.lora, self.seed, keeps_checkpoints=self.keeps_checkpoints),
+            start=self.start,
+            max_length=self.max_length,
+            has_dropout=self.has_dropout,
+            system=self.system,
         )
 
     @property

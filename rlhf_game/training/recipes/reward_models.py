@@ -2,34 +2,23 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias, final
+from typing import Annotated, Any, Literal, final
 
 from pydantic import Field
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.schema import Name, Nonnegative, Positive, Strict, parse_model
+from rlhf_game.files.schema import Name, Nonnegative, Positive, parse_model
+from rlhf_game.files.training_fields import Count, LoraSpec, PassesFields, Plain, Seed
+from rlhf_game.optimization import HUB, REWARD_ARGUMENTS, check_arguments
 from rlhf_game.registry import recipe
 from rlhf_game.rewards.neural import Truncate
 from rlhf_game.rewards.reward_specs import SomeReward
 from rlhf_game.training.kinds import MetricsTable, Task
 from rlhf_game.training.recipes.reward_tables import tables_of
-from rlhf_game.training.training_data import Count, PreferenceFields, Seed
+from rlhf_game.training.training_data import PreferenceFields
 
 
-@final
-class LoraSpec(Strict):
-    """A low-rank adapter."""
-
-    rank: Count = 8
-    alpha: Count = 16
-    targets: list[Name] | None = None
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-
-
-Plain: TypeAlias = bool | int | float | str
-
-
-class MemberFields(Strict, ABC):
+class MemberFields(PassesFields, ABC):
     """How one reward model is trained."""
 
     backbone: Name
@@ -43,16 +32,11 @@ class MemberFields(Strict, ABC):
     probe: bool = False
     """Start lora and full from a head that was fitted to the frozen backbone, as WARM does."""
     lora: LoraSpec = LoraSpec()
-    epochs: Positive = 1.0
-    max_steps: Count | None = None
-    learning_rate: Positive = 5e-5
-    batch_size: Count = 8
     max_length: Count = 512
     """Tokens; lora and full leave out the training pairs that are longer."""
     truncate: Truncate | None = None
     """What is read of texts that are too long for the backbone, wherever the model scores; None refuses them."""
     has_dropout: bool = False
-    save_steps: Count = 100
     trl: dict[Name, Plain | dict[Name, Plain]] = {}
     """Further arguments of TRL's RewardConfig for lora and full; push_to_hub and hub_* for every method."""
 
@@ -63,9 +47,7 @@ class MemberSpec(MemberFields):
 
     def training_arguments(self) -> dict[str, Any]:
         """Return what TRL gets. Raises InputError that begins with the field."""
-        from rlhf_game.training_backends.trainers.trl_arguments import HUB, REWARD_MODELS, check_arguments
-
-        check_arguments(self.trl, REWARD_MODELS | HUB)
+        check_arguments(self.trl, REWARD_ARGUMENTS | HUB)
         given = {name: value for name, value in self.trl.items() if name not in HUB}
         if given and self.method in ("embedding", "head"):
             name = min(given)

@@ -8,12 +8,13 @@ from pydantic_core import PydanticCustomError
 
 from rlhf_game.files.prompt_rows import Prompts
 from rlhf_game.files.schema import Name, Positive, Strict
+from rlhf_game.files.training_fields import Count
 from rlhf_game.registry import recipe
 from rlhf_game.rewards.nested import BATCHES, refuse_rank
 from rlhf_game.rewards.reward_specs import SomeReward
 from rlhf_game.training.fine_tuning import EvolutionTraining, ReviserTraining
 from rlhf_game.training.kinds import MetricsTable, Task
-from rlhf_game.training.training_data import Count, PreferenceFields
+from rlhf_game.training.training_data import PreferenceFields
 
 if TYPE_CHECKING:
     from rlhf_game.training_backends import Sampling

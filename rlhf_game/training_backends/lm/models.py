@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from rlhf_game.errors import InputError, boundary
 from rlhf_game.files.conversations import Conversation, Text, answered, dialogue, text_of
+from rlhf_game.optimization import Optimization, Pretrained
 from rlhf_game.training_backends.lm.checkpoints import Checkpoint, find_checkpoint
 from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.lm.templates import encode, render, turn_end
@@ -129,17 +130,28 @@ def load_language_model(
     return loaded
 
 
-def load_trainable(name: str, *, revision: str | None, device: str, dtype: str, folds_system: bool) -> LanguageModel:
+def load_reference(model: Pretrained, base: Path | None = None) -> LanguageModel:
+    """Load the model of a training as it is stored, in float32 and on its device. Raises InputError when it is none."""
+    return load_language_model(
+        model.name, revision=model.revision, device=model.device, base=base, folds_system=model.fold_system
+    )
+
+
+def load_trainable(model: Pretrained, how: Optimization, device: str = "cpu") -> LanguageModel:
     """Load a language model to train: as ``load_language_model`` does, its tokenizer with the tokens that TRL asks for.
 
-    Raises InputError when there is no token to fill batches with.
+    The backbone of a LoRA is frozen and may be coarse; weights that are trained in bfloat16 would swallow small
+    updates. Raises InputError when there is no token to fill batches with.
     """
-    model = load_language_model(name, revision=revision, device=device, dtype=dtype, folds_system=folds_system)
-    tokenizer, end = model.tokenizer, model.end_id
+    dtype = model.dtype if how.lora is not None else "float32"
+    loaded = load_language_model(
+        model.name, revision=model.revision, device=device, dtype=dtype, folds_system=model.fold_system
+    )
+    tokenizer, end = loaded.tokenizer, loaded.end_id
     if end is not None and tokenizer.eos_token_id is None:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(model.pad_id)
-    return model
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(loaded.pad_id)
+    return loaded
 
 
 def load_pretrained(

@@ -6,11 +6,12 @@ d = r(chosen) - r(rejected) and s = r(chosen) + r(rejected); TRL calls eta ``cen
 
 import copy
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from math import ceil
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, Final, Literal, TypeAlias, final
 
 import numpy as np
 import torch
@@ -23,27 +24,19 @@ from trl.trainer.reward_trainer import RewardTrainer
 from rlhf_game.errors import InputError, RunError, boundary
 from rlhf_game.files.conversations import Text
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.optimization import REWARD_ARGUMENTS, REWARD_MODELS, Lora, Optimization, Pretrained, check_arguments
 from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.lm.reading import Truncate
 from rlhf_game.training_backends.lm.reward_networks import set_head
 from rlhf_game.training_backends.lm.scorers import Classifier, Embedder, load_backbone, load_embedder
 from rlhf_game.training_backends.trainers.resuming import SafeCheckpoints, last_checkpoint
-from rlhf_game.training_backends.trainers.trl_arguments import REWARD_MODELS, check_arguments
+from rlhf_game.training_backends.trainers.trl_arguments import lora_config, trl_arguments
 
 Pair: TypeAlias = tuple[Text, Text, Text]
 """Prompt, chosen response, rejected response."""
 Watch: TypeAlias = Callable[[str, int, int], None]
-
-
-@final
-@dataclass(frozen=True)
-class Lora:
-    """A low-rank adapter: its rank, the numerator of its scale, and the layers it is put on (None: peft's choice)."""
-
-    rank: int = 8
-    alpha: int = 16
-    targets: tuple[str, ...] | None = None
-    dropout: float = 0.0
+HERE: Final = Pretrained("backbone")
+"""Reward models are trained where torch is, in float32 unless TRL's arguments say otherwise."""
 
 
 @final
@@ -51,23 +44,16 @@ class Lora:
 class Finetuning:
     """How a network is trained; the defaults are those of small reward models, not of any paper."""
 
-    lora: Lora | None = None
-    epochs: float = 1.0
-    max_steps: int | None = None
-    learning_rate: float = 5e-5
-    batch_size: int = 8
+    optimization: Optimization = REWARD_MODELS
+    """With ``bf16`` (mixed precision) among TRL's arguments, those of REWARD_ARGUMENTS only, the backbone under an
+    adapter is kept in bfloat16; what is trained always is in float32."""
     max_length: int = 512
     has_dropout: bool = False
     eta: float = 0.01
     smoothing: float = 0.0
-    seed: int = 0
-    save_steps: int = 100
-    trl: Mapping[str, Any] = field(default_factory=dict)
-    """Further arguments of TRL's RewardConfig, those of ``trl_arguments.REWARD_MODELS`` only. With bf16 (mixed
-    precision) the backbone under an adapter is kept in bfloat16; what is trained always is in float32."""
 
     def __post_init__(self) -> None:
-        check_arguments(self.trl, REWARD_MODELS)
+        check_arguments(dict(self.optimization.trl), REWARD_ARGUMENTS)
 
 
 @final
@@ -147,8 +133,9 @@ def finetune(
     kept beside ``out`` until it is whole; the same settings give the same weights however often it was stopped (on a
     CPU). Raises InputError when no pair fits in max_length, RunError when the loss is no number any more.
     """
-    is_halved = how.lora is not None and bool(how.trl.get("bf16"))
-    classifier = load_backbone(backbone, base=base, seed=how.seed, dtype="bfloat16" if is_halved else "float32")
+    fit = how.optimization
+    is_halved = fit.lora is not None and bool(dict(fit.trl).get("bf16"))
+    classifier = load_backbone(backbone, base=base, seed=fit.seed, dtype="bfloat16" if is_halved else "float32")
     if head is not None:
         set_head(classifier, *head)
     rows = _rows(classifier, pairs, how.max_length)
@@ -164,7 +151,7 @@ def finetune(
             train_dataset=Dataset.from_list(rows),
             data_collator=partial(_padded, pad=pad),
             processing_class=_with_pad(classifier.tokenizer, pad),
-            peft_config=_lora(how.lora, classifier.missing),
+            peft_config=_lora(fit.lora, classifier.missing),
         )
         for parameter in trainer.model.parameters():
             if parameter.requires_grad:
@@ -231,47 +218,25 @@ def _with_pad(tokenizer: PreTrainedTokenizerBase, pad: int) -> PreTrainedTokeniz
 
 
 def _arguments(how: Finetuning, work: Path, rows: int) -> Any:
-    defaults = {"bf16": False, "activation_checkpointing": False, "report_to": "none", "logging_steps": 10}
+    fit = how.optimization
+    taken = fit.steps or ceil(fit.epochs * ceil(rows / fit.rows))  # of which a share warms up
+    common = trl_arguments(replace(fit, batch_size=min(fit.batch_size, rows)), HERE, work, steps=taken)
+    further = {"logging_steps": 10, "logging_first_step": True, **dict(fit.trl)}
     with boundary("trl", InputError):
-        return _reward_config(how, work, rows, {**defaults, **how.trl})
-
-
-def _reward_config(how: Finetuning, work: Path, rows: int, further: Mapping[str, Any]) -> Any:
-    return RewardConfig(
-        output_dir=str(work),
-        num_train_epochs=how.epochs,
-        max_steps=-1 if how.max_steps is None else how.max_steps,
-        learning_rate=how.learning_rate,
-        per_device_train_batch_size=min(how.batch_size, rows),
-        max_length=None,
-        remove_unused_columns=False,
-        center_rewards_coefficient=how.eta or None,
-        disable_dropout=not how.has_dropout,
-        seed=how.seed,
-        data_seed=how.seed,
-        save_strategy="steps",
-        save_steps=how.save_steps,
-        save_total_limit=2,
-        logging_first_step=True,
-        use_cpu=not torch.cuda.is_available(),
-        disable_tqdm=True,
-        **further,
-    )
+        return RewardConfig(
+            **{**common, **further, "max_steps": fit.steps or -1},
+            num_train_epochs=fit.epochs,
+            max_length=None,
+            remove_unused_columns=False,
+            center_rewards_coefficient=how.eta or None,
+            disable_dropout=not how.has_dropout,
+        )
 
 
 def _lora(lora: Lora | None, missing: Sequence[str]) -> LoraConfig | None:
     """Return peft's settings. missing: parameters that are new, which an adapter must hold (peft sees to the head)."""
-    if lora is None:
-        return None
     new = {name.rpartition(".")[0] for name in missing}
-    return LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        target_modules=None if lora.targets is None else list(lora.targets),
-        lora_dropout=lora.dropout,
-        modules_to_save=sorted(name for name in new if name.partition(".")[0] not in ("score", "classifier")),
-        task_type="SEQ_CLS",
-    )
+    return lora_config(lora, "SEQ_CLS", (name for name in new if name.partition(".")[0] not in ("score", "classifier")))
 
 
 def _save(model: Any, classifier: Classifier, out: Path) -> None:

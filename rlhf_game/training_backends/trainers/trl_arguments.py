@@ -1,28 +1,53 @@
-"""Which arguments of TRL's configurations a training of this package passes on, under TRL's own names."""
+"""What TRL's trainers are told: the one place where settings become arguments."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
+from math import ceil
+from pathlib import Path
+from typing import Any
 
-from rlhf_game.errors import InputError
+import torch
+from peft import LoraConfig
 
-OPTIMIZATION = frozenset(
-    {
-        "activation_checkpointing", "activation_checkpointing_kwargs", "adam_beta1", "adam_beta2", "adam_epsilon",
-        "dataloader_num_workers", "lr_scheduler_kwargs", "lr_scheduler_type", "max_grad_norm", "optim", "optim_args",
-        "project", "report_to", "run_name", "tf32", "torch_compile", "torch_empty_cache_steps", "warmup_steps",
+from rlhf_game.optimization import Lora, Optimization, Pretrained
+
+
+def trl_arguments(how: Optimization, model: Pretrained, work: Path, *, steps: int) -> dict[str, Any]:
+    """Return what every trainer is told. work: the folder of the checkpoints. steps: that the training takes."""
+    return {
+        "output_dir": str(work),
+        "max_steps": steps,
+        "learning_rate": how.learning_rate,
+        "lr_scheduler_type": how.schedule,
+        "warmup_steps": ceil(how.warmup * steps),
+        "weight_decay": how.weight_decay,
+        "max_grad_norm": how.max_grad_norm,
+        "per_device_train_batch_size": how.batch_size,
+        "gradient_accumulation_steps": how.accumulation_steps,
+        "activation_checkpointing": how.gradient_checkpointing,
+        "seed": how.seed,
+        "data_seed": how.seed,
+        "save_strategy": "steps",
+        "save_steps": how.save_steps,
+        "save_total_limit": None if how.keeps_checkpoints else 2,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "use_cpu": model.device == "cpu" or not torch.cuda.is_available(),
+        "bf16": model.dtype == "bfloat16",
+        "report_to": how.report_to,
+        "disable_tqdm": True,
+        **dict(how.trl),
     }
-)  # fmt: skip
-"""How a loss is minimised, and who is told: of any training."""
-REWARD_MODELS = OPTIMIZATION | {
-    "activation_offloading", "auto_find_batch_size", "bf16", "fp16", "gradient_accumulation_steps", "logging_steps",
-    "use_liger_kernel", "weight_decay",
-}  # fmt: skip
-"""Of trainings of reward models."""
-HUB = frozenset({"push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision"})
-"""Where a trained model goes besides its folder."""
 
 
-def check_arguments(given: Iterable[str], known: Collection[str]) -> None:
-    """Raise InputError on an argument that is not passed on."""
-    for name in given:
-        if name not in known:
-            raise InputError(f"trl.{name}: must be one of {', '.join(sorted(known))}, found {name}")
+def lora_config(lora: Lora | None, task: str = "CAUSAL_LM", new: Iterable[str] = ()) -> LoraConfig | None:
+    """Return peft's configuration of an adapter. new: modules that an adapter must hold whole."""
+    if lora is None:
+        return None
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=None if lora.targets is None else list(lora.targets),
+        lora_dropout=lora.dropout,
+        modules_to_save=sorted(new) or None,
+        task_type=task,
+    )

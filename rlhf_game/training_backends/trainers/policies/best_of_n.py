@@ -20,11 +20,12 @@ from rlhf_game.files.conversations import Text
 from rlhf_game.files.workspace import Workspace
 from rlhf_game.training_backends.lm.models import LanguageModel, pick_device
 from rlhf_game.training_backends.lm.sampling import sample_batch
-from rlhf_game.training_backends.trainers.policies.building import lora_config, shuffled_passes
+from rlhf_game.training_backends.trainers.policies.building import shuffled_passes
 from rlhf_game.training_backends.trainers.policies.policy_settings import PolicyTraining
 from rlhf_game.training_backends.trainers.policies.trainers import NamedReward
 from rlhf_game.training_backends.trainers.policies.watching import Watch
 from rlhf_game.training_backends.trainers.resuming import SafeCheckpoints
+from rlhf_game.training_backends.trainers.trl_arguments import lora_config
 
 IGNORED = -100
 """The label of a token that is no part of the loss."""
@@ -69,19 +70,19 @@ def choose_winners(
     Every row has draws of its own, so no winner is read twice.
     """
     workspace, folder = Workspace(out), out / "winners"
-    each = training.batch_size * training.accumulation_steps * settings.world_size
-    order = shuffled_passes(len(asked.prompts), training.max_steps * each, training)
+    each = training.optimization.rows * settings.world_size
+    order = shuffled_passes(len(asked.prompts), training.steps * each, training.optimization.seed)
     model: Any = language_model.model
     model.to(pick_device("cpu" if settings.use_cpu else "auto"))
-    for step in range(training.max_steps):
-        watch("draw and judge winners", step, training.max_steps)
+    for step in range(training.steps):
+        watch("draw and judge winners", step, training.steps)
         part = folder / f"step-{step:06d}.json"
         if not part.exists():
             before = time.perf_counter()
             rows = range(step * each, step * each + each)
             found = _winners(training, language_model, asked, [(order[row], row) for row in rows], rewards)
             workspace.write_json(part, {"seconds": time.perf_counter() - before, "rows": found})
-    watch("draw and judge winners", training.max_steps, training.max_steps)
+    watch("draw and judge winners", training.steps, training.steps)
     model.to("cpu")
 
 
@@ -94,12 +95,14 @@ def _winners(
 ) -> list[dict[str, Any]]:
     """Return the best of n responses of each row. rows: which prompt, and the row's number."""
     n, found = training.num_generations, []
-    together = max(1, training.batch_size // n)
+    together = max(1, training.optimization.batch_size // n)
     encoded = language_model.encode_prompts(asked.prompts, training.system)
     for start in range(0, len(rows), together):
         some = rows[start : start + together]
         draws = [(i, row * n + j) for i, row in some for j in range(n)]
-        drawn = sample_batch(language_model, encoded, draws, seed=training.seed, sampling=training.sampling)
+        drawn = sample_batch(
+            language_model, encoded, draws, seed=training.optimization.seed, sampling=training.sampling
+        )
         texts, prompts = [one.text for one in drawn], [asked.prompts[i] for i, _ in draws]
         columns = {key: [values[i] for i, _ in draws] for key, values in asked.columns.items()}
         columns["completion_ids"] = [one.token_ids for one in drawn]
@@ -144,7 +147,7 @@ def make_distiller(
         args=settings,
         train_dataset=Dataset.from_list(rows),
         processing_class=language_model.tokenizer,
-        peft_config=lora_config(training.lora),
+        peft_config=lora_config(training.optimization.lora),
         callbacks=list(callbacks),
     )
     trainer.language_model = language_model

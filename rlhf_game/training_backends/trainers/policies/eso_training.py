@@ -3,11 +3,12 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from math import isfinite
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from math import ceil, isfinite
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, TypeAlias, final
 
 import numpy as np
 import torch
@@ -15,12 +16,12 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl.trainer.sft_config import SFTConfig
 
-from rlhf_game.errors import InputError
+from rlhf_game.errors import InputError, boundary
 from rlhf_game.files.conversations import Text, document_of, response_of, text_of
 from rlhf_game.files.identity import digest_of
+from rlhf_game.optimization import ARGUMENTS, ESO, Optimization, Pretrained, check_arguments, document_of_training
 from rlhf_game.training_backends.lm.models import LanguageModel, load_trainable
 from rlhf_game.training_backends.lm.quiet import quiet_transformers
-from rlhf_game.training_backends.trainers.policies.building import lora_config
 from rlhf_game.training_backends.trainers.policies.eso_trainer import IGNORED, EsoTrainer
 from rlhf_game.training_backends.trainers.policies.policy_folders import (
     CARD,
@@ -28,13 +29,13 @@ from rlhf_game.training_backends.trainers.policies.policy_folders import (
     counted,
     explained,
     finish,
-    place_of_model,
+    placed,
     train_from_last,
     unwatched,
 )
 from rlhf_game.training_backends.trainers.policies.trainers import TrlReward, refuse_ranks
 from rlhf_game.training_backends.trainers.policies.watching import FiniteWeightsCallback, ProgressCallback, Watch
-from rlhf_game.training_backends.trainers.reward_training import Lora
+from rlhf_game.training_backends.trainers.trl_arguments import lora_config, trl_arguments
 
 Demonstration: TypeAlias = tuple[Text, Text]
 """A prompt and a completion."""
@@ -48,57 +49,38 @@ class EsoTraining:
     A step reads batch_size * accumulation_steps rows on each device. Raises InputError where a value makes no sense.
     """
 
-    model: str
+    model: Pretrained
     weight: float = 0.05
     """Of ESO's loss beside TRL's SFT loss, the mean over target tokens; 0 leaves ESO out."""
     temperatures: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
     """One sample to a prompt at each."""
-    epochs: int = 5
     eso_epochs: int = 1
-    lora: Lora | None = None
-    learning_rate: float = 5e-5
-    weight_decay: float = 0.05
-    batch_size: int = 8
-    accumulation_steps: int = 1
+    optimization: Optimization = ESO
+    """Its epochs are whole ones, and it has no steps of its own."""
     max_length: int = 512
     """Tokens of prompt and completion; longer rows are left out."""
     max_new_tokens: int = 128
     system: str | None = None
-    fold_system: bool = False
-    """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
-    revision: str | None = None
-    seed: int = 0
-    save_steps: int = 50
-    keeps_checkpoints: bool = False
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "eso_epochs", "batch_size", "accumulation_steps", "max_length", "save_steps"):
+        for name in ("eso_epochs", "max_length", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if self.max_new_tokens < 1:
-            raise InputError(f"max_new_tokens must be >= 1, got {self.max_new_tokens}")
-        if self.eso_epochs > self.epochs:
-            raise InputError(f"eso_epochs must be at most epochs = {self.epochs}, got {self.eso_epochs}")
-        if not (isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise InputError(f"learning_rate must be a number > 0, got {self.learning_rate}")
-        for name in ("weight", "weight_decay"):
-            if not (isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise InputError(f"{name} must be a number >= 0, got {getattr(self, name)}")
+        how = self.optimization
+        if how.steps is not None or how.epochs != int(how.epochs):
+            raise InputError(f"epochs must be an integer, without steps, got {how.epochs} and {how.steps}")
+        if self.eso_epochs > how.epochs:
+            raise InputError(f"eso_epochs must be at most epochs = {int(how.epochs)}, got {self.eso_epochs}")
+        if not (isfinite(self.weight) and self.weight >= 0):
+            raise InputError(f"weight must be a number >= 0, got {self.weight}")
         if len(self.temperatures) < 2 or not all(isfinite(t) and t > 0 for t in self.temperatures):
             raise InputError(f"temperatures must be two or more numbers > 0, got {list(self.temperatures)}")
-        if self.lora is not None and self.lora.dropout > 0:
-            raise InputError(f"lora.dropout must be 0 (what is sampled is what is trained), got {self.lora.dropout}")
-
-    @property
-    def kl_limit(self) -> None:
-        """There is no reference to have a KL to."""
-        return
+        how.must_have_no_dropout()
+        check_arguments(dict(how.trl), ARGUMENTS)
 
     def document(self) -> dict[str, Any]:
         """Return all that decides the outcome, as JSON has it."""
-        return {**asdict(self), "temperatures": list(self.temperatures)}
+        return {**document_of_training(self), "temperatures": list(self.temperatures)}
 
 
 @final
@@ -130,9 +112,9 @@ class _Schedule:
 
     @classmethod
     def of(cls, training: EsoTraining, rows: int, processes: int) -> "_Schedule":
-        each = training.batch_size * training.accumulation_steps * processes
-        before = (training.epochs - training.eso_epochs) * rows
-        return cls(each, -(-training.epochs * rows // each), -(-before // each))
+        each, epochs = training.optimization.rows * processes, int(training.optimization.epochs)
+        before = (epochs - training.eso_epochs) * rows
+        return cls(each, -(-epochs * rows // each), -(-before // each))
 
     def order(self, rows: int, seed: int) -> Any:
         """Return the row of each place of each step, [steps each]; the last step is filled from one more pass."""
@@ -158,20 +140,20 @@ def train_eso(
     training's or no row fits, RunError when the training diverges or memory runs out; the last whole checkpoint stays.
     """
     refuse_ranks({"reward": reward})
-    training = replace(training, model=place_of_model(training.model, base))
+    training = replace(training, model=placed(training.model, base))
     rows = [(text_of(asked, f"rows[{k}]"), response_of(said, f"rows[{k}]")) for k, (asked, said) in enumerate(rows)]
     told = hashlib.sha256(json.dumps([list(row) for row in rows], default=document_of).encode()).hexdigest()
     what = {"trainer": "eso", **training.document()}
     document = json.loads(json.dumps({"training": what, "rows_sha256": told, "reward": digest_of(reward)}))
-    with torch.random.fork_rng(), quiet_transformers(), explained(training, out):
-        torch.manual_seed(training.seed)  # a LoRA's first weights
+    with torch.random.fork_rng(), quiet_transformers(), _explained(training, out):
+        torch.manual_seed(training.optimization.seed)  # a LoRA's first weights
         settings = _settings(training, out / "checkpoints")
         if settings.should_save:
             begin(document, out)
         settings.distributed_state.wait_for_everyone()
         if not (out / CARD).exists():
             trainer, more = _trainer(training, settings, rows, reward)
-            trainer.add_callback(FiniteWeightsCallback(training))
+            trainer.add_callback(FiniteWeightsCallback(training.optimization.learning_rate))
             trainer.add_callback(ProgressCallback(watch or unwatched))
             train_from_last(trainer, out, watch or unwatched)
             log = _log(trainer.state.log_history)
@@ -179,52 +161,36 @@ def train_eso(
     return _read(out)
 
 
+def _explained(training: EsoTraining, out: Path) -> AbstractContextManager[None]:
+    return explained(training.optimization, out, f"max_new_tokens (now {training.max_new_tokens})")
+
+
 def _settings(training: EsoTraining, work: Path) -> Any:
-    return SFTConfig(
-        output_dir=str(work),
-        max_steps=1,  # until the number of rows is known
-        learning_rate=training.learning_rate,
-        weight_decay=training.weight_decay,
-        lr_scheduler_type="cosine",
-        per_device_train_batch_size=training.batch_size,
-        gradient_accumulation_steps=training.accumulation_steps,
-        train_sampling_strategy="sequential",  # the rows are in order already
-        max_length=None,
-        seed=training.seed,
-        data_seed=training.seed,
-        save_strategy="steps",
-        save_steps=training.save_steps,
-        save_total_limit=None if training.keeps_checkpoints else 2,
-        ddp_find_unused_parameters=False,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        include_num_input_tokens_seen="non_padding",
-        use_cpu=training.device == "cpu" or not torch.cuda.is_available(),
-        bf16=training.dtype == "bfloat16",
-        activation_checkpointing=False,
-        report_to="none",
-        disable_tqdm=True,
-    )
+    common = trl_arguments(training.optimization, training.model, work, steps=1)  # until the number of rows is known
+    with boundary("trl", InputError):
+        return SFTConfig(
+            **{"ddp_find_unused_parameters": False, **common},
+            train_sampling_strategy="sequential",  # the rows are in order already
+            max_length=None,
+            include_num_input_tokens_seen="non_padding",
+        )
 
 
 def _trainer(
     training: EsoTraining, settings: Any, rows: Sequence[Demonstration], reward: TrlReward
 ) -> tuple[EsoTrainer, dict[str, Any]]:
     """Return the trainer, and what the card says of the rows."""
-    # A LoRA's backbone is frozen and may be coarse; weights that are trained in bfloat16 would swallow small updates.
-    dtype = training.dtype if training.lora is not None else "float32"
-    model = load_trainable(
-        training.model, revision=training.revision, device="cpu", dtype=dtype, folds_system=training.fold_system
-    )
+    model = load_trainable(training.model, training.optimization)
     encoded = encode_rows(training, model, rows)
     schedule = _Schedule.of(training, len(encoded), settings.world_size)
     settings.max_steps = schedule.steps
+    settings.warmup_steps = ceil(training.optimization.warmup * schedule.steps)
     trainer = EsoTrainer(
         model=model.model,
         args=settings,
-        train_dataset=Dataset.from_list(encoded).select(schedule.order(len(encoded), training.seed)),
+        train_dataset=Dataset.from_list(encoded).select(schedule.order(len(encoded), training.optimization.seed)),
         processing_class=model.tokenizer,
-        peft_config=lora_config(training.lora),
+        peft_config=lora_config(training.optimization.lora),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.language_model, trainer.reward = model, reward

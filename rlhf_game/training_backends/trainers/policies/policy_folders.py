@@ -4,52 +4,34 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.files.workspace import Workspace
+from rlhf_game.optimization import Optimization, Pretrained
 from rlhf_game.training_backends.lm.checkpoints import find_checkpoint
 from rlhf_game.training_backends.trainers.policies.watching import Watch
 from rlhf_game.training_backends.trainers.resuming import checkpoints, last_checkpoint
-from rlhf_game.training_backends.trainers.reward_training import Lora
 
 CARD = "policy.json"
 """The last file of a trained policy that is written: where it is, the policy is whole."""
-
-
-class Tunable(Protocol):
-    """What may have to be changed when a training does not fit into memory or diverges."""
-
-    @property
-    def batch_size(self) -> int:
-        """Rows in a forward."""
-        ...
-
-    @property
-    def accumulation_steps(self) -> int:
-        """Forwards to a step."""
-        ...
-
-    @property
-    def learning_rate(self) -> float:
-        """Of the optimizer."""
-        ...
-
-    @property
-    def lora(self) -> Lora | None:
-        """What is trained instead of all weights."""
-        ...
 
 
 def unwatched(what: str, done: int, total: int) -> None:
     """Do nothing: the progress of who does not ask for it."""
 
 
+def placed(model: Pretrained, base: Path | None) -> Pretrained:
+    """Return a model under the name that a training's folder keeps: a folder or file by its whole path."""
+    return replace(model, name=place_of_model(model.name, base))
+
+
 def place_of_model(model: str, base: Path | None) -> str:
-    """Return a model's name as the folder keeps it: a folder or file by its whole path."""
+    """Return the whole path of a folder or file; another name stays what it is."""
     path = (base or Path()) / Path(model).expanduser()
     return str(path.resolve()) if path.exists() else model
 
@@ -78,10 +60,10 @@ def train_from_last(trainer: Any, out: Path, watch: Watch) -> None:
 
 
 @contextmanager
-def explained(training: Tunable, out: Path, lengths: str = "max_new_tokens") -> Iterator[None]:
+def explained(how: Optimization, out: Path, lengths: str) -> Iterator[None]:
     """Turn what torch says when memory runs out or a model is broken into a message that says what to do.
 
-    lengths: the setting that says how long sequences may be.
+    lengths: the setting that says how long sequences may be, and its value.
     """
     try:
         yield
@@ -89,22 +71,22 @@ def explained(training: Tunable, out: Path, lengths: str = "max_new_tokens") -> 
         cause = error.__cause__ if isinstance(error, RunError) else error  # a reward may run out of it too
         said = str(cause)
         if isinstance(cause, torch.OutOfMemoryError | MemoryError) or "allocate memory" in said:
-            raise RunError(f"memory ran out; lower {_what_to_lower(training, lengths)}; {_kept(out)}") from error
+            raise RunError(f"memory ran out; lower {_what_to_lower(how, lengths)}; {_kept(out)}") from error
         if "probability tensor contains" in said:
             raise RunError(
                 f"the policy's probabilities are no numbers any more; lower learning_rate (now "
-                f"{training.learning_rate}); {_kept(out)}"
+                f"{how.learning_rate}); {_kept(out)}"
             ) from error
         raise
 
 
-def _what_to_lower(training: Tunable, lengths: str) -> str:
-    if training.batch_size > 1:
+def _what_to_lower(how: Optimization, lengths: str) -> str:
+    if how.batch_size > 1:
         return (
-            f"batch_size (now {training.batch_size}) and raise accumulation_steps (now {training.accumulation_steps}) "
-            "by as much, which changes nothing else"
+            f"batch_size (now {how.batch_size}) and raise accumulation_steps (now {how.accumulation_steps}) by as "
+            "much, which changes nothing else"
         )
-    return f"{lengths} (now {getattr(training, lengths)})" + ("" if training.lora else ", or train a lora")
+    return lengths + ("" if how.lora else ", or train a lora")
 
 
 def _kept(out: Path) -> str:

@@ -3,18 +3,23 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from math import isfinite
 from typing import Any, Literal, TypeAlias, final
 
 from rlhf_game.errors import InputError, MissingExtra
+from rlhf_game.optimization import (
+    POLICIES,
+    POLICY_ARGUMENTS,
+    Optimization,
+    Pretrained,
+    check_arguments,
+    document_of_training,
+)
 from rlhf_game.training_backends.lm.sampling import Sampling
-from rlhf_game.training_backends.trainers.reward_training import Lora
-from rlhf_game.training_backends.trainers.trl_arguments import OPTIMIZATION, check_arguments
 
 TrainerName: TypeAlias = Literal["rloo", "grpo", "ppo", "best_of_n"]
-Plain: TypeAlias = bool | int | float | str
 
 
 @final
@@ -34,14 +39,6 @@ FAITHFULNESS: Mapping[str, Faithfulness] = {
     ),
     "best_of_n": Faithfulness(False, "it has no lambda: its KL is at most log n - (n-1)/n, whatever the rewards"),
 }
-TRL_ARGUMENTS = OPTIMIZATION | {
-    "cache_implementation", "ddp_backend", "ddp_bucket_cap_mb", "ddp_find_unused_parameters", "ddp_timeout",
-    "deepspeed", "ds3_gather_for_generation", "fsdp", "fsdp_config", "pad_to_multiple_of",
-    "use_transformers_continuous_batching", "use_vllm", "vllm_enable_sleep_mode", "vllm_gpu_memory_utilization",
-    "vllm_group_port", "vllm_max_model_length", "vllm_mode", "vllm_model_impl", "vllm_server_base_url",
-    "vllm_server_host", "vllm_server_port", "vllm_server_timeout", "vllm_tensor_parallel_size",
-}  # fmt: skip
-"""Arguments of TRL's configurations that move neither the objective nor what is drawn, and may be passed on."""
 
 
 @final
@@ -69,73 +66,61 @@ class PolicyTraining:
     device, num_generations to a prompt. Raises InputError where a value makes no sense, MissingExtra for vLLM.
     """
 
-    model: str
+    model: Pretrained
     strength: float
     """lambda, in the unit of the weighted rewards."""
     weights: tuple[float, ...]
     """Of each reward: its group's size (times mu_i in a general affine maximiser)."""
+    optimization: Optimization = POLICIES
     trainer: TrainerName = "rloo"
-    lora: Lora | None = None
-    max_steps: int = 100
-    learning_rate: float = 1e-5
-    batch_size: int = 16
-    accumulation_steps: int = 1
     num_generations: int = 4
     """Responses to a prompt in a step; n of best-of-n."""
     max_new_tokens: int = 64
     temperature: float = 1.0
     system: str | None = None
-    fold_system: bool = False
-    """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
-    revision: str | None = None
-    seed: int = 0
-    save_steps: int = 50
-    keeps_checkpoints: bool = False
-    """Keep all checkpoints, not only the last two while training goes on."""
     kl_limit: float | None = None
     """Sequence KL to the reference, in nats, at which the training is given up as diverged."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: mixed precision; the weights of a LoRA's backbone are kept in it, trained weights in float32."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
     ppo: PpoSettings | None = None
-    trl: tuple[tuple[str, Plain], ...] = ()
-    """Further arguments of TRL, sorted by name; those of TRL_ARGUMENTS only."""
 
     def __post_init__(self) -> None:
-        self._check_numbers()
-        self._check_parts()
-        object.__setattr__(self, "trl", tuple(sorted(dict(self.trl).items())))
-        check_arguments(dict(self.trl), TRL_ARGUMENTS)
-        if dict(self.trl).get("use_vllm") and find_spec("vllm") is None:
-            raise MissingExtra("vllm", "vllm")
-
-    def _check_numbers(self) -> None:
-        for name in ("strength", "learning_rate", "temperature"):
+        for name in ("strength", "temperature"):
             value = getattr(self, name)
             if not (isfinite(value) and value > 0):
                 raise InputError(f"{name} must be a number > 0, got {value}")
-        for name in ("max_steps", "batch_size", "accumulation_steps", "max_new_tokens", "save_steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.max_new_tokens < 1:
+            raise InputError(f"max_new_tokens must be >= 1, got {self.max_new_tokens}")
         if self.num_generations < 2:
             raise InputError(f"num_generations must be >= 2, got {self.num_generations}")
         if not self.weights or not all(isfinite(weight) and weight >= 0 for weight in self.weights):
             raise InputError(f"weights must be numbers >= 0, one per reward, got {list(self.weights)}")
         if self.kl_limit is not None and not self.kl_limit > 0:
             raise InputError(f"kl_limit must be > 0, got {self.kl_limit}")
+        self._check_parts()
 
     def _check_parts(self) -> None:
         if self.trainer not in FAITHFULNESS:
             raise InputError(f"trainer must be {', '.join(FAITHFULNESS)}, got {self.trainer}")
         if self.ppo is not None and self.trainer != "ppo":
             raise InputError(f"ppo: must be left out with trainer {self.trainer}, found {self.ppo}")
-        if self.lora is not None and self.lora.dropout > 0:
-            raise InputError(f"lora.dropout: must be 0 (what is sampled is what is trained), found {self.lora.dropout}")
-        if self.trainer == "ppo" and self.save_steps % self.ppo_settings.epochs:
+        how = self.optimization
+        if how.steps is None:
+            raise InputError("steps must be given where a policy is trained on rewards, got none")
+        how.must_have_no_dropout()
+        if self.trainer == "ppo" and how.save_steps % self.ppo_settings.epochs:
             raise InputError(
                 f"save_steps: must be a multiple of ppo.epochs = {self.ppo_settings.epochs} (a checkpoint lies between "
-                f"generations), found {self.save_steps}"
+                f"generations), found {how.save_steps}"
             )
+        further = dict(how.trl)
+        check_arguments(further, POLICY_ARGUMENTS)
+        if further.get("use_vllm") and find_spec("vllm") is None:
+            raise MissingExtra("vllm", "vllm")
+
+    @property
+    def steps(self) -> int:
+        """Steps that the training takes."""
+        assert self.optimization.steps is not None  # checked above
+        return self.optimization.steps
 
     @property
     def faithfulness(self) -> Faithfulness:
@@ -161,7 +146,7 @@ class PolicyTraining:
 
     def document(self) -> dict[str, Any]:
         """Return all that decides the outcome, as JSON has it."""
-        return {**asdict(self), "weights": list(self.weights), "trl": dict(self.trl)}
+        return {**document_of_training(self), "weights": list(self.weights)}
 
     @property
     def sha256(self) -> str:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -31,7 +32,7 @@ from rlhf_game.training_backends.trainers.policies.policy_folders import (
     counted,
     explained,
     finish,
-    place_of_model,
+    placed,
     train_from_last,
     unwatched,
 )
@@ -110,10 +111,10 @@ def train_policy(
     if len(rewards) != len(training.weights):
         raise InputError(f"weights must be {len(rewards)}, one per reward, got {len(training.weights)}")
     refuse_ranks(rewards)
-    training = replace(training, model=place_of_model(training.model, base))
+    training = replace(training, model=placed(training.model, base))
     document = _document(training, prompts, rewards, columns)
-    with torch.random.fork_rng(), quiet_transformers(), explained(training, out):
-        torch.manual_seed(training.seed)  # a LoRA's first weights
+    with torch.random.fork_rng(), quiet_transformers(), _explained(training, out):
+        torch.manual_seed(training.optimization.seed)  # a LoRA's first weights
         settings = make_settings(training, out / "checkpoints")
         if settings.should_save:
             begin(document, out)
@@ -134,6 +135,10 @@ def train_policy(
     return read_policy(out)
 
 
+def _explained(training: PolicyTraining, out: Path) -> AbstractContextManager[None]:
+    return explained(training.optimization, out, f"max_new_tokens (now {training.max_new_tokens})")
+
+
 def _prepare(
     training: PolicyTraining,
     settings: Any,
@@ -143,17 +148,17 @@ def _prepare(
     watch: Watch,
     callbacks: Sequence[TrainerCallback],
 ) -> Any:
-    # A LoRA's backbone is frozen and may be coarse; weights that are trained in bfloat16 would swallow small updates.
-    dtype = training.dtype if training.lora is not None else "float32"
-    model = load_trainable(
-        training.model, revision=training.revision, device="cpu", dtype=dtype, folds_system=training.fold_system
-    )
+    model = load_trainable(training.model, training.optimization)
     if model.end_id is None and training.trainer != "best_of_n":
-        raise InputError(f"model: {training.model} must have a token that ends a response, found none")
+        raise InputError(f"model: {training.model.name} must have a token that ends a response, found none")
     encoded = model.encode_prompts(asked.prompts, training.system)
     check_length(model, encoded, training.max_new_tokens)
     named = [NamedReward(name, reward, model, tuple(asked.columns)) for name, reward in rewards.items()]
-    own = [FiniteWeightsCallback(training), ProgressCallback(watch), *callbacks]
+    own = [
+        FiniteWeightsCallback(training.optimization.learning_rate, training.kl_limit),
+        ProgressCallback(watch),
+        *callbacks,
+    ]
     if training.trainer == "best_of_n":
         if settings.should_save:
             choose_winners(training, model, asked, named, out, settings, watch)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
-from typing import Any, Protocol, TypeAlias, final
+from typing import Any, TypeAlias, final
 
 from transformers import TrainerCallback
 
@@ -10,20 +10,6 @@ from rlhf_game.errors import RunError
 
 Watch: TypeAlias = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much."""
-
-
-class Limited(Protocol):
-    """What a guard asks of a training."""
-
-    @property
-    def learning_rate(self) -> float:
-        """Its step size, for messages."""
-        ...
-
-    @property
-    def kl_limit(self) -> float | None:
-        """The sequence KL in nats at which it is given up."""
-        ...
 
 
 @final
@@ -43,9 +29,10 @@ class ProgressCallback(TrainerCallback):
 class FiniteWeightsCallback(TrainerCallback):
     """Stops a training before it writes a checkpoint of weights that are worth nothing."""
 
-    def __init__(self, training: Limited) -> None:
-        self._limit = training.kl_limit
-        self._rate = training.learning_rate
+    def __init__(self, learning_rate: float, kl_limit: float | None = None) -> None:
+        """kl_limit: the sequence KL, in nats, at which the training is given up; None where it is not known."""
+        self._limit = kl_limit
+        self._rate = learning_rate
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **others: Any) -> None:
         """Look at the step's numbers, which come before its checkpoint is written. Raises RunError."""

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, final
+from typing import final
 
 import numpy as np
 
 from rlhf_game.errors import InputError
+from rlhf_game.optimization import Optimization
 from rlhf_game.training_backends.lm.models import LanguageModel
 from rlhf_game.training_backends.trainers.reward_training import Pair
 
@@ -56,43 +57,13 @@ def fitting(pairs: Sequence[TokenPair], longest: int) -> list[tuple[int, TokenPa
     return found
 
 
-class RowOrder(Protocol):
-    """What decides the order of a training's rows."""
-
-    @property
-    def batch_size(self) -> int:
-        """Rows in a forward."""
-        ...
-
-    @property
-    def accumulation_steps(self) -> int:
-        """Forwards to a step."""
-        ...
-
-    @property
-    def max_steps(self) -> int | None:
-        """Instead of epochs."""
-        ...
-
-    @property
-    def epochs(self) -> float:
-        """Passes over the rows."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Of the shuffling."""
-        ...
-
-
-def ordered(training: RowOrder, count: int, processes: int) -> list[int]:
+def ordered(how: Optimization, count: int, processes: int) -> list[int]:
     """Return the row of every place of every step: shuffled passes over all rows, the last one cut to whole steps.
 
     Laid out beforehand, because a sampler that is made anew on resuming would begin with the first pass's order. An
     epoch is rounded up to whole steps.
     """
-    each = training.batch_size * training.accumulation_steps * processes
-    steps = training.max_steps or max(1, int(np.ceil(training.epochs * count / each)))
-    rng = np.random.default_rng(training.seed)
-    passes = [rng.permutation(count) for _ in range(-(-steps * each // count))]
-    return [int(k) for k in np.concatenate(passes)[: steps * each]]
+    needed = how.steps_for(count, processes) * how.rows * processes
+    rng = np.random.default_rng(how.seed)
+    passes = [rng.permutation(count) for _ in range(-(-needed // count))]
+    return [int(k) for k in np.concatenate(passes)[:needed]]

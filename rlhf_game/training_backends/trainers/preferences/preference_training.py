@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any, final
 
@@ -17,6 +18,7 @@ from transformers import TrainerCallback
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import document_of, response_of, text_of
 from rlhf_game.files.workspace import Workspace
+from rlhf_game.optimization import Pretrained
 from rlhf_game.training_backends.lm.models import LanguageModel, load_trainable
 from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.lm.sampling import log_probabilities
@@ -26,6 +28,7 @@ from rlhf_game.training_backends.trainers.policies.policy_folders import (
     explained,
     finish,
     place_of_model,
+    placed,
     train_from_last,
     unwatched,
 )
@@ -81,7 +84,7 @@ def train_preferences(
     ``strength`` = 1:
 
         train_preferences(
-            PreferenceTraining(model, loss="spce", beta=0.1, lora=Lora(8), max_steps=20),
+            PreferenceTraining(Pretrained(model), "spce", 0.1, replace(PREFERENCES, lora=Lora(8), steps=20)),
             [(prompt, better, worse), ...], folder, columns={"strength": [0.9, ...]},
         )
 
@@ -95,13 +98,17 @@ def train_preferences(
     _check_columns(training, pairs, columns)
     training = replace(
         training,
-        model=place_of_model(training.model, base),
+        model=placed(training.model, base),
         start=training.start and place_of_model(training.start, base),
     )
     asked = json.dumps([list(map(list, pairs)), columns], sort_keys=True, default=document_of)
     document = {"training": training.document(), "pairs_sha256": hashlib.sha256(asked.encode()).hexdigest()}
-    document = json.loads(json.dumps(document))
-    with torch.random.fork_rng(), quiet_transformers(), explained(training, out, "max_length"):
+    document, how = json.loads(json.dumps(document)), training.optimization
+    with (
+        torch.random.fork_rng(),
+        quiet_transformers(),
+        explained(how, out, f"max_length (now {training.max_length})"),
+    ):
         settings = make_settings(training, out / "checkpoints")
         if settings.should_save:
             begin(document, out)
@@ -110,14 +117,15 @@ def train_preferences(
             model = _load(training, training.model)
             _check_start(training)
             rows = fitting(encode_pairs(model, pairs, training.system), training.max_length)
-            order = ordered(training, len(rows), settings.world_size)
+            order = ordered(how, len(rows), settings.world_size)
+            settings.warmup_steps = ceil(how.warmup * len(order) / (how.rows * settings.world_size))
             used = sorted(set(order))  # a short training does not see all pairs
             references = _references(model, [rows[k][1] for k in used], out, settings, watch)
             provenance = dict(model.provenance)
-            if training.start is not None and training.lora is None:
-                model = _load(training, str(Path(training.start) / "model"))
+            if training.start is not None and training.optimization.lora is None:
+                model = _load(training, replace(training.model, name=str(Path(training.start) / "model")))
             table = _table([rows[k] for k in used], references, columns).select(np.searchsorted(used, order))
-            guards = [FiniteWeightsCallback(training), ProgressCallback(watch), *callbacks]
+            guards = [FiniteWeightsCallback(how.learning_rate), ProgressCallback(watch), *callbacks]
             trainer = make_trainer(training, settings, model, table, training.objective.columns, guards)
             _train(trainer, training, out, watch)
             tokens = sum(rows[k][1].tokens for k in order)
@@ -146,12 +154,8 @@ def _check_columns(training: PreferenceTraining, pairs: Sequence[Pair], columns:
             raise InputError(f"columns['strength'] must be in [0, 1], got {value}")
 
 
-def _load(training: PreferenceTraining, name: str) -> LanguageModel:
-    # A LoRA's backbone is frozen and may be coarse; weights that are trained in bfloat16 would swallow small updates.
-    dtype = training.dtype if training.lora is not None else "float32"
-    return load_trainable(
-        name, revision=training.revision, device=training.device, dtype=dtype, folds_system=training.fold_system
-    )
+def _load(training: PreferenceTraining, model: Pretrained) -> LanguageModel:
+    return load_trainable(model, training.optimization, device=model.device)
 
 
 def _check_start(training: PreferenceTraining) -> None:
@@ -162,10 +166,14 @@ def _check_start(training: PreferenceTraining) -> None:
     before = read_trained(folder)
     card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     for name, of in (("model", before.model / "config.json"), ("adapter", before.model / "adapter_config.json")):
-        if of.exists() != ((name == "adapter") == (training.lora is not None)):
-            raise InputError(f"start must hold {'an adapter' if training.lora else 'a whole model'}, got {folder}")
-    if card["training"]["model"] != training.model:
-        raise InputError(f"start must be trained from model {training.model}, got one from {card['training']['model']}")
+        if of.exists() != ((name == "adapter") == (training.optimization.lora is not None)):
+            raise InputError(
+                f"start must hold {'an adapter' if training.optimization.lora else 'a whole model'}, got {folder}"
+            )
+    if card["training"]["model"] != training.model.name:
+        raise InputError(
+            f"start must be trained from model {training.model.name}, got one from {card['training']['model']}"
+        )
 
 
 def _references(
@@ -202,7 +210,7 @@ def _table(
 
 
 def _train(trainer: PairTrainer, training: PreferenceTraining, out: Path, watch: Watch) -> None:
-    if training.start is not None and training.lora is not None:
+    if training.start is not None and training.optimization.lora is not None:
         weights = load_file(Path(training.start) / "model" / "adapter_model.safetensors")
         set_peft_model_state_dict(trainer.model, weights)
     train_from_last(trainer, out, watch)

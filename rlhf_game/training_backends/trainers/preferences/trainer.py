@@ -8,7 +8,6 @@ from typing import Any, final
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.dpo_config import DPOConfig
@@ -19,6 +18,7 @@ from rlhf_game.training_backends.lm.models import LanguageModel
 from rlhf_game.training_backends.trainers.preferences.losses import PairBatch, PreferenceLoss, find_loss
 from rlhf_game.training_backends.trainers.preferences.preference_settings import PreferenceTraining
 from rlhf_game.training_backends.trainers.resuming import SafeCheckpoints
+from rlhf_game.training_backends.trainers.trl_arguments import lora_config, trl_arguments
 
 REFERENCE = ("ref_chosen_logps", "ref_rejected_logps")
 """The columns with log ref(y|x) of both responses, in nats, as TRL calls them."""
@@ -145,33 +145,18 @@ class PairTrainer(SafeCheckpoints, PairLossTrainer):
 
 def make_settings(training: PreferenceTraining, work: Path) -> DPOConfig:
     """Return TRL's configuration. work: the folder of the checkpoints. Raises InputError when TRL refuses a value."""
+    how = training.optimization
+    common = trl_arguments(how, training.model, work, steps=how.steps or -1)
     try:
         return DPOConfig(
-            output_dir=str(work),
-            max_steps=training.max_steps or -1,
+            **common,
             num_train_epochs=1,
-            learning_rate=training.learning_rate,
-            per_device_train_batch_size=training.batch_size,
-            gradient_accumulation_steps=training.accumulation_steps,
             beta=training.beta,
             max_length=None,
-            max_grad_norm=training.max_grad_norm,
             disable_dropout=not training.has_dropout,
             precompute_ref_log_probs=True,  # the rows bring them
             remove_unused_columns=False,
             train_sampling_strategy="sequential",  # the rows are in order already
-            seed=training.seed,
-            data_seed=training.seed,
-            save_strategy="steps",
-            save_steps=training.save_steps,
-            save_total_limit=None if training.keeps_checkpoints else 2,
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            use_cpu=training.device == "cpu" or not torch.cuda.is_available(),
-            bf16=training.dtype == "bfloat16",
-            activation_checkpointing=False,
-            report_to="none",
-            disable_tqdm=True,
         )
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"the training cannot be set up: {str(error).splitlines()[0]}") from error
@@ -193,7 +178,7 @@ def make_trainer(
             data_collator=Collator(language_model.pad_id, columns),
             train_dataset=rows,
             processing_class=language_model.tokenizer,
-            peft_config=_lora(training),
+            peft_config=lora_config(training.optimization.lora),
             callbacks=list(callbacks),
         )
     except (ValueError, TypeError) as error:
@@ -201,16 +186,3 @@ def make_trainer(
     trainer.objective, trainer.columns = training.objective, columns
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def _lora(training: PreferenceTraining) -> LoraConfig | None:
-    lora = training.lora
-    if lora is None:
-        return None
-    return LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        target_modules=None if lora.targets is None else list(lora.targets),
-        lora_dropout=lora.dropout,
-        task_type="CAUSAL_LM",
-    )

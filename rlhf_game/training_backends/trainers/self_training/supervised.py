@@ -3,10 +3,10 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
-from math import ceil, isfinite
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, final
+from typing import Any, final
 
 import torch
 from datasets import Dataset
@@ -16,12 +16,19 @@ from transformers import PrinterCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.utils import disable_dropout_in_model
 
-from rlhf_game.errors import InputError
+from rlhf_game.errors import InputError, boundary
 from rlhf_game.files.conversations import Text, response_of, text_of
+from rlhf_game.optimization import (
+    ARGUMENTS,
+    SUPERVISED,
+    Optimization,
+    Pretrained,
+    check_arguments,
+    document_of_training,
+)
 from rlhf_game.training_backends.lm.models import LanguageModel, load_trainable
 from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.trainers.policies.best_of_n import IGNORED, Distiller
-from rlhf_game.training_backends.trainers.policies.building import lora_config
 from rlhf_game.training_backends.trainers.policies.policy_folders import (
     CARD,
     begin,
@@ -29,14 +36,13 @@ from rlhf_game.training_backends.trainers.policies.policy_folders import (
     explained,
     finish,
     place_of_model,
+    placed,
     train_from_last,
     unwatched,
 )
 from rlhf_game.training_backends.trainers.policies.watching import FiniteWeightsCallback, ProgressCallback, Watch
 from rlhf_game.training_backends.trainers.preferences.preference_rows import ordered
-from rlhf_game.training_backends.trainers.reward_training import Lora
-
-Schedule: TypeAlias = Literal["linear", "cosine", "constant"]
+from rlhf_game.training_backends.trainers.trl_arguments import lora_config, trl_arguments
 
 
 @final
@@ -58,50 +64,19 @@ class Example:
 class SupervisedTraining:
     """One fine-tuning: the mean negative log-probability of the responses' tokens, in nats. Raises InputError."""
 
-    model: str
+    model: Pretrained
+    optimization: Optimization = SUPERVISED
     start: str | None = None
     """The folder of an earlier training on the same ``model`` whose weights this one begins with."""
-    lora: Lora | None = None
-    epochs: float = 1.0
-    max_steps: int | None = None
-    """Instead of epochs."""
-    learning_rate: float = 2e-5
-    schedule: Schedule = "linear"
-    warmup: float = 0.0
-    """Share of the steps in which the learning rate rises."""
-    batch_size: int = 8
-    accumulation_steps: int = 1
     max_length: int = 512
     """Tokens of prompt and response; longer examples are left out."""
     system: str | None = None
-    fold_system: bool = False
-    """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
-    revision: str | None = None
-    seed: int = 0
-    save_steps: int = 100
-    keeps_checkpoints: bool = False
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "learning_rate"):
-            value = getattr(self, name)
-            if not (isfinite(value) and value > 0):
-                raise InputError(f"{name} must be a number > 0, got {value}")
-        for name in ("batch_size", "accumulation_steps", "max_length", "save_steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise InputError(f"max_steps must be >= 1, got {self.max_steps}")
-        if not 0 <= self.warmup < 1:
-            raise InputError(f"warmup must be in [0, 1), got {self.warmup}")
-        if self.lora is not None and self.lora.dropout > 0:
-            raise InputError(f"lora.dropout must be 0, got {self.lora.dropout}")
-
-    @property
-    def kl_limit(self) -> None:
-        """None: nothing is drawn from the policy while it trains, so its KL is not known."""
-        return
+        if self.max_length < 1:
+            raise InputError(f"max_length must be >= 1, got {self.max_length}")
+        self.optimization.must_have_no_dropout()
+        check_arguments(dict(self.optimization.trl), ARGUMENTS)
 
 
 @final
@@ -131,14 +106,15 @@ def train_supervised(
     Raises InputError when ``out`` is another training's or no example fits, RunError when the training diverges.
     """
     start = None if training.start is None else place_of_model(training.start, base)
-    training = replace(training, model=place_of_model(training.model, base), start=start)
+    training = replace(training, model=placed(training.model, base), start=start)
+    how = training.optimization
     asked = json.dumps([asdict(example) for example in examples], sort_keys=True)
     document: dict[str, Any] = {
-        "training": json.loads(json.dumps(asdict(training))),
+        "training": json.loads(json.dumps(document_of_training(training))),
         "examples_sha256": hashlib.sha256(asked.encode()).hexdigest(),
     }
-    with torch.random.fork_rng(), quiet_transformers(), explained(training, out, "max_length"):
-        torch.manual_seed(training.seed)  # a LoRA's first weights
+    with torch.random.fork_rng(), quiet_transformers(), _explained(training, out):
+        torch.manual_seed(how.seed)  # a LoRA's first weights
         begin(document, out)
         if not (out / CARD).exists():
             model = _load(training)
@@ -157,15 +133,18 @@ def train_supervised(
     return Supervised(out, card["steps"], card["dropped_examples"], tuple(row["loss"] for row in steps))
 
 
+def _explained(training: SupervisedTraining, out: Path) -> AbstractContextManager[None]:
+    return explained(training.optimization, out, f"max_length (now {training.max_length})")
+
+
 def _load(training: SupervisedTraining) -> LanguageModel:
     """Return the model to train: of a whole network that goes on, with the weights that it begins with."""
-    dtype = training.dtype if training.lora is not None else "float32"
-    name, revision = training.model, training.revision
+    model = training.model
     if training.start is not None:
         _check_start(training, Path(training.start))
-        if training.lora is None:
-            name, revision = str(Path(training.start) / "model"), None
-    return load_trainable(name, revision=revision, device="cpu", dtype=dtype, folds_system=training.fold_system)
+        if training.optimization.lora is None:
+            model = replace(model, name=str(Path(training.start) / "model"), revision=None)
+    return load_trainable(model, training.optimization)
 
 
 def _check_start(training: SupervisedTraining, folder: Path) -> None:
@@ -173,10 +152,14 @@ def _check_start(training: SupervisedTraining, folder: Path) -> None:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"start: {folder} must hold a trained policy, found no {CARD}") from error
-    if card["training"]["model"] != training.model:
-        raise InputError(f"start must be trained from model {training.model}, got one from {card['training']['model']}")
-    if (folder / "model" / "adapter_config.json").exists() != (training.lora is not None):
-        raise InputError(f"start must hold {'an adapter' if training.lora else 'a whole model'}, got {folder}")
+    if card["training"]["model"] != training.model.name:
+        raise InputError(
+            f"start must be trained from model {training.model.name}, got one from {card['training']['model']}"
+        )
+    if (folder / "model" / "adapter_config.json").exists() != (training.optimization.lora is not None):
+        raise InputError(
+            f"start must hold {'an adapter' if training.optimization.lora else 'a whole model'}, got {folder}"
+        )
 
 
 def _rows(model: LanguageModel, examples: Sequence[Example], training: SupervisedTraining) -> list[dict[str, Any]]:
@@ -202,46 +185,29 @@ def encode_lead(model: LanguageModel, lead: str) -> list[int]:
 def _trainer(
     training: SupervisedTraining, model: LanguageModel, rows: list[dict[str, Any]], out: Path, watch: Watch
 ) -> Distiller:
-    steps = training.max_steps or ceil(
-        training.epochs * len(rows) / (training.batch_size * training.accumulation_steps)
-    )
-    settings = SFTConfig(
-        output_dir=str(out / "checkpoints"),
-        max_steps=steps,
-        learning_rate=training.learning_rate,
-        lr_scheduler_type=training.schedule,
-        warmup_steps=ceil(training.warmup * steps),
-        per_device_train_batch_size=training.batch_size,
-        gradient_accumulation_steps=training.accumulation_steps,
-        seed=training.seed,
-        data_seed=training.seed,
-        save_strategy="steps",
-        save_steps=training.save_steps,
-        save_total_limit=None if training.keeps_checkpoints else 2,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        use_cpu=training.device == "cpu" or not torch.cuda.is_available(),
-        bf16=training.dtype == "bfloat16",
-        activation_checkpointing=False,
-        report_to="none",
-        disable_tqdm=True,
-        max_length=None,
-        train_sampling_strategy="sequential",  # the rows are in order already
-        dataset_kwargs={"skip_prepare_dataset": True},
-        include_num_input_tokens_seen="non_padding",
-    )
+    how = training.optimization
+    steps = how.steps_for(len(rows))
+    common = trl_arguments(how, training.model, out / "checkpoints", steps=steps)
+    with boundary("trl", InputError):
+        settings = SFTConfig(
+            **common,
+            max_length=None,
+            train_sampling_strategy="sequential",  # the rows are in order already
+            dataset_kwargs={"skip_prepare_dataset": True},
+            include_num_input_tokens_seen="non_padding",
+        )
     disable_dropout_in_model(model.model)
     trainer = Distiller(
         model=model.model,
         args=settings,
-        train_dataset=Dataset.from_list(rows).select(ordered(training, len(rows), settings.world_size)),
+        train_dataset=Dataset.from_list(rows).select(ordered(how, len(rows), settings.world_size)),
         processing_class=model.tokenizer,
-        peft_config=lora_config(training.lora),
-        callbacks=[FiniteWeightsCallback(training), ProgressCallback(watch)],
+        peft_config=lora_config(how.lora),
+        callbacks=[FiniteWeightsCallback(how.learning_rate), ProgressCallback(watch)],
     )
     trainer.language_model = model
     trainer.remove_callback(PrinterCallback)
-    if training.start is not None and training.lora is not None:
+    if training.start is not None and how.lora is not None:
         set_peft_model_state_dict(
             trainer.model, load_file(Path(training.start) / "model" / "adapter_model.safetensors")
         )

@@ -74,7 +74,7 @@ class Space:
         return found
 
     def optimum(self) -> np.ndarray:
-        model = load_language_model(self.training.model)
+        model = load_language_model(self.training.model.name)
         texts = [model.decode(list(ids)) for ids in responses(self.training.max_new_tokens)]
         s = sum(
             weight * np.array([reward.worth(text) for text in texts])

@@ -12,10 +12,11 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from rlhf_game import InputError, RunError
+from rlhf_game.optimization import Lora
 from rlhf_game.training_backends.trainers.policies.elastic_callback import ElasticReset, resets, updates_per_generation
 from rlhf_game.training_backends.trainers.policies.policy_settings import PolicyTraining
 from rlhf_game.training_backends.trainers.policies.policy_training import TrainedPolicy, train_policy
-from rlhf_game.training_backends.trainers.reward_training import Lora
+from tests.trainings import made
 
 Weights = dict[str, Tensor]
 
@@ -95,10 +96,10 @@ def train(
     folder: Path, out: Path, reset: ElasticReset, *others: TrainerCallback, lora: bool, **changes: Any
 ) -> TrainedPolicy:
     settings: dict[str, Any] = {
-        "max_steps": 7, "learning_rate": 0.02, "batch_size": 8, "max_new_tokens": 4, "save_steps": 2, "device": "cpu",
+        "steps": 7, "learning_rate": 0.02, "batch_size": 8, "max_new_tokens": 4, "save_steps": 2, "device": "cpu",
         "lora": Lora(rank=2, targets=("q_proj", "v_proj")) if lora else None,
     }  # fmt: skip
-    training = PolicyTraining(str(folder), 0.1, (1.0,), **{**settings, **changes})
+    training = made(PolicyTraining, str(folder), 0.1, (1.0,), **{**settings, **changes})
     return train_policy(training, PROMPTS, {"good": reward}, out, callbacks=[*others[:1], reset, *others[1:]])
 
 
@@ -164,14 +165,14 @@ def test_resumed_with_other_resets_it_is_refused(folder: Path, tmp_path: Path) -
 def test_the_critic_is_not_reset_and_resets_fall_between_generations(folder: Path, tmp_path: Path) -> None:
     reset = ElasticReset(2, decay=0.8)
     before, after = Seen(), Seen()
-    train(folder, tmp_path / "out", reset, before, after, lora=False, trainer="ppo", max_steps=4)
+    train(folder, tmp_path / "out", reset, before, after, lora=False, trainer="ppo", steps=4)
     critic = [name for name in before.weights[0] if name.startswith("critic.")]
     assert critic
     assert not any("critic" in name for name in reset.tensors())
     assert all(torch.equal(before.weights[1][n], after.weights[1][n]) for n in critic)
     assert any(not torch.equal(before.weights[1][n], after.weights[1][n]) for n in before.weights[1])
     with pytest.raises(InputError, match="every must be a multiple of 2, the updates on one generation"):
-        train(folder, tmp_path / "odd", ElasticReset(3), lora=False, trainer="ppo", max_steps=4)
+        train(folder, tmp_path / "odd", ElasticReset(3), lora=False, trainer="ppo", steps=4)
 
 
 @pytest.mark.parametrize(

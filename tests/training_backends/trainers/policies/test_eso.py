@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,13 @@ import torch
 from scipy.stats import chi2
 
 from rlhf_game import InputError, RunError
+from rlhf_game.optimization import Lora
 from rlhf_game.training_backends.lm.models import LanguageModel, load_language_model
 from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.trainers.policies.eso_trainer import EsoSampler, EsoTrainer, eso_loss, split_rows
 from rlhf_game.training_backends.trainers.policies.eso_training import EsoTraining, _settings, _trainer, train_eso
 from rlhf_game.training_backends.trainers.policies.policy_training import load_policy
-from rlhf_game.training_backends.trainers.reward_training import Lora
+from tests.trainings import changed, made
 
 ROWS = [("good bad", "yes yes"), ("yes", "no now please"), ("no please", "maybe"), ("maybe now", "thanks no")]
 
@@ -38,10 +38,17 @@ class Judge:
 
 
 def training_of(folder: Path, **changes: Any) -> EsoTraining:
-    small = EsoTraining(
-        str(folder), epochs=3, learning_rate=0.01, batch_size=2, max_new_tokens=5, save_steps=2, device="cpu"
+    small = made(
+        EsoTraining,
+        str(folder),
+        epochs=3,
+        learning_rate=0.01,
+        batch_size=2,
+        max_new_tokens=5,
+        save_steps=2,
+        device="cpu",
     )
-    return replace(small, **changes)
+    return changed(small, **changes)
 
 
 def trainer_of(training: EsoTraining, work: Path, judge: Judge) -> EsoTrainer:
@@ -213,14 +220,14 @@ def test_a_loss_that_is_no_number_stops_the_training(folder: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, "epochs must be >= 1, got 0"),
+        ({"epochs": 0}, "epochs must be a number > 0, got 0"),
         ({"eso_epochs": 4}, "eso_epochs must be at most epochs = 3, got 4"),
         ({"max_new_tokens": 0}, "max_new_tokens must be >= 1, got 0"),
         ({"learning_rate": 0.0}, "learning_rate must be a number > 0, got 0.0"),
         ({"weight": -1.0}, "weight must be a number >= 0, got -1.0"),
         ({"temperatures": (1.0,)}, r"temperatures must be two or more numbers > 0, got \[1.0\]"),
         ({"temperatures": (1.0, 0.0)}, "temperatures must be two or more numbers > 0"),
-        ({"lora": Lora(dropout=0.1)}, "lora.dropout must be 0"),
+        ({"lora": Lora(dropout=0.1)}, "lora.dropout: must be 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(folder: Path, changes: dict[str, Any], message: str) -> None:

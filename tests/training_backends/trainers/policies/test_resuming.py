@@ -98,4 +98,4 @@ def test_a_finished_training_is_only_read_and_another_one_refused(tmp_path: Path
     with pytest.raises(InputError, match="must be a new folder or that of this training, found one with other prompts"):
         train_policy(how, PROMPTS[:-1], REWARDS, tmp_path / "out")
     with pytest.raises(InputError, match="found one with other training"):
-        train_policy(training("grpo", how.model), PROMPTS, REWARDS, tmp_path / "out")
+        train_policy(training("grpo", how.model.name), PROMPTS, REWARDS, tmp_path / "out")

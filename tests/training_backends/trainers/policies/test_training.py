@@ -1,7 +1,7 @@
 """What a training of a policy reads, asks, keeps and says, and how it ends when it cannot go on."""
 
 import json
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +14,28 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.rloo_config import RLOOConfig
 
 from rlhf_game import InputError, MissingExtra, RunError
+from rlhf_game.optimization import POLICY_ARGUMENTS, Lora
 from rlhf_game.training_backends.lm.models import load_language_model
 from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.lm.sampling import log_probabilities
 from rlhf_game.training_backends.trainers.policies import PolicyTraining, load_policy, train_policy
 from rlhf_game.training_backends.trainers.policies.building import make_settings, make_trainer, ordered_rows
-from rlhf_game.training_backends.trainers.policies.policy_settings import TRL_ARGUMENTS
 from rlhf_game.training_backends.trainers.policies.ppo import gae
 from rlhf_game.training_backends.trainers.policies.trainers import NamedReward
-from rlhf_game.training_backends.trainers.reward_training import Lora
 from tests import tiny
 from tests.training_backends.trainers.policies.enumerable import PROMPT, REWARDS, responses, save_model
+from tests.trainings import changed, made
 
-BASE = PolicyTraining(
-    model="", strength=0.5, weights=(1.0, 2.0), max_steps=4, batch_size=8, max_new_tokens=3, learning_rate=1e-2,
+BASE = made(
+        PolicyTraining,
+    model="", strength=0.5, weights=(1.0, 2.0), steps=4, batch_size=8, max_new_tokens=3, learning_rate=1e-2,
     save_steps=2, device="cpu",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> PolicyTraining:
-    return replace(BASE, model=str(save_model(tmp_path_factory.mktemp("enumerable"))))
+    return changed(BASE, model=str(save_model(tmp_path_factory.mktemp("enumerable"))))
 
 
 class Recorder:
@@ -49,7 +50,7 @@ class Recorder:
 
 
 def trainer_of(training: PolicyTraining, out: Path) -> Any:
-    model = load_language_model(training.model)
+    model = load_language_model(training.model.name)
     settings = make_settings(training, out / "checkpoints")
     named = [NamedReward(name, reward, model, ()) for name, reward in REWARDS.items()]
     return make_trainer(training, settings, model, named, ordered_rows(training, [PROMPT], {}, 1), ())
@@ -57,9 +58,9 @@ def trainer_of(training: PolicyTraining, out: Path) -> Any:
 
 @pytest.mark.parametrize("trainer", ["rloo", "grpo", "ppo"])
 def test_the_reference_is_the_model_as_it_was_saved(base: PolicyTraining, tmp_path: Path, trainer: Any) -> None:
-    saved = load_language_model(base.model).model.state_dict()
+    saved = load_language_model(base.model.name).model.state_dict()
     with torch.random.fork_rng(), quiet_transformers():
-        made = trainer_of(replace(base, trainer=trainer), tmp_path)
+        made = trainer_of(changed(base, trainer=trainer), tmp_path)
         made.train()
     reference = made.ref_model.state_dict()
     assert all(torch.equal(reference[key], value) for key, value in saved.items())
@@ -68,9 +69,9 @@ def test_the_reference_is_the_model_as_it_was_saved(base: PolicyTraining, tmp_pa
 
 
 def test_the_reference_of_an_adapter_is_the_model_without_it(base: PolicyTraining, tmp_path: Path) -> None:
-    saved = load_language_model(base.model).model
+    saved = load_language_model(base.model.name).model
     with torch.random.fork_rng(), quiet_transformers():
-        made = trainer_of(replace(base, lora=Lora(rank=4), learning_rate=0.1), tmp_path)
+        made = trainer_of(changed(base, lora=Lora(rank=4), learning_rate=0.1), tmp_path)
         made.train()
     ids = torch.tensor([[2, 3, 4]])
     assert made.ref_model is None
@@ -81,12 +82,12 @@ def test_the_reference_of_an_adapter_is_the_model_without_it(base: PolicyTrainin
 
 def test_the_logged_kl_is_that_of_whole_responses(base: PolicyTraining, tmp_path: Path) -> None:
     trained = train_policy(
-        replace(base, max_steps=2, batch_size=512, num_generations=64, keeps_checkpoints=True, save_steps=1),
+        changed(base, steps=2, batch_size=512, num_generations=64, keeps_checkpoints=True, save_steps=1),
         [PROMPT], REWARDS, tmp_path / "out",
     )  # fmt: skip
     assert trained.log[0]["kl"] == pytest.approx(0.0, abs=1e-6)
     # The second step draws from the policy of the first checkpoint: its exact KL is near the logged one.
-    policy, reference = load_policy(trained.checkpoints[0]), load_language_model(base.model)
+    policy, reference = load_policy(trained.checkpoints[0]), load_language_model(base.model.name)
     listed = responses(base.max_new_tokens)
     asked = [reference.encode_prompt(PROMPT)] * len(listed)
     log_p, log_q = (log_probabilities(model, asked, listed, batch_size=1000) for model in (policy, reference))
@@ -99,7 +100,7 @@ def test_each_reward_is_asked_once_per_batch_on_the_texts_of_sampling(tmp_path: 
     # With a chat template: the reward sees the prompt as it was given, the model what sampling would show it.
     model = load_language_model(str(tiny.save_language_model(tmp_path / "tiny")))
     first, second = Recorder(), Recorder()
-    how = replace(BASE, model=str(tmp_path / "tiny"), accumulation_steps=2, max_steps=2, max_new_tokens=4)
+    how = changed(BASE, model=str(tmp_path / "tiny"), accumulation_steps=2, steps=2, max_new_tokens=4)
     prompts, ranks = ["good please", "maybe now", "yes no"], [1, 2, 3]
     trained = train_policy(how, prompts, {"a": first, "b": second}, tmp_path / "out", columns={"rank": ranks})
     assert len(first.asked) == len(second.asked) == 2
@@ -118,7 +119,7 @@ def test_each_reward_is_asked_once_per_batch_on_the_texts_of_sampling(tmp_path: 
 
 @pytest.mark.parametrize("lora", [None, Lora(rank=4)], ids=["full", "lora"])
 def test_what_is_written_has_no_pickle_and_loads(base: PolicyTraining, tmp_path: Path, lora: Lora | None) -> None:
-    how = replace(base, lora=lora, trainer="ppo", keeps_checkpoints=True)
+    how = changed(base, lora=lora, trainer="ppo", keeps_checkpoints=True)
     trained = train_policy(how, [PROMPT], REWARDS, tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert not [name for name in names if name.endswith((".bin", ".pt", ".pth", ".pkl"))]
@@ -129,20 +130,20 @@ def test_what_is_written_has_no_pickle_and_loads(base: PolicyTraining, tmp_path:
     for key, value in last.model.state_dict().items():
         torch.testing.assert_close(kept.model.state_dict()[key], value)
     card = json.loads((tmp_path / "out" / "policy.json").read_text())
-    assert card["reference"]["sha256"] == load_language_model(base.model).provenance["sha256"]
+    assert card["reference"]["sha256"] == load_language_model(base.model.name).provenance["sha256"]
     assert card["tokens"] == trained.log[-1]["tokens"]
 
 
 def test_an_adapter_refuses_another_backbone(base: PolicyTraining, tmp_path: Path) -> None:
     model = save_model(tmp_path / "model")
-    train_policy(replace(base, model=str(model), lora=Lora(rank=4)), [PROMPT], REWARDS, tmp_path / "out")
+    train_policy(changed(base, model=str(model), lora=Lora(rank=4)), [PROMPT], REWARDS, tmp_path / "out")
     save_model(tmp_path / "model", seed=5)
     with pytest.raises(InputError, match="must be used with the backbone that it was trained on"):
         load_policy(tmp_path / "out")
 
 
 def test_bfloat16_trains_float32_weights(base: PolicyTraining, tmp_path: Path) -> None:
-    trained = train_policy(replace(base, dtype="bfloat16"), [PROMPT], REWARDS, tmp_path / "out")
+    trained = train_policy(changed(base, dtype="bfloat16"), [PROMPT], REWARDS, tmp_path / "out")
     assert all(np.isfinite(row["kl"]) for row in trained.log)
     assert {value.dtype for value in load_policy(trained.folder).model.state_dict().values()} == {torch.float32}
 
@@ -150,7 +151,7 @@ def test_bfloat16_trains_float32_weights(base: PolicyTraining, tmp_path: Path) -
 def test_a_training_that_diverges_stops_and_keeps_the_last_good_checkpoint(
     base: PolicyTraining, tmp_path: Path
 ) -> None:
-    how = replace(base, learning_rate=1.0, kl_limit=0.5, max_steps=20, save_steps=1)
+    how = changed(base, learning_rate=1.0, kl_limit=0.5, steps=20, save_steps=1)
     with pytest.raises(RunError, match=r"diverged at step 2: its KL .* above kl_limit = 0.5; .* is of step 1"):
         train_policy(how, [PROMPT], REWARDS, tmp_path / "out")
     assert load_policy(tmp_path / "out" / "checkpoints" / "checkpoint-1")
@@ -184,7 +185,7 @@ def test_a_reward_that_is_no_number_is_named(base: PolicyTraining, tmp_path: Pat
         return [float("nan")] * len(completions)
 
     with pytest.raises(RunError, match="the reward broken must return 8 finite numbers"):
-        train_policy(replace(base, weights=(1.0,)), [PROMPT], {"broken": broken}, tmp_path / "out")
+        train_policy(changed(base, weights=(1.0,)), [PROMPT], {"broken": broken}, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -200,7 +201,7 @@ def test_out_of_memory_says_what_to_lower(base: PolicyTraining, tmp_path: Path, 
         raise error
 
     with pytest.raises(RunError, match=message):
-        train_policy(replace(base, weights=(1.0,)), [PROMPT], {"hungry": hungry}, tmp_path / "out")
+        train_policy(changed(base, weights=(1.0,)), [PROMPT], {"hungry": hungry}, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -217,33 +218,33 @@ def test_out_of_memory_says_what_to_lower(base: PolicyTraining, tmp_path: Path, 
 )
 def test_what_would_move_the_objective_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        replace(BASE, **changes)
+        changed(BASE, **changes)
 
 
 def test_arguments_of_trl_that_may_be_passed_are_arguments_of_trl(tmp_path: Path, base: PolicyTraining) -> None:
     for kind in (RLOOConfig, GRPOConfig):
-        assert {field.name for field in fields(kind)} >= TRL_ARGUMENTS
-    settings = make_settings(replace(base, trl=(("max_grad_norm", 0.5), ("warmup_steps", 3))), tmp_path)
+        assert {field.name for field in fields(kind)} >= POLICY_ARGUMENTS
+    settings = make_settings(changed(base, trl=(("max_grad_norm", 0.5), ("warmup_steps", 3))), tmp_path)
     assert (settings.max_grad_norm, settings.warmup_steps) == (0.5, 3)
 
 
 def test_generation_by_vllm_needs_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rlhf_game.training_backends.trainers.policies.policy_settings.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"vllm is not installed.*rlhf-game\[vllm\]"):
-        replace(BASE, trl=(("use_vllm", True),))
+        changed(BASE, trl=(("use_vllm", True),))
 
 
 def test_prompts_and_generations_have_to_fit(base: PolicyTraining, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="num_generations: must divide .* = 8, found 3"):
-        train_policy(replace(base, num_generations=3), [PROMPT], REWARDS, tmp_path / "a")
+        train_policy(changed(base, num_generations=3), [PROMPT], REWARDS, tmp_path / "a")
     with pytest.raises(InputError, match=r"prompts\[0\] must leave room for max_new_tokens = 20"):
-        train_policy(replace(base, max_new_tokens=20), [PROMPT], REWARDS, tmp_path / "b")
+        train_policy(changed(base, max_new_tokens=20), [PROMPT], REWARDS, tmp_path / "b")
     with pytest.raises(InputError, match="weights must be 1, one per reward, got 2"):
         train_policy(base, [PROMPT], {"first": REWARDS["first"]}, tmp_path / "c")
 
 
 def test_every_prompt_comes_equally_often(base: PolicyTraining) -> None:
-    rows = ordered_rows(replace(base, max_steps=9, batch_size=8, num_generations=4), list("abc"), {"n": [1, 2, 3]}, 1)
+    rows = ordered_rows(changed(base, steps=9, batch_size=8, num_generations=4), list("abc"), {"n": [1, 2, 3]}, 1)
     assert sorted(rows["prompt"]) == sorted("abc" * 6)
     assert [{"a": 1, "b": 2, "c": 3}[prompt] for prompt in rows["prompt"]] == rows["n"]
 
@@ -267,8 +268,15 @@ def test_a_reward_gets_what_trl_hands_to_it(folder: Path, tmp_path: Path) -> Non
         log_metric("texts", float(len(completions)))
         return torch.tensor([float(len(ids)) for ids in completion_ids], requires_grad=True)
 
-    how = PolicyTraining(
-        str(folder), strength=1.0, weights=(1.0,), max_steps=2, batch_size=4, num_generations=2, max_new_tokens=3
+    how = made(
+        PolicyTraining,
+        str(folder),
+        strength=1.0,
+        weights=(1.0,),
+        steps=2,
+        batch_size=4,
+        num_generations=2,
+        max_new_tokens=3,
     )
     train_policy(how, ["good", "bad"], {"a": watching}, tmp_path / "out")
     assert sorted(set(seen["steps"])) == [0, 1]
@@ -276,7 +284,7 @@ def test_a_reward_gets_what_trl_hands_to_it(folder: Path, tmp_path: Path) -> Non
 
 
 def test_rewards_may_be_a_list_and_anything_else_is_one_line(base: PolicyTraining, tmp_path: Path) -> None:
-    short = replace(base, max_steps=1)
+    short = changed(base, steps=1)
     for name, rewards in (("named", REWARDS), ("listed", list(REWARDS.values()))):
         train_policy(short, [PROMPT], rewards, tmp_path / name)
     (one,), (two,) = (list((tmp_path / name).rglob("model.safetensors")) for name in ("named", "listed"))

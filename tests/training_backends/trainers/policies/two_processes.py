@@ -17,6 +17,7 @@ from rlhf_game.training_backends.trainers.policies.policy_training import train_
 from rlhf_game.training_backends.trainers.policies.trainers import Rloo
 from tests.training_backends.trainers.policies.test_elastic_reset import PROMPTS, reward
 from tests.training_backends.trainers.policies.test_eso import ROWS, Judge
+from tests.trainings import made
 
 RESPONSES = [[4, 2], [6, 4, 5, 2], [8, 9, 4], [5, 2], [10, 11, 2], [7, 7, 4, 2], [4, 4, 2]]
 
@@ -26,13 +27,15 @@ def generate_recorded(self: Any, prompt_ids: list[list[int]], *others: Any, **na
 
 
 def main(model: str, size: int, out: Path) -> None:
-    training = EsoTraining(
+    training = made(
+        EsoTraining,
         model, epochs=3, eso_epochs=2, weight=1.0, learning_rate=0.01, batch_size=size, max_new_tokens=5,
         device="cpu", save_steps=2,
     )  # fmt: skip
     train_eso(training, ROWS, Judge(), out / "eso")
-    policy = PolicyTraining(
-        model, 0.1, (1.0,), max_steps=4, learning_rate=0.01, batch_size=size, num_generations=2, max_new_tokens=4,
+    policy = made(
+        PolicyTraining,
+        model, 0.1, (1.0,), steps=4, learning_rate=0.01, batch_size=size, num_generations=2, max_new_tokens=4,
         device="cpu", save_steps=2,
     )  # fmt: skip
     train_policy(policy, PROMPTS, {"good": reward}, out / "policy", callbacks=[ElasticReset(2, decay=0.8)])

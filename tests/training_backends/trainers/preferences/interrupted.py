@@ -7,17 +7,19 @@ from pathlib import Path
 
 import torch
 
+from rlhf_game.optimization import Lora
 from rlhf_game.training_backends.trainers.preferences import PreferenceTraining, train_preferences
-from rlhf_game.training_backends.trainers.reward_training import Lora
 from tests.preferences import preferences, triples
+from tests.trainings import made
 
 PAIRS = triples(preferences(64, seed=0))
 
 
 def training(model: str, how: str) -> PreferenceTraining:
     lora = Lora(rank=4, dropout=0.1) if how == "lora" else None
-    return PreferenceTraining(
-        model, lora=lora, max_steps=12, learning_rate=1e-3, max_length=64, save_steps=3, has_dropout=True, seed=7,
+    return made(
+        PreferenceTraining,
+        model, lora=lora, steps=12, learning_rate=1e-3, max_length=64, save_steps=3, has_dropout=True, seed=7,
         device="cpu", keeps_checkpoints=False,
     )  # fmt: skip
 

@@ -18,6 +18,7 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from rlhf_game import InputError, RunError
+from rlhf_game.optimization import Lora
 from rlhf_game.training_backends.lm.models import LanguageModel, load_language_model
 from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.trainers.policies.policy_training import load_policy
@@ -32,9 +33,9 @@ from rlhf_game.training_backends.trainers.preferences import (
 )
 from rlhf_game.training_backends.trainers.preferences.preference_rows import encode_pairs, ordered
 from rlhf_game.training_backends.trainers.resuming import checkpoints
-from rlhf_game.training_backends.trainers.reward_training import Lora
 from tests.training_backends.trainers.preferences.interrupted import PAIRS
 from tests.training_backends.trainers.preferences.interrupted import training as interrupted
+from tests.trainings import made
 
 Make = Callable[..., PreferenceTraining]
 
@@ -42,8 +43,8 @@ Make = Callable[..., PreferenceTraining]
 @pytest.fixture
 def make(folder: Path) -> Make:
     def make(**changes: Any) -> PreferenceTraining:
-        known = {"max_steps": 6, "learning_rate": 1e-2, "max_length": 64, "device": "cpu", "seed": 3}
-        return PreferenceTraining(str(folder), **{**known, **changes})
+        known = {"steps": 6, "learning_rate": 1e-2, "max_length": 64, "device": "cpu", "seed": 3}
+        return made(PreferenceTraining, str(folder), **{**known, **changes})
 
     return make
 
@@ -56,7 +57,7 @@ def of_trl(model: LanguageModel, folder: Path, name: str, work: Path, steps: int
             return dataset
 
     pairs = encode_pairs(model, PAIRS, None)
-    order = ordered(PreferenceTraining(str(folder), max_steps=steps, seed=3), len(pairs), 1)
+    order = ordered(made(PreferenceTraining, str(folder), steps=steps, seed=3).optimization, len(pairs), 1)
     rows = [
         {"prompt": "", "prompt_ids": list(p.prompt), "chosen_ids": list(p.chosen), "rejected_ids": list(p.rejected)}
         for p in (pairs[k] for k in order)
@@ -93,7 +94,7 @@ def test_losses_that_trl_has_are_trained_as_trl_trains_them(
 def test_a_policy_learns_its_pairs_and_is_what_its_folder_says(
     language_model: LanguageModel, tmp_path: Path, make: Make, lora: Lora | None
 ) -> None:
-    trained = train_preferences(make(lora=lora, max_steps=25), PAIRS, tmp_path / "out")
+    trained = train_preferences(make(lora=lora, steps=25), PAIRS, tmp_path / "out")
     assert (trained.steps, len(trained.log), trained.dropped) == (25, 25, 0)
     assert trained.log[0]["loss"] == pytest.approx(np.log(2), abs=1e-5)  # it begins at the reference
     policy = load_policy(tmp_path / "out")
@@ -105,7 +106,7 @@ def test_a_policy_learns_its_pairs_and_is_what_its_folder_says(
     assert not (tmp_path / "out/checkpoints").exists()
     card = json.loads((tmp_path / "out/policy.json").read_text())
     assert card["reference"] == dict(language_model.provenance)
-    again = train_preferences(make(lora=lora, max_steps=25), PAIRS, tmp_path / "out")  # finished: only read
+    again = train_preferences(make(lora=lora, steps=25), PAIRS, tmp_path / "out")  # finished: only read
     assert again == trained
 
 
@@ -113,7 +114,7 @@ def test_every_loss_takes_steps_by_its_name(tmp_path: Path, make: Make) -> None:
     weights = {}
     for name, loss in LOSSES.items():
         columns = {key: [0.8] * len(PAIRS) for key in loss.columns}
-        trained = train_preferences(make(loss=name, max_steps=2), PAIRS, tmp_path / name, columns=columns)
+        trained = train_preferences(make(loss=name, steps=2), PAIRS, tmp_path / name, columns=columns)
         weights[name] = load_file(trained.model / "model.safetensors")["lm_head.weight"]
     for name, weight in weights.items():  # IPO's two forms differ too
         assert torch.isfinite(weight).all()
@@ -121,8 +122,8 @@ def test_every_loss_takes_steps_by_its_name(tmp_path: Path, make: Make) -> None:
 
 
 def test_the_mean_of_a_batch_is_trained_on_with_accumulated_gradients(tmp_path: Path, make: Make) -> None:
-    whole = train_preferences(make(max_steps=2, batch_size=8), PAIRS, tmp_path / "whole")
-    parts = train_preferences(make(max_steps=2, batch_size=4, accumulation_steps=2), PAIRS, tmp_path / "parts")
+    whole = train_preferences(make(steps=2, batch_size=8), PAIRS, tmp_path / "whole")
+    parts = train_preferences(make(steps=2, batch_size=4, accumulation_steps=2), PAIRS, tmp_path / "parts")
     first, second = (load_file(one.model / "model.safetensors")["lm_head.weight"] for one in (whole, parts))
     torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-4)
     assert whole.tokens == parts.tokens
@@ -137,9 +138,9 @@ def test_columns_reach_a_loss_of_ones_own(tmp_path: Path, make: Make) -> None:
 
     loss = PreferenceLoss("weighted", own, "w softplus(-z)", columns=("weight",))
     weights = [float(k) for k in range(len(PAIRS))]
-    training = make(loss=loss, max_steps=2)
+    training = make(loss=loss, steps=2)
     train_preferences(training, PAIRS, tmp_path / "out", columns={"weight": weights})
-    order = ordered(training, len(PAIRS), 1)
+    order = ordered(training.optimization, len(PAIRS), 1)
     assert seen == [tuple(weights[k] for k in order[:8]), tuple(weights[k] for k in order[8:16])]
     assert json.loads((tmp_path / "out/policy.json").read_text())["training"]["formula"] == "w softplus(-z)"
     for columns, said in (({}, "columns must hold weight"), ({"weight": [1.0]}, "columns.'weight'. must hold 64")):
@@ -160,9 +161,9 @@ def test_spce_with_certain_labels_is_dpo(tmp_path: Path, make: Make) -> None:
 def test_a_later_round_goes_on_from_the_weights_and_keeps_the_reference(
     language_model: LanguageModel, tmp_path: Path, make: Make, lora: Lora | None
 ) -> None:
-    first = train_preferences(make(lora=lora, max_steps=20), PAIRS, tmp_path / "first")
+    first = train_preferences(make(lora=lora, steps=20), PAIRS, tmp_path / "first")
     second = train_preferences(
-        make(lora=lora, max_steps=1, start=str(first.folder), batch_size=64), PAIRS, tmp_path / "second"
+        make(lora=lora, steps=1, start=str(first.folder), batch_size=64), PAIRS, tmp_path / "second"
     )
     judged = judge_pairs(load_policy(first.folder), language_model, PAIRS, LOSSES["dpo"], 0.1)
     assert second.log[0]["loss"] == pytest.approx(judged.losses.mean(), rel=1e-4)
@@ -246,7 +247,7 @@ def test_the_sequence_kl_is_that_of_enumerated_responses(
     language_model: LanguageModel, tmp_path: Path, make: Make
 ) -> None:
     """Two tokens at most: the exact KL, token by token, lies within three standard errors of the estimate."""
-    train_preferences(make(max_steps=3), PAIRS, tmp_path / "out")
+    train_preferences(make(steps=3), PAIRS, tmp_path / "out")
     policy, prompts = load_policy(tmp_path / "out"), ["good please", "maybe now"]
     ratios = sequence_kl(policy, language_model, prompts, per_prompt=400, max_new_tokens=2, seed=0)
     assert ratios.shape == (2, 400)
@@ -272,13 +273,13 @@ def _next(model: LanguageModel, ids: list[int]) -> torch.Tensor:
 def test_rows_are_whole_steps_of_shuffled_passes_and_long_pairs_are_left_out(
     folder: Path, tmp_path: Path, make: Make
 ) -> None:
-    order = ordered(PreferenceTraining(str(folder), batch_size=4, epochs=2.0, seed=1), 10, 1)
+    order = ordered(made(PreferenceTraining, str(folder), batch_size=4, epochs=2.0, seed=1).optimization, 10, 1)
     assert len(order) == 20
     assert sorted(order[:10]) == sorted(order[10:]) == list(range(10))
     assert order[:10] != order[10:]
-    assert len(ordered(PreferenceTraining(str(folder), batch_size=8), 10, 1)) == 16
+    assert len(ordered(made(PreferenceTraining, str(folder), batch_size=8).optimization, 10, 1)) == 16
     rows = [*PAIRS[:8], ("good", "yes " * 45, "no")]
-    assert train_preferences(make(max_steps=1, max_length=40), rows, tmp_path / "out").dropped == 1
+    assert train_preferences(make(steps=1, max_length=40), rows, tmp_path / "out").dropped == 1
     with pytest.raises(InputError, match="all 9 are longer than 2 tokens"):
         train_preferences(make(max_length=2), rows, tmp_path / "none")
 
@@ -289,7 +290,7 @@ def test_rows_are_whole_steps_of_shuffled_passes_and_long_pairs_are_left_out(
         ({"beta": 0.0}, "beta must be a number > 0"),
         ({"learning_rate": float("nan")}, "learning_rate must be a number > 0"),
         ({"batch_size": 0}, "batch_size must be >= 1"),
-        ({"max_steps": 0}, "max_steps must be >= 1"),
+        ({"steps": 0}, "steps must be >= 1"),
         ({"loss": "magic"}, "loss must be one of dpo"),
         ({"loss": "dbaql", "batch_size": 1}, "batch_size must be >= 2 with loss dbaql"),
     ],

@@ -19,6 +19,7 @@ from rlhf_game.training_backends.trainers.self_training import (
 )
 from rlhf_game.training_backends.trainers.self_training.revising import label_log_probabilities, revision_prompt
 from tests import tiny
+from tests.trainings import made
 
 WORDS = ("[Major", "[Minor", "[No", "Revise]")
 PAIRS = [("good", "yes thanks", "no"), ("maybe", "thanks", "bad"), ("now", "good", "yes")]
@@ -72,7 +73,7 @@ def test_a_reviser_learns_when_not_to_revise(reviser: Path, tmp_path: Path) -> N
         ("maybe", "thanks", "thanks"),
     ]
     examples = examples_of_revisions(rows, ["major", "major", "none", "none"])
-    how = SupervisedTraining(str(reviser), max_steps=60, learning_rate=1e-2, batch_size=4, schedule="constant")
+    how = made(SupervisedTraining, str(reviser), steps=60, learning_rate=1e-2, batch_size=4, schedule="constant")
     train_supervised(how, examples, tmp_path / "out")
     trained = load_policy(tmp_path / "out")
     revisions = revise(trained, [row[:2] for row in rows], seed=0, sampling=DRAW, has_labels=True, batch_size=3)

@@ -8,11 +8,13 @@ import torch
 from safetensors.torch import load_file
 
 from rlhf_game import InputError
-from rlhf_game.training_backends import Lora, load_language_model, log_probabilities
+from rlhf_game.optimization import Lora
+from rlhf_game.training_backends import load_language_model, log_probabilities
 from rlhf_game.training_backends.lm.models import LanguageModel
 from rlhf_game.training_backends.trainers.policies import load_policy
 from rlhf_game.training_backends.trainers.self_training import Example, SupervisedTraining, train_supervised
 from tests.preferences import preferences
+from tests.trainings import made
 
 ROWS = preferences(12, seed=0)
 EXAMPLES = [Example(row.prompt, row.chosen) for row in ROWS]
@@ -26,7 +28,7 @@ def nats(model: LanguageModel, examples: list[Example] = EXAMPLES) -> np.ndarray
 
 def test_the_loss_is_the_mean_over_tokens_of_responses(folder: Path, tmp_path: Path) -> None:
     examples = [Example("good", "yes no"), Example("bad now", "thanks thanks", lead="maybe maybe ")]
-    trained = train_supervised(SupervisedTraining(str(folder), batch_size=2, max_steps=1), examples, tmp_path / "out")
+    trained = train_supervised(made(SupervisedTraining, str(folder), batch_size=2, steps=1), examples, tmp_path / "out")
     model = load_language_model(str(folder))
     assert trained.losses == (pytest.approx(nats(model, examples).sum() / (3 + 5), rel=1e-4),)  # float32
 
@@ -35,8 +37,9 @@ def test_the_loss_is_the_mean_over_tokens_of_responses(folder: Path, tmp_path: P
 def test_a_training_that_was_stopped_ends_with_the_same_weights(
     folder: Path, tmp_path: Path, lora: Lora | None
 ) -> None:
-    how = SupervisedTraining(
-        str(folder), lora=lora, max_steps=6, learning_rate=1e-2, batch_size=4, save_steps=2, schedule="cosine",
+    how = made(
+        SupervisedTraining,
+        str(folder), lora=lora, steps=6, learning_rate=1e-2, batch_size=4, save_steps=2, schedule="cosine",
         warmup=0.3,
     )  # fmt: skip
     steps: list[int] = []
@@ -63,15 +66,21 @@ def test_a_training_that_was_stopped_ends_with_the_same_weights(
 
 @pytest.mark.parametrize("lora", [None, Lora(rank=4)], ids=["full", "lora"])
 def test_a_training_can_begin_where_another_ended(folder: Path, tmp_path: Path, lora: Lora | None) -> None:
-    first = SupervisedTraining(str(folder), lora=lora, max_steps=8, learning_rate=1e-2, batch_size=12)
+    first = made(SupervisedTraining, str(folder), lora=lora, steps=8, learning_rate=1e-2, batch_size=12)
     ended = train_supervised(first, EXAMPLES, tmp_path / "first")
-    second = SupervisedTraining(
-        str(folder), lora=lora, max_steps=1, learning_rate=1e-9, batch_size=12, start=str(tmp_path / "first")
+    second = made(
+        SupervisedTraining,
+        str(folder),
+        lora=lora,
+        steps=1,
+        learning_rate=1e-9,
+        batch_size=12,
+        start=str(tmp_path / "first"),
     )
     begun = train_supervised(second, EXAMPLES, tmp_path / "second")
     assert begun.losses[0] < ended.losses[-1] < ended.losses[0]
     np.testing.assert_allclose(nats(load_policy(tmp_path / "second")), nats(load_policy(tmp_path / "first")), atol=1e-3)
-    other = SupervisedTraining(str(folder), lora=None if lora else Lora(rank=4), start=str(tmp_path / "first"))
+    other = made(SupervisedTraining, str(folder), lora=None if lora else Lora(rank=4), start=str(tmp_path / "first"))
     with pytest.raises(InputError, match="start must hold"):
         train_supervised(other, EXAMPLES, tmp_path / "third")
     with pytest.raises(InputError, match="must be a new folder or that of this training, found one with other"):
@@ -80,15 +89,15 @@ def test_a_training_can_begin_where_another_ended(folder: Path, tmp_path: Path, 
 
 def test_what_does_not_fit_is_left_out_and_counted(folder: Path, tmp_path: Path) -> None:
     rows = [*EXAMPLES[:2], Example("good", "yes " * 30)]
-    trained = train_supervised(SupervisedTraining(str(folder), max_steps=1, max_length=24), rows, tmp_path / "out")
+    trained = train_supervised(made(SupervisedTraining, str(folder), steps=1, max_length=24), rows, tmp_path / "out")
     assert trained.dropped == 1
     with pytest.raises(InputError, match="max_length must leave examples to train on, all 3 are longer than 4 tokens"):
-        train_supervised(SupervisedTraining(str(folder), max_length=4), rows, tmp_path / "none")
+        train_supervised(made(SupervisedTraining, str(folder), max_length=4), rows, tmp_path / "none")
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("epochs", 0.0), ("learning_rate", -1.0), ("batch_size", 0), ("max_steps", 0), ("warmup", 1.0)]
+    ("field", "value"), [("epochs", 0.0), ("learning_rate", -1.0), ("batch_size", 0), ("steps", 0), ("warmup", 1.0)]
 )
 def test_values_that_make_no_sense_are_named(field: str, value: float) -> None:
     with pytest.raises(InputError, match=f"{field} must be"):
-        SupervisedTraining("m", **{field: value})  # type: ignore[arg-type]
+        made(SupervisedTraining, "m", **{field: value})  # type: ignore[arg-type]

@@ -1,0 +1,89 @@
+"""What every configuration of a training says in the same words: how a network is optimised, and which one it is."""
+
+from abc import ABC
+from dataclasses import fields
+from typing import Annotated, Any, TypeAlias, final
+
+from pydantic import Field
+
+from rlhf_game.files.schema import Name, Nonnegative, Positive, Strict
+from rlhf_game.optimization import Device, Lora, Optimization, Precision, Pretrained, Schedule
+
+Count: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
+Plain: TypeAlias = bool | int | float | str
+
+
+@final
+class LoraSpec(Strict):
+    """A low-rank adapter."""
+
+    rank: Count = 8
+    alpha: Count = 16
+    targets: Annotated[list[Name], Field(min_length=1)] | None = None
+    """The layers it is put on; None: peft's choice."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    def adapter(self) -> Lora:
+        """Return it as trainings have it."""
+        return Lora(self.rank, self.alpha, None if self.targets is None else tuple(self.targets), self.dropout)
+
+
+class OptimizationFields(Strict, ABC):
+    """The fields of ``Optimization``; a kind of training says again those that it has other defaults of."""
+
+    learning_rate: Positive = Optimization.learning_rate
+    schedule: Schedule = Optimization.schedule
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Optimization.warmup
+    """Share of the steps in which the learning rate rises."""
+    weight_decay: Nonnegative = Optimization.weight_decay
+    max_grad_norm: Positive = Optimization.max_grad_norm
+    batch_size: Count = Optimization.batch_size
+    """Rows in a forward on each device."""
+    accumulation_steps: Count = Optimization.accumulation_steps
+    gradient_checkpointing: bool = Optimization.gradient_checkpointing
+    save_steps: Count = Optimization.save_steps
+    report_to: Name = Optimization.report_to
+    trl: dict[Name, Plain | dict[Name, Plain]] = {}
+    """Further arguments of TRL, where they move neither the objective nor what is drawn."""
+
+    def optimization(self, adapter: LoraSpec | None, seed: int, **changes: Any) -> Optimization:
+        """Return the settings of the training. Raises InputError where one makes no sense."""
+        names = [field.name for field in fields(Optimization) if field.name in type(self).model_fields]
+        said: dict[str, Any] = {name: getattr(self, name) for name in names}
+        said |= {"lora": None if adapter is None else adapter.adapter(), "trl": tuple(self.trl.items()), "seed": seed}
+        return Optimization(**{**said, **changes})
+
+
+class PassesFields(OptimizationFields, ABC):
+    """Of trainings on rows that are there: passes over them, or so many steps."""
+
+    steps: Count | None = None
+    """Instead of epochs."""
+    epochs: Positive = Optimization.epochs
+
+
+class LoadingFields(Strict, ABC):
+    """How a language model is loaded."""
+
+    fold_system: bool = False
+    """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
+    dtype: Precision = "float32"
+    device: Device = "auto"
+
+    def pretrained(self, name: str, revision: str | None = None) -> Pretrained:
+        """Return the model of that name as trainings load it."""
+        return Pretrained(name, revision, self.dtype, self.device, self.fold_system)
+
+
+class ModelFields(LoadingFields, ABC):
+    """The language model that is trained, and what it is told before every prompt."""
+
+    model: Name
+    revision: Name | None = None
+    system: Name | None = None
+
+    @property
+    def reference(self) -> Pretrained:
+        """The model as it is before the training."""
+        return self.pretrained(self.model, self.revision)

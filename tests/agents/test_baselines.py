@@ -96,6 +96,23 @@ def test_mosaic_is_the_affine_rule_on_its_candidates() -> None:
     np.testing.assert_allclose(paid, settled.payments, rtol=1e-8)
 
 
+def test_few_candidates_charge_something_else_on_average_and_many_nearly_the_exact_payments() -> None:
+    """The comparison of docs/draws.md: what MOSAIC charges is off by more than chance on few candidates."""
+    reports = [rg.Report(r, int(w)) for r, w in zip(REWARDS, SIZES, strict=True)]
+    exact = rg.Mechanism(rg.SocialWelfare(), rg.AffinePayments()).settle(reports, rg.Table(Q, rg.KL(STRENGTH))).payments
+
+    def off(count: int) -> np.ndarray:
+        paid = np.array([mosaic(Q, STRENGTH, REWARDS, SIZES, seed, count)[1] for seed in range(400)])
+        return np.abs((paid.mean(axis=0) - exact) / (paid.std(axis=0) / np.sqrt(len(paid))))
+
+    assert off(4).max() > 8
+    assert off(4096).max() < 4
+    weights = np.random.default_rng(1).dirichlet(np.ones(len(Q)))
+    settled = rg.Mechanism(rg.SocialWelfare(), rg.AffinePayments()).settle(reports, rg.Table(weights, rg.KL(STRENGTH)))
+    paid = mosaic(weights, STRENGTH, REWARDS, SIZES, candidates=None)[1]
+    np.testing.assert_allclose(paid, settled.payments, rtol=1e-8)
+
+
 def test_they_need_one_prompt_and_kl() -> None:
     with pytest.raises(CombinationError, match="the baselines are defined on a table for one prompt with KL"):
         compare(GROUPS, rg.Table(Q, rg.SquaredL2(1.0)), size_limit=4)

@@ -96,7 +96,7 @@ def test_wrong_public_texts_are_refused(squeezed: Callable[..., Path], tmp_path:
 def test_a_run_warns_of_rewards_that_hardly_vary(squeezed: Callable[..., Path], tmp_path: Path) -> None:
     candidates = {"kind": "candidates", "per_prompt": 9, "max_new_tokens": 4}
     for name, outcomes in (("draws", None), ("candidates", candidates)):
-        config = squeezed() if outcomes is None else squeezed(outcomes=outcomes)
+        config = squeezed(strength=2.0) if outcomes is None else squeezed(outcomes=outcomes)
         printed = command("run", config, "-o", tmp_path / name)
         assert printed.out.count("varies by less than a tenth") == 1
         assert "kind's reward varies by less than a tenth of its range" in printed.out

@@ -1,12 +1,14 @@
 """How a tape is asked for: batches that are not passed, prompts that are done left alone, little drawn in vain."""
 
 from collections.abc import Sequence
+from math import comb
 
 import numpy as np
 import pytest
 
 from rlhf_game import RunError
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.draws.partition import worthwhile
 from rlhf_game.mechanism.draws.tapes import Problem
 from rlhf_game.outcomes.draws.drawing import ProposalRow, TapeSettings
 from rlhf_game.outcomes.draws.proposals import Counts, Draw, Proposal
@@ -53,6 +55,23 @@ def test_no_round_passes_the_batch_and_little_is_drawn_in_vain() -> None:
         rounds, least = rounds + len(one.rounds), least + -(-sum(map(len, tapes)) // 64)
     assert used < asked < 1.12 * used
     assert rounds < 1.6 * least
+
+
+@pytest.mark.parametrize(
+    ("draws", "rate", "most", "cost"),
+    [(16, 0.07, 256, 21.0), (1, 0.3, 256, 21.0), (3, 0.9, 50, 10.0), (16, 0.01, 256, 5.0)],
+)
+def test_proposals_are_asked_for_while_they_are_likelier_to_save_a_round(
+    draws: int, rate: float, most: int, cost: float
+) -> None:
+    def chance(j: int) -> float:  # that the j-th proposal is the last that is needed
+        return comb(j - 1, draws - 1) * rate**draws * (1 - rate) ** (j - draws)
+
+    wanted = draws
+    while wanted < most and sum(map(chance, range(draws, wanted + 1))) < cost * chance(wanted + 1):
+        wanted += 1
+    assert worthwhile(draws, rate, most, cost) == wanted
+    assert worthwhile(most + 1, rate, most, cost) == most
 
 
 def test_a_tape_is_the_same_whatever_is_asked_at_a_time() -> None:

@@ -127,7 +127,7 @@ def test_an_interrupted_tape_goes_on_and_becomes_the_same(
     from rlhf_game.outcomes import settlement_seed
     from rlhf_game.outcomes.scoring import GroupScorer
 
-    changes = {"batch_size": 60}, {"settlement_seed": 7 if seed_from == "config" else None}
+    changes = {"batch_size": 20, "draws": 5}, {"settlement_seed": 7 if seed_from == "config" else None}
     monkeypatch.setattr(settlement_seed.secrets, "randbelow", lambda most: 99)
     whole = done(config(changes[0], **changes[1]), tmp_path / "whole")
     kept, count = GroupScorer.score, 0
@@ -187,7 +187,7 @@ def test_batches_do_not_change_what_the_tape_is(config: Config, tmp_path: Path) 
     """M is the index of an acceptance: however many were asked for at a time, what comes after is not there."""
     tables = []
     for size in (30, 400):
-        done(config({"batch_size": size}), tmp_path / str(size))
+        done(config({"batch_size": size, "draws": 5}), tmp_path / str(size))
         tables.append(parquet.read_table(tmp_path / str(size) / "tape.parquet").to_pydict())
     assert tables[0]["response"] == tables[1]["response"]
     assert tables[0]["accepted"] == tables[1]["accepted"]
@@ -337,7 +337,7 @@ def test_an_endpoint_proposes_as_well(config: Config, tmp_path: Path) -> None:
 
     with serving(answer) as (url, seen):
         model = {"name": "stand-in", "endpoint": {"url": f"{url}/v1"}}
-        path = config({"draws": 3}, model=model, system="Be brief.", prompts=[PROMPT, PROMPT])
+        path = config({"draws": 3}, model=model, system="Be brief.", prompts=[PROMPT, PROMPT], strength=1.0)
         finished = done(path, tmp_path / "out")
         asked = len(seen)
         assert asked >= sum(tape.proposals for tape in finished.game.tapes)
@@ -346,7 +346,8 @@ def test_an_endpoint_proposes_as_well(config: Config, tmp_path: Path) -> None:
         again = done(path, tmp_path / "out")
         assert len(seen) == asked
         assert again.receipt == finished.receipt
-        other = done(config({"draws": 3}, model=model, system="Be brief.", settlement_seed=8), tmp_path / "other")
+        changed = config({"draws": 3}, model=model, system="Be brief.", settlement_seed=8, strength=1.0)
+        other = done(changed, tmp_path / "other")
         assert len(seen) > asked
         assert other.receipt != finished.receipt
     assert command("verify", tmp_path / "out/receipt.json", tmp_path / "out/game.json").code == 0

@@ -75,6 +75,22 @@ def void_probability(draws: int, rate: float, most: int, prompts: int) -> float:
     return min(1.0, prompts * float(bdtr(draws - 1, most, min(rate, 1.0))))
 
 
+def worthwhile(draws: int, rate: float, most: int, round_cost: float) -> int:
+    """Return how many proposals to ask for at once, at most ``most``, where so many draws are wanted.
+
+    One more is in vain where the draws are there before it, and saves a round where it is the last that is needed: it
+    is asked for while P(M < j) < round_cost * P(M = j), M negative binomial. round_cost: of a round, in proposals.
+    """
+    from scipy.special import betainc, betaln
+
+    if draws >= most:
+        return most
+    j = np.arange(draws + 1, most + 1, dtype=np.float64)
+    last = draws * np.log(rate) + (j - draws) * np.log1p(-rate) - betaln(draws, j - draws + 1) - np.log(j)
+    is_in_vain = betainc(draws, j - draws, rate) >= round_cost * np.exp(last)
+    return draws + int(is_in_vain.argmax()) if is_in_vain.any() else most
+
+
 def _holding(estimate: Estimate) -> Estimate:
     """Return the interval, stretched to hold the value."""
     value = estimate.value

@@ -12,11 +12,12 @@ import numpy as np
 
 from rlhf_game.errors import RunError
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.draws.partition import worthwhile
 from rlhf_game.mechanism.draws.tapes import Problem, acceptances, may_count
 from rlhf_game.outcomes.draws.proposals import Counts, Draw, Proposal
 
-SPARE = 1.1
-"""How many more proposals are asked for than are expected to be needed: a last round for few is dear."""
+ROUND = 3
+"""A round takes, besides its proposals, about as long as this part of a full batch of them."""
 Score: TypeAlias = Callable[[Sequence[int], Sequence[str]], tuple[Array, Array]]
 """From the prompts and the texts of k distinct responses to every group's scores and rewards, [n, k] each."""
 
@@ -104,7 +105,8 @@ class TapeSettings:
                     "void for everybody and nothing is charged; name more of them, a greater strength, lower ceilings "
                     "or a steeper calibration in a new folder"
                 )
-            needs[b] = SPARE * (want - have) * (made + 1) / (have + 0.5) + 1
+            worth = self.batch_size / ROUND / sum(map(int.__lt__, accepted, wanted))
+            needs[b] = worthwhile(want - have, (have + 0.5) / (made + 1), self.batch_size, worth)
         room = np.array([self.most - made for made in proposals])
         if needs.sum() > self.batch_size:  # a batch and a few more would take nearly as long as two
             needs *= self.batch_size / needs.sum()

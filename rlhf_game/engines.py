@@ -68,6 +68,7 @@ class Local(Engine):
         return self._spread(function, tasks)
 
     def _spread(self, function: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
+        """Yield results in the order of tasks, from joblib's processes, few ahead; a dead process is a RunError."""
         try:
             from joblib import Parallel, delayed, parallel_config
             from joblib.externals.loky.process_executor import BrokenProcessPool
@@ -177,6 +178,7 @@ class Ray(Engine):
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
+        """Yield Ray, connected to the address or to a cluster of its own, which ends with the work."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns of a change to come
         try:

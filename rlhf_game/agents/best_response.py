@@ -88,6 +88,7 @@ class BestResponse:
         return _settled(group, world, system, domains, reports, rng)
 
     def _groped(self, group: Group, world: World, system: Coordinates, rng: np.random.Generator) -> Report:
+        """Return the best report where no gradient is known: of starts, stand-ins' answers, and points on the way."""
         stage = _stage(group, world)
         sizes = sorted({1, group.size, world.largest_size})
         own = (group.size,)

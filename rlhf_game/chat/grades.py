@@ -101,6 +101,10 @@ class GradeScale:
         yield from self._found_in_text(text, is_alone=False)
 
     def _found_in_text(self, text: str, *, is_alone: bool) -> Iterator[float | None]:
+        """Yield the grades that a text states, kind by kind; None for one that is stated and cannot be read.
+
+        Kinds: ``7/10`` and ``7 out of 10``, a keyword with its number, a keyword with the number on the next line.
+        """
         if is_alone and (whole := _whole(text)) is not None:
             yield whole
             return

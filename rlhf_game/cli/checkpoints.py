@@ -79,6 +79,7 @@ def settle_checkpoint(game: Path | None, asked: CheckpointOptions, out: Path | N
 
 
 def _settled(folder: Path, asked: CheckpointOptions, groups: Path, watch: "Watch") -> "FinetunedRun":
+    """Settle given draws, or a checkpoint that is drawn from first, in ``folder``."""
     from rlhf_game.errors import InputError
     from rlhf_game.files.run_folder import open_folder
     from rlhf_game.files.seals import read_seal

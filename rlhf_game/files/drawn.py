@@ -145,6 +145,7 @@ def _tape(
     fields: DrawnFields,
     faults: list[str],
 ) -> Tape:
+    """Return the tape of a prompt, cut again from its rewards and exponentials; what differs goes to ``faults``."""
     rows = _places(columns, part, prompt)
     where = f"tape: prompt {prompt}" + (" (pilot)" if part == BEFORE else "")
     waits, rewards = columns["exponential"][rows], np.stack([columns[f"reward:{g.name}"][rows] for g in fields.groups])

@@ -85,6 +85,10 @@ def run_differences(path: Path, *, trusted: bool = False) -> list[str]:
 
 
 def _game_differences(folder: RunFolder, config: RunConfig, files: Mapping[str, str]) -> list[str]:
+    """Return a line for each difference of game.json from what candidates, scores and configuration give again.
+
+    Code that the game names is left as it is said: its digests are of files that may not be here.
+    """
     drawn, origin = read_drawn(folder)
     rewards, scored = read_rewards(folder)
     known = {group.name: group.reward.model_dump(mode="json") for group in config.groups}

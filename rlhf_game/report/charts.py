@@ -250,6 +250,7 @@ def _places(of: Plot, xs: Sequence[float], axis: Axis) -> list[tuple[float, str]
 
 
 def _curve(one: Series, x_axis: Axis, y_axis: Axis, of: Plot) -> list[Node]:
+    """Return the nodes of a series: its band, its line, and at most 24 marks with their intervals."""
     points = [p for p in one.points if isfinite(p.x) and isfinite(p.y)]
     slot = f"s{one.slot % len(SHAPES)}"
     at = [(x_axis.at(p.x), y_axis.at(p.y)) for p in points]

@@ -159,6 +159,7 @@ def pdf_of(drawing: ElementTree.Element) -> bytes:
 
 
 def _draw(axes: Any, element: ElementTree.Element) -> None:
+    """Add one element of a drawing to matplotlib's axes, whose y points down as SVG's does."""
     from matplotlib import patches
     from matplotlib.path import Path as Curve
 

@@ -81,6 +81,7 @@ class EquilibriumStudy(StudyFields):
         return {**out, **self.truth(games, len(found))}
 
     def _measured(self, games: Games, payment: str) -> dict[str, Array]:
+        """Return the measures of a payment rule, [B]: of the worst equilibrium found in each game, and the best."""
         ends = [self._end(games.batch, self._begun(games, k), payment) for k in range(self.beginnings)]
         is_there = np.stack([end.epsilon <= self.epsilon for end in ends])
         welfare = np.stack([end.settled.affine_welfare for end in ends])
@@ -135,6 +136,10 @@ class EquilibriumStudy(StudyFields):
         return Reports(rewards, sizes, batch.truth.owners)
 
     def _end(self, batch: Batch, said: Reports, payment: str) -> "_End":
+        """Return where groups end that answer in turn with the best report found, until nobody gains epsilon / 2.
+
+        count: rounds in which somebody moved, [B]. epsilon: the largest gain left, as a share of what is at stake.
+        """
         stakes = np.maximum(batch.sizes * np.abs(batch.rewards).max(axis=2), 1e-300)
         count = np.zeros(len(batch.strength))
         for _ in range(self.rounds):

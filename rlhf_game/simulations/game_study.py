@@ -105,6 +105,10 @@ class GamesStudy(StudyFields):
         return strategy.liars(liars)
 
     def _played(self, games: Games, strategy: StudyStrategy, number: int) -> dict[str, "_Played"]:
+        """Return what a strategy brings under every payment rule, in B games, or in n B where each group lies alone.
+
+        A strategy that looks at payments is asked once for each rule, any other once for all. number: of the strategy.
+        """
         streams: dict[int, np.random.Generator] = {}
 
         def stream(game: int) -> np.random.Generator:

@@ -47,6 +47,10 @@ def joint_responses(
 def _search(
     batch: Batch, members: Sequence[int], said: Reports, is_paid: bool, starts: int, steps: int
 ) -> tuple[Array, Array]:
+    """Return the rewards and sizes of ``members`` that earn them most by gradient ascent: [k, B, m] and [k, B].
+
+    Started from several rewards at each size; the truth stays unless another report is better by more than rounding.
+    """
     scale = batch.strength[:, None]
     chosen = list(members)
     noise = np.zeros_like(batch.rewards) if batch.noise is None else batch.noise

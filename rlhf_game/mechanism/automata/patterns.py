@@ -126,6 +126,7 @@ def _sequence(text: str, at: int) -> tuple[Expression, int]:
 
 
 def _atom(text: str, at: int) -> tuple[Expression, int]:
+    """Return the group, set, escape or character that begins at a place, and the place after it."""
     here = text[at]
     if here == "(":
         begin = at + 3 if text.startswith("(?:", at) else at + 1
@@ -145,6 +146,7 @@ def _atom(text: str, at: int) -> tuple[Expression, int]:
 
 
 def _escaped(text: str, at: int) -> tuple[Characters, int]:
+    """Return the characters that a backslash and its letter stand for, and the place after them."""
     if at + 1 >= len(text):
         raise _error(text, at + 1)
     name = text[at + 1]
@@ -158,6 +160,7 @@ def _escaped(text: str, at: int) -> tuple[Characters, int]:
 
 
 def _set(text: str, at: int) -> tuple[Characters, int]:
+    """Return the characters of ``[...]`` or ``[^...]``, ranges included, and the place after it."""
     begin = at
     at += 1
     is_negated = text[at : at + 1] == "^"
@@ -184,6 +187,7 @@ def _set(text: str, at: int) -> tuple[Characters, int]:
 
 
 def _repeated(part: Expression, text: str, at: int) -> tuple[Expression, int]:
+    """Return a part with the ``*``, ``+``, ``?`` or ``{low,high}`` after it written out, and the place after that."""
     if at >= len(text) or text[at] not in "*+?{":
         return part, at
     if text[at] == "{":

@@ -171,6 +171,7 @@ def _powers(tape: Tape) -> Array:
 
 
 def _errors(estimator: Estimator, tapes: Sequence[Tape], rho: Array, draws: int) -> Errors:
+    """Return the standard errors, of means over draws, and of log Z by the delta method. rho: shares of prompts."""
     problem = tapes[0].problem
     sizes, variances = (
         problem.sizes[:, None],

@@ -183,6 +183,11 @@ def left(link: Link, parts: Parts, typical: Array, ends: tuple[Array, Array]) ->
 
 
 def _payments(link: Link, parts: Parts, y: Array) -> tuple[Array, NDArray[np.bool_]]:
+    """Return the payments at roots y, and where they are right to rounding: [N] each.
+
+    What is left of the excess at y is taken off to second order (a Newton step); ``sure`` is where the step, its third
+    order and what was lost to cancellation are below rounding.
+    """
     paid, excess, slope, moved, lost = np.zeros((5, len(y)))
     hot = np.full(len(y), -np.inf * np.sign(link.slope))
     best = np.maximum if link.slope > 0 else np.minimum

@@ -94,6 +94,7 @@ def run_draws(configuration: Configuration, folder: RunFolder, progress: Progres
 
 
 def _draw(configuration: Configuration, folder: RunFolder, watch: Progress) -> None:
+    """Draw the tape and, where the estimator needs one, a pilot, and write both; every finished round is kept."""
     source, spec, problem = configuration.source, spec_of(configuration), problem_of(configuration)
     scorer = GroupScorer(configuration, folder.path / CALLS)
     scorer.must_be_pointwise()

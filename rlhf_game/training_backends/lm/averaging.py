@@ -114,6 +114,10 @@ def _can_stack(folders: Sequence[Path], cards: Sequence[dict[str, Any]]) -> bool
 
 
 def _stack_adapters(folders: Sequence[Path], shares: Sequence[float], out: Path) -> None:
+    """Write one adapter of rank sum_i r_i whose product is sum_i share_i B_i A_i: the average of the members' changes.
+
+    Averaging A and B apart would be another matrix. Modules that are saved whole are averaged.
+    """
     settings: list[Any] = [PeftConfig.from_pretrained(str(folder)) for folder in folders]
     states = [load_peft_weights(str(folder), device="cpu") for folder in folders]
     if any(state.keys() != states[0].keys() for state in states):
@@ -138,6 +142,7 @@ def _stack_adapters(folders: Sequence[Path], shares: Sequence[float], out: Path)
 
 
 def _average_networks(folders: Sequence[Path], shares: Sequence[float], out: Path) -> None:
+    """Write the average of whole networks, summed in float64; what is no floating point number is the last member's."""
     total: dict[str, torch.Tensor] = {}
     for folder, share in zip(folders, shares, strict=True):
         whole = _whole(folder)

@@ -234,6 +234,7 @@ class Networks:
         return found
 
     def _adapter(self, wanted: Named, folder: Path) -> Scorer:
+        """Return a scorer of an adapter on its backbone, which all adapters of one backbone share."""
         origin = _origin(wanted, folder).provenance
         card, settings = read_card(folder), _adapter_settings(wanted.name, folder)
         backbone = self._backbone(wanted.name, card) if card else self._base(wanted, folder, settings)

@@ -308,6 +308,7 @@ def _until_end(response: Sequence[int], end_ids: tuple[int, ...]) -> list[int]:
 def _score(
     language_model: LanguageModel, prompts: list[Sequence[int]], responses: list[list[int]], sampling: Sampling
 ) -> Array:
+    """Return log p(response | prompt) of a padded batch in one pass: [B]; temperature and cut-offs as in sampling."""
     model = language_model.model
     width = max(len(a) + len(b) for a, b in zip(prompts, responses, strict=True))
     ids = torch.zeros(len(prompts), width, dtype=torch.long)

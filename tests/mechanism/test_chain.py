@@ -363,3 +363,19 @@ def test_merging_in_two_stages_is_merging_at_once(lengths: list[int], seed: int,
     direct_means, direct_cumulants = whole.merge(whole.log_softmax(log_p)[0], share)
     assert means == pytest.approx(direct_means, rel=1e-9)
     assert cumulants == pytest.approx(direct_cumulants, rel=1e-8)
+
+
+@pytest.mark.parametrize("spread", [1e-6, 0.05, 1.0, 30.0])
+def test_cumulants_of_segments_are_the_same_piece_by_piece_and_as_logarithms_of_means(spread: float) -> None:
+    rng = np.random.default_rng(5)
+    segments = Segments.of(np.repeat(np.arange(40), rng.integers(1, 30, 40)))
+    log_p, _ = segments.log_softmax(rng.normal(0, 3, segments.size))
+    shares = spread * rng.random((3, segments.size))
+    means, cumulants = segments.merge(log_p, shares)
+    cut = [(edges, piece.merge(log_p[entries], shares[:, entries])) for piece, entries, edges in segments.pieces(50)]
+    assert [edges.start for edges, _ in cut] == [0, *(edges.stop for edges, _ in cut[:-1])]
+    assert cut[-1][0].stop == 40
+    np.testing.assert_allclose(np.concatenate([part for _, (part, _) in cut], axis=1), means, rtol=1e-13)
+    np.testing.assert_allclose(np.concatenate([part for _, (_, part) in cut], axis=1), cumulants, rtol=1e-11)
+    inner = np.zeros_like(shares)  # the way by phi, term by term
+    np.testing.assert_allclose(segments.merge(log_p, shares, inner)[1], cumulants, rtol=1e-11)

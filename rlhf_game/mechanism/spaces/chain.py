@@ -62,7 +62,8 @@ class Graph:
         key = (np.arange(states)[:, None] * (states + 1) + target).ravel()
         pairs = np.flatnonzero(present)
         key = key[pairs]
-        order = np.argsort(key, kind="stable")
+        small = key.astype(np.uint16) if states * (states + 1) <= 2**16 else key  # sorted by radix, not by merging
+        order = np.argsort(small, kind="stable")
         key = key[order]
         tokens = Segments.of(key)
         source, target = np.divmod(key[tokens.starts], states + 1)
@@ -121,11 +122,16 @@ class Chain(PolicySpace[Array]):
         table = self._table(reward, "reward")
         if self.normalization is not Normalization.NONE:
             self._check(table)
-        return frozen(table.ravel()[self.graph.pairs])
+        return self._of_pairs(table)
 
     def read_boost(self, boost: Any) -> Array:
         """Return the boost of each pair of positive probability: [N]."""
-        return frozen(self._table(boost, "boosts").ravel()[self.graph.pairs])
+        return self._of_pairs(self._table(boost, "boosts"))
+
+    def _of_pairs(self, table: Array) -> Array:
+        out: Array = table.ravel().take(self.graph.pairs)
+        out.flags.writeable = False
+        return out
 
     def maximize(self, weights: Array, rewards: Sequence[Array]) -> "ChainPolicy":
         """Return the Gibbs policy of sum_i weights_i r_i, in one pass over the pairs and one over the steps."""
@@ -135,15 +141,13 @@ class Chain(PolicySpace[Array]):
         """Return the largest entry's size at every step."""
         return self.horizon * float(np.abs(reward).max())
 
-    def relative(self, weight: float, reward: Array) -> tuple[Array, float]:
-        """Return weight * reward as a part [N] that is 0 at the first pair of the initial state, plus a constant.
+    def anchor(self, reward: Array) -> float:
+        """Return the reward of the first pair of the initial state, which scores are counted from.
 
-        The constant is earned at every step, so it is only told from 0 by the lengths of sequences: kept apart, it
-        costs no digit however large it is.
+        Earned at every step, it is only told from 0 by the lengths of sequences: kept apart, it costs no digit however
+        large it is.
         """
-        graph = self.graph
-        anchor = reward[graph.tokens.starts[graph.edges.starts[self.initial]]]
-        return weight * (reward - anchor), float(weight * anchor)
+        return float(reward[self.graph.tokens.starts[self.graph.edges.starts[self.initial]]])
 
     def total(self, reward: ArrayLike) -> float:
         """Return the sum of a reward [S, T] over all sequences of the automaton (inf when no float holds it).
@@ -215,17 +219,20 @@ class ChainPolicy(Policy[Array]):
         strength = space.regularizer.strength
         self.space: Chain = space
         self.gap = 0.0
-        score, constant = np.zeros(len(space.log_reference)), 0.0
-        for weight, reward in zip(weights, rewards, strict=True):
-            part, per_step = space.relative(weight, reward)
-            score += part
-            constant += per_step
-        log_weights = space.log_reference + score / strength
+        anchors = [space.anchor(reward) for reward in rewards]
+        constant = float(weights @ np.array(anchors))
+        score = np.zeros(len(space.log_reference))
+        for start in range(0, len(score), BLOCK):
+            part = score[start : start + BLOCK]
+            for weight, reward, anchor in zip(weights, rewards, anchors, strict=True):
+                part += weight * (reward[start : start + BLOCK] - anchor)
+        log_weights = score / strength
+        log_weights += space.log_reference
         self._log_tokens, self._edge_weights = space.graph.tokens.log_softmax(log_weights)
         self._following = self._backward(constant / strength)
         self.visits = self._forward()
         """Expected number of times that each pair is taken: [N]."""
-        self.divergence = float(self._cumulants([(score / strength, constant / strength)])[0])
+        self.divergence = float(self._cumulants([(1 / strength, score, 0.0, constant / strength)])[0])
         self.welfare = float(weights @ self.values(rewards)) - strength * self.divergence
 
     def values(self, rewards: Sequence[Array]) -> Array:
@@ -234,8 +241,10 @@ class ChainPolicy(Policy[Array]):
 
     def externalities(self, weights: Array, rewards: Sequence[Array]) -> Array:
         """Return strength * KL(p || p without w r), for k pairs: [k]."""
-        strength = self.space.regularizer.strength
-        shares = (self.space.relative(w / strength, r) for w, r in zip(weights, rewards, strict=True))
+        strength, shares = self.space.regularizer.strength, []
+        for weight, reward in zip(weights, rewards, strict=True):
+            anchor = self.space.anchor(reward)
+            shares.append((weight / strength, reward, anchor, weight / strength * anchor))
         return strength * self._cumulants(shares)
 
     @property
@@ -351,16 +360,21 @@ class ChainPolicy(Policy[Array]):
         visits *= graph.tokens.spread(flow)
         return visits
 
-    def _cumulants(self, shares: Iterable[tuple[Array, float]]) -> Array:
+    def _cumulants(self, shares: Sequence[tuple[float, Array, float, float]]) -> Array:
         """Return the cumulant of each share along a sequence drawn from p: [k], all in one sweep.
 
-        shares: w r / strength as ``Chain.relative`` cuts it.
+        shares: weight (reward - anchor) of each pair, and a constant of each step; weights are w / strength.
         """
         graph, states = self.space.graph, self.space.shape[0]
-        parts = [(*graph.tokens.merge(self._log_tokens, share[None]), constant) for share, constant in shares]
-        edge_means, edge_cumulants = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
-        constants = np.array([part[2] for part in parts])
-        means = np.zeros((len(parts), states + 1))
+        edge_means, edge_cumulants = np.empty((2, len(shares), len(graph.target)))
+        for piece, entries, edges in graph.tokens.pieces(BLOCK // max(1, len(shares))):
+            part = np.empty((len(shares), piece.size))
+            for out, (weight, reward, anchor, _) in zip(part, shares, strict=True):
+                np.subtract(reward[entries], anchor, out=out)
+                out *= weight
+            edge_means[:, edges], edge_cumulants[:, edges] = piece.merge(self._log_tokens[entries], part)
+        constants = np.array([share[3] for share in shares])
+        means = np.zeros((len(shares), states + 1))
         cumulants = np.zeros_like(means)
         for log_edges in self._by_step(backward=True):
             following = edge_means + means[:, graph.target], edge_cumulants + cumulants[:, graph.target]

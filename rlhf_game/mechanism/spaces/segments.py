@@ -14,6 +14,7 @@ Both merge the pieces of a whole, given the log probabilities log p_b of the pie
   Where exp(L_b - d_b) would overflow, p_b is as small as it is large: the terms are then added in log space.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -28,6 +29,8 @@ Indices = NDArray[np.intp]
 
 DIRECT = 32.0
 """Up to this exponent p_b * phi is computed as it stands: what underflows in it is below exp(-700 + 32) of the rest."""
+PLAIN, LARGE_ENOUGH = 16.0, 1e-3
+"""Up to this exponent, and from this sum on, sum_b p_b (exp(-d_b) - 1) has its digits: sum_b p_b d_b is rounding."""
 OVERFLOW = 600.0
 """From this exponent on log(phi(-c) + L) is c to the last digit."""
 
@@ -87,6 +90,17 @@ class Segments:
         relative -= self.spread(log_total)
         return relative, top + log_total
 
+    def pieces(self, entries: int) -> Iterator[tuple["Segments", slice, slice]]:
+        """Cut into pieces of whole segments, about ``entries`` each: the piece, its entries and its segments."""
+        first = 0
+        while first < len(self.starts):
+            begin = int(self.starts[first])
+            last = max(first + 1, int(np.searchsorted(self.starts, begin + entries, side="right")) - 1)
+            last = len(self.starts) if begin + entries >= self.size else last
+            end = self.size if last == len(self.starts) else int(self.starts[last])
+            yield Segments(self.starts[first:last] - begin, end - begin), slice(begin, end), slice(first, last)
+            first = last
+
     def modes(self, log_p: Array) -> Indices:
         """Return the first likeliest entry of each segment: [M]."""
         at_top = np.flatnonzero(log_p == self.spread(self.max(log_p)))
@@ -108,7 +122,14 @@ class Segments:
         drift = self.sum(p * c)
         c -= self.spread(drift)
         c -= inner
-        if np.abs(c).max() <= DIRECT:
+        largest = np.abs(c).max()
+        if cumulants is None and largest <= PLAIN:
+            terms = np.expm1(-c)
+            terms *= p
+            totals = self.sum(terms)
+            if totals.min() >= LARGE_ENOUGH:
+                return at_mode + drift, np.log1p(totals)
+        if largest <= DIRECT:
             terms = phi(c)
             terms += inner
             terms *= p

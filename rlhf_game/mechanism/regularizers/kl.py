@@ -113,9 +113,10 @@ class KL(Regularizer):
         summed, part = Score(by, tuple(rewards), total, anchor, offset), offset / self.strength
         gibbs = Gibbs(self.strength, reference, summed, (log_mass - part, means[-1:] - part, cumulants[-1:]))
         externalities = self.strength * cumulants[:-1]
-        if np.isnan(externalities).any():
-            careful = np.flatnonzero(np.isnan(externalities).any(axis=1))
-            externalities[careful] = gibbs.externalities(by[careful], [rewards[i] for i in careful.tolist()])
+        rest = np.flatnonzero(np.isnan(externalities).any(axis=0))
+        if rest.size:
+            some = gibbs if rest.size == len(reference) else gibbs.rows(rest)
+            externalities[:, rest] = some.externalities(by[:, rest], some.score.rewards)
         return Settled(gibbs, means[:-1] * self.strength / by, externalities)
 
     def gradient(self, policy: Array, reference: Array) -> Array:
@@ -143,6 +144,17 @@ class Gibbs(Optimum):
             self.log_partition, means, cumulants = known
         self.divergence: Array = cumulants[0]
         self.welfare: Array = summed.offset + strength * (means[0] - cumulants[0])
+
+    def rows(self, which: NDArray[np.intp]) -> "Gibbs":
+        """Return the optimum of some rows."""
+        known = self.log_partition[which], (self.welfare - self.score.offset + self.strength * self.divergence)[which]
+        means = known[1][None] / self.strength
+        return Gibbs(
+            self.strength,
+            self.reference[which],
+            self.score.rows(which),
+            (known[0], means, self.divergence[which][None]),
+        )
 
     def log_probabilities(self, block: Block = WHOLE) -> Array:
         """Return log p on a block: [rows, columns]; -inf where the reference is zero."""

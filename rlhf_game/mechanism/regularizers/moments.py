@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.regularizers.optimum import Block, expectation
 
+SHORT = 64
+"""Many rows of fewer outcomes are worked on outcome after outcome: numpy sums over long inner loops."""
 LARGEST_EXPONENT = 600.0
 """exp of it is finite and can still be summed."""
 UNDERFLOW = -700.0
@@ -73,7 +75,11 @@ def read_block(
     where the caller tells numpy so.
     """
     q, groups = reference[block], len(rewards)
-    exponents = workspace[: (groups + 1) * q.size].reshape(groups + 1, *q.shape)
+    memory = workspace[: (groups + 1) * q.size]
+    if q.shape[1] < SHORT < len(q):
+        exponents = memory.reshape(q.shape[1], groups + 1, len(q)).transpose(1, 2, 0)
+    else:
+        exponents = memory.reshape(groups + 1, *q.shape)
     for reward, scale, one in zip(rewards, scales, exponents, strict=False):
         np.multiply(reward[block], scale, out=one)
     below = np.add.reduce(exponents[:groups], axis=0, out=exponents[groups])  # -s / strength

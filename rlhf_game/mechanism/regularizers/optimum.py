@@ -101,6 +101,11 @@ class Score:
     offset: Array
     """s[anchor]: [B]."""
 
+    def rows(self, which: NDArray[np.intp]) -> "Score":
+        """Return the score of some rows."""
+        rewards = tuple(reward[which] for reward in self.rewards)
+        return Score(self.weights[:, which], rewards, self.relative[which], self.anchor[which], self.offset[which])
+
     def leave_one_out(self, weights: Array, rewards: Sequence[Array], block: Block) -> Array:
         """Return s - w r relative to the anchor, for k pairs, on one block: [k, rows, columns].
 

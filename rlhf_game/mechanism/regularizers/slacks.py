@@ -67,14 +67,9 @@ class Slacks:
 
     def rows(self, which: Indices, weight: Array, reward: Array) -> "tuple[Slacks, Array]":
         """Return the slacks of some rows, and a reward there."""
-        whole = self.score
-        place = whole.position(weight, reward)
-        rewards = tuple(one[which] for one in whole.rewards)
-        summed = Score(
-            whole.weights[:, which], rewards, whole.relative[which], whole.anchor[which], whole.offset[which]
-        )
+        place, summed = self.score.position(weight, reward), self.score.rows(which)
         part = Slacks(self.link, self.strength, self.reference[which], summed, self.anchor[which])
-        return part, reward[which] if place is None else rewards[place]
+        return part, reward[which] if place is None else summed.rewards[place]
 
     def externality(self, weight: Array, reward: Array) -> Array:
         """Return one pair's payment on every row, with care: [B]."""

@@ -7,6 +7,7 @@ separates by prompt, every prompt has the same strength, and every quantity is t
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
 from typing import Any, Literal, final
 
@@ -71,11 +72,21 @@ class PromptLayout:
             return (frozen_view(sheet),)
         if not isinstance(values, Sequence) or len(values) != len(self.widths):
             raise InputError(f"must be a list of {len(self.widths)} prompts", field=what)
+        if all(type(row) is np.ndarray and row.dtype == np.float64 and row.ndim == 1 for row in values):
+            flat = np.concatenate(values)
+            if tuple(map(len, values)) == self.widths and np.isfinite(flat).all():
+                return tuple(frozen(flat[places]) for places in self._flat)
         rows = [finite(row, f"{what}[{b}]") for b, row in enumerate(values)]
         for b, (row, width) in enumerate(zip(rows, self.widths, strict=True)):
             if row.shape != (width,):
                 raise InputError(f"must be {width} numbers, one per outcome, got {_shape(row)}", field=f"{what}[{b}]")
         return tuple(frozen(np.stack([rows[b] for b in members])) for members in self.members)
+
+    @cached_property
+    def _flat(self) -> list[NDArray[np.intp]]:
+        """Where the entries of each sheet are when all prompts are written one after the other: [b, w] each."""
+        starts = np.cumsum(self.widths) - self.widths
+        return [starts[members][:, None] + np.arange(self.widths[members[0]]) for members in self.members]
 
     def join(self, sheets: Sheets) -> Any:
         """Return sheets shaped like the reference: [m], [B, m] or a list of B arrays."""

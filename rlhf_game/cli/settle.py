@@ -129,6 +129,10 @@ def verify(
     ] = None,
     sealed: SealFile = None,
     key: PublicKey = None,
+    without: Annotated[
+        Path | None,
+        typer.Option(metavar="RECEIPT", help="Of an own receipt: a receipt of the game without the group, of KL."),
+    ] = None,
     replay: Annotated[
         int | None, typer.Option(min=1, metavar="K", help="Of a study: play K games again, picked at random.")
     ] = None,
@@ -147,6 +151,7 @@ def verify(
     """
     from rlhf_game.errors import InputError
     from rlhf_game.files.own import PROVED, is_own, own_differences
+    from rlhf_game.files.own_spread import spread_differences
 
     if receipt.is_dir():
         return _verify_folder(receipt, game, key, (replay, recompute), trusted)
@@ -155,9 +160,11 @@ def verify(
     if game is None:
         raise InputError(f"{receipt}: must come with its game, or the group's own report, or be a folder")
     if is_own(receipt):
-        return _print_verified(
-            own_differences(receipt, game) + unsigned(receipt, key), [f"verified: {receipt}", *PROVED], key
-        )
+        found = own_differences(receipt, game) + unsigned(receipt, key)
+        found += [] if without is None else spread_differences(receipt, game, without)
+        return _print_verified(found, [f"verified: {receipt}", *PROVED], key)
+    if without is not None:
+        raise InputError(f"{receipt}: must be a group's own receipt with --without")
     from rlhf_game.files.games import is_list, read_game
     from rlhf_game.files.receipts import read_receipts
     from rlhf_game.files.seals import COMMITMENTS, committed_differences, read_seal, reports_of

@@ -161,8 +161,8 @@ def _privacy(game: Game, at: int, policy: Any) -> PrivacyFields:
     fields: Any = game.fields
     group = fields.groups[at]
     found = privacy(
-        [np.asarray(row) for row in _rows(written(policy.probabilities))],
-        [np.asarray(row) for row in _rows(written(game.rewards[at]))],
+        [np.asarray(row) for row in rows_of(written(policy.probabilities))],
+        [np.asarray(row) for row in rows_of(written(game.rewards[at]))],
         share=group.size * (fields.weights or {}).get(group.name, 1.0),
         strength=fields.strength,
         span=None if fields.normalization == "none" else 1.0,
@@ -199,7 +199,7 @@ def own_differences(receipt: str | os.PathLike[str], report: str | os.PathLike[s
     if mine.size != own.size:
         return [f"size: the receipt says {own.size}, the report says {mine.size}"]
     found = _commitment(own, mine)
-    policies, references, rewards = _tables(own, mine, name)
+    policies, references, rewards = own_tables(own, mine, name)
     where = shown(os.fspath(receipt), 200)
     if is_code("regularizer", own.regularizer):
         raise InputError(f"{where}: regularizer: must be one that is known, found code of its own: {own.regularizer!r}")
@@ -254,7 +254,7 @@ def _bill(
     )
 
 
-def _tables(own: OwnReceipt, mine: OwnReport, name: str) -> tuple[list[Array], list[Array], list[Array]]:
+def own_tables(own: OwnReceipt, mine: OwnReport, name: str) -> tuple[list[Array], list[Array], list[Array]]:
     """Return policies, references and rewards, one of each prompt; of an automaton policies of each step."""
     try:
         if not all(map(_is_numbers, (own.policy, own.reference, mine.reward))):
@@ -269,7 +269,7 @@ def _tables(own: OwnReceipt, mine: OwnReport, name: str) -> tuple[list[Array], l
                 raise ValueError
             return list(policy), [reference] * len(policy), [reward] * len(policy)
         said = (own.policy, own.reference, mine.reward)
-        tables = [[np.asarray(row, dtype=np.float64) for row in _rows(table)] for table in said]
+        tables = [[np.asarray(row, dtype=np.float64) for row in rows_of(table)] for table in said]
         if len({tuple(row.shape for row in table) for table in tables}) > 1 or any(r.ndim != 1 for r in tables[0]):
             raise ValueError
         if len(tables[0]) != len(own.prompt_weights):
@@ -351,7 +351,8 @@ def _is_numbers(table: Any) -> bool:
     return all(map(_is_numbers, table)) if isinstance(table, list) else type(table) in (int, float)
 
 
-def _rows(table: Any) -> list[Any]:
+def rows_of(table: Any) -> list[Any]:
+    """Return a table as its rows, one of each prompt."""
     return table if table and isinstance(table[0], list) else [table]
 
 

@@ -128,3 +128,25 @@ def test_a_commitment_binds_the_name_and_the_report(tmp_path: Path) -> None:
         receipt.write_text(json.dumps(own_document))
         report.write_text(json.dumps(own_report))
         assert run("verify", receipt, report).code == code
+
+
+@pytest.mark.parametrize("game", ["table", "prompts", "affine_maximiser"])
+def test_a_policy_without_the_group_that_was_trained_elsewhere_is_checked(game: str, tmp_path: Path) -> None:
+    receipt, report = own(tmp_path, game)
+    document = yaml.safe_load((EXAMPLES / f"{game}.yaml").read_text())
+    rest, without = tmp_path / "rest.json", tmp_path / "without.json"
+    rest.write_text(json.dumps({**document, "groups": document["groups"][1:]}))
+    assert run("settle", rest, "-o", without).code == 0
+    assert run("verify", receipt, report, "--without", without).code == 0
+    honest = json.loads(without.read_text())
+    others = document["groups"][1:]
+    others[0] |= {"size": others[0].get("size", 1) + 1}  # another game without the group
+    rest.write_text(json.dumps({**document, "groups": others}))
+    run("settle", rest, "-o", without)
+    found = run("verify", receipt, report, "--without", without)
+    assert (found.code, "a spread of" in found.out) == (3, True)
+    without.write_text(json.dumps({**honest, "policy": [1.0]}))
+    assert run("verify", receipt, report, "--without", without).code == 2
+    rest.write_text((EXAMPLES / "l2.yaml").read_text())
+    assert run("verify", own(tmp_path, "l2")[0], report, "--without", without).code == 2
+    assert run("verify", without, rest, "--without", without).code == 2

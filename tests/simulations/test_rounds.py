@@ -232,7 +232,10 @@ def test_groups_that_leave_stay_in_the_policy_that_they_helped_to_train() -> Non
 
 
 def test_points_with_columns_of_their_own_are_one_table(tmp_path: Path) -> None:
-    sweep = {"always": [True, False], "learning": [MARKET["learning"], {"kind": "best_response", "over": "reports"}]}
+    sweep = {
+        "always": [True, False],
+        "learning": [MARKET["learning"], {"kind": "best_response", "over": "reports", "starts": 2, "steps": 2}],
+    }
     made = study({"games": 2, "rounds": 2, "sweep": sweep}, MARKET)
     finished = simulate(made, tmp_path / "out")
     table = pandas.read_parquet(finished.table)

@@ -10,12 +10,13 @@ EXTRAS := conic,train,text,report,parallel,ray,judge,sign,docs,dev
 PIP_FLAGS ?=
 PYTEST_FLAGS ?=
 PROCESSES ?= 2
+GPU_FLAGS ?=
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INCOMPLETE := $(VENV)/.incomplete
 
-.PHONY: demo test test-slow bench bench-page lint format format-check types docs docs-check notebooks readme clean
+.PHONY: demo test test-slow bench bench-page gpu-check lint format format-check types docs docs-check notebooks readme clean
 
 demo: $(INSTALLED)
 	$(BIN)/rlhf-game demo
@@ -29,6 +30,11 @@ test-slow: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(PYTEST_FLAGS)
+
+# At most 8 minutes on one GPU: what is marked gpu, the torch table, a LoRA of SmolLM2 beside plain TRL; writes docs/gpu.md.
+#   GPU_FLAGS=--dry-run    on the CPU, on a tiny model, and writes nothing
+gpu-check: $(INSTALLED)
+	$(BIN)/python -m benchmarks.gpu_check $(GPU_FLAGS)
 
 bench-page: $(INSTALLED)
 	$(BIN)/python -m pytest benchmarks --benchmark-only -m 'slow or not slow' --page docs/benchmarks.md $(PYTEST_FLAGS)

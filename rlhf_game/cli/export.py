@@ -1,4 +1,4 @@
-"""``export``: the reporting game of a game file, for programs that solve games."""
+"""``export``: the reporting game of a game file, for programs that solve games; rewards, for engines that train."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,8 +13,19 @@ if TYPE_CHECKING:
 
 
 def export(
-    game: Annotated[Path, typer.Argument(metavar="GAME", help="A game: .yaml, .yml or .json.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="A .nfg file, as Gambit reads it.")],
+    game: Annotated[
+        Path,
+        typer.Argument(metavar="GAME|trl|verl|openrlhf", help="A game: .yaml, .yml or .json; or an engine."),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o", "--out", metavar="FILE|DIR", help="A .nfg file, as Gambit reads it; a folder for an engine's files."
+        ),
+    ],
+    config: Annotated[
+        Path | None, typer.Argument(metavar="[CONFIG]", help="With an engine: a configuration of run.")
+    ] = None,
     strategies: Annotated[
         Path | None,
         typer.Option(
@@ -25,13 +36,44 @@ def export(
     ] = None,
     trusted: TrustCode = False,
 ) -> None:
-    """Write the game in which every group chooses what to report from a menu, and print its equilibria."""
+    """Write the game in which every group chooses what to report from a menu, and print its equilibria.
+
+    With an engine's name and a configuration: the groups' rewards as that engine calls them, its prompts, a launch line
+    and what its coefficients must be for lambda to be the mechanism's.
+    """
+    from rlhf_game.outcomes.exporting import ENGINES
+
+    if str(game) in ENGINES and not game.exists():
+        _export_rewards(str(game), config, out)
+        return
+    _export_game(game, config, out, strategies, trusted)
+
+
+def _export_rewards(engine: str, config: Path | None, out: Path) -> None:
+    from rlhf_game.errors import InputError
+    from rlhf_game.files.atomic import write_bytes
+    from rlhf_game.outcomes.exporting import exported
+
+    if config is None:
+        raise InputError(f"CONFIG: must be given after {engine}, found nothing")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out}: must be a new or empty folder, found {'files in it' if out.is_dir() else 'a file'}")
+    files = exported(engine, config, out)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_bytes(out / name, content)
+        typer.echo(f"{out / name}")
+
+
+def _export_game(game: Path, config: Path | None, out: Path, strategies: Path | None, trusted: bool) -> None:
     from rlhf_game.agents.normal_form import normal_form, standard_menu
     from rlhf_game.errors import InputError
     from rlhf_game.files.atomic import write_text
     from rlhf_game.files.build import build
     from rlhf_game.files.games import read_game
 
+    if config is not None:
+        raise InputError(f"GAME: must be trl, verl or openrlhf before a configuration, found {str(game)!a}")
     if out.suffix.lower() != ".nfg":
         raise InputError(f"{out}: must be a file ending in .nfg, found {out.suffix or 'no ending'!r}")
     one = read_game(game, trusted=trusted)

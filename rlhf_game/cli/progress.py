@@ -51,7 +51,7 @@ def _lines(write: Callable[[str], None], clock: Callable[[], float]) -> Watch:
 
     def watch(what: str, done: int, total: int) -> None:
         now = clock()
-        since, before = begun.setdefault(what, (now, done))
+        since, before = begun.setdefault(what.partition(" [")[0], (now, done))  # in brackets: what changes meanwhile
         if now < due[0]:
             return
         due[:] = now + due[1], min(2 * due[1], LONGEST)

@@ -120,7 +120,7 @@ class ElasticResetConfig(PolicyFields):
         points = [self._point(label, done.folder, step, task) for step in steps]
         best = front([(point["reward"]["estimate"], point["sequence_kl"]["estimate"]) for point in points])
         return {
-            "training": {"steps": done.steps, "tokens": done.tokens, "seconds": done.seconds},
+            "training": {"steps": done.steps, "tokens": done.tokens},
             "points": [{**point, "on_front": k in best} for k, point in enumerate(points)],
         }
 

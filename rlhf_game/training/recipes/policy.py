@@ -219,7 +219,7 @@ class PolicyConfig(PolicyFields):
             "strength": self.strength,
             "is_faithful": training.faithfulness.is_faithful,
             "faithfulness": training.faithfulness.reason,
-            "training": {"steps": trained.steps, "tokens": trained.tokens, "seconds": trained.seconds},
+            "training": {"steps": trained.steps, "tokens": trained.tokens},
             "groups": {
                 group.name: {
                     "weight": training.weights[i],

@@ -137,6 +137,12 @@ def load_reference(model: Pretrained, base: Path | None = None) -> LanguageModel
     )
 
 
+def special_tokens(name: str, *, revision: str | None, base: Path | None) -> tuple[str, ...]:
+    """Return the special tokens of a model's tokenizer, as texts have them that were decoded with them."""
+    tokenizer = load_pretrained(AutoTokenizer, find_checkpoint(name, revision=revision, base=base))
+    return tuple(tokenizer.all_special_tokens)
+
+
 def load_trainable(model: Pretrained, how: Optimization, device: str = "cpu") -> LanguageModel:
     """Load a language model to train: as ``load_language_model`` does, its tokenizer with the tokens that TRL asks for.
 

@@ -14,16 +14,20 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from transformers import Trainer
 
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.files.atomic import write_json
 from rlhf_game.files.tables import digest
+from rlhf_game.training_backends.trainers.sharded import load_sharded, save_sharded
 
 MARK = "whole.json"
 """The last file of a checkpoint that is written: the SHA-256 of every other one."""
 TENSORS = "training.safetensors"
 NUMBERS = "training.json"
+SHARDS = "shards"
+"""Of a training under FSDP: the folder with the parts of weights and optimizer that each process wrote."""
 PICKLE = "training_args.bin"
 
 
@@ -62,18 +66,24 @@ class SafeCheckpoints(Trainer, ABC):
         (Path(output_dir or str(self.args.output_dir)) / PICKLE).unlink(missing_ok=True)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if self.is_fsdp_enabled:
-            return  # nothing gathers the shards: a training under FSDP leaves its model, but cannot be gone on with
-        if any(not torch.isfinite(p).all() for p in self.model.parameters() if p.requires_grad):
+        if not self._is_finite():
             raise RunError(f"the weights are no numbers any more after step {self.state.global_step}")
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save:
-            write_json(folder / MARK, {path.name: digest(path) for path in sorted(folder.iterdir()) if path.is_file()})
+            write_json(folder / MARK, _digests(folder))
+
+    def _is_finite(self) -> bool:
+        """Return whether all trained weights are numbers, in every process."""
+        own = [own_part(p) for p in self.model.parameters() if p.requires_grad]
+        found = torch.tensor(float(all(bool(torch.isfinite(p).all()) for p in own)), device=self.args.device)
+        return bool(self.accelerator.gather(found).min() == 1)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self.args.should_save:
+        if self.is_fsdp_enabled:
+            self._save_shards(Path(output_dir))
+        if not self.args.should_save or self.is_fsdp_enabled:
             return
         tensors, numbers = _split(self.optimizer.state_dict())
         for name, part in self.parts().items():
@@ -81,13 +91,38 @@ class SafeCheckpoints(Trainer, ABC):
         save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, Path(output_dir) / TENSORS)
         write_json(Path(output_dir) / NUMBERS, {"optimizer": numbers, "scheduler": self.lr_scheduler.state_dict()})
 
+    def _save_shards(self, folder: Path) -> None:
+        """Write this process's shards, and what its callbacks keep of them."""
+        save_sharded(self.model, self.optimizer, folder / SHARDS)
+        parts = {f"{name}.{key}": value for name, part in self.parts().items() for key, value in part.tensors().items()}
+        own = {key: value.contiguous().cpu() for key, value in parts.items()}
+        save_file(own, folder / f"parts-{self.args.process_index}.safetensors")
+        if self.args.should_save:
+            write_json(folder / NUMBERS, {"scheduler": self.lr_scheduler.state_dict()})
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self.is_fsdp_enabled:  # its shards come with the optimizer's
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
+            return
+        if self.is_fsdp_enabled:
+            self._load_shards(Path(checkpoint))
             return
         tensors = load_file(Path(checkpoint) / TENSORS)
         numbers = json.loads((Path(checkpoint) / NUMBERS).read_text(encoding="utf-8"))
         self.optimizer.load_state_dict(_joined(tensors, numbers["optimizer"]))
         self.lr_scheduler.load_state_dict(numbers["scheduler"])
+        self._restore_parts(tensors)
+
+    def _load_shards(self, folder: Path) -> None:
+        load_sharded(self.model, self.optimizer, folder / SHARDS)
+        numbers = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
+        self.lr_scheduler.load_state_dict(numbers["scheduler"])
+        self._restore_parts(load_file(folder / f"parts-{self.args.process_index}.safetensors"))
+
+    def _restore_parts(self, tensors: Mapping[str, Tensor]) -> None:
         for name, part in self.parts().items():
             own = {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
             part.restore(own)
@@ -152,12 +187,23 @@ def last_checkpoint(work: Path) -> str | None:
     return str(whole[-1]) if whole else None
 
 
+def _digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file of a checkpoint but its list."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARK)
+    return {path.relative_to(folder).as_posix(): digest(path) for path in files}
+
+
+def own_part(parameter: Tensor) -> Tensor:
+    """Return this process's part of a parameter: all of it, or its shard under FSDP2."""
+    own = parameter.detach()
+    return own.to_local() if isinstance(own, DTensor) else own
+
+
 def _check(folder: Path) -> None:
     """Raise InputError when a file of a whole checkpoint is not as it was written."""
     try:
         listed = json.loads((folder / MARK).read_text(encoding="utf-8"))
     except ValueError:
         listed = {}
-    there = {path.name: digest(path) for path in folder.iterdir() if path.is_file() and path.name != MARK}
-    if listed != there:
+    if listed != _digests(folder):
         raise InputError(f"{folder}: must be a checkpoint as it was written, found it changed; delete it")

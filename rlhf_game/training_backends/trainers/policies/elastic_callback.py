@@ -5,12 +5,11 @@ from typing import Any, Literal, TypeAlias, final
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
-from rlhf_game.errors import InputError, RunError
+from rlhf_game.errors import InputError
 from rlhf_game.training_backends.trainers.policies.ppo import CRITIC
-from rlhf_game.training_backends.trainers.resuming import KeepsTensors
+from rlhf_game.training_backends.trainers.resuming import KeepsTensors, own_part
 
 Place: TypeAlias = Literal["cpu", "model"]
 
@@ -46,9 +45,7 @@ class ElasticReset(TrainerCallback, KeepsTensors):
         return [self.every, self.decay]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the average, theta_0, and the two numbers that must not change between them."""
-        if any(isinstance(parameter, DTensor) for parameter in self._parameters.values()):
-            raise RunError("a sharded average cannot be kept in a checkpoint; raise save_steps above max_steps")
+        """Return the average, theta_0 (under FSDP2 of the shards here), and the two numbers that must not change."""
         kept = {f"average.{name}": value for name, value in self._average.items()}
         kept |= {f"initial.{name}": value for name, value in self._initial.items()}
         return {**kept, "every": torch.tensor(self.every), "decay": torch.tensor(self.decay, dtype=torch.float64)}
@@ -98,11 +95,11 @@ class ElasticReset(TrainerCallback, KeepsTensors):
         if state.global_step % self.every or state.global_step >= state.max_steps:
             return
         for name, parameter in self._parameters.items():
-            _local(parameter).copy_(self._average[name])
+            own_part(parameter).copy_(self._average[name])
             self._average[name].copy_(self._initial[name])
 
     def _copy(self, parameter: Tensor) -> Tensor:
-        own = _local(parameter)
+        own = own_part(parameter)
         return own.to("cpu" if self.place == "cpu" else own.device, torch.float32, copy=True)
 
     def _placed(self, value: Tensor, parameter: Tensor) -> Tensor:
@@ -126,9 +123,3 @@ def updates_per_generation(args: Any) -> int:
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _local(parameter: Tensor) -> Tensor:
-    """Return this process's part of a parameter: all of it, or its shard under FSDP2."""
-    own = parameter.detach()
-    return own.to_local() if isinstance(own, DTensor) else own

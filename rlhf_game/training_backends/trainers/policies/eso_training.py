@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from math import ceil, isfinite
@@ -25,6 +25,8 @@ from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.trainers.policies.eso_trainer import IGNORED, EsoTrainer
 from rlhf_game.training_backends.trainers.policies.policy_folders import (
     CARD,
+    COST,
+    STEPS,
     begin,
     counted,
     explained,
@@ -155,9 +157,9 @@ def train_eso(
             trainer, more = _trainer(training, settings, rows, reward)
             trainer.add_callback(FiniteWeightsCallback(training.optimization.learning_rate))
             trainer.add_callback(ProgressCallback(watch or unwatched))
-            train_from_last(trainer, out, watch or unwatched)
+            train_from_last(trainer, out, watch or unwatched, _log)
             log = _log(trainer.state.log_history)
-            finish(trainer, out, {**document, **more, **counted(trainer, log)}, log)
+            finish(trainer, out, {**document, **more, **counted(trainer)}, log)
     return _read(out)
 
 
@@ -224,7 +226,7 @@ def encode_rows(
     return found
 
 
-def _log(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _log(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     names = ("loss", "sft_loss", "eso_loss", "eso_reward", "grad_norm", "learning_rate", "num_tokens")
     return [
         {"step": int(row["step"]), **{name: row.get(name) for name in names}, "seconds": float(row["step_time"])}
@@ -235,13 +237,13 @@ def _log(history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _read(out: Path) -> TrainedEso:
     card = json.loads((out / CARD).read_text(encoding="utf-8"))
-    lines = (out / "steps.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (out / STEPS).read_text(encoding="utf-8").splitlines()
     return TrainedEso(
         folder=out,
         steps=card["steps"],
         first_eso_step=card["first_eso_step"],
         dropped=card["dropped"],
         tokens=card["tokens"],
-        seconds=card["seconds"],
+        seconds=json.loads((out / COST).read_text(encoding="utf-8"))["seconds"],
         log=tuple(json.loads(line) for line in lines),
     )

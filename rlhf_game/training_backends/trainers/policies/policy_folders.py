@@ -14,9 +14,11 @@ from rlhf_game.errors import InputError, RunError
 from rlhf_game.files.workspace import Workspace
 from rlhf_game.optimization import Optimization, Pretrained
 from rlhf_game.training_backends.lm.checkpoints import find_checkpoint
-from rlhf_game.training_backends.trainers.policies.watching import Watch
+from rlhf_game.training_backends.trainers.policies.watching import StepLogCallback, StepRows, Watch
 from rlhf_game.training_backends.trainers.resuming import checkpoints, last_checkpoint
 
+STEPS, COST, LOGS = "steps.jsonl", "cost.json", "logs"
+"""A row for each step, their seconds, and what ``report_to`` leaves."""
 CARD = "policy.json"
 """The last file of a trained policy that is written: where it is, the policy is whole."""
 
@@ -47,8 +49,12 @@ def begin(document: dict[str, Any], out: Path) -> None:
     workspace.check()
 
 
-def train_from_last(trainer: Any, out: Path, watch: Watch) -> None:
-    """Train what is left after the last whole checkpoint in the folder ``out``."""
+def train_from_last(trainer: Any, out: Path, watch: Watch, rows: StepRows) -> None:
+    """Train what is left after the last whole checkpoint in the folder ``out``; steps.jsonl grows with it.
+
+    rows: what a Trainer's log becomes there.
+    """
+    trainer.add_callback(StepLogCallback(out / STEPS, rows))
     work = out / "checkpoints"
     if trainer.args.should_save:
         last_checkpoint(work)  # drops what is not whole
@@ -95,9 +101,11 @@ def _kept(out: Path) -> str:
 
 
 def finish(trainer: Any, out: Path, document: dict[str, Any], log: Sequence[Mapping[str, Any]]) -> None:
-    """Write the model whole or not at all, the log, and the card; drop checkpoints that are not to be kept.
+    """Write the model whole or not at all, the log, the seconds and the card; drop checkpoints that are not to be kept.
 
-    document: what the card says besides the steps and the SHA-256 of the model. log: a row for each step.
+    document: what the card says besides the steps and the SHA-256 of the model; its ``seconds_before`` are those before
+    the first step. log: a row for each step; its seconds go to cost.json, the one file that differs when a training is
+    repeated. What trackers wrote beside the checkpoints (``report_to``) is kept in logs/.
     """
     fresh, kept = out / "model.tmp", out / "model"
     trainer.save_model(str(fresh))
@@ -108,24 +116,36 @@ def finish(trainer: Any, out: Path, document: dict[str, Any], log: Sequence[Mapp
         fresh.rename(kept)
         workspace = Workspace(out)
         workspace.adopt(kept)
-        workspace.write(out / "steps.jsonl", "".join(json.dumps(row) + "\n" for row in log).encode())
+        steps = [{key: value for key, value in row.items() if key != "seconds"} for row in log]
+        seconds = [float(row["seconds"]) for row in log if "seconds" in row]
+        workspace.write(out / STEPS, "".join(json.dumps(row) + "\n" for row in steps).encode())
+        before = float(document.get("seconds_before", 0.0))
+        workspace.write_json(out / COST, {"seconds": before + sum(seconds), "steps": seconds})
         card = {
-            **document,
+            **{key: value for key, value in document.items() if key != "seconds_before"},
             "steps": int(trainer.state.global_step),
             "model_sha256": find_checkpoint(str(kept)).sha256,
         }
         if document["training"]["keeps_checkpoints"]:
             workspace.adopt(out / "checkpoints")
         workspace.write_json(out / CARD, card)
+        _keep_logs(out)
         if not document["training"]["keeps_checkpoints"]:
             shutil.rmtree(out / "checkpoints", ignore_errors=True)
     trainer.accelerator.wait_for_everyone()
 
 
-def counted(trainer: Any, log: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what a card says of a training that counted its tokens and took the time of each step."""
+def _keep_logs(out: Path) -> None:
+    """Move what trackers wrote into the folder of the checkpoints out of it, before that is dropped."""
+    written = [path for path in (out / "checkpoints").glob("*") if not path.name.startswith("checkpoint-")]
+    for path in written:
+        (out / LOGS).mkdir(exist_ok=True)
+        shutil.move(path, out / LOGS / path.name)
+
+
+def counted(trainer: Any) -> dict[str, Any]:
+    """Return what a card says of a training that counted its tokens."""
     return {
         "tokens": int(trainer.state.num_input_tokens_seen),
-        "seconds": sum(row["seconds"] for row in log),
         "reference": dict(trainer.language_model.provenance),
     }

@@ -28,6 +28,8 @@ from rlhf_game.training_backends.trainers.policies.best_of_n import (
 from rlhf_game.training_backends.trainers.policies.building import make_settings, make_trainer, ordered_rows
 from rlhf_game.training_backends.trainers.policies.policy_folders import (
     CARD,
+    COST,
+    STEPS,
     begin,
     counted,
     explained,
@@ -59,7 +61,7 @@ class TrainedPolicy:
     seconds: float
     """Of the steps, those before an interruption included."""
     log: tuple[dict[str, Any], ...]
-    """Per step: loss, reward, each group's reward, sequence KL in nats, mean length, tokens so far, seconds."""
+    """Per step: loss, reward, each group's reward, sequence KL in nats, mean length, tokens so far."""
     faithfulness: Faithfulness
 
     @property
@@ -124,14 +126,14 @@ def train_policy(
             raise InputError(f"{out}: must be a new folder or that of this training, found one with other callbacks")
         if not (out / CARD).exists():
             trainer = _prepare(training, settings, PromptBatch(prompts, columns), rewards, out, watch, callbacks)
-            train_from_last(trainer, out, watch)
+            train_from_last(trainer, out, watch, steps_of)
             drawn = read_winners(out)
             before = {
                 "tokens_before": sum(row["tokens"] for part in drawn for row in part["rows"]),
                 "seconds_before": sum(part["seconds"] for part in drawn),
             }
             log = steps_of(trainer.state.log_history)
-            finish(trainer, out, {**document, "callbacks": kept, **before, **counted(trainer, log)}, log)
+            finish(trainer, out, {**document, "callbacks": kept, **before, **counted(trainer)}, log)
     return read_policy(out)
 
 
@@ -189,14 +191,14 @@ def read_policy(out: Path) -> TrainedPolicy:
     """Return the finished policy in a folder. Raises InputError when there is none."""
     try:
         card = json.loads((out / CARD).read_text(encoding="utf-8"))
-        lines = (out / "steps.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (out / STEPS).read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise InputError(f"{out}: must hold a trained policy, found no {CARD}") from error
     return TrainedPolicy(
         folder=out,
         steps=card["steps"],
         tokens=card["tokens"] + card["tokens_before"],
-        seconds=card["seconds"] + card["seconds_before"],
+        seconds=json.loads((out / COST).read_text(encoding="utf-8"))["seconds"],
         log=tuple(json.loads(line) for line in lines),
         faithfulness=FAITHFULNESS[card["training"]["trainer"]],
     )

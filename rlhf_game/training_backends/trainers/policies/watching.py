@@ -1,7 +1,9 @@
 """What watches a training: it tells how far it is, keeps its numbers, and stops one that diverges."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
+from pathlib import Path
 from typing import Any, TypeAlias, final
 
 from transformers import TrainerCallback
@@ -10,6 +12,8 @@ from rlhf_game.errors import RunError
 
 Watch: TypeAlias = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much."""
+StepRows: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]]
+"""From what a Trainer logged to a row for each step."""
 
 
 @final
@@ -19,10 +23,37 @@ class ProgressCallback(TrainerCallback):
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """Report the step that is done."""
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **others: Any) -> None:
+        """Report the step that is done, with its loss and reward."""
+        if state.is_world_process_zero and logs and "loss" in logs:
+            numbers = [f"{name} {logs[name]:.4g}" for name in ("loss", "reward") if logs.get(name) is not None]
+            self._watch(f"train the policy [{', '.join(numbers)}]", state.global_step, state.max_steps)
+
+
+@final
+class StepLogCallback(TrainerCallback):
+    """Writes a row for each step into a file while the training runs; on a resumed one, those before it first.
+
+    rows: what a Trainer's log becomes there.
+    """
+
+    def __init__(self, path: Path, rows: StepRows) -> None:
+        self._path, self._rows = path, rows
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        """Write what was logged before."""
         if state.is_world_process_zero:
-            self._watch("train the policy", state.global_step, state.max_steps)
+            self._path.write_text("".join(map(_line, self._rows(state.log_history))), encoding="utf-8")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **others: Any) -> None:
+        """Write the step's row."""
+        if state.is_world_process_zero and logs and "loss" in logs:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(_line(self._rows(state.log_history[-1:])[0]))
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps({key: value for key, value in row.items() if key != "seconds"}) + "\n"
 
 
 @final

@@ -130,7 +130,7 @@ def train_preferences(
             _train(trainer, training, out, watch)
             tokens = sum(rows[k][1].tokens for k in order)
             done = {"tokens": tokens, "dropped_pairs": len(pairs) - len(rows), "reference": provenance}
-            log = [_step(row) for row in trainer.state.log_history if "loss" in row]
+            log = _log(trainer.state.log_history)
             finish(trainer, out, {**document, **done}, log)
     return read_trained(out)
 
@@ -213,16 +213,16 @@ def _train(trainer: PairTrainer, training: PreferenceTraining, out: Path, watch:
     if training.start is not None and training.optimization.lora is not None:
         weights = load_file(Path(training.start) / "model" / "adapter_model.safetensors")
         set_peft_model_state_dict(trainer.model, weights)
-    train_from_last(trainer, out, watch)
+    train_from_last(trainer, out, watch, _log)
 
 
-def _step(row: Mapping[str, Any]) -> dict[str, Any]:
+def _log(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     names = {
         "step": "step", "loss": "loss", "reward_chosen": "rewards/chosen", "reward_rejected": "rewards/rejected",
         "margin": "rewards/margins", "accuracy": "rewards/accuracies", "gradient_norm": "grad_norm",
         "learning_rate": "learning_rate",
     }  # fmt: skip
-    return {name: row[logged] for name, logged in names.items()}
+    return [{name: row[logged] for name, logged in names.items()} for row in history if "loss" in row]
 
 
 def read_trained(out: Path) -> TrainedOnPreferences:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -120,13 +120,9 @@ def train_supervised(
             model = _load(training)
             rows = _rows(model, examples, training)
             trainer = _trainer(training, model, rows, out, watch or unwatched)
-            train_from_last(trainer, out, watch or unwatched)
-            log = [
-                {"step": int(row["step"]), "loss": float(row["loss"]), "seconds": float(row.get("step_time", 0.0))}
-                for row in trainer.state.log_history
-                if "loss" in row
-            ]
-            done = {"dropped_examples": len(examples) - len(rows), **counted(trainer, log)}
+            train_from_last(trainer, out, watch or unwatched, _log)
+            log = _log(trainer.state.log_history)
+            done = {"dropped_examples": len(examples) - len(rows), **counted(trainer)}
             finish(trainer, out, {**document, **done}, log)
     card = json.loads((out / CARD).read_text(encoding="utf-8"))
     steps = [json.loads(line) for line in (out / "steps.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -135,6 +131,14 @@ def train_supervised(
 
 def _explained(training: SupervisedTraining, out: Path) -> AbstractContextManager[None]:
     return explained(training.optimization, out, f"max_length (now {training.max_length})")
+
+
+def _log(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {"step": int(row["step"]), "loss": float(row["loss"]), "seconds": float(row.get("step_time", 0.0))}
+        for row in history
+        if "loss" in row
+    ]
 
 
 def _load(training: SupervisedTraining) -> LanguageModel:

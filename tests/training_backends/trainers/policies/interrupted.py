@@ -26,7 +26,7 @@ def training(kind: str, model: str) -> PolicyTraining:
 
 
 def watch(what: str, step: int, total: int) -> None:
-    if what == "train the policy" and step == 8:
+    if what.startswith("train the policy") and step == 8:
         os.kill(os.getpid(), signal.SIGKILL)
 
 

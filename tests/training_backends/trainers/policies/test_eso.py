@@ -196,7 +196,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not(folder: Path, tmp_path: Pat
     with pytest.raises(KeyboardInterrupt):
         train_eso(training, ROWS, Judge(), tmp_path / "stopped", watch=stop)
     files = {path.suffix for path in (tmp_path / "stopped").rglob("*") if path.is_file()}
-    assert files <= {".json", ".safetensors", ".jinja", ".md", ""}  # "": the sums
+    assert files <= {".json", ".jsonl", ".safetensors", ".jinja", ".md", ""}  # "": the sums
     told: list[str] = []
     train_eso(training, ROWS, Judge(), tmp_path / "stopped", watch=lambda what, done, total: told.append(what))
     assert told[0] == "resume from checkpoint-4"
@@ -233,13 +233,6 @@ def test_a_loss_that_is_no_number_stops_the_training(folder: Path, tmp_path: Pat
 def test_settings_that_make_no_sense_are_refused(folder: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         training_of(folder, **changes)
-
-
-def test_shards_are_not_written_as_if_they_were_a_whole_checkpoint(folder: Path, tmp_path: Path) -> None:
-    trainer = trainer_of(training_of(folder), tmp_path, Judge())
-    trainer.is_fsdp_enabled = True
-    trainer._save_checkpoint(trainer.model, None)
-    assert not list(tmp_path.glob("checkpoint-*"))
 
 
 def test_rows_that_are_too_long_are_left_out(folder: Path, tmp_path: Path) -> None:

@@ -1,18 +1,22 @@
 """A training that is stopped, in whatever way, goes on from its last whole checkpoint and ends the same."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, final
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from rlhf_game import InputError
-from rlhf_game.training_backends.trainers.policies import train_policy
+from rlhf_game.training_backends.trainers.policies import PolicyTraining, train_policy
 from rlhf_game.training_backends.trainers.resuming import MARK, checkpoints
 from tests.training_backends.trainers.policies.enumerable import REWARDS, save_model
 from tests.training_backends.trainers.policies.interrupted import PROMPTS, training
@@ -34,7 +38,7 @@ def stop_at(what: str, step: int, folder: Path, kind: str, model: Path) -> list[
     """Train until ``step`` of ``what``, then to the end; return what the second training said."""
 
     def watch(doing: str, done: int, total: int) -> None:
-        if (doing, done) == (what, step):
+        if (doing.partition(" [")[0], done) == (what, step):
             raise Stopped
 
     said: list[tuple[str, int]] = []
@@ -55,6 +59,8 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(tmp_path: Path, k
     work = tmp_path / "killed" / "checkpoints"
     assert [folder.name for folder in checkpoints(work)] == ["checkpoint-3", "checkpoint-6"]
     assert not (tmp_path / "killed" / "model").exists()
+    begun = [json.loads(line) for line in (tmp_path / "killed/steps.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in begun] == list(range(1, 8))  # of steps that were done before it died
     assert not [path for path in work.rglob("*") if path.suffix in PICKLES]
     shutil.copytree(work / "checkpoint-6", work / "checkpoint-9")  # one that was being written when the process died
     (work / "checkpoint-9" / MARK).unlink()
@@ -64,12 +70,46 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(tmp_path: Path, k
     how = training(kind, str(model))
     first = train_policy(how, PROMPTS, REWARDS, killed, watch=lambda what, done, total: said.append((what, done)))
     second = train_policy(how, PROMPTS, REWARDS, whole)
-    assert said == [("resume from checkpoint-6", 6), *(("train the policy", step) for step in range(7, 13))]
+    assert [(what.partition(" [")[0], step) for what, step in said] == [
+        ("resume from checkpoint-6", 6), *(("train the policy", step) for step in range(7, 13))
+    ]  # fmt: skip
+    assert all("loss" in what for what, _ in said[1:])
     assert same_weights(killed, whole)
     assert first.tokens == second.tokens
-    without_seconds = [[{**row, "seconds": 0} for row in one.log] for one in (first, second)]
-    assert without_seconds[0] == without_seconds[1]
+    assert first.log == second.log
+    files = [
+        {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} for folder in (killed, whole)
+    ]
+    assert [name for name in files[0] if files[0][name] != files[1][name]] in (
+        [".sha256sums", "cost.json"],
+        ["cost.json"],
+    )
     assert not work.exists()
+
+
+def _short(training: PolicyTraining) -> PolicyTraining:
+    return replace(training, optimization=replace(training.optimization, steps=2))
+
+
+@final
+class Tracker(TrainerCallback):
+    """Writes where tensorboard does."""
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        Path(args.output_dir, "runs/now").mkdir(parents=True)
+        Path(args.output_dir, "runs/now/events").write_text(str(len(state.log_history)))
+
+
+def test_what_a_tracker_wrote_is_kept_and_seconds_are_in_one_file(tmp_path: Path) -> None:
+    model, out = save_model(tmp_path / "base"), tmp_path / "out"
+    done = train_policy(_short(training("rloo", str(model))), PROMPTS, REWARDS, out, callbacks=[Tracker()])
+    assert (out / "logs/runs/now/events").read_text() == "3"
+    assert not (out / "checkpoints").exists()
+    cost = json.loads((out / "cost.json").read_text())
+    assert done.seconds == cost["seconds"] == pytest.approx(sum(cost["steps"]))
+    assert len(cost["steps"]) == 2
+    others = [path for path in out.rglob("*.json*") if path.name != "cost.json"]
+    assert [path.name for path in others if "seconds" in path.read_text()] == []
 
 
 @pytest.mark.parametrize("kind", ["grpo", "rloo-lora", "ppo"])

@@ -25,7 +25,7 @@ def training(model: str, how: str) -> PreferenceTraining:
 
 
 def watch(what: str, step: int, total: int) -> None:
-    if what == "train the policy" and step == 8:
+    if what.startswith("train the policy") and step == 8:
         os.kill(os.getpid(), signal.SIGKILL)
 
 

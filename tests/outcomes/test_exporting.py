@@ -1,0 +1,171 @@
+"""Rewards for other engines, in the layouts of their public sources.
+
+verl-project's verl at b178a3cd56f58b2d502255daba591e92833930a7: verl/trainer/ppo/reward.py (get_custom_reward_fn) and
+verl/workers/reward_manager/naive.py call ``compute_score(data_source=, solution_str=, ground_truth=, extra_info=)`` and
+take a number or a mapping with ``score``; verl/utils/dataset/rl_dataset.py reads ``prompt`` as messages,
+``data_source``, ``reward_model.ground_truth`` and ``extra_info``; keys are those of
+verl/trainer/config/_generated_ppo_trainer.yaml.
+OpenRLHF at 3c3be6234e0cb353e76bb8019947db9dfe99fca7: openrlhf/utils/agent.py calls ``reward_func(queries, prompts,
+labels)`` with lists of one, and takes ``rewards``, ``scores`` and ``extra_logs``; options are those of
+openrlhf/cli/train_ppo_ray.py; openrlhf/datasets/prompts_dataset.py reads ``input`` and ``label``.
+TRL at the version that is installed: its own class is asked.
+"""
+
+import importlib.util
+import inspect
+import json
+import shlex
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from pyarrow import parquet
+from trl import RLOOConfig
+
+from rlhf_game.outcomes.run_config import read_config
+from rlhf_game.outcomes.scoring import GroupScorer
+from tests import tiny
+from tests.cli.runner import run as command
+
+VERL = {
+    "algorithm.adv_estimator", "algorithm.use_kl_in_reward", "algorithm.kl_penalty", "algorithm.kl_ctrl.type",
+    "algorithm.kl_ctrl.kl_coef", "actor_rollout_ref.actor.use_kl_loss", "actor_rollout_ref.actor.entropy_coeff",
+    "actor_rollout_ref.actor.ppo_epochs", "actor_rollout_ref.actor.ppo_mini_batch_size",
+    "actor_rollout_ref.actor.optim.lr", "actor_rollout_ref.model.path", "actor_rollout_ref.model.lora_rank",
+    "actor_rollout_ref.rollout.name", "actor_rollout_ref.rollout.n", "actor_rollout_ref.rollout.temperature",
+    "data.train_files", "data.val_files", "data.train_batch_size", "data.max_response_length",
+    "custom_reward_function.path", "custom_reward_function.name", "trainer.total_training_steps", "trainer.save_freq",
+}  # fmt: skip
+OPENRLHF = {
+    "--algo.advantage.estimator", "--algo.kl.estimator", "--algo.kl.init_coef", "--reward.clip_range",
+    "--reward.remote_url", "--actor.model_name_or_path", "--data.prompt_dataset", "--data.input_key",
+    "--data.label_key", "--data.apply_chat_template", "--rollout.n_samples_per_prompt", "--rollout.temperature",
+    "--rollout.max_new_tokens", "--rollout.batch_size", "--train.batch_size", "--train.max_epochs", "--ds.lora.rank",
+    "--ds.lora.alpha",
+}  # fmt: skip
+PROMPTS, TEXTS, PLACES = ["good", "please no yes"], ["good yes", "bad", "now maybe now"], [1, 0, 1]
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Callable[..., Path]:
+    tiny.save_language_model(tmp_path / "model")
+
+    def export(engine: str, **changes: Any) -> Path:
+        config = {
+            "model": "model", "prompts": PROMPTS, "strength": 0.25, "weights": {"kind": 2.0},
+            "outcomes": {"kind": "finetuned", "max_new_tokens": 4, "steps": 3},
+            "groups": [
+                {"name": "kind", "size": 2, "reward": {"table": {"values": {"good yes": 1.0}, "default": 0.25}}},
+                {"name": "brief", "reward": {"brevity": 5}},
+            ],
+            **changes,
+        }  # fmt: skip
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        result = command("export", engine, tmp_path / "config.json", "-o", tmp_path / engine)
+        assert (result.code, result.err) == (0, "")
+        return tmp_path / engine
+
+    return export
+
+
+def loaded(folder: Path) -> ModuleType:
+    """The reward file as an engine loads it: by its path."""
+    spec = importlib.util.spec_from_file_location("exported", folder / "rewards.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def expected(folder: Path) -> tuple[list[float], Any]:
+    rewards = GroupScorer(read_config(folder.parent / "config.json"), folder / "calls").score(PLACES, TEXTS)[1]
+    return [float(4 * a + b) for a, b in rewards.T], rewards
+
+
+def test_verl_gets_one_number_for_each_response(export: Callable[..., Path]) -> None:
+    folder = export("verl")
+    compute, (totals, rewards) = loaded(folder).compute_score, expected(folder)
+    assert list(inspect.signature(compute).parameters) == ["data_source", "solution_str", "ground_truth", "extra_info"]
+    rows = parquet.read_table(folder / "prompts.parquet").to_pylist()
+    assert rows[1]["prompt"] == [{"role": "user", "content": PROMPTS[1]}]
+    for k, place in enumerate(PLACES):
+        truth = rows[place]["reward_model"]["ground_truth"]
+        found = compute(data_source="rlhf-game", solution_str=TEXTS[k], ground_truth=truth, extra_info={})
+        assert found == {"score": totals[k], "group_kind": rewards[0, k], "group_brief": rewards[1, k]}
+    words = shlex.split((folder / "launch.sh").read_text().split("set -e\n")[1])
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    assert given.keys() <= VERL
+    assert (given["algorithm.kl_ctrl.kl_coef"], given["algorithm.use_kl_in_reward"]) == ("0.25", "True")
+    assert (given["actor_rollout_ref.actor.use_kl_loss"], given["algorithm.adv_estimator"]) == ("False", "rloo")
+    said = (folder / "README.md").read_text()
+    assert "another objective" in said
+    assert "rlhf-game settle --policy" in said
+
+
+def test_openrlhf_gets_tensors_of_queries_with_their_prompts(export: Callable[..., Path]) -> None:
+    folder = export("openrlhf")
+    reward, (totals, rewards) = loaded(folder).reward_func, expected(folder)
+    assert list(inspect.signature(reward).parameters)[:3] == ["queries", "prompts", "labels"]
+    rows = [json.loads(line) for line in (folder / "prompts.jsonl").read_text().splitlines()]
+    assert [(row["input"][0]["content"], row["label"]) for row in rows] == [(PROMPTS[0], "0"), (PROMPTS[1], "1")]
+    asked = [f"{PROMPTS[place]} <bos>" for place in PLACES]
+    queries = [f"<bos> {prompt}{text}<eos>" for prompt, text in zip(asked, TEXTS, strict=True)]
+    found = reward(queries, asked, [rows[place]["label"] for place in PLACES])
+    assert found["rewards"].tolist() == pytest.approx(totals)
+    assert found["scores"].tolist() == pytest.approx([total / 5 for total in totals])
+    assert found["extra_logs"]["kind"].tolist() == pytest.approx(rewards[0].tolist())
+    words = shlex.split((folder / "launch.sh").read_text().split("set -e\n")[1])
+    assert {word for word in words if word.startswith("--")} <= OPENRLHF
+    assert words[words.index("--algo.kl.init_coef") + 1] == "0.25"
+    assert words[words.index("--reward.clip_range") + 1 :][:2] == ["-5.0", "5.0"]
+    assert "--algo.kl.use_loss" not in words
+
+
+def test_trl_gets_functions_and_weights(export: Callable[..., Path]) -> None:
+    folder = export("trl")
+    module, (totals, _) = loaded(folder), expected(folder)
+    said = [function(prompts=[""] * 3, completions=TEXTS, place=PLACES) for function in module.reward_funcs]
+    assert [function.__name__ for function in module.reward_funcs] == ["kind", "brief"]
+    sums = [sum(w * row[k] for w, row in zip(module.reward_weights, said, strict=True)) for k in range(3)]
+    assert sums == pytest.approx(totals)
+    code = (folder / "launch.sh").read_text()
+    named = {part.split("=")[0].strip() for part in code[code.index("RLOOConfig(") :].split(",")[1:] if "=" in part}
+    known = {field.name for field in fields(RLOOConfig)}
+    assert {"beta", "num_generations", "max_completion_length"} <= named & known
+    assert "beta=0.25" in code
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"outcomes": {"kind": "finetuned", "trainer": "grpo"}}, "must be rloo to be exported, found grpo: its KL is"),
+        ({"groups": [{"name": "a", "reward": "clean", "calibration": "rank"}],
+          "outcomes": {"kind": "candidates", "per_prompt": 2}, "weights": {}}, "calibration: must not be rank"),
+    ],
+)  # fmt: skip
+def test_what_has_another_optimum_is_not_exported(
+    export: Callable[..., Path], tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(AssertionError):
+        export("verl", **changes)
+    result = command("export", "verl", tmp_path / "config.json", "-o", tmp_path / "verl")
+    assert (result.code, result.out) == (2, "")
+    assert said in result.err
+    assert not (tmp_path / "verl").exists()
+
+
+def test_an_engine_needs_a_configuration_and_a_new_folder(tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/x").write_text("")
+    for arguments, said in (
+        (("verl", "-o", tmp_path / "out"), "CONFIG: must be given after verl"),
+        (("verl", tmp_path / "none.yaml", "-o", tmp_path / "full"), "must be a new or empty folder, found files in it"),
+        (("game.yaml", tmp_path / "none.yaml", "-o", tmp_path / "g.nfg"), "must be trl, verl or openrlhf before"),
+    ):
+        result = command("export", *arguments)
+        assert (result.code, result.out) == (2, "")
+        assert said in result.err

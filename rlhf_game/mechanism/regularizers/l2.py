@@ -154,14 +154,16 @@ class Projection(Optimum):
     def externalities(self, weights: Array, rewards: Sequence[Array]) -> Array:
         """Return strength ||p - p_-i||^2 + <nu, p>: [k, B]."""
         shares = by_row(weights, len(self.reference))
-        rows, columns = self._candidates(shares, rewards)
+        floors = self._floors(shares, rewards)
+        rows, columns = self._candidates(self._level(shares, rewards, floors))
         step = max(1, BLOCK // len(rows))
         few = len(self.score.rewards) * len(rows) <= KEPT
         others = cache(lambda: self.score.without_each(rows, columns)) if few else None
-        paid = [
-            self._externalities(shares[start : start + step], rewards[start : start + step], rows, columns, others)
-            for start in range(0, len(rewards), step)
-        ]
+        paid = []
+        for start in range(0, len(rewards), step):
+            some = slice(start, start + step)
+            found = self._survivors(shares[some], rewards[some], floors[some], rows, columns, others)
+            paid.append(self._payments(len(rewards[some]), *found))
         return np.concatenate(paid) if paid else np.empty((0, len(self.reference)))
 
     def shortfall(self, policy: Array) -> Array:
@@ -197,16 +199,9 @@ class Projection(Optimum):
         )
         return gain(raised, multiplier, reward)
 
-    def _externalities(
-        self, weights: Array, rewards: Sequence[Array], rows: Index, columns: Index, others: Callable[[], Array] | None
-    ) -> Array:
-        """Return the payments of some groups on every row, from the outcomes that may matter: [k, B].
-
-        others: the scores without each group at these outcomes, where they are few enough to be kept.
-        """
-        count, groups = len(self.reference), len(rewards)
-        problems, z, base, delta = self._survivors(weights, rewards, rows, columns, others)
-        count *= groups
+    def _payments(self, groups: int, problems: Index, z: Array, base: Array, delta: Array) -> Array:
+        """Return the payments of some groups on every row, from the outcomes that matter: [k, B] (see _survivors)."""
+        count = groups * len(self.reference)
         inside = z > 0
         shift = -simplex_thresholds(base, problems, count)
         after = base + shift[problems] > 0
@@ -225,46 +220,71 @@ class Projection(Optimum):
         paid = np.bincount(problems, weights=squares, minlength=count)
         return np.asarray(self.strength * paid.reshape(groups, -1))
 
-    def _candidates(self, weights: Array, rewards: Sequence[Array]) -> tuple[Index, Index]:
-        """Return (row, outcome) of all that hold mass or may hold it without some group; weights: [k, B].
+    def _floors(self, weights: Array, rewards: Sequence[Array]) -> Array:
+        """Return what a slack must exceed to hold mass without a group, at most, beside the anchor's share: [k, B].
 
-        Without a group nothing holds mass that is more than 1 below another, and at most share (r - least r) is taken
-        from a slack beside what is taken from the least favoured outcome.
+        It is the threshold among a few outcomes that hold mass now, which others only raise. weights: [k, B].
         """
-        shares, anchor = weights / (2 * self.strength), self.score.anchor
-        level = np.zeros(len(self.reference))
-        if len(rewards):
-            least, kept = np.array([row_minima(reward) for reward in rewards]), at(rewards, anchor)
-            z = self._slack_at(np.arange(len(anchor)), anchor)
-            slack = 1 + ROUNDING * (shares * (np.abs(kept) + np.abs(least)) + self._depth)
-            level = np.minimum((z - shares * (kept - least) - slack).min(axis=0), 0.0)
+        rows, columns = self._support
+        most = max(1, BLOCK // max(len(rewards), 1))
+        if len(rows) > most and len(self.reference) == 1:
+            columns = columns[np.argpartition(-self._slack_at(rows, columns), most - 1)[:most]]
+            rows = np.zeros_like(columns)
+        elif len(rows) > most:
+            rows, columns = np.arange(len(self.reference)), self.score.anchor
+        base = self._slack_at(rows, columns) - self._deltas(weights, rewards, rows, columns)
+        problems = np.arange(len(rewards))[:, None] * len(self.reference) + rows
+        found = simplex_thresholds(base.ravel(), problems.ravel(), weights.size).reshape(weights.shape)
+        return np.asarray(found - ROUNDING * (1 + np.abs(found) + self._depth))
+
+    def _level(self, weights: Array, rewards: Sequence[Array], floors: Array) -> Array:
+        """Return what a slack must exceed to hold mass without some group, at most: [B].
+
+        No more than share (r - least r) of the anchor is given back beside what the anchor is given back.
+        """
+        if not len(rewards):
+            return np.zeros(len(self.reference))
+        shares, kept = weights / (2 * self.strength), at(rewards, self.score.anchor)
+        least = np.array([row_minima(reward) for reward in rewards])
+        slack = ROUNDING * np.abs(shares) * (np.abs(kept) + np.abs(least))
+        level = np.where(shares < 0, -np.inf, floors - shares * (kept - least) - slack)
+        return np.asarray(np.minimum(level.min(axis=0), 0.0))
+
+    def _candidates(self, level: Array) -> tuple[Index, Index]:
+        """Return (row, outcome) of all whose slack is above ``level`` [B], in order."""
         found = []
         for block in blocks(self.reference.shape, 1, [self.reference]):
             b, x = places(self.slacks(block) > level[block[0], None])
             found.append((b + block[0].start, x + block[1].start))
         return np.concatenate([b for b, _ in found]), np.concatenate([x for _, x in found])
 
+    def _deltas(self, weights: Array, rewards: Sequence[Array], rows: Index, columns: Index) -> Array:
+        """Return w r / (2 strength) at outcomes, from the anchor's: [k, j]."""
+        out, anchor = np.empty((len(rewards), len(rows))), self.score.anchor[rows]
+        for reward, share, delta in zip(rewards, weights / (2 * self.strength), out, strict=True):
+            np.subtract(reward[rows, columns], reward[rows, anchor], out=delta)
+            delta *= share[rows]
+        return out
+
     def _survivors(
-        self, weights: Array, rewards: Sequence[Array], rows: Index, columns: Index, others: Callable[[], Array] | None
+        self,
+        weights: Array,
+        rewards: Sequence[Array],
+        floors: Array,
+        rows: Index,
+        columns: Index,
+        others: Callable[[], Array] | None,
     ) -> tuple[Index, Array, Array, Array]:
         """Return problem (group, row), z, z - delta and delta of candidates that may hold mass: [j] each.
 
         delta counts from the anchor's. z - delta is made from the other groups' rewards where the subtraction would
-        cancel.
+        cancel. others: the scores without each group at the candidates, where they are few enough to be kept.
         """
         unit, count = 2 * self.strength, len(self.reference)
-        shares = weights / unit
         z, q, tau = self._slack_at(rows, columns), self.reference[rows, columns], self.threshold[rows]
-        delta = np.empty((len(rewards), len(rows)))
-        for reward, share, out in zip(rewards, shares, delta, strict=True):
-            np.subtract(reward[rows, columns], reward[rows, self.score.anchor[rows]], out=out)
-            out *= share[rows]
+        delta = self._deltas(weights, rewards, rows, columns)
         base = z - delta
-        starts = np.flatnonzero(np.diff(rows, prepend=-1))  # rows are in order, and each has its anchor
-        top = np.maximum.reduceat(base, starts, axis=1)
-        lowest = np.minimum.reduceat(base, starts, axis=1)
-        margin = 1 + ROUNDING * (np.maximum(np.abs(top), np.abs(lowest)) + self._depth)
-        survives = base > (top - margin)[:, rows]
+        survives = base > floors[:, rows]
         survives |= z > 0
         groups, kept = places(survives)
         delta, base, z = delta[groups, kept], base[groups, kept], z[kept]
@@ -287,7 +307,7 @@ class Projection(Optimum):
     @cached_property
     def _support(self) -> tuple[Index, Index]:
         """(row, outcome) of all that hold mass."""
-        return self._candidates(np.empty((0, len(self.reference))), [])
+        return self._candidates(np.zeros(len(self.reference)))
 
     @cached_property
     def _depth(self) -> Array:

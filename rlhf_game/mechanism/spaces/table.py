@@ -85,7 +85,7 @@ class PromptLayout:
     @cached_property
     def _flat(self) -> list[NDArray[np.intp]]:
         """Where the entries of each sheet are when all prompts are written one after the other: [b, w] each."""
-        starts = np.cumsum(self.widths) - self.widths
+        starts = np.cumsum(self.widths, dtype=np.intp) - np.array(self.widths, dtype=np.intp)
         return [starts[members][:, None] + np.arange(self.widths[members[0]]) for members in self.members]
 
     def join(self, sheets: Sheets) -> Any:

@@ -116,7 +116,13 @@ def _bills(receipt: Receipt, said: DrawsReceiptFields) -> Section:
     table = TableBlock(
         "bills",
         "What is known of each payment",
-        ("Group", "Standard error", "By the other estimator", "Least utility of a tape", "No lie gains more than"),
+        (
+            "Group",
+            "Standard error",
+            "By the other estimator",
+            "Least utility of a tape",
+            "No lie gains more than, over draws",
+        ),
         tuple(zip(names, texts, column(draws.second_payments), column(draws.least_utilities), bounds, strict=True)),
         "",
         DataTable(

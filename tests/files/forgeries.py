@@ -168,7 +168,14 @@ def draws(folder: Path, payment: str = "affine") -> Path:
         assert tape is not None
         for j, x in enumerate(picked[: tape.proposals].tolist()):
             rewards = {f"reward:{name}": worth[i, x] for i, name in enumerate("ab")}
-            place = {"part": 0, "prompt": b, "proposal": j, "response": f"text {x}", "exponential": waits[j]}
+            place = {
+                "part": 0,
+                "prompt": b,
+                "proposal": j,
+                "response": f"text {x}",
+                "exponential": waits[j],
+                "is_whole": True,
+            }
             rows.append({**place, "accepted": j in tape.accepted, **rewards})
     parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "tape.parquet")
     game = {

@@ -222,10 +222,22 @@ def test_a_game_that_fails_is_recorded_and_the_others_are_as_ever(
     assert failed.summary["summaries"][0]["failed"] == 3
 
 
+STEEP = """
+import numpy as np
+import rlhf_game as rg
+
+class Steep(rg.PaymentRule[rg.AffineRule]):
+    def charge(self, optimum):
+        found = optimum.externalities()
+        return found * np.where(found.max(axis=-1, keepdims=True) > 0.2, 1e308 * 1e4, 1.0)
+"""
+"""Payments that some games cannot hold."""
+
+
 def test_numbers_that_float64_cannot_hold_are_an_error_of_their_games(tmp_path: Path) -> None:
-    scenario = {"kind": "random", "sizes": [1, 2**31]}
-    changes = {"games": 4, "strength": 1e-140, "regularizer": "js", "payments": ["revenue"], "scenario": scenario}
-    summary = simulate(study(changes), tmp_path / "out").summary
+    (tmp_path / "mine.py").write_text(STEEP)
+    changes: dict[str, Any] = {"games": 8, "payments": ["mine.py:Steep"], "strategies": [{"kind": "truthful"}]}
+    summary = simulate(study(changes, base=tmp_path), tmp_path / "out").summary
     assert 0 < summary["failed"] < summary["rows"]
     refused = "InputError: reports must have results that float64 can hold, got some that overflow it"
     assert {error["error"] for error in summary["errors"]} == {refused}

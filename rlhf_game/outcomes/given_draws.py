@@ -20,6 +20,7 @@ from rlhf_game.outcomes.checkpoint_bill import here, outcomes_of
 from rlhf_game.outcomes.finetuned.finetuned_draws import load_given, load_reference, place_of_policy, samples_file
 from rlhf_game.outcomes.finetuned.finetuned_run import FinetunedRun, settle_draws
 from rlhf_game.outcomes.finetuned.finetuned_training import spec_of
+from rlhf_game.outcomes.finetuned.served_draws import is_near
 from rlhf_game.outcomes.run_config import (
     Configuration,
     GenerationInputs,
@@ -38,10 +39,6 @@ if TYPE_CHECKING:
 OF_A_TRAINING: Final = frozenset({"step", "global_step", "training_step", "policy_version", "param_version", "epoch"})
 """Columns that only rollouts of a training have: they are draws of one policy after the other."""
 SOURCES: Final = {"policy": FINAL, "reference": REFERENCE}
-NEAR: Final = 0.1
-"""Nats by which a log probability may differ from the one that the checkpoint gives, beside FAR of it: half precision
-and other kernels move it so far, another policy farther."""
-FAR: Final = 0.01
 
 
 @final
@@ -221,7 +218,7 @@ def _recomputed(
         found.append(_log_probabilities(model, asked, said, sampling))
         for row, now in zip(rows, found[-1], strict=True):
             before = getattr(row, column)
-            if before is not None and not abs(before - now) <= NEAR + FAR * abs(now):
+            if before is not None and not is_near(before, now):
                 raise InputError(
                     f"{row.where}: {column}: must be that of the named checkpoint, {now:.6g} nats, found {before:.6g}: "
                     "a draw of another policy (or of an earlier step) gives no certificate"

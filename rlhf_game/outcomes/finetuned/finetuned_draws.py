@@ -22,6 +22,7 @@ from rlhf_game.outcomes.finetuned.finetuned_training import (
     policy_training,
     spec_of,
 )
+from rlhf_game.outcomes.finetuned.served_draws import ServerSpec, served_draws
 from rlhf_game.outcomes.generation import check_resumed, drawn_provenance, identity_of
 from rlhf_game.outcomes.run_config import Configuration, GenerationInputs
 from rlhf_game.outcomes.settlement_seed import settlement_seed
@@ -64,6 +65,7 @@ def draw(configuration: Configuration, folder: RunFolder, watch: Progress, engin
     sampler = Sampler(
         configuration.source, origin["settlement_seed"], spec.samples, spec.draws_that_choose, sampling, reference,
         folder, watch,
+        {REFERENCE if name == "reference" else FINAL: server for name, server in spec.servers.items()},
     )  # fmt: skip
     rows = sampler.draw(0, REFERENCE, lambda: reference)
     made: list[DoneTraining] = []
@@ -207,6 +209,8 @@ class Sampler:
     reference: "LanguageModel"
     folder: RunFolder
     watch: Progress
+    servers: Mapping[str, ServerSpec]
+    """What generates the draws of the reference or the final policy elsewhere."""
 
     def draw(self, number: int, label: str, load: Loader) -> Rows:
         """Return the draws of a policy, loaded only if a piece is missing. number: of the policy, from 0."""
@@ -223,11 +227,15 @@ class Sampler:
             piece = part.read()
             if piece is None:
                 model = load() if model is None else model
-                samples = sample_batch(model, encoded, batch, seed=self.seed, sampling=self.sampling)
-                piece = [asdict(sample) for sample in samples]
-                prompts, responses = [encoded[b] for b, _ in batch], [list(sample.token_ids) for sample in samples]
+                server = self.servers.get(label)
+                if server is not None:
+                    piece = served_draws(server, model, encoded, batch, self.seed, self.sampling)
+                else:
+                    samples = sample_batch(model, encoded, batch, seed=self.seed, sampling=self.sampling)
+                    piece = [asdict(sample) for sample in samples]
+                prompts, responses = [encoded[b] for b, _ in batch], [list(one["token_ids"]) for one in piece]
                 log_reference = (
-                    [sample.log_probability for sample in samples]
+                    [one["log_probability"] for one in piece]
                     if label == REFERENCE
                     else self._scores(self.reference, prompts, responses)
                 )

@@ -12,13 +12,14 @@ from rlhf_game.files.schema import Name, Positive, Strict
 from rlhf_game.files.training_fields import LoraSpec, OptimizationFields
 from rlhf_game.mechanism.reports import LARGEST_SIZE
 from rlhf_game.optimization import FINETUNED
+from rlhf_game.outcomes.finetuned.served_draws import ServerSpec
 
 Count: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 OF_DRAWS = frozenset(
     {
-        "kind", "policy", "draws", "max_new_tokens", "temperature", "payments_from", "samples", "choosing", "level",
-        "size_limit", "cap",
+        "kind", "policy", "draws", "servers", "max_new_tokens", "temperature", "payments_from", "samples", "choosing",
+        "level", "size_limit", "cap",
     }
 )  # fmt: skip
 """What is said of a policy that is there already; everything else is of a training."""
@@ -43,6 +44,8 @@ class FinetunedSpec(OptimizationFields):
     """A checkpoint that somebody trained already, an adapter or a whole model: nothing is trained."""
     draws: Name | None = None
     """A file of draws that somebody made, with ``settle --draws``: nothing is drawn either."""
+    servers: dict[Literal["policy", "reference"], ServerSpec] = {}
+    """Servers that generate the draws of a policy that is there already, or of the reference."""
     trainer: Literal["rloo", "grpo", "ppo", "best_of_n"] = "rloo"
     steps: Count = 100
     learning_rate: Positive = FINETUNED.learning_rate
@@ -103,6 +106,8 @@ class FinetunedSpec(OptimizationFields):
             return f"size_limit: must be at least the size of every group, found {sizes[largest]} of {shown(largest)!r}"
         if self.policy is not None or self.draws is not None:
             return self._fault_of_given()
+        if "policy" in self.servers:
+            return "servers.policy: must be with a policy that is there already, found it without"
         step = self.batch_size * self.accumulation_steps
         if self.payments_from == "early_stopped" and self.stop_after is None:
             return "stop_after: must be given with payments_from early_stopped, found nothing"

@@ -46,10 +46,8 @@ def models(place: Path) -> Path:
 def settled(models: Path, tmp_path: Path, servers: dict[str, str]) -> Result:
     named = {role: {"url": url, "name": "served", "workers": 4} for role, url in servers.items()}
     outcomes = {"max_new_tokens": LONGEST, "samples": 150, "choosing": 0, "servers": named}
-    (tmp_path / "groups.json").write_text(json.dumps({**document(outcomes), "settlement_seed": 3}))
-    (tmp_path / "groups.json").write_text(
-        json.dumps({k: v for k, v in json.loads((tmp_path / "groups.json").read_text()).items() if k != "model"})
-    )
+    asked = {key: value for key, value in document(outcomes).items() if key != "model"}
+    (tmp_path / "groups.json").write_text(json.dumps({**asked, "settlement_seed": 3}))
     given = ("--policy", models / "policy", "--reference", models / "model", "--groups", tmp_path / "groups.json")
     return command("settle", *given, "--json")
 

@@ -205,7 +205,7 @@ def own_differences(receipt: str | os.PathLike[str], report: str | os.PathLike[s
         raise InputError(f"{where}: regularizer: must be one that is known, found code of its own: {own.regularizer!r}")
     regularizer = regularizer_of(own.regularizer, own.strength, Path(), where)
     for b, (p, q) in enumerate(zip(policies, references, strict=True)):
-        found += _unfit(p, f"policy[{b}]") + _unfit(q, f"reference[{b}]")
+        found += _unfit(p, f"policy[{b}]", own.next_state is not None) + _unfit(q, f"reference[{b}]")
     if found:
         return found
     bill = _bill(own, regularizer, policies, references, rewards)
@@ -367,10 +367,11 @@ def _steps(own: OwnReceipt) -> int:
     return 1 if own.next_state is None else len(own.policy)
 
 
-def _unfit(rows: Array, field: str) -> list[str]:
+def _unfit(rows: Array, field: str, may_be_empty: bool = False) -> list[str]:
+    """Return a line if rows are no probabilities. may_be_empty: zeros alone say that a state is not reached."""
     table = np.atleast_2d(rows)
     totals = table.sum(axis=1)
-    wrong = (table < 0).any(axis=1) | ((np.abs(totals - 1) > 1e-6) & (totals != 0))
+    wrong = (table < 0).any(axis=1) | ((np.abs(totals - 1) > 1e-6) & ~(may_be_empty & (totals == 0)))
     return [f"{field}: must be probabilities with sum 1, found sum {totals[wrong][0]}"] if wrong.any() else []
 
 

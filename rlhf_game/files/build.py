@@ -14,7 +14,7 @@ from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.files.fee_fields import fee_of
 from rlhf_game.files.games import Game
 from rlhf_game.files.parts import split
-from rlhf_game.files.schema import LARGEST, AutomatonFields, Fields, MenuFields, OwnFields, TableFields, explain
+from rlhf_game.files.schema import LARGEST, Fields, explain
 from rlhf_game.files.tables import largest
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.mechanism import Mechanism, Settlement
@@ -24,10 +24,6 @@ from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.reports import Group, Profile
 from rlhf_game.mechanism.several import ModelPayments, SeveralModels
 from rlhf_game.mechanism.spaces.base import PolicySpace
-from rlhf_game.mechanism.spaces.chain import Chain
-from rlhf_game.mechanism.spaces.menu import Menu
-from rlhf_game.mechanism.spaces.table import Table
-from rlhf_game.mechanism.spaces.trie import Trie
 from rlhf_game.mechanism.training import AffineRule, TrainingRule
 from rlhf_game.registry import find
 
@@ -42,10 +38,7 @@ def build(game: Game) -> tuple[PolicySpace[Any], Mechanism, list[Group]]:
     """
     regularizer = _regularizer(game)
     fields = game.fields
-    if isinstance(fields, OwnFields):
-        space = _own_space(game, fields)
-    else:
-        space = _at(game.name, "", partial(_space, game, fields, regularizer))
+    space = _at(game.name, "", partial(fields.make_space, game.reference, regularizer, partial(_own_part, game)))
     training = _training(game)
     payment = make("payment", game.fields.payment, game.folder, game.name)
     if game.fields.models is not None or game.fields.training_cost is not None:
@@ -72,19 +65,17 @@ def _several(
         raise InputError(f"{field}: must come with a game that misses no outcomes, found one with missing")
     if not isinstance(training, AffineRule) or training.boosts():
         raise InputError(f"{field}: must come with training social_welfare or affine without boosts, found another")
-    if not isinstance(payment, AffinePayments | NoPayments):
+    if type(payment) not in (AffinePayments, NoPayments):
         raise InputError(f"{field}: must come with payment affine or none, found another")
     if fields.models is None:
         rule = SeveralModels(training, 1, fields.training_cost or 0.0)
     else:
         rule = SeveralModels(training, min(fields.models.at_most, len(fields.groups)), fields.models.cost)
-    return rule, ModelPayments() if isinstance(payment, AffinePayments) else payment
+    return rule, payment if payment.is_free else ModelPayments()
 
 
 def _participation(game: Game, training: TrainingRule) -> TrainingRule:
-    if not isinstance(training, AffineRule) or (
-        isinstance(game.fields, TableFields) and game.fields.missing is not None
-    ):
+    if not isinstance(training, AffineRule) or game.fields.limits is not None:
         raise InputError(
             f"{game.name}: payment: participation must come with an affine maximiser over outcomes that are all there"
         )
@@ -134,14 +125,14 @@ def _check_amounts(game: Game) -> None:
     """Refuse amounts whose squares, or whose multiples of the strength, float64 cannot hold."""
     fields = game.fields
     weights = _weights(fields) or [1.0] * len(fields.groups)
-    steps = fields.horizon if isinstance(fields, AutomatonFields) else 1
+    steps = fields.steps
     amounts = [
         (f"groups[{i}].reward", weight * group.size * steps, reward)
         for i, (group, weight, reward) in enumerate(zip(fields.groups, weights, game.rewards, strict=True))
     ]
-    if isinstance(fields, TableFields) and fields.bounds is not None:  # what rewards may be where they are not given
+    if fields.limits is not None:  # what rewards may be where they are not given
         most = max(factor for _, factor, _ in amounts)
-        amounts.append(("bounds", most, np.array(fields.bounds)))
+        amounts.append(("bounds", most, np.array(fields.limits)))
     for field, factor, table in amounts if game.boost is None else [*amounts, ("boosts", float(steps), game.boost)]:
         amount = factor * largest(table)
         if not max(amount, amount / fields.strength) <= LARGEST:
@@ -162,45 +153,12 @@ def _settle(game: Game, mechanism: Mechanism, profile: Profile[Any], space: Poli
     return settlement
 
 
-def _space(
-    game: Game, fields: TableFields | MenuFields | AutomatonFields, regularizer: Regularizer
-) -> PolicySpace[Any]:
-    if isinstance(fields, AutomatonFields):
-        return Chain(
-            fields.next_state,
-            np.asarray(game.reference),
-            regularizer,
-            horizon=fields.horizon,
-            initial=fields.initial,
-            normalization=fields.normalization,
-        )
-    if isinstance(fields, MenuFields):
-        return Menu(game.reference, fields.strength, outcomes=fields.outcomes, normalization=fields.normalization)
-    if fields.missing is not None and fields.bounds is not None:
-        return Trie(
-            game.reference,
-            fields.missing,
-            regularizer,
-            bounds=fields.bounds,
-            outcomes=fields.outcomes,
-            prompt_weights=fields.prompt_weights,
-        )
-    return Table(
-        game.reference,
-        regularizer,
-        outcomes=fields.outcomes,
-        prompt_weights=fields.prompt_weights,
-        normalization=fields.normalization,
-    )
-
-
-def _own_space(game: Game, fields: OwnFields) -> PolicySpace[Any]:
-    called, _ = split("space", fields.space)
-    part = _at(f"{game.name}: space", "", lambda: find("space", called, game.folder))
-    said = {"strength": fields.strength, "normalization": fields.normalization}
-    given = {key: value for key, value in said.items() if key in inspect.signature(part).parameters}
-    space: PolicySpace[Any] = make("space", fields.space, game.folder, game.name, given)
-    return space
+def _own_part(game: Game, role: str, said: Any, given: Mapping[str, Any]) -> Any:
+    """Return a part of someone's own. given: what the game says elsewhere, for the part's fields of these names."""
+    called, _ = split(role, said)
+    part = _at(f"{game.name}: {role}", "", lambda: find(role, called, game.folder))
+    known = {key: value for key, value in given.items() if key in inspect.signature(part).parameters}
+    return make(role, said, game.folder, game.name, known)
 
 
 def _regularizer(game: Game) -> Regularizer:

@@ -6,25 +6,23 @@ A wrong game raises InputError with one line: the file (and line), the field, wh
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
 import yaml
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.atomic import write_json, write_text
 from rlhf_game.files.documents import parse_json, parse_json_lines, parse_yaml, read_text, shown
 from rlhf_game.files.fee_fields import check_fee
+from rlhf_game.files.game_checks import check_shape
 from rlhf_game.files.names import check_names
 from rlhf_game.files.parts import sources
-from rlhf_game.files.schema import AutomatonFields, Fields, MenuFields, OwnFields, TableFields, TableFile, parse_fields
+from rlhf_game.files.schema import Fields, TableFile, parse_fields
 from rlhf_game.files.settings import set_fields
-from rlhf_game.files.tables import Shape, Table, describe, digest, from_lists, locate, read_table, shape_of
-from rlhf_game.mechanism.reports import NORMALIZATION_TOLERANCE
+from rlhf_game.files.tables import Table, digest, from_lists, locate, read_table, shape_of
 
 SUFFIXES = (".yaml", ".yml", ".json", ".jsonl")
 
@@ -140,16 +138,20 @@ def parse_game(document: Any, name: str, folder: Path, trusted: bool) -> Game:
     fields = parse_fields(document, name)
     try:
         _check_names(fields)
-        space = {"space": fields.space} if isinstance(fields, OwnFields) else {}
-        said = {**space, "regularizer": fields.regularizer, "training": fields.training, "payment": fields.payment}
+        said = {
+            **fields.own_code(),
+            "regularizer": fields.regularizer,
+            "training": fields.training,
+            "payment": fields.payment,
+        }
         code = sources(said, folder, trusted=trusted)
         rewards = tuple(_table(group.reward, folder, f"groups[{i}].reward") for i, group in enumerate(fields.groups))
-        reference = _reference(fields, folder, rewards)
-        _check_space(fields, reference)
+        reference = fields.read_reference(lambda value, field: _table(value, folder, field), rewards)
+        fields.check_tables(reference)
         boost = None if fields.boosts is None else _table(fields.boosts, folder, "boosts")
         named = [(f"groups[{i}].reward", reward) for i, reward in enumerate(rewards)]
         for field, table in named if boost is None else [*named, ("boosts", boost)]:
-            _check_shape(field, shape_of(table), shape_of(reference), "menu" if fields.space == "menu" else "reference")
+            check_shape(field, shape_of(table), shape_of(reference), "menu" if fields.space == "menu" else "reference")
         sha256 = hashlib.sha256(canonical(fields, folder, code).encode()).hexdigest()
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
@@ -160,8 +162,7 @@ def parse_game(document: Any, name: str, folder: Path, trusted: bool) -> Game:
 def _file_fields(fields: Fields) -> Iterator[tuple[tuple[str | int, ...], TableFile]]:
     """Yield the place and the value of each table that is in a file of its own."""
     places: list[tuple[tuple[str | int, ...], Any]] = [(("boosts",), fields.boosts)]
-    if isinstance(fields, TableFields | AutomatonFields):
-        places.append((("reference",), fields.reference))
+    places += [((name,), value) for name, value in fields.tables().items()]
     places += [(("groups", i, "reward"), group.reward) for i, group in enumerate(fields.groups)]
     for place, value in places:
         if isinstance(value, TableFile):
@@ -177,17 +178,6 @@ def _table(value: Any, folder: Path, field: str) -> Table:
         raise InputError(f"{field}.file: {error}") from None
 
 
-def _reference(fields: Fields, folder: Path, rewards: Sequence[Table]) -> Table:
-    """Return q; of a menu the divergences, zeros where the game gives none; of a space of one's own zeros."""
-    if isinstance(fields, OwnFields):
-        return np.zeros(shape_of(rewards[0]))
-    if not isinstance(fields, MenuFields):
-        return _table(fields.reference, folder, "reference")
-    if fields.divergence is not None:
-        return np.array(fields.divergence)
-    return np.zeros(len(rewards[0] if fields.outcomes is None else fields.outcomes))
-
-
 def _check_names(fields: Fields) -> None:
     check_names([group.name for group in fields.groups], fields.weights or ())
     largest = max(group.size for group in fields.groups)
@@ -198,78 +188,3 @@ def _check_names(fields: Fields) -> None:
         raise InputError("participation_cost: must be given with payment participation, and only there")
     if fields.payment == "revenue" and fields.normalization == "none":
         raise InputError("payment: revenue must come with normalization sum or max, found normalization none")
-
-
-def _check_shape(field: str, found: Shape, wanted: Shape, like: str) -> None:
-    if found != wanted:
-        raise InputError(f"{field}: must have {describe(wanted)}, like the {like}; found {describe(found)}")
-
-
-def _check_space(fields: Fields, reference: Table) -> None:
-    shape = shape_of(reference)
-    if isinstance(fields, AutomatonFields):
-        _check_automaton(fields, reference)
-        return
-    if isinstance(fields, OwnFields):
-        return
-    if fields.outcomes is not None:
-        _check_labels(fields.outcomes, shape)
-    if isinstance(fields, TableFields):
-        prompts = 1 if len(shape) == 1 else len(reference)
-        for field, numbers in (("prompt_weights", fields.prompt_weights), ("missing", fields.missing)):
-            if numbers is not None and len(numbers) != prompts:
-                raise InputError(f"{field}: must have one number per prompt ({prompts}), found {len(numbers)}")
-        _check_missing(fields)
-
-
-def _check_missing(fields: TableFields) -> None:
-    if (fields.missing is None) != (fields.bounds is None):
-        lacking, there = ("missing", "bounds") if fields.missing is None else ("bounds", "missing")
-        raise InputError(f"{lacking}: must be given with {there}, found nothing")
-    if fields.bounds is None:
-        return
-    if fields.bounds[0] > fields.bounds[1]:
-        raise InputError(f"bounds: must be [lowest, highest], found {fields.bounds}")
-    for field, value, wanted in (
-        ("regularizer", fields.regularizer, ("kl",)),
-        ("normalization", fields.normalization, ("none",)),
-        ("payment", fields.payment, ("affine", "none")),
-    ):
-        if value not in wanted:
-            raise InputError(f"{field}: must be {' or '.join(wanted)} with missing mass, found {value}")
-
-
-def _check_labels(labels: Sequence[Any], shape: Shape) -> None:
-    found = shape_of(labels) if labels else (0,)
-    if found != shape:
-        wanted, got = (describe(s, "label") for s in (shape, found))
-        raise InputError(f"outcomes: must have {wanted}, one per outcome; found {got}")
-    for i, row in enumerate(labels if isinstance(labels[0], list) else [labels]):
-        label, times = Counter(row).most_common(1)[0]
-        if times > 1:
-            where = f"outcomes[{i}]" if isinstance(labels[0], list) else "outcomes"
-            raise InputError(f"{where}: must name each outcome once, found {shown(label)!r} {times} times")
-
-
-def _check_automaton(fields: AutomatonFields, reference: Table) -> None:
-    states = len(fields.next_state)
-    widths = {len(row) for row in fields.next_state}
-    if len(widths) > 1:
-        raise InputError(f"next_state: must have rows of one length, found lengths {sorted(widths)}")
-    _check_shape("reference", shape_of(reference), (states, widths.pop()), "next_state")
-    for state, row in enumerate(fields.next_state):
-        for token, following in enumerate(row):
-            if following >= states:
-                field = f"next_state[{state}][{token}]"
-                raise InputError(f"{field}: must be a state (0 to {states - 1}) or -1, found {following}")
-    if fields.initial >= states:
-        raise InputError(f"initial: must be a state (0 to {states - 1}), found {fields.initial}")
-    q = np.asarray(reference)
-    wrong = ~(
-        np.isfinite(q).all(axis=1) & (q >= 0).all(axis=1) & (np.abs(q.sum(axis=1) - 1) <= NORMALIZATION_TOLERANCE)
-    )
-    if wrong.any():
-        state = int(np.argmax(wrong))
-        raise InputError(
-            f"reference[{state}]: must be probabilities >= 0 with sum 1 (to 1e-6), found sum {q[state].sum()}"
-        )

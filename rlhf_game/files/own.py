@@ -18,7 +18,7 @@ from rlhf_game.files.build import build, regularizer_of, settle
 from rlhf_game.files.documents import parse_json, read_text, shown
 from rlhf_game.files.games import Game
 from rlhf_game.files.parts import label
-from rlhf_game.files.schema import AutomatonFields, Salt, Strict, TableFields, parse_model
+from rlhf_game.files.schema import AutomatonFields, Salt, Strict, parse_model
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.breakdown import take_apart
 from rlhf_game.mechanism.own_bill import OwnBill, own_bill, own_chain_bill
@@ -120,7 +120,7 @@ def own_receipt(game: Game, name: str) -> OwnReceipt:
     if name not in names:
         raise InputError(f"{game.name}: groups: must have one called {shown(name)!r}, found {', '.join(names)}")
     space, mechanism, groups = build(game)
-    kind = "trie" if isinstance(fields, TableFields) and fields.missing is not None else fields.space
+    kind = "trie" if fields.limits is not None else fields.space
     if kind in ALONE:
         raise InputError(f"{game.name}: space: the bill of a {kind} {ALONE[kind]}: it cannot be checked alone")
     if type(mechanism.payment) is not AffinePayments:

@@ -15,7 +15,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.atomic import write_parts
 from rlhf_game.files.documents import shown
 from rlhf_game.files.games import Game
-from rlhf_game.files.schema import AutomatonFields, Strict
+from rlhf_game.files.schema import Strict
 from rlhf_game.files.tables import digest
 from rlhf_game.mechanism.arrays import LARGE, Array
 from rlhf_game.mechanism.spaces.base import Policy
@@ -115,7 +115,7 @@ def _shape(game: Game) -> tuple[int, ...]:
     if isinstance(game.reference, list):
         return (sum(len(row) for row in game.reference),)
     shape = game.reference.shape
-    return (game.fields.horizon, *shape) if isinstance(game.fields, AutomatonFields) else shape
+    return game.fields.policy_shape(shape)
 
 
 def _header(shape: tuple[int, ...]) -> memoryview:

@@ -1,15 +1,18 @@
 """What a game file may say: one strict model for each kind of space. Checks that need arrays are in ``games``."""
 
-from abc import ABC
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar, final
 
+import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, shown
+from rlhf_game.files.game_checks import check_automaton, check_labels, check_missing, check_prompts
 from rlhf_game.files.parts import PLACES, SomePayment, SomeRegularizer, SomeSpace, SomeTraining
-from rlhf_game.files.tables import FORMS
+from rlhf_game.files.tables import FORMS, shape_of
 from rlhf_game.mechanism.reports import LARGEST_SIZE
 from rlhf_game.registry import names
 
@@ -115,6 +118,45 @@ class CommonFields(Strict, ABC):
     provenance: dict[str, Any] | None = None
     """Where the numbers come from; no part of the game, nor of its hash."""
 
+    @property
+    def steps(self) -> int:
+        """How often a reward is earned along an outcome, at most."""
+        return 1
+
+    @property
+    def limits(self) -> list[float] | None:
+        """What rewards keep to on outcomes that the game does not list; None: it lists all."""
+        return None
+
+    @property
+    def is_whole_table(self) -> bool:
+        """Whether it is a table of outcomes that are all there."""
+        return False
+
+    def own_code(self) -> dict[str, Any]:
+        """Return the space where code of someone's own may make it."""
+        return {}
+
+    def tables(self) -> dict[str, Any]:
+        """Return the tables that may be in files of their own, beside rewards and boosts."""
+        return {}
+
+    def check_tables(self, reference: Any) -> None:
+        """Raise InputError that names the field where tables and labels do not go together."""
+        return
+
+    @abstractmethod
+    def read_reference(self, read: Callable[[Any, str], Any], rewards: Sequence[Any]) -> Any:
+        """Return q. read: a table, with the field that names it. rewards: those of the groups, read already."""
+
+    @abstractmethod
+    def make_space(self, reference: Any, regularizer: Any, make: Callable[..., Any]) -> Any:
+        """Return the policy space. make: makes a part that a file names, from the fields that are given."""
+
+    def policy_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of a policy. shape: of the reference."""
+        return shape
+
 
 @final
 class TableFields(CommonFields):
@@ -133,6 +175,41 @@ class TableFields(CommonFields):
     regularizer: SomeRegularizer = "kl"
     strength: Positive
 
+    @property
+    def limits(self) -> list[float] | None:
+        """The bounds, which come with missing mass."""
+        return self.bounds
+
+    @property
+    def is_whole_table(self) -> bool:
+        """Whether no mass is missing."""
+        return self.missing is None
+
+    def tables(self) -> dict[str, Any]:
+        """Return the reference."""
+        return {"reference": self.reference}
+
+    def check_tables(self, reference: Any) -> None:
+        """Check labels, what is said of prompts, and missing mass."""
+        if self.outcomes is not None:
+            check_labels(self.outcomes, shape_of(reference))
+        check_prompts(self, reference)
+        check_missing(self)
+
+    def read_reference(self, read: Callable[[Any, str], Any], rewards: Sequence[Any]) -> Any:
+        """Return the table."""
+        return read(self.reference, "reference")
+
+    def make_space(self, reference: Any, regularizer: Any, make: Callable[..., Any]) -> Any:
+        """Return the table; with missing mass the trie of the outcomes that were found."""
+        from rlhf_game.mechanism.spaces.table import Table
+        from rlhf_game.mechanism.spaces.trie import Trie
+
+        named: dict[str, Any] = {"outcomes": self.outcomes, "prompt_weights": self.prompt_weights}
+        if self.missing is not None and self.bounds is not None:
+            return Trie(reference, self.missing, regularizer, bounds=self.bounds, **named)
+        return Table(reference, regularizer, normalization=self.normalization, **named)
+
 
 @final
 class MenuFields(CommonFields):
@@ -143,6 +220,23 @@ class MenuFields(CommonFields):
     outcomes: Annotated[list[str], Field(min_length=1)] | None = None
     regularizer: SomeRegularizer | None = None
     strength: Positive = 1.0
+
+    def check_tables(self, reference: Any) -> None:
+        """Check the labels."""
+        if self.outcomes is not None:
+            check_labels(self.outcomes, shape_of(reference))
+
+    def read_reference(self, read: Callable[[Any, str], Any], rewards: Sequence[Any]) -> Any:
+        """Return the divergence of each entry, zeros where the game gives none."""
+        if self.divergence is not None:
+            return np.array(self.divergence)
+        return np.zeros(len(rewards[0] if self.outcomes is None else self.outcomes))
+
+    def make_space(self, reference: Any, regularizer: Any, make: Callable[..., Any]) -> Any:
+        """Return the menu."""
+        from rlhf_game.mechanism.spaces.menu import Menu
+
+        return Menu(reference, self.strength, outcomes=self.outcomes, normalization=self.normalization)
 
 
 @final
@@ -159,6 +253,40 @@ class AutomatonFields(CommonFields):
     regularizer: Literal["kl"] = "kl"
     strength: Positive
 
+    @property
+    def steps(self) -> int:
+        """The horizon."""
+        return self.horizon
+
+    def tables(self) -> dict[str, Any]:
+        """Return the reference."""
+        return {"reference": self.reference}
+
+    def check_tables(self, reference: Any) -> None:
+        """Check states and probabilities."""
+        check_automaton(self, reference)
+
+    def read_reference(self, read: Callable[[Any, str], Any], rewards: Sequence[Any]) -> Any:
+        """Return the table."""
+        return read(self.reference, "reference")
+
+    def make_space(self, reference: Any, regularizer: Any, make: Callable[..., Any]) -> Any:
+        """Return the chain."""
+        from rlhf_game.mechanism.spaces.chain import Chain
+
+        return Chain(
+            self.next_state,
+            np.asarray(reference),
+            regularizer,
+            horizon=self.horizon,
+            initial=self.initial,
+            normalization=self.normalization,
+        )
+
+    def policy_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape with the step before it."""
+        return (self.horizon, *shape)
+
 
 @final
 class OwnFields(CommonFields):
@@ -169,6 +297,18 @@ class OwnFields(CommonFields):
     """Only names what the space's divergence measures, for the receipt."""
     strength: Positive = 1.0
     """Goes to the space's own field of this name, where it has one."""
+
+    def own_code(self) -> dict[str, Any]:
+        """Return the space."""
+        return {"space": self.space}
+
+    def read_reference(self, read: Callable[[Any, str], Any], rewards: Sequence[Any]) -> Any:
+        """Return zeros: the space has a reference of its own."""
+        return np.zeros(shape_of(rewards[0]))
+
+    def make_space(self, reference: Any, regularizer: Any, make: Callable[..., Any]) -> Any:
+        """Return the space, told the strength and the domain where it has fields for them."""
+        return make("space", self.space, {"strength": self.strength, "normalization": self.normalization})
 
 
 Fields: TypeAlias = TableFields | MenuFields | AutomatonFields | OwnFields

@@ -7,7 +7,7 @@ import numpy as np
 
 from rlhf_game.files.games import Game
 from rlhf_game.files.parts import label
-from rlhf_game.files.schema import GroupFields, TableFields
+from rlhf_game.files.schema import GroupFields
 from rlhf_game.report.charts import CurvePoint, Plot, Range, Series, brackets, plot
 from rlhf_game.report.data_table import Cell, DataTable, number
 from rlhf_game.report.lies import Audit, Bracket, Joint, make_audit
@@ -54,7 +54,7 @@ def incentives(game: Game, before: Audit | None, changes: Sequence[PolicyChange]
         "A lie is a report that is not what a group really wants. Its gain is counted in the group's true utility: "
         "what the policy is really worth to it, less what it pays."
     )
-    if isinstance(game.fields, TableFields) and game.fields.missing is not None:
+    if game.fields.limits is not None:
         lead += " The rules that are examined are those that run: over the responses that were found."
     return Section("incentives", "Would lying pay?", lead, tuple(blocks))
 

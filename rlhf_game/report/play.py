@@ -52,7 +52,7 @@ def write_play_page(path: Path, game: Path | None = None) -> Path:
 def unplayable(game: Game) -> str | None:
     """Return why a game cannot be played with sliders, as the words after the file's name, or None if it can be."""
     fields = game.fields
-    if not isinstance(fields, TableFields) or fields.missing is not None:
+    if not fields.is_whole_table:
         return "space: must be a table whose outcomes are all there, to be played, found another space"
     if fields.regularizer != "kl":
         return f"regularizer: must be kl to be played, found {fields.regularizer}"

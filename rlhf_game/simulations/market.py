@@ -10,7 +10,6 @@ from pydantic import Field
 from rlhf_game.errors import InputError
 from rlhf_game.files.schema import Nonnegative, Positive, Strict
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.regularizers.kl import KL
 from rlhf_game.simulations.batches import Batch, Reports, SettledBatch, with_reserve
 from rlhf_game.simulations.fields import STRATEGY_STREAMS, StudyFields, efficiency
 from rlhf_game.simulations.learners import Learner, Mask, Pinned, RepeatedMarkets, SomeLearning
@@ -106,7 +105,7 @@ class MarketStudy(StudyFields):
 
     def _check_rounds(self, unknown: Sequence[str]) -> None:
         """Raise InputError when rounds cannot follow each other so. unknown: payment rules that are not ours."""
-        if self.reference == "last" and (unknown or not isinstance(self.rules.at(1.0), KL)):
+        if self.reference == "last" and (unknown or not self.rules.at(1.0).is_entropic):
             raise InputError(
                 "reference: must be first unless regularizer is kl, training social_welfare and payments are affine, "
                 "none or revenue; found last"

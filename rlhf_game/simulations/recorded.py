@@ -71,8 +71,7 @@ class RunScenario(Scenario):
             raise InputError(f"scenario.sizes: must be [least, largest], found {self.sizes}")
         game = read_game(base / self.files()[0])
         fields = game.fields
-        is_plain = isinstance(fields, TableFields) and fields.missing is None
-        if not is_plain or fields.weights is not None or fields.boosts is not None:
+        if not fields.is_whole_table or fields.weights is not None or fields.boosts is not None:
             raise InputError(
                 "scenario.game: must hold a table of outcomes that lacks none, without weights or boosts; found "
                 f"another game in {shown(game.name, 200)}"

@@ -62,7 +62,7 @@ class TorchTable(PolicySpace[Tensors]):
         prompt_weights: ArrayLike | None = None,
         normalization: Normalization | str = Normalization.NONE,
     ) -> None:
-        if not isinstance(regularizer, KL):
+        if not getattr(regularizer, "is_entropic", False):
             raise InputError(f"regularizer must be KL for a torch table, got {type(regularizer).__name__}")
         self.device = torch.device(device)
         self.strength = regularizer.strength

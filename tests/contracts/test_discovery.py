@@ -1,5 +1,6 @@
 """Every concrete class of an abstract noun has an entry in the noun's suite: a new one without an entry fails here."""
 
+import ast
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -8,8 +9,14 @@ from pkgutil import walk_packages
 import pytest
 
 import rlhf_game as rg
+from rlhf_game.files.schema import CommonFields
+from rlhf_game.mechanism.spaces.base import Policy
+from rlhf_game.simulations.fields import StudyFields
+from rlhf_game.simulations.populations import Scenario
+from rlhf_game.simulations.strategies import StudyStrategy
 from tests.contracts.implementations import IMPLEMENTATIONS
 from tests.contracts.test_rules import PAIRS
+from tests.house_rules import sources
 from tests.strategies import NAMES, regularizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,3 +66,43 @@ def test_every_class_is_in_its_suite(noun: type, entries: object) -> None:
 def test_what_is_tested_elsewhere_is_tested() -> None:
     for place in ELSEWHERE.values():
         assert "def test_" in (ROOT / place).read_text(encoding="utf-8")
+
+
+ASKED_FOR_A_CLASS = {
+    "rlhf_game/files/own.py": 1,  # what a bill writes down of a chain
+    "rlhf_game/files/receipts.py": 2,  # what a receipt says besides, of several models and of who takes part
+    "rlhf_game/mechanism/rules/learned.py": 4,  # menus and tables are learned on by other formulas
+    "rlhf_game/report/play.py": 2,  # for type checkers: it was asked before
+    "rlhf_game/report/settlements.py": 2,  # what a page shows of a chain, and of a menu
+    "rlhf_game/simulations/recorded.py": 1,  # for type checkers
+    "rlhf_game/simulations/summary.py": 3,  # a market's summary has rounds
+    "rlhf_game/training_backends/finetuned.py": 2,  # its payments are for its own draws
+}
+"""Where code asks whether something is a certain class of the package, and how often; elsewhere it does not."""
+
+
+def test_code_asks_for_capabilities_and_not_for_classes() -> None:
+    nouns = (
+        rg.PolicySpace, Policy, rg.Regularizer, rg.TrainingRule, rg.PaymentRule, CommonFields, StudyStrategy,
+        StudyFields, Scenario,
+    )  # fmt: skip
+    names = {one.__name__ for noun in nouns for one in concrete(noun)}
+    assert {"Table", "TablePolicy", "KL", "SocialWelfare", "NoPayments", "MenuFields", "OwnStrategy"} <= names
+    found: dict[str, int] = {}
+    for source in sources("rlhf_game/**/*.py"):
+        count = sum(_asks(node, names) for node in ast.walk(source.tree))
+        found |= {source.path: count} if count else {}
+    assert {path: count for path, count in found.items() if count > ASKED_FOR_A_CLASS.get(path, 0)} == {}
+
+
+def _asks(node: ast.AST, names: set[str]) -> bool:
+    """Return whether a node is isinstance(..., one of the classes)."""
+    is_question = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance"
+    if not is_question:
+        return False
+    return any(isinstance(one, ast.Name) and one.id in names for one in ast.walk(node.args[1]))  # type: ignore[attr-defined]
+
+
+def test_a_question_for_a_class_is_seen() -> None:
+    tree = ast.parse("isinstance(space, Table | Menu)\nisinstance(space, Mapping)\nisinstance(Table, Mapping)")
+    assert sum(_asks(node, {"Table", "Menu"}) for node in ast.walk(tree)) == 1

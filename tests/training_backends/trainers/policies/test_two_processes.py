@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlhf_game.training_backends.trainers.policies.trainers import Rloo
-from tests.training_backends.trainers.policies.two_processes import main, told
+from tests.training_backends.trainers.policies.two_processes import generate_recorded, main
 
 ROOT = Path(__file__).resolve().parents[4]
 TOLERANCE = 1e-6
@@ -31,7 +31,7 @@ def test_two_processes_make_the_update_of_one_with_twice_the_batch(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together(str(folder), "2", str(tmp_path / "two"))
-    monkeypatch.setattr(Rloo, "_generate_single_turn", told)
+    monkeypatch.setattr(Rloo, "_generate_single_turn", generate_recorded)
     main(str(folder), 4, tmp_path / "one")
     main(str(folder), 2, tmp_path / "half")  # the control: half the batch, other weights
     first = load_file(folder / "model.safetensors")

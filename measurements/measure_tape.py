@@ -150,15 +150,15 @@ def bills(finished: DrawsRun) -> list[str]:
 @contextmanager
 def counting() -> Iterator[list[int]]:
     """Yield how many proposals the model on this machine is asked for in each round."""
-    counts: list[int] = []
+    rounds: list[int] = []
     ask = ModelProposer.propose
 
-    def counted(self: ModelProposer, wanted: Sequence[Draw], seed: int, part: int) -> list[Proposal]:
-        counts.append(len(wanted))
-        return ask(self, wanted, seed, part)
+    def counted(self: ModelProposer, wanted: Sequence[Draw], *arguments: Any) -> list[Proposal]:
+        rounds.append(len(wanted))
+        return ask(self, wanted, *arguments)
 
     ModelProposer.propose = counted  # type: ignore[method-assign]
-    yield counts
+    yield rounds
     ModelProposer.propose = ask  # type: ignore[method-assign]
 
 

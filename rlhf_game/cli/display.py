@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 WIDE = 200
 """Columns of a table that goes to a file or a pipe."""
 UNTOUCHED = "delivered: the untouched model, better than the trained one by draws that nothing else uses\n"
-FLAT_SAID = "varies by less than a tenth of its range: a steeper calibration leaves more to play for"
+FLAT_SAID = (
+    "varies by less than a tenth of its range: a steeper calibration leaves more to play for (run CONFIG --calibrate "
+    "FILE says which)"
+)
 
 
 def show_receipt(receipt: "Receipt", values_without: Array) -> None:

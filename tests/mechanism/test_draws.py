@@ -93,9 +93,10 @@ def test_bills_values_and_log_z_are_unbiased_and_no_utility_is_negative(name: st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(MODELS))
-@pytest.mark.parametrize(("draws", "count"), [(1, 20_000), (4, 20_000), (64, 1_500)])
-def test_twenty_thousand_tapes_are_unbiased(name: str, draws: int, count: int) -> None:
-    check_unbiased(MODELS[name](), draws, count)
+@pytest.mark.parametrize("draws", [1, 4, 64])
+def test_twenty_thousand_tapes_are_unbiased(name: str, draws: int) -> None:
+    """But for the golden game without ceilings at T = 64, where a tape takes 32,000 proposals: 1,500."""
+    check_unbiased(MODELS[name](), draws, 1_500 if (name, draws) == ("golden", 64) else 20_000)
 
 
 def check_unbiased(model: Model, draws: int, count: int) -> None:

@@ -39,21 +39,25 @@ class RunningMoments:
         """Add samples, [k, ...]."""
         known = ~np.isnan(samples)
         count = known.sum(axis=0).astype(np.float64)
-        mean = np.where(known, samples, 0.0).sum(axis=0) / np.maximum(count, 1)
-        squares = np.where(known, (samples - mean) ** 2, 0.0).sum(axis=0)
-        total = np.maximum(self._count + count, 1)
-        apart = mean - self._mean
-        self._squares = self._squares + squares + apart**2 * (self._count * count / total)
-        self._mean = self._mean + apart * (count / total)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows has no interval, see ends
+            mean = np.where(known, samples, 0.0).sum(axis=0) / np.maximum(count, 1)
+            squares = np.where(known, (samples - mean) ** 2, 0.0).sum(axis=0)
+            total = np.maximum(self._count + count, 1)
+            apart = mean - self._mean
+            self._squares = self._squares + squares + apart**2 * (self._count * count / total)
+            self._mean = self._mean + apart * (count / total)
         self._count = self._count + count
 
     def ends(self) -> tuple[Array, Array, Array]:
-        """Return means and the ends of their intervals by Student's t: of length 0 for one sample, NaN of nothing."""
+        """Return means and the ends of their intervals by Student's t: of length 0 for one sample.
+
+        NaN of nothing, and where squares are more than float64 holds.
+        """
         from scipy.special import stdtrit
 
-        mean = np.where(self._count > 0, self._mean, np.nan)
         free = np.maximum(self._count - 1, 1)
         half = stdtrit(free, (1 + LEVEL) / 2) * np.sqrt(self._squares / free / np.maximum(self._count, 1))
+        mean = np.where((self._count > 0) & np.isfinite(half), self._mean, np.nan)
         return mean, mean - half, mean + half
 
     def document(self, at: Any) -> Any:

@@ -51,6 +51,15 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     assert abs(inside / 1000 - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 1000)
 
 
+def test_a_mean_whose_squares_overflow_has_no_interval_and_is_unknown() -> None:
+    running = RunningMoments()
+    for part in ([[1e200, 1.0], [-1e200, 2.0]], [[1e308, 3.0], [1e308, 4.0]]):
+        running.take(np.array(part))
+    assert running.document(0) is None
+    assert running.document(1)["estimate"] == pytest.approx(2.5)
+    assert running.document(slice(0, 2))["high"][0] is None
+
+
 def test_of_nothing_there_is_no_estimate_and_of_one_sample_no_width() -> None:
     assert RunningMoments().document(0) is None
     running = RunningMoments()

@@ -31,8 +31,8 @@ VIEWED = 2**12
 """From so many entries on (32 KiB) a settlement views an array, and checks for changes before it is used again."""
 THREADED = 2**20
 """From so many entries on (8 MiB) a table is read by several threads."""
-PIECE = 2**16
-"""Entries that are summed to tell whether an array was changed in place."""
+DOT = 2**13
+"""Entries of a sum of products: BLAS takes one thread for so few, and a change in place shows in so few."""
 GOLDEN = 0.6180339887498949
 RELEASE = 2**23
 """Entries of memory-mapped arrays that are read (64 MiB) before their pages leave this process's memory again."""
@@ -126,7 +126,7 @@ def _kinds(array: Any) -> str:
 def finite(values: Any, what: str) -> Array:
     """Return ``values`` as a float64 array, or raise InputError that names ``what`` if one is not a finite number."""
     array = numbers(values, what)
-    if not all(map(isfinite, content(array))):
+    if not isfinite(sum(content(array))):
         check_finite(array, what)
     return array
 
@@ -140,25 +140,29 @@ def check_finite(array: Array, what: str) -> None:
         raise InputError(f"must be finite, got {array[at]}{where}", field=what)
 
 
-def content(array: Array) -> tuple[float, ...]:
+def content(array: Array) -> list[float]:
     """Return what tells an array from itself after a change in place: a weighted sum of each piece, in one reading.
 
     A change that it misses is below the rounding of these sums. All are finite if all entries are, and if their sums
     do not overflow; one is not if an entry is not.
     """
     if array.ndim == 0:
-        return (float(array),)
+        return [float(array)]
     row = array if array.ndim == 1 else array.reshape(-1) if array.flags.c_contiguous else array.ravel(order="K")
-    if row.size <= PIECE:
-        return (float(np.vdot(row, _weighing()[: row.size])),)
-    pieces = blocks((1, row.size), 1, [array], PIECE)
-    return tuple(float(np.vdot(row[part], _weighing()[: part.stop - part.start])) for _, part in pieces)
+    sums: list[float] = []
+    if row.size > DOT:
+        with np.errstate(invalid="ignore"):
+            for _, part in blocks((1, row.size), 1, [array], RELEASE // 8):  # a multiple of DOT
+                whole = row[part][: (part.stop - part.start) // DOT * DOT].reshape(-1, DOT)
+                sums += np.vecdot(whole, _weighing()).tolist()
+    rest = row[DOT * len(sums) :]
+    return [*sums, float(np.vdot(rest, _weighing()[: rest.size]))]
 
 
 @cache
 def _weighing() -> Array:
     """Return the weights of a piece: positive, all different, and so small that no sum overflows."""
-    return np.asarray((0.5 + np.modf(np.arange(PIECE) * GOLDEN)[0]) / (2 * PIECE))
+    return np.asarray((0.5 + np.modf(np.arange(DOT) * GOLDEN)[0]) / (2 * DOT))
 
 
 def scalar(value: Any, what: str) -> float:

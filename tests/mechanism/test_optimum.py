@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mpmath import mpf
 
 import rlhf_game as rg
 from rlhf_game.mechanism import arrays
@@ -15,6 +16,8 @@ from rlhf_game.mechanism.arrays import BLOCK, leave_one_out_sums
 from rlhf_game.mechanism.regularizers import kl
 from rlhf_game.mechanism.regularizers.departures import Pairs, left
 from rlhf_game.mechanism.regularizers.moments import phi
+from tests.mechanism.regimes import REGIMES, Regime
+from tests.mechanism.test_exactness import error
 from tests.strategies import NAMES, regularizer
 
 
@@ -218,6 +221,31 @@ def test_settling_at_once_gives_what_is_asked_one_after_the_other(name: str, str
         np.testing.assert_allclose(settled.optimum.probabilities(), optimum.probabilities(), rtol=1e-9, atol=1e-15)
         again = settled.optimum.externalities(weights, rewards)
         np.testing.assert_allclose(again, wanted, rtol=1e-9, atol=1e-40)
+
+
+@pytest.mark.parametrize("entries", [4, 9, 20])
+@pytest.mark.parametrize("regime", [r for r in REGIMES if r.name != "many_groups"], ids=lambda regime: regime.name)
+def test_one_reading_in_blocks_of_few_outcomes_is_exact(
+    regime: Regime, entries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kl, "WIDE", entries)
+    monkeypatch.setattr(kl, "NARROW", 1)
+    monkeypatch.setattr(arrays, "SMALL", 0)
+    for seed in range(2):
+        game = regime.make("kl", np.random.default_rng(seed))
+        exact = game.exact()
+        weights, rows = np.array(game.sizes, dtype=float), [np.array(reward, dtype=float) for reward in game.rewards]
+        settled = rg.KL(game.strength).settle(weights, rows, np.array(game.references))
+        money = max(float(np.abs(row).max()) for row in rows)
+        for size, payment, wanted in zip(weights, settled.externalities[:, 0], exact.payments, strict=True):
+            floor = 1e-28 * money * size if abs(wanted) < mpf(10) ** -290 else 1e-290
+            assert error(payment, wanted, floor) <= 1e-9
+        for value, wanted in zip(settled.values[:, 0], exact.values, strict=True):
+            assert error(value, wanted) <= 1e-9
+        assert error(settled.optimum.divergence[0], exact.divergence, 1e-28) <= 1e-9
+        np.testing.assert_allclose(
+            settled.optimum.probabilities()[0], [float(p) for p in exact.policy[0]], rtol=1e-9, atol=1e-15
+        )
 
 
 @pytest.mark.parametrize("name", ["kl", "l2"])

@@ -13,15 +13,13 @@ from typing import Any, ClassVar, NamedTuple, final
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_game.mechanism.arrays import BLOCK, SMALL, TEMPORARIES, Array, blocks, leave_one_out_sums, stack
+from rlhf_game.mechanism.arrays import BLOCK, DOT, SMALL, TEMPORARIES, Array, blocks, leave_one_out_sums, stack
 
 Block = tuple[slice, slice]
 """Rows and columns of a sheet."""
 WHOLE: Block = (slice(None), slice(None))
 KEPT = 2**22
 """Entries of all groups (32 MiB) up to which the sums without each group are kept."""
-DOT = 2**13
-"""Entries of a sum of products that one thread of BLAS takes."""
 RECOMPUTE = 1e3
 """A score more than this many times its own scale is summed again around its anchor, where it loses no digit."""
 

@@ -240,7 +240,7 @@ class Table(PolicySpace[Sheets]):
         ):
             return self.read(reward), None
         seen = content(reward)
-        if not all(map(isfinite, seen)):
+        if not isfinite(sum(seen)):
             return self.read(reward), None  # which says what is wrong
         sheet = read_only(reward[None] if self.layout.is_flat else reward)
         self.normalization.check(sheet)

@@ -152,7 +152,7 @@ def content(array: Array) -> list[float]:
     sums: list[float] = []
     if row.size > DOT:
         with np.errstate(invalid="ignore"):
-            for _, part in blocks((1, row.size), 1, [array], RELEASE // 8):  # a multiple of DOT
+            for _, part in blocks((1, row.size), 1, [array], 128 * DOT):
                 whole = row[part][: (part.stop - part.start) // DOT * DOT].reshape(-1, DOT)
                 sums += np.vecdot(whole, _weighing()).tolist()
     rest = row[DOT * len(sums) :]

@@ -24,6 +24,7 @@ from rlhf_game.files.workspace import SUMS
 from tests.cli.runner import run
 from tests.files.forgeries import GAMES, KINDS, LISTED, TABLE, document_of, forged, lies, receipt
 
+PAGE = Path(__file__).resolve().parents[2] / "docs/own_bill.md"
 ANY = {
     "version": "0.0.1", "provenance": {"model": {"sha256": "0" * 64}, "seed": 7},
     "commitments": {"root": "0" * 64}, "signature": {"key": "0" * 64, "value": "0" * 128},
@@ -36,6 +37,9 @@ MADE_ONCE = (
 
 seen: dict[str, set[str]] = {document: set() for document in LISTED}
 tried: list[str] = []
+made: list[str] = []
+MOST_SAID = 10_000
+"""What the page says of the number of forgeries."""
 EVERY = 2 * len(KINDS) + 2 + 9 + 2 + 5
 """How often the tests of this file look into the list."""
 
@@ -54,6 +58,7 @@ def passing(forgeries: Iterator[tuple[str, Any]], passes: Callable[[Any], bool])
     count, accepted = 0, set()
     for name, document in forgeries:
         count += 1
+        made.append(name)
         try:
             if passes(document):
                 accepted.add(name)
@@ -297,6 +302,8 @@ def test_each_line_of_the_list_passes_somewhere() -> None:
     if len(tried) < EVERY:
         pytest.skip("not all other tests of this file were run in this process")
     assert len(tried) == EVERY
+    assert len(made) > MOST_SAID
+    assert f"more than\n{MOST_SAID:,} forgeries" in PAGE.read_text(encoding="utf-8")
     assert {document: set(known) - seen[document] for document, known in LISTED.items()} == {
         document: set() for document in LISTED
     }

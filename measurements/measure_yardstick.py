@@ -7,7 +7,6 @@ at most three; two rewards, sizes 2 and 1. Policies are trained by RLOO, members
 """
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,13 @@ from rlhf_game.training_backends.lm.models import load_language_model
 from rlhf_game.training_backends.lm.soups import interpolate, simplex_grid
 from rlhf_game.training_backends.trainers.policies import PolicyTraining, load_policy, train_policy
 from tests.training_backends.trainers.policies.enumerable import PROMPT, REWARDS, Space, responses, save_model
+from tests.trainings import changed, made
 
 SEED, TOKENS, STRENGTH, SIZES, BATCH = 1, 3, 0.4, (2.0, 1.0), 128
 STEPS, COUNTS = (2, 8, 32, 96), (2, 4, 16, 64)
 DRAWS = 4000
-BASE = PolicyTraining(
-    model="", strength=STRENGTH, weights=SIZES, max_steps=STEPS[-1], learning_rate=5e-3, batch_size=BATCH,
+BASE = made(
+    PolicyTraining, "", strength=STRENGTH, weights=SIZES, steps=STEPS[-1], learning_rate=5e-3, batch_size=BATCH,
     num_generations=BATCH, max_new_tokens=TOKENS, device="cpu", seed=SEED, trl=(("adam_beta2", 0.95),),
 )  # fmt: skip
 HEADS = ("rule", "tokens of training", "generations a response", "kept of the exact gain, %", "KL to the optimum, nats")
@@ -36,7 +36,7 @@ class Listed:
     """The reference q, the score s and the exact gain, by listing."""
 
     def __init__(self, model: str) -> None:
-        self.space = Space(replace(BASE, model=model))
+        self.space = Space(changed(BASE, model=model))
         reference = load_language_model(model)
         self.q = np.exp(self.space.log_probabilities(reference))
         texts = [reference.decode(list(ids)) for ids in responses(TOKENS)]
@@ -62,15 +62,15 @@ def trained(listed: Listed, folder: Path) -> tuple[list[list[str]], dict[str, Ar
     """Train; return the rows, and the policies after the fewest and some more steps."""
     rows, found = [], {}
     for steps in STEPS:
-        training = replace(listed.space.training, max_steps=steps, save_steps=steps)
+        training = changed(listed.space.training, steps=steps, save_steps=steps)
         policy = load_policy(train_policy(training, [PROMPT], REWARDS, folder / f"{steps}").folder)
         found[f"RLOO, {steps} steps"] = np.exp(listed.space.log_probabilities(policy))
         rows.append(listed.row(f"RLOO, {steps} steps", found[f"RLOO, {steps} steps"], steps))
     members = []
     for i, (name, reward) in enumerate(REWARDS.items()):
-        alone = replace(listed.space.training, weights=(SIZES[i],), save_steps=STEPS[-1])
+        alone = changed(listed.space.training, weights=(SIZES[i],), save_steps=STEPS[-1])
         members.append(load_policy(train_policy(alone, [PROMPT], {name: reward}, folder / name).folder))
-    reference = load_language_model(listed.space.training.model)
+    reference = load_language_model(listed.space.training.model.name)
     soups = [
         np.exp(listed.space.log_probabilities(interpolate(reference, members, shares)))
         for shares in ((1.0, 1.0), *simplex_grid(2, 4))

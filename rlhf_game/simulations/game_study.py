@@ -23,6 +23,8 @@ from rlhf_game.simulations.strategies import (
 )
 from rlhf_game.simulations.trials import Games, Measured, RowLayout
 
+TOGETHER: Final = 60_000
+"""Rewards (of all groups) that are worked on together, where more than 200 games have no more."""
 SCALARS: Final = (
     "welfare", "affine_welfare", "loss", "efficiency", "revenue", "divergence", "gain", "regret", "liars",
     "victims_loss",
@@ -47,13 +49,15 @@ class GamesStudy(StudyFields):
 
     @property
     def together(self) -> int:
-        """200, where lies are searched for 50, and 4 where that is done game by game."""
+        """A quarter of the games, from 200 to TOGETHER rewards; 50 where lies are searched for, 4 one by one."""
         if self.chunk is not None:
             return self.chunk
         searches = [one for one in self.strategies if one.looks_at_payments]
         rules = self.rules
         is_slow = any(one.is_asked_alone for one in searches) or not all(map(rules.is_known, self.paid))
-        return (4 if is_slow else 50) if searches else 200
+        if searches:
+            return 4 if is_slow else 50
+        return max(200, min(self.games // 4, TOGETHER // self.scenario.entries))
 
     def choices(self) -> Sequence[StudyStrategy]:
         """Return the strategies, the truth first."""

@@ -54,6 +54,11 @@ class Scenario(Strict, ABC):
 
     kind: str
 
+    @property
+    def entries(self) -> int:
+        """How many rewards a game has, all groups together; 300 where that is not known beforehand."""
+        return 300
+
     def files(self) -> tuple[str, ...]:
         """Return the files whose content is part of the study."""
         return ()
@@ -89,6 +94,11 @@ class DrawnScenario(Scenario, PopulationSource, ABC):
     def count(self) -> int:
         """The groups."""
         return self.groups
+
+    @property
+    def entries(self) -> int:
+        """Groups times outcomes."""
+        return self.groups * self.outcomes
 
     def fault(self) -> str | None:
         """Return what does not go together (``field: must be ...``), or None."""

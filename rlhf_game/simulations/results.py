@@ -39,6 +39,20 @@ class Parts:
         there = {number for first, many, _ in self.files() for number in range(first, first + many)}
         return [number for number in range(count) if number not in there]
 
+    def check(self, study: Study) -> None:
+        """Raise InputError unless the first part holds as many rows as the study's chunks have."""
+        from pyarrow import BufferReader, parquet
+
+        for first, _, path in self.files()[:1]:
+            chunk = next(one for one in study.chunks() if one.number == first)
+            with parquet.ParquetFile(BufferReader(self.workspace.read(path))) as file:
+                found = file.metadata.row_group(0).num_rows
+            if found != len(chunk.games) * chunk.point.layout.rows:
+                raise InputError(
+                    f"{path}: must hold chunks of {len(chunk.games)} games, found {found // chunk.point.layout.rows}: "
+                    "another version played them; remove the folder to begin anew"
+                )
+
     def write(self, part: StudyPart) -> None:
         """Keep the rows of a part, whole or not at all."""
         self.workspace.write(self.folder / f"rows-{part.first:08d}-{part.count}.parquet", part.content)

@@ -62,6 +62,7 @@ def simulate(study: Study, path: Path, engine: Engine | None = None, progress: P
 
 
 def _play(study: Study, parts: Parts, engine: Engine, watch: Progress) -> None:
+    parts.check(study)
     missing = parts.missing(study.count)
     done = study.count - len(missing)
     watch("play", done, study.count)

@@ -137,11 +137,16 @@ class Study(Tabular):
     @property
     def count(self) -> int:
         """How many chunks there are."""
-        return len(self.points) * -(-self.fields.games // self.fields.together)
+        return len(self.points) * -(-self.fields.games // self.together)
+
+    @property
+    def together(self) -> int:
+        """How many games are worked on together: at every point what the largest games allow."""
+        return min(point.fields.together for point in self.points)
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield the chunks in order, which is that of the rows of the table."""
-        games, size, number = self.fields.games, self.fields.together, 0
+        games, size, number = self.fields.games, self.together, 0
         for point in self.points:
             for first in range(0, games, size):
                 yield Chunk(number, point, range(first, min(first + size, games)))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.exponents import Growth
 from benchmarks.goals import Verdict, table_lines
 from benchmarks.page import machine, write_page
 
@@ -42,6 +43,7 @@ class Scoreboard:
     measured: dict[tuple[str, str], float] = field(default_factory=dict)
     comparisons: list[Comparison] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    growth: list[Growth] = field(default_factory=list)
 
     def record(self, claim: str, who: str, number: float) -> None:
         """Keep the best number of a contestant."""
@@ -85,7 +87,7 @@ def scoreboard(pytestconfig: pytest.Config) -> Scoreboard:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     board = config.stash[KEY]
-    if not board.comparisons and not board.verdicts:
+    if not (board.comparisons or board.verdicts or board.growth):
         return
     terminalreporter.section("ours beside the peers, same data, same run")
     for line in board.lines():
@@ -93,6 +95,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.section("goals, the missed ones first")
     for line in table_lines(board.verdicts):
         terminalreporter.write_line(line)
+    for one in board.growth:
+        terminalreporter.write_line(f"time grows with {one.axis} to the power {one.exponent:.2f} ({one.kind})")
     target = Path(config.rootpath) / ".benchmarks" / "ratios.json"
     target.parent.mkdir(exist_ok=True)
     document = {"machine": machine(), "comparisons": [asdict(row) for row in board.comparisons]}
@@ -104,5 +108,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.write_line(f"written to {target}")
     page = config.getoption("--page")
     if page is not None:
-        write_page(Path(config.rootpath) / page, board.verdicts, board.comparisons)
+        write_page(Path(config.rootpath) / page, board.verdicts, board.growth, board.comparisons)
         terminalreporter.write_line(f"written to {page}")

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks import exponents
 from benchmarks.goals import Verdict, page_section
 
 if TYPE_CHECKING:
@@ -62,9 +63,12 @@ def machine() -> dict[str, str]:
     return here | {name: _version(name) for name in PACKAGES}
 
 
-def write_page(path: Path, verdicts: Sequence[Verdict], comparisons: Sequence[Comparison]) -> None:
-    """Write the page; it begins with what is missed."""
-    lines = [INTRODUCTION, page_section(list(verdicts)), "## The machine\n\n", "| | |\n|---|---|\n"]
+def write_page(
+    path: Path, verdicts: Sequence[Verdict], growth: Sequence[exponents.Growth], comparisons: Sequence[Comparison]
+) -> None:
+    """Write the page and the figure of growth; it begins with what is missed."""
+    grown = exponents.page_section(growth, path.parent / "figures/growth.svg") if growth else ""
+    lines = [INTRODUCTION, page_section(list(verdicts)), grown, "## The machine\n\n", "| | |\n|---|---|\n"]
     lines += [f"| {key} | {value} |\n" for key, value in machine().items()]
     lines.append(f"\n{SIDES}")
     for title, is_limit, heads in (

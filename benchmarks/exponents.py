@@ -1,4 +1,4 @@
-"""How time grows with the number of groups, outcomes and games: exponents fitted to measured times, and their figure."""
+"""How time grows with the number of groups, outcomes and games: exponents fitted to times, and their figure."""
 
 from __future__ import annotations
 

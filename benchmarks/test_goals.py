@@ -14,7 +14,8 @@ ROWS = (*goals_speed.ROWS, *goals_rates.ROWS)
 
 
 @pytest.mark.parametrize(
-    "row", [pytest.param(row, id=row.work, marks=[pytest.mark.slow] * row.is_slow) for row in ROWS]
+    "row",
+    [pytest.param(row, id=f"{row.work} against {row.peer}", marks=[pytest.mark.slow] * row.is_slow) for row in ROWS],
 )
 @pytest.mark.benchmark(group="goals")
 def test_goal(benchmark: Any, scoreboard: Scoreboard, row: Row) -> None:

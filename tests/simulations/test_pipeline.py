@@ -16,9 +16,11 @@ from pyarrow import parquet
 
 from rlhf_game.engines import Engine
 from rlhf_game.errors import InputError, RunError
+from rlhf_game.files.workspace import Workspace
 from rlhf_game.mechanism.reports import Normalization
 from rlhf_game.simulations import simulation_pipeline
 from rlhf_game.simulations.populations import Population, RandomScenario
+from rlhf_game.simulations.results import Parts
 from rlhf_game.simulations.simulation_pipeline import simulate
 from rlhf_game.simulations.trials import Games
 from tests.cli.runner import run
@@ -220,6 +222,14 @@ def test_a_game_that_fails_is_recorded_and_the_others_are_as_ever(
     )
     assert failed.summary["summaries"][0]["games"] == 40
     assert failed.summary["summaries"][0]["failed"] == 3
+
+
+def test_parts_of_chunks_of_another_size_are_refused(tmp_path: Path) -> None:
+    made, other = study({"games": 8, "chunk": 2}), study({"games": 8, "chunk": 4})
+    with pytest.raises(KeyboardInterrupt):
+        simulate(made, tmp_path / "out", Interrupted(2))
+    with pytest.raises(InputError, match="must hold chunks of 4 games, found 2: another version"):
+        Parts(Workspace(tmp_path / "out")).check(other)
 
 
 STEEP = """

@@ -79,7 +79,7 @@ def test_an_adapter_that_trl_trained_scores_as_peft_does(tmp_path: Path, monkeyp
             model="base",
             args=RewardConfig(
                 "out",
-                steps=2,
+                max_steps=2,
                 report_to="none",
                 bf16=False,
                 activation_checkpointing=False,

@@ -15,7 +15,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import dialogue
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.outcomes.finetuned.finetuned_spec import FinetunedSpec
-from rlhf_game.outcomes.run_config import Configuration, read_config
+from rlhf_game.outcomes.run_config import Configuration, parse_config, read_document
 from rlhf_game.outcomes.scoring import GroupScorer
 from rlhf_game.rewards.nested import BATCHES, refuse_rank
 
@@ -76,7 +76,7 @@ class ExportedRewards:
     """
 
     def __init__(self, config: Path) -> None:
-        self._configuration = read_config(config)
+        self._configuration = _read(config)
         self._scorer = GroupScorer(self._configuration, config.parent / "calls")
         self.shares = shares_of(self._configuration)
 
@@ -118,6 +118,12 @@ class ExportTarget:
     """Of a configuration, the number of a prompt and its message, the row of the data."""
     launch: Callable[[Configuration, FinetunedSpec, Path], list[str]]
     notes: str
+
+
+def _read(config: Path) -> Configuration:
+    """Return a configuration; one that says nothing of outcomes is trained as outcomes finetuned are."""
+    document, name = read_document(config, "run")
+    return parse_config({"outcomes": {"kind": "finetuned"}, **document}, name, config.parent)
 
 
 def shares_of(configuration: Configuration) -> dict[str, float]:
@@ -246,7 +252,7 @@ def exported(engine: str, config: Path, out: Path) -> dict[str, bytes]:
     config: of ``rlhf-game run``; where its outcomes are finetuned, they say how to train. Raises InputError where the
     configuration's trainer has another optimum than the mechanism's, or a reward is a rank.
     """
-    configuration, one = read_config(config), ENGINES[engine]
+    configuration, one = _read(config), ENGINES[engine]
     outcomes = configuration.fields.outcomes
     spec = outcomes if isinstance(outcomes, FinetunedSpec) else FinetunedSpec(kind="finetuned")
     if spec.trainer != "rloo":

@@ -26,7 +26,7 @@ from rlhf_game.outcomes.run_config import (
     GenerationInputs,
     RunConfig,
     check_config,
-    hashes_of_models,
+    hash_of_policy,
     read_document,
 )
 from rlhf_game.outcomes.scoring import RAW
@@ -91,7 +91,7 @@ def read_given_draws(
     found, sha256 = read_rows(draws, "draws")
     rows = tuple(_row(where, row, [group.name for group in fields.groups], policy is not None) for where, row in found)
     prompts = tuple(dict.fromkeys(row.prompt for row in rows))
-    files = {"draws": sha256} | ({} if policy is None else hashes_of_models([here(policy)], base))
+    files = {"draws": sha256} | ({} if policy is None else hash_of_policy(here(policy), base))
     source = GenerationInputs(fields.model, prompts, {}, fields.system, fields.outcomes, fields.seed, base)
     _check_sources(rows, prompts, shown(str(draws), 200))
     return GivenDraws(Configuration(fields, source, files), rows)

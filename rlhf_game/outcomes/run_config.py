@@ -239,7 +239,7 @@ def parse_config(document: dict[str, Any], name: str, base: Path) -> Configurati
             files |= {f"{role}: {file}": sha256 for file, sha256 in digests.items()}
         named_models = [model for group in fields.groups for model in group.reward.models()]
         if isinstance(fields.outcomes, FinetunedSpec) and fields.outcomes.policy is not None:
-            named_models.append(fields.outcomes.policy)
+            files |= hash_of_policy(fields.outcomes.policy, base)
         files |= hashes_of_models(named_models, base)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
@@ -389,6 +389,14 @@ def hashes_of_code(targets: Iterable[str], base: Path, field: str) -> dict[str, 
         file = source_file(target, base)
         folder = "" if file is None else os.path.relpath(file.parent, base)
         found |= {os.path.normpath(os.path.join(folder, name)): one for name, one in source.document().items()}
+    return found
+
+
+def hash_of_policy(policy: str, base: Path) -> dict[str, str]:
+    """Return the SHA-256 of the weights of a checkpoint. Raises InputError when it is no folder with weights."""
+    found = hashes_of_models([policy], base)
+    if not found:
+        raise InputError(f"outcomes.policy: must be a folder with a model or an adapter, found none at {shown(policy)}")
     return found
 
 

@@ -166,6 +166,7 @@ def test_what_is_no_checkpoint_of_the_reference_is_refused(settle: Settle, check
         (("--policy", tmp_path / "other", "--reference", checkpoints / "model"), {}, "must have the tokens of the ref"),
         (("--policy", tmp_path, "--reference", checkpoints / "model"), {}, "must hold .safetensors weights"),
         (("--policy", checkpoints / "better"), {}, "model: must be given"),
+        (("--policy", "nowhere", "--reference", checkpoints / "model"), {}, "outcomes.policy: must be a folder with a"),
         (given, {"outcomes": {"payments_from": "leave_one_out"}}, "payments_from: must be samples or reference"),
         (given, {"outcomes": {"steps": 3}}, "steps: must not be here with a policy"),
         (given, {"outcomes": {"kind": "candidates", "per_prompt": 3}}, "outcomes: must be those of kind finetuned"),

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 PACKAGES = ("numpy", "scipy", "cvxpy", "clarabel", "torch", "transformers", "pyarrow")
 INTRODUCTION = """# Benchmarks
 
-Written by `make bench-page`, which runs what is in [benchmarks/](../benchmarks): no number below is typed, and what a run
-left out (`PYTEST_FLAGS`) is not on the page. Each row compares two numbers of one run, taken in turns where they are times, each the least of several repetitions; absolute
-times are those of the machine below, the ratios carry over better. A *pass* is one `weights @ rewards` of the same
-table on one thread; a *vector* is one array of as many numbers as there are outcomes.
+Written by `make bench-page`, which runs what is in [benchmarks/](../benchmarks): no number below is typed, and what a
+run left out (`PYTEST_FLAGS`) is not on the page. Each row compares two numbers of one run, taken in turns where they
+are times, each the least of several repetitions; absolute times are those of the machine below, the ratios carry over
+better. A *pass* is one `weights @ rewards` of the same table on one thread; a *vector* is one array of as many numbers
+as there are outcomes.
 
 """
 SIDES = """## Ours beside others

@@ -74,7 +74,7 @@ class GradeScale:
         high"; or a number after grade, score, rating, deserves or give it. What stands before the end of ``<think>`` is
         none of the answer, and what says how the scale goes is no grade.
 
-        >>> ten = Scale(1, 10)
+        >>> ten = GradeScale(1, 10)
         >>> ten.read("On a scale from 1 to 10, this deserves 7."), ten.read('{"reason": "3 facts", "score": 7}')
         (7.0, 7.0)
         >>> ten.read("I cannot grade this; see section 3."), ten.read("Clarity: 7/10, accuracy: 5/10"), ten.read("11")

@@ -149,7 +149,7 @@ def test_the_prompt_may_come_from_a_run(write: Write, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"prompt_from": "game"}, "prompt_from: must be given where system is not"),
         ({"system": None}, "prompt_from: must be given where system is not"),
@@ -159,10 +159,10 @@ def test_the_prompt_may_come_from_a_run(write: Write, tmp_path: Path) -> None:
         ({"questions": {"threshold": 0.0}}, "questions.threshold"),
     ],
 )
-def test_what_is_wrong_is_named(changes: dict[str, Any], answer_text: str, write: Write, tmp_path: Path) -> None:
+def test_what_is_wrong_is_named(changes: dict[str, Any], message: str, write: Write, tmp_path: Path) -> None:
     result = command("train", write("http://127.0.0.1:9", **changes), "-o", tmp_path / "out")
     assert result.code == 2
-    assert answer_text in result.err
+    assert message in result.err
 
 
 def test_words_say_which_questions_are_alike() -> None:

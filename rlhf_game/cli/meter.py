@@ -39,6 +39,6 @@ def meter(
         low, high = group["expected"]["low"], group["expected"]["high"]
         typer.echo(f"  {group['name']}: {group['total']:.6g} (expected {low:.6g} to {high:.6g})")
     if any(price is not None and price < 0 for group in found["groups"] for price in group["responses"]):
-        typer.echo("a negative price is a rebate: the group got less than its usual utility would leave it")
+        typer.echo("a negative price is a rebate, for a response that the group did not want")
     if found["unknown"]:
         typer.echo(f"not priced, as they are no outcome of the game: rows {', '.join(map(str, found['unknown']))}")

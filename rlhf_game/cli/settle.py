@@ -159,6 +159,10 @@ def verify(
         raise InputError(f"{receipt}: must be the folder of a study with --replay, of a run with --recompute")
     if game is None:
         raise InputError(f"{receipt}: must come with its game, or the group's own report, or be a folder")
+    if is_own(game) or (game.suffix == ".json" and receipt.suffix in (".yaml", ".yml")):
+        raise InputError(
+            f"{receipt}: must be the receipt, and {game} what it is checked with, found them the other way round"
+        )
     if is_own(receipt):
         found = own_differences(receipt, game) + unsigned(receipt, key)
         found += [] if without is None else spread_differences(receipt, game, without)
@@ -244,4 +248,4 @@ def receipt(
     if sealed is not None or kept.is_file():
         own = committed_own(own, read_seal(sealed or kept))
     write_text(out, OwnReceipt.model_validate(signed(own.document(), sign)).text())
-    typer.echo(f"{name}'s own receipt: {out}")
+    typer.echo(f"own receipt of {name}: {out}")

@@ -91,12 +91,13 @@ def meter(game: Game, served: Sequence[Served]) -> Metered:
     InputError when the game does not say its outcomes and prompts, or responses have no price there.
     """
     space, mechanism, groups = build(game)
-    fields, prompts = game.fields, (game.fields.provenance or {}).get("prompts")
-    labels: Any = getattr(fields, "outcomes", None)
-    if not isinstance(labels, list) or not isinstance(prompts, list):
-        raise InputError(
-            f"{game.name}: outcomes: must be there, and provenance.prompts, to price responses, found none"
-        )
+    prompts: Any = (game.fields.provenance or {}).get("prompts")
+    labels: Any = getattr(game.fields, "outcomes", None)
+    for key, said in (("outcomes", labels), ("provenance.prompts", prompts)):
+        if not isinstance(said, list):
+            raise InputError(
+                f"{game.name}: {key}: must be a list, to price responses by their words, found {kind(said)}"
+            )
     labels = labels if isinstance(labels[0], list) else [labels]
     profile = read_profile([Report(group.reward, group.size) for group in groups], space)
     trained = Trained(mechanism.training, profile, space, mechanism.training.train(profile, space))

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 from rlhf_game import __version__
 from rlhf_game.errors import InputError
 from rlhf_game.files.build import build, regularizer_of, settle
-from rlhf_game.files.documents import parse_json, read_text, shown
+from rlhf_game.files.documents import kind, parse_json, read_text, shown
 from rlhf_game.files.games import Game
 from rlhf_game.files.parts import label
 from rlhf_game.files.schema import AutomatonFields, Salt, Strict, parse_model
@@ -277,8 +277,10 @@ def own_tables(own: OwnReceipt, mine: OwnReport, name: str) -> tuple[list[Array]
         if not all(np.isfinite(row).all() for table in tables for row in table):
             raise ValueError
     except (ValueError, TypeError):
+        there, found = kind(own.reference), kind(mine.reward)
         raise InputError(
-            f"{name}: reward: must be finite numbers shaped like the receipt's policy and reference, found others"
+            f"{name}: reward: must be finite numbers shaped like the receipt's policy and reference ({there}), "
+            f"found {found if found != there else 'others'}"
         ) from None
     return tables[0], tables[1], tables[2]
 

@@ -129,4 +129,4 @@ def _header(shape: tuple[int, ...]) -> memoryview:
 def beside(receipt: str | os.PathLike[str], line: int | None = None) -> Path:
     """Return where the policy of a receipt (of its line, counted from 1) goes: receipt.policy.npy."""
     path = Path(receipt)
-    return path.with_name(f"{path.stem}{'' if line is None else f'.{line}'}.policy.npy")
+    return path.parent / f"{path.stem}{'' if line is None else f'.{line}'}.policy.npy"

@@ -27,6 +27,8 @@ def read_rows(path: str | os.PathLike[str], what: str) -> tuple[Iterator[tuple[s
     """
     path = Path(path)
     name = shown(str(path), 200)
+    if path.is_dir():
+        raise InputError(f"{name}: must be {what} ending in {FORMS}, found a folder")
     if not path.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
         raise InputError(f"{name}: must be {what} ending in {FORMS}, found {shown(path.name)!r}")
     try:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar, final
 
 import numpy as np
@@ -354,7 +355,18 @@ def explain(error: ValidationError, name: str, model: type[BaseModel], under: tu
     fault = min(faults, key=lambda one: one["type"] == "missing")  # a misspelt key says more than a missing one
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
     path = field_path((*under, *fault["loc"]))
-    raise InputError(f"{name}: {path + ': ' if path else ''}{_sentence(fault, model)}{more}")
+    said = _sentence(fault, model, _close_key(fault, faults, model))
+    raise InputError(f"{name}: {path + ': ' if path else ''}{said}{more}")
+
+
+def _close_key(fault: ErrorDetails, faults: Sequence[ErrorDetails], model: type[BaseModel]) -> str:
+    """Return what a misspelt key was probably to be: a key of the document, or one that its mapping lacks; or ''."""
+    if fault["type"] != "extra_forbidden":
+        return ""
+    *above, key = fault["loc"]
+    lacking = [str(one["loc"][-1]) for one in faults if one["type"] == "missing" and [*one["loc"][:-1]] == above]
+    close = get_close_matches(str(key), lacking if above else list(model.model_fields), 1)
+    return f", close to {close[0]}" if close else ""
 
 
 def field_path(location: tuple[int | str, ...]) -> str:
@@ -380,7 +392,7 @@ _SENTENCES = {
 }
 
 
-def _sentence(fault: ErrorDetails, model: type[BaseModel]) -> str:
+def _sentence(fault: ErrorDetails, model: type[BaseModel], close: str) -> str:
     found = kind(fault["input"])
     match fault["type"]:
         case "missing" | "string_unicode" | "too_short" | "string_too_short" as known:
@@ -389,8 +401,8 @@ def _sentence(fault: ErrorDetails, model: type[BaseModel]) -> str:
             if (name := fault["loc"][-1]) in RENAMED:
                 return f"must be called {RENAMED[str(name)]} here, found {name}"
             if len(fault["loc"]) == 1:
-                return f"must be one of the keys {', '.join(sorted(model.model_fields))}; found another key"
-            return f"must not be here: unknown key, found {found}"
+                return f"must be one of the keys {', '.join(sorted(model.model_fields))}; found another key{close}"
+            return f"must not be here: unknown key{close}, found {found}"
         case "string_type":
             return f"must be text (put it in quotes), found {found}"
         case "int_type" | "int_from_float" | "int_parsing" | "int_parsing_size":

@@ -14,8 +14,9 @@ from typing import Any, Final, final
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import dialogue
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.outcomes.draws.draws_spec import DrawsSpec
 from rlhf_game.outcomes.finetuned.finetuned_spec import FinetunedSpec
-from rlhf_game.outcomes.run_config import Configuration, parse_config, read_document
+from rlhf_game.outcomes.run_config import CandidatesSpec, Configuration, parse_config, read_document
 from rlhf_game.outcomes.scoring import GroupScorer
 from rlhf_game.rewards.nested import BATCHES, refuse_rank
 
@@ -254,7 +255,11 @@ def exported(engine: str, config: Path, out: Path) -> dict[str, bytes]:
     """
     configuration, one = _read(config), ENGINES[engine]
     outcomes = configuration.fields.outcomes
+    if configuration.source.language_model is None:
+        raise InputError(f"{config}: model: must be given to be trained by {engine}, found outcomes {outcomes.kind}")
     spec = outcomes if isinstance(outcomes, FinetunedSpec) else FinetunedSpec(kind="finetuned")
+    if isinstance(outcomes, CandidatesSpec | DrawsSpec):
+        spec = spec.model_copy(update={"max_new_tokens": outcomes.max_new_tokens})
     if spec.trainer != "rloo":
         from rlhf_game.training_backends.trainers.policies.policy_settings import FAITHFULNESS
 

@@ -3,17 +3,19 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, final
 
+from pydantic import ValidationError
+
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, parse_json, read_text, shown
 from rlhf_game.files.games import Game, parse_game
-from rlhf_game.files.schema import parse_model
+from rlhf_game.files.schema import explain, parse_model
 from rlhf_game.files.settings import changed, steps
 from rlhf_game.outcomes.run_config import hash_of, read_document
 from rlhf_game.simulations.contents import parquet_bytes
@@ -205,6 +207,7 @@ def parse_study(document: Mapping[str, Any], name: str, base: Path) -> Study:
     if not isinstance(wanted, str) or wanted not in KINDS:
         raise InputError(f"{name}: kind: must be {' or '.join(KINDS)}, found {kind(wanted)}")
     sweep = _sweep(document.get("sweep"), name)
+    _check_unswept(KINDS[wanted], plain, {step for field in sweep for step in steps(field)[:1]}, name)
     points: list[tuple[dict[str, Any], dict[str, Any], StudyFields, PopulationSource]] = []
     files: set[str] = set()
     typed = {field: _typed(values) for field, values in sweep.items()}
@@ -233,6 +236,15 @@ def parse_study(document: Mapping[str, Any], name: str, base: Path) -> Study:
     )
     _check_playable(built, name)
     return Study(built, sweep, {file: hash_of(file, base) for file in sorted(files)}, base)
+
+
+def _check_unswept(model: type[StudyFields], plain: Mapping[str, Any], swept: Container[Any], name: str) -> None:
+    """Refuse what is wrong in a field that the sweep leaves alone, as no point of the sweep is the reason."""
+    try:
+        model.model_validate(plain)
+    except ValidationError as error:
+        if any(fault["loc"] and fault["loc"][0] not in swept for fault in error.errors()):
+            explain(error, name, model)
 
 
 def _check_playable(points: Sequence[SweepPoint], name: str) -> None:

@@ -42,6 +42,12 @@ DOCUMENTS: list[tuple[str, Any, str]] = [
     ("no reference", game(reference=None), "reference: must be given"),
     ("no strength", game(strength=None), "strength: must be given"),
     ("misspelt key", game(strenght=1), "strenght: must be one of the keys"),
+    ("misspelt key, what it was to be", game(strenght=1), "; found another key, close to strength\n"),
+    (
+        "misspelt group key",
+        game(groups=[A, {"name": "b", "rewrd": [1, 0]}]),
+        "groups[1].rewrd: must not be here: unknown key, close to reward, found",
+    ),
     ("unknown group key", group(weight=3), "groups[1].weight: must not be here: unknown key"),
     ("unknown space", game(space="tabel"), "space: must be table, menu, automaton or code (path"),
     ("space list", game(space=[]), "space: must be"),

@@ -55,6 +55,23 @@ def tampered(receipt: Any, path: tuple[str | int, ...]) -> Any:
     return receipt
 
 
+def test_a_folder_is_no_place_for_a_receipt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    game = write(tmp_path / "g.json", HAND)
+    monkeypatch.chdir(tmp_path)
+    for place in (".", "/", str(tmp_path)):
+        result = run("settle", game, "-o", place)
+        assert (result.code, result.out) == (2, "")
+        assert "the output must be a file, found a folder" in result.err
+    assert sorted(tmp_path.iterdir()) == [game]
+
+
+def test_a_game_in_the_place_of_its_receipt_is_said_to_be_so(tmp_path: Path) -> None:
+    assert run("settle", GAMES[0], "-o", tmp_path / "receipt.json").code == 0
+    result = run("verify", GAMES[0], tmp_path / "receipt.json")
+    assert (result.code, result.out) == (2, "")
+    assert "found them the other way round" in result.err
+
+
 def test_the_game_by_hand(tmp_path: Path) -> None:
     result = run("settle", write(tmp_path / "g.json", HAND), "--json")
     assert (result.code, result.err) == (0, "")

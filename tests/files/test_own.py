@@ -46,12 +46,22 @@ def test_another_report_is_another_bill(tmp_path: Path) -> None:
         assert run("verify", receipt, report).code == 3
 
 
+def test_a_receipt_and_its_report_the_other_way_round_are_said_to_be_so(tmp_path: Path) -> None:
+    receipt, report = own(tmp_path, "table")
+    found = run("verify", report, receipt)
+    assert (found.code, found.out) == (2, "")
+    assert "found them the other way round" in found.err
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         ("[1]", "must be"),
-        ('{"reward": [1, 0], "size": 3}', "reward: must be finite numbers shaped like"),
-        ('{"reward": [1, 0, "x"], "size": 3}', "reward: must be finite numbers shaped like"),
+        (
+            '{"reward": [1, 0], "size": 3}',
+            "shaped like the receipt's policy and reference (a list of 3), found a list of 2",
+        ),
+        ('{"reward": [1, 0, "x"], "size": 3}', "policy and reference (a list of 3), found others"),
         ('{"reward": [1, 0, 0], "size": 0}', "size: must be"),
         ('{"reward": [1, 0, 0]}', "size"),
     ],

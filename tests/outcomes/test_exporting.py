@@ -158,6 +158,26 @@ def test_what_has_another_optimum_is_not_exported(
     assert not (tmp_path / "verl").exists()
 
 
+def test_responses_are_as_long_as_the_configuration_says(export: Callable[..., Path]) -> None:
+    folder = export("verl", outcomes={"kind": "candidates", "per_prompt": 2, "max_new_tokens": 12})
+    assert "data.max_response_length=12" in (folder / "launch.sh").read_text()
+
+
+@pytest.mark.parametrize("engine", ["trl", "verl", "openrlhf"])
+def test_given_rows_have_no_model_to_train(tmp_path: Path, engine: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "good", "response": "yes"}) + "\n")
+    document = {
+        "outcomes": {"kind": "given", "file": "rows.jsonl"},
+        "strength": 1,
+        "groups": [{"name": "a", "reward": {"brevity": 5}}],
+    }
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    result = command("export", engine, tmp_path / "config.json", "-o", tmp_path / engine)
+    assert (result.code, result.out) == (2, "")
+    assert f"model: must be given to be trained by {engine}, found outcomes given" in result.err
+    assert not (tmp_path / engine).exists()
+
+
 def test_an_engine_needs_a_configuration_and_a_new_folder(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/x").write_text("")

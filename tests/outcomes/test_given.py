@@ -147,6 +147,7 @@ WRONG: list[tuple[str, list[Any], dict[str, Any], str]] = [
     ("prompts", [A | {"x": 1, "y": 1}], {"prompts": ["p"]}, "prompts: must not be here"),
     ("a system", [A | {"x": 1, "y": 1}], {"system": "s"}, "system: must not be here"),
     ("no file", [A], {"outcomes": {"kind": "given", "file": "none.jsonl"}}, "none.jsonl: must be a file, found"),
+    ("a folder", [A], {"outcomes": {"kind": "given", "file": "."}}, ".parquet, found a folder"),
     ("a csv", [A], {"outcomes": {"kind": "given", "file": "rows.csv"}}, "rows.csv: must be rows of prompt and resp"),
     ("a name", [A], {"outcomes": {"kind": "given", "file": "rows.jsonl", "columns": {"count": "n"}}}, "n: must be"),
     ("a key", [A], {"outcomes": {"kind": "given", "file": "rows.jsonl", "text": 1}}, "outcomes.text: must not be here"),

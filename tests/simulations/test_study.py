@@ -55,6 +55,7 @@ def test_whole_parts_can_be_swept() -> None:
             "^study.yaml: sweep.strategies.7..temperature: must be a field",
         ),
         ({"sweep": {"strength": [1.0, -1.0]}}, "^study.yaml: with strength = -1.0: strength: must be greater"),
+        ({"games": 0, "sweep": {"strength": [1.0, 2.0]}}, "^study.yaml: games: must be"),
         ({"sweep": {"s-t": [1.0]}}, "^study.yaml: sweep.s-t: must be a field"),
     ],
 )

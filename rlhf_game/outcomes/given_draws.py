@@ -39,6 +39,11 @@ if TYPE_CHECKING:
 OF_A_TRAINING: Final = frozenset({"step", "global_step", "training_step", "policy_version", "param_version", "epoch"})
 """Columns that only rollouts of a training have: they are draws of one policy after the other."""
 SOURCES: Final = {"policy": FINAL, "reference": REFERENCE}
+LOGS: Final = ("log_policy", "log_reference")
+OWN: Final = frozenset({"prompt", "response", "source", *LOGS, "token_ids", "is_finished"})
+"""Columns that say something else than a group's rewards."""
+ROUNDING: Final = 1e-3
+"""Nats that the log probability of a whole response may be above 0, added up in float32 or less."""
 
 
 @final
@@ -87,11 +92,15 @@ def read_given_draws(
             group["reward"] = {"column": group["name"]}
     fields = parse_model(RunConfig, document, name)
     check_config(fields, name)
+    for i, group in enumerate(fields.groups):
+        if group.name in OWN | OF_A_TRAINING:
+            raise InputError(f"{name}: groups[{i}].name: must be a column of rewards, found {group.name!r}")
     base = Path(groups).parent
     found, sha256 = read_rows(draws, "draws")
     rows = tuple(_row(where, row, [group.name for group in fields.groups], policy is not None) for where, row in found)
     prompts = tuple(dict.fromkeys(row.prompt for row in rows))
     files = {"draws": sha256} | ({} if policy is None else hash_of_policy(here(policy), base))
+    _check_logs(rows)
     source = GenerationInputs(fields.model, prompts, {}, fields.system, fields.outcomes, fields.seed, base)
     _check_sources(rows, prompts, shown(str(draws), 200))
     return GivenDraws(Configuration(fields, source, files), rows)
@@ -112,12 +121,8 @@ def _row(where: str, row: Any, names: Sequence[str], is_named: bool) -> _Row:
             raise InputError(f"{where}: {shown(column)}: must be given, found nothing")
     if row["source"] not in SOURCES:
         raise InputError(f"{where}: source: must be policy or reference, found {shown(str(row['source']))!r}")
-    logs = {
-        key: _number(row.get(key), f"{where}: {key}")
-        for key in ("log_policy", "log_reference")
-        if row.get(key) is not None
-    }
-    lacking = next((key for key in ("log_policy", "log_reference") if key not in logs), None)
+    logs = {key: _log(row[key], f"{where}: {key}") for key in LOGS if row.get(key) is not None}
+    lacking = next((key for key in LOGS if key not in logs), None)
     if row["source"] == "policy" and lacking is not None and not is_named:
         raise InputError(f"{where}: {lacking}: must be given unless --policy and --reference are, found nothing")
     return _Row(
@@ -139,12 +144,37 @@ def _number(value: Any, where: str) -> float:
     return float(value)
 
 
+def _log(value: Any, where: str) -> float:
+    found = _number(value, where)
+    if found > ROUNDING:
+        raise InputError(f"{where}: must be a log probability, at most 0, found {found:g}")
+    return found
+
+
 def _ids(value: Any, where: str) -> list[int] | None:
     if value is None:
         return None
     if not isinstance(value, list) or not value or not all(type(one) is int and one >= 0 for one in value):
         raise InputError(f"{where}: must be a list of integers >= 0, found {kind(value)}")
     return value
+
+
+def _check_logs(rows: Sequence[_Row]) -> None:
+    """Raise InputError where the same tokens have two log probabilities under one model.
+
+    Without token_ids nothing is known: the same text may be other tokens.
+    """
+    for column in LOGS:
+        known: dict[Any, float] = {}
+        for row in rows:
+            said = getattr(row, column)
+            if said is None or row.token_ids is None:
+                continue
+            before = known.setdefault((row.prompt, tuple(row.token_ids)), said)
+            if not is_near(said, before):
+                raise InputError(
+                    f"{row.where}: {column}: must be that of the same response before it, {before:g}, found {said:g}"
+                )
 
 
 def _check_sources(rows: Sequence[_Row], prompts: Sequence[Text], name: str) -> None:

@@ -248,6 +248,9 @@ def test_rollouts_of_a_training_give_no_certificate(
         ("lone", (), {"source": lambda row: "policy"}, "source: must be reference in as many rows of each prompt"),
         ("wide", (), {"second": lambda row: 1.5}, "groups[1].calibration: "),
         ("noisy", (), {"first": lambda row: abs(hash(row["log_policy"] + len(row["source"]))) % 7 / 10}, "must be the"),
+        ("above", (), {"log_policy": lambda row: 3.0}, "row 1: log_policy: must be a log probability, at most 0"),
+        ("unsure", (), {"log_reference": lambda row: -1.0 - 5.0 * (row["source"] == "policy")},
+         "log_reference: must be that of the same response before it"),
         ("poor", (), {"first": lambda row: None}, "row 1: first: must be given"),
     ):  # fmt: skip
         file = drawn(checkpoints, truth, tmp_path / f"{name}.parquet", **columns)
@@ -256,3 +259,15 @@ def test_rollouts_of_a_training_give_no_certificate(
         assert said in result.err, (name, result.err)
         assert not (tmp_path / f"{name}.json").exists()
     assert STRENGTH > 0
+
+
+def test_a_group_takes_no_column_that_says_something_else(
+    settle: Settle, checkpoints: Path, truth: Truth, tmp_path: Path
+) -> None:
+    """A group called log_policy had the log probabilities as its rewards."""
+    file = drawn(checkpoints, truth, tmp_path / "draws.parquet")
+    groups = [{"name": name, "size": 1, "calibration": {"kind": "affine", "low": -9, "high": 1}}
+              for name in ("first", "log_policy")]  # fmt: skip
+    result = settle("--draws", file, "-o", tmp_path / "receipt.json", groups=groups)
+    assert (result.code, result.out) == (2, "")
+    assert "groups[1].name: must be a column of rewards, found 'log_policy'" in result.err

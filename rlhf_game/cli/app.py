@@ -83,7 +83,8 @@ def _message_and_code(error: BaseException) -> tuple[str, int]:
     """Return the one line that tells of an error, and the exit code."""
     match error:
         case USAGE():
-            return f"{error.format_message()} (see rlhf-game --help)", WRONG_INPUT
+            said = error.format_message().replace("Value error, ", "")  # of the library that reads choices
+            return f"{said} (see rlhf-game --help)", WRONG_INPUT
         case InputError() | CombinationError() | MissingExtra():
             return str(error), WRONG_INPUT
         case OSError():

@@ -47,6 +47,8 @@ def settle(
     """
     from rlhf_game.errors import InputError
 
+    if sign is not None and out is None and not as_json:
+        raise InputError("--sign: must come with -o or --json, as what is signed is the receipt's file")
     if policy is not None or draws is not None:
         asked = CheckpointOptions(policy, reference, groups, draws, tuple(settings or ()), sealed, sign)
         settle_checkpoint(game, asked, out, as_json)

@@ -137,3 +137,10 @@ def test_keys_that_cannot_sign_or_check_are_refused_before_anything_is_done(
     found = run("verify", receipt, game, "--key", public)
     assert (found.code, "rlhf-game[sign]" in found.err) == (2, True)
     assert run("verify", receipt, game).code == 0
+
+
+def test_a_signature_of_nothing_is_refused(game: Path, keys: tuple[Path, Path]) -> None:
+    """A receipt that is only shown signs nothing, and nobody was told."""
+    found = run("settle", game, "--sign", keys[0])
+    assert (found.code, found.out) == (2, "")
+    assert "--sign: must come with -o or --json" in found.err

@@ -29,7 +29,7 @@ test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow $(PYTEST_FLAGS)
 
 bench: $(INSTALLED)
-	$(BIN)/python -m pytest benchmarks --benchmark-only $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest benchmarks --benchmark-only $(PYTEST_FLAGS)
 
 # At most 8 minutes on one GPU: what is marked gpu, the torch table, a LoRA of SmolLM2 beside plain TRL; writes docs/gpu.md.
 #   GPU_FLAGS=--dry-run    on the CPU, on a tiny model, and writes nothing
@@ -37,7 +37,7 @@ gpu-check: $(INSTALLED)
 	$(BIN)/python -m benchmarks.gpu_check $(GPU_FLAGS)
 
 bench-page: $(INSTALLED)
-	$(BIN)/python -m pytest benchmarks --benchmark-only -m 'slow or not slow' --page docs/benchmarks.md $(PYTEST_FLAGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest benchmarks --benchmark-only -m 'slow or not slow' --page docs/benchmarks.md $(PYTEST_FLAGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

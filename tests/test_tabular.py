@@ -37,6 +37,8 @@ def test_many_games_are_a_row_for_each_group_of_each_game() -> None:
     found = rg.settle_many(rewards, [3, 1], q, rg.KL(0.5))
     table = found.to_pandas()
     assert table.shape == (50, 6)
+    assert table.payment.tolist() == found.payments.ravel().tolist()
+    assert table.group.tolist() == ["group 0", "group 1"] * 25
     row = table[(table.game == 7) & (table.group == "group 0")].iloc[0]
     alone = rg.Mechanism(rg.SocialWelfare(), rg.AffinePayments()).settle(
         [rg.Report(rewards[7, 0], 3), rg.Report(rewards[7, 1], 1)], rg.Table(q, rg.KL(0.5))

@@ -192,16 +192,19 @@ class Settlements(Tabular):
 
 
 def _rows(names: Sequence[str], sizes: Array, values: Array, payments: Array, utilities: Array) -> list[dict[str, Any]]:
-    """Return the rows of [n] numbers, or with the number of the game of [B, n] numbers."""
-    found = []
-    for place in np.ndindex(payments.shape):
-        game = {"game": place[0]} if len(place) > 1 else {}
-        numbers = {"value": values[place], "payment": payments[place], "utility": utilities[place]}
-        name = names[place[-1]] if names else f"group {place[-1]}"
-        size = np.broadcast_to(sizes, payments.shape)[place]
-        plain = {key: float(number) for key, number in numbers.items()}
-        found.append({**game, "group": name, "size": int(size), **plain})
-    return found
+    """Return the rows of [n] numbers, or with the number of the game of [B, n] numbers. names: of groups, or none."""
+    groups = payments.shape[-1]
+    called = names or [f"group {i}" for i in range(groups)]
+    members = np.broadcast_to(sizes, payments.shape).ravel().astype(int).tolist()
+    money = zip(members, values.ravel().tolist(), payments.ravel().tolist(), utilities.ravel().tolist(), strict=True)
+    return [
+        {
+            **({"game": k // groups} if payments.ndim > 1 else {}),
+            "group": called[k % groups],
+            **dict(zip(("size", "value", "payment", "utility"), row, strict=True)),
+        }
+        for k, row in enumerate(money)
+    ]
 
 
 def settle_many(

@@ -1,6 +1,7 @@
 """What every test can count on: no network, no time limits in hypothesis, and skips that say why."""
 
 import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -38,3 +39,13 @@ def preference_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real preference data; RLHF_GAME_DATA is not set and {folder} is not there")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Have torch count on one thread: sums do not depend on how many cores there are."""
+    torch = pytest.importorskip("torch", reason="needs torch, of the extra 'train'")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

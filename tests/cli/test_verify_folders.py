@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from rlhf_game.cli.folder_kinds import verify_folder
 from rlhf_game.discovery import discover, read_discovery
@@ -85,9 +84,8 @@ KINDS: dict[str, tuple[Callable[[Path, Path, Watch], None], dict[str, Any], str]
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
     """A folder with a model, pairs and a reward."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("kinds")
     tiny.save_language_model(folder / "model")
     rows = [{"prompt": r.prompt, "chosen": r.chosen, "rejected": r.rejected} for r in preferences(60, seed=0)]

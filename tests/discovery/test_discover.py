@@ -6,12 +6,11 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from rlhf_game import InputError, RunError
 from rlhf_game.discovery import discover, read_discovery
@@ -23,17 +22,11 @@ from rlhf_game.files.workspace import Workspace
 from tests.cli.runner import run as command
 from tests.servers import chatting, serving
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Write = Callable[..., Path]
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TASKS = {"count": 2, "held_out": 3, "prompts": 2, "tokens": 3, "length": 2, "pairs": 40, "steps": 25}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

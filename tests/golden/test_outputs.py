@@ -57,14 +57,11 @@ NAMES = ("given", *RUNS, *STUDIES)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def place(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("outputs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RLHF_GAME_CACHE", str(folder / "cache"))
         yield with_models(folder)
-    torch.set_num_threads(threads)
 
 
 def with_models(folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """Trainings on conversations: pairs, demonstrations and prompts in TRL's conversational layouts, to the end."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from tests.cli.runner import run as command
 from tests.training_backends.test_templates import CHATML, GEMMA, TURNS, WORDS
 from tests.trainings import changed, made
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ASKED = TURNS  # a system turn, two turns of the user, one of the assistant between them
 WORTH = (("yes yes", "no"), ("thanks", "bad bad"), ("good", "bad"), ("good yes", "now"))
 
@@ -46,14 +48,6 @@ PAIRS = [
     }
     for (good, bad), split in zip(WORTH, SPLITS, strict=True)
 ]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

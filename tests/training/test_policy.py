@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from rlhf_game import InputError
 from rlhf_game.training.recipes.policy import PolicyConfig
@@ -13,10 +12,7 @@ from rlhf_game.training.training_config import read_training
 from rlhf_game.training.training_pipeline import FinishedTraining, train
 from tests import tiny
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def write(folder: Path, **changes: Any) -> Path:

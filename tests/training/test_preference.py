@@ -1,13 +1,12 @@
 """``train`` of kind preference: folder, card, metrics, resuming, wrong configurations; its reward in a game."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
-import torch
 
 from rlhf_game import InputError
 from rlhf_game.rewards import Ensemble, ImplicitReward, Median, call_reward
@@ -17,16 +16,10 @@ from tests import tiny
 from tests.cli.runner import run as command
 from tests.preferences import preferences, worth
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Write = Callable[..., Path]
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

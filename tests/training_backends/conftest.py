@@ -1,19 +1,14 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from rlhf_game.training_backends.lm.models import LanguageModel, load_language_model
 from tests import tiny
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread(one_thread: None) -> None:
+    """Every test of this room, and what its modules make once."""
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,3 @@
-from tests.outcomes.conftest import one_thread, place
+from tests.outcomes.conftest import place
 
-__all__ = ["one_thread", "place"]
+__all__ = ["place"]

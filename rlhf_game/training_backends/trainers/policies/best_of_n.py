@@ -11,24 +11,15 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
-from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback
-from trl.trainer.sft_trainer import SFTTrainer
-from trl.trainer.utils import disable_dropout_in_model
 
 from rlhf_game.files.conversations import Text
 from rlhf_game.files.workspace import Workspace
 from rlhf_game.training_backends.lm.models import LanguageModel, pick_device
 from rlhf_game.training_backends.lm.sampling import sample_batch
-from rlhf_game.training_backends.trainers.policies.building import shuffled_passes
 from rlhf_game.training_backends.trainers.policies.policy_settings import PolicyTraining
 from rlhf_game.training_backends.trainers.policies.trainers import NamedReward
 from rlhf_game.training_backends.trainers.policies.watching import Watch
-from rlhf_game.training_backends.trainers.resuming import SafeCheckpoints
-from rlhf_game.training_backends.trainers.trl_arguments import lora_config
-
-IGNORED = -100
-"""The label of a token that is no part of the loss."""
+from rlhf_game.training_backends.trainers.token_rows import labelled, shuffled_passes
 
 
 @final
@@ -38,22 +29,6 @@ class PromptBatch:
 
     prompts: Sequence[Text]
     columns: Mapping[str, Sequence[Any]]
-
-
-@final
-class Distiller(SafeCheckpoints, SFTTrainer):
-    """TRL's SFT on rows of token ids and labels that are there already, in their order."""
-
-    language_model: LanguageModel
-    _last: float | None = None
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log the seconds of the step, too."""
-        now = time.perf_counter()
-        if self._last is not None:
-            logs["step_time"] = now - self._last
-        self._last = now
-        super().log(logs, start_time)
 
 
 def choose_winners(
@@ -123,36 +98,13 @@ def _winners(
     return found
 
 
-def make_distiller(
-    training: PolicyTraining,
-    settings: Any,
-    language_model: LanguageModel,
-    asked: PromptBatch,
-    out: Path,
-    callbacks: Sequence[TrainerCallback],
-) -> Distiller:
-    """Return the trainer on the winners that are in the folder ``out``."""
+def winning_rows(
+    training: PolicyTraining, language_model: LanguageModel, asked: PromptBatch, out: Path
+) -> list[dict[str, list[int]]]:
+    """Return the winners that are in the folder ``out``, as TRL's SFT reads them."""
     winners = [row for part in read_winners(out) for row in part["rows"]]
     encoded = language_model.encode_prompts(asked.prompts, training.system)
-    rows = [
-        {
-            "input_ids": [*encoded[row["prompt"]], *row["token_ids"]],
-            "labels": [IGNORED] * len(encoded[row["prompt"]]) + row["token_ids"],
-        }
-        for row in winners
-    ]
-    disable_dropout_in_model(language_model.model)
-    trainer = Distiller(
-        model=language_model.model,
-        args=settings,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=language_model.tokenizer,
-        peft_config=lora_config(training.optimization.lora),
-        callbacks=list(callbacks),
-    )
-    trainer.language_model = language_model
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+    return [labelled(encoded[row["prompt"]], row["token_ids"]) for row in winners]
 
 
 def read_winners(out: Path) -> list[dict[str, Any]]:

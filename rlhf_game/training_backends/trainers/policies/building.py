@@ -4,19 +4,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.rloo_config import RLOOConfig
-from trl.trainer.sft_config import SFTConfig
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Conversation, Text
 from rlhf_game.training_backends.lm.models import LanguageModel
+from rlhf_game.training_backends.trainers.distiller import distiller_settings
 from rlhf_game.training_backends.trainers.policies.policy_settings import PolicyTraining
 from rlhf_game.training_backends.trainers.policies.ppo import Ppo
 from rlhf_game.training_backends.trainers.policies.trainers import Grpo, NamedReward, PolicyTrainer, Rloo
+from rlhf_game.training_backends.trainers.token_rows import shuffled_passes
 from rlhf_game.training_backends.trainers.trl_arguments import lora_config, trl_arguments
 
 TRAINERS: Mapping[str, Any] = {"rloo": Rloo, "grpo": Grpo, "ppo": Ppo}
@@ -42,13 +42,7 @@ def make_settings(training: PolicyTraining, work: Path) -> Any:
     drawing = sampling_arguments(training)
     try:
         if training.trainer == "best_of_n":
-            return SFTConfig(
-                **common,
-                max_length=None,
-                train_sampling_strategy="sequential",  # the rows are in order already
-                dataset_kwargs={"skip_prepare_dataset": True},
-                include_num_input_tokens_seen="non_padding",
-            )
+            return distiller_settings(common)
         if training.trainer == "rloo":
             return RLOOConfig(**common, **drawing, num_iterations=1, normalize_advantages=False)
         own: dict[str, Any] = {"num_iterations": 1}
@@ -93,10 +87,7 @@ def make_trainer(
 def ordered_rows(
     training: PolicyTraining, prompts: Sequence[Text], columns: Mapping[str, Sequence[Any]], processes: int
 ) -> Dataset:
-    """Return one row per prompt of every generation: shuffled passes over the prompts, in one epoch.
-
-    In one epoch, because a sampler that is made anew on resuming would begin with the first pass's order.
-    """
+    """Return one row per prompt of every generation: shuffled passes over the prompts, in one epoch."""
     each = training.optimization.rows * processes
     updates = training.ppo_settings.epochs if training.trainer == "ppo" else 1
     needed = -(-training.steps // updates) * (each // training.num_generations)
@@ -104,10 +95,3 @@ def ordered_rows(
     asked = [prompt.document() if isinstance(prompt, Conversation) else prompt for prompt in prompts]
     table = Dataset.from_dict({"prompt": asked, **{key: list(values) for key, values in columns.items()}})
     return table.select(order)
-
-
-def shuffled_passes(size: int, needed: int, seed: int) -> list[int]:
-    """Return ``needed`` places among ``size``: passes over all of them, each in an order of its own."""
-    rng = np.random.default_rng(seed)
-    passes = [rng.permutation(size) for _ in range(-(-needed // size))]
-    return [int(place) for place in np.concatenate(passes)[:needed]]

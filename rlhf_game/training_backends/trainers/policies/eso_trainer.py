@@ -19,9 +19,7 @@ from rlhf_game.training_backends.lm.models import LanguageModel
 from rlhf_game.training_backends.lm.sampling import Sampling, choose
 from rlhf_game.training_backends.trainers.policies.trainers import TrlReward
 from rlhf_game.training_backends.trainers.resuming import SafeCheckpoints
-
-IGNORED = -100
-"""The label of a token that is no target."""
+from rlhf_game.training_backends.trainers.token_rows import IGNORED
 
 
 def eso_loss(log_probabilities: Tensor, rewards: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeAlias, final
 
-import numpy as np
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback
@@ -22,7 +21,7 @@ from rlhf_game.files.identity import digest_of
 from rlhf_game.optimization import ARGUMENTS, ESO, Optimization, Pretrained, check_arguments, document_of_training
 from rlhf_game.training_backends.lm.models import LanguageModel, load_trainable
 from rlhf_game.training_backends.lm.quiet import quiet_transformers
-from rlhf_game.training_backends.trainers.policies.eso_trainer import IGNORED, EsoTrainer
+from rlhf_game.training_backends.trainers.policies.eso_trainer import EsoTrainer
 from rlhf_game.training_backends.trainers.policies.policy_folders import (
     CARD,
     COST,
@@ -37,6 +36,7 @@ from rlhf_game.training_backends.trainers.policies.policy_folders import (
 )
 from rlhf_game.training_backends.trainers.policies.trainers import TrlReward, refuse_ranks
 from rlhf_game.training_backends.trainers.policies.watching import FiniteWeightsCallback, ProgressCallback, Watch
+from rlhf_game.training_backends.trainers.token_rows import labelled, ordered
 from rlhf_game.training_backends.trainers.trl_arguments import lora_config, trl_arguments
 
 Demonstration: TypeAlias = tuple[Text, Text]
@@ -103,28 +103,6 @@ class TrainedEso:
     """Per step: loss, its part from SFT, ESO's loss and mean reward where it was on, seconds."""
 
 
-@final
-@dataclass(frozen=True)
-class _Schedule:
-    """Steps of so many rows each, over passes through the rows in an order of its own."""
-
-    each: int
-    steps: int
-    first_eso_step: int
-
-    @classmethod
-    def of(cls, training: EsoTraining, rows: int, processes: int) -> "_Schedule":
-        each, epochs = training.optimization.rows * processes, int(training.optimization.epochs)
-        before = (epochs - training.eso_epochs) * rows
-        return cls(each, -(-epochs * rows // each), -(-before // each))
-
-    def order(self, rows: int, seed: int) -> Any:
-        """Return the row of each place of each step, [steps each]; the last step is filled from one more pass."""
-        rng = np.random.default_rng(seed)
-        passes = -(-self.steps * self.each // rows)
-        return np.concatenate([rng.permutation(rows) for _ in range(passes)])[: self.steps * self.each]
-
-
 def train_eso(
     training: EsoTraining,
     rows: Sequence[Demonstration],
@@ -184,24 +162,25 @@ def _trainer(
     """Return the trainer, and what the card says of the rows."""
     model = load_trainable(training.model, training.optimization)
     encoded = encode_rows(training, model, rows)
-    schedule = _Schedule.of(training, len(encoded), settings.world_size)
-    settings.max_steps = schedule.steps
-    settings.warmup_steps = ceil(training.optimization.warmup * schedule.steps)
+    how, count, processes = training.optimization, len(encoded), settings.world_size
+    settings.max_steps = how.steps_for(count, processes)
+    settings.warmup_steps = ceil(how.warmup * settings.max_steps)
     trainer = EsoTrainer(
         model=model.model,
         args=settings,
-        train_dataset=Dataset.from_list(encoded).select(schedule.order(len(encoded), training.optimization.seed)),
+        train_dataset=Dataset.from_list(encoded).select(ordered(how, count, processes)),
         processing_class=model.tokenizer,
-        peft_config=lora_config(training.optimization.lora),
+        peft_config=lora_config(how.lora),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.language_model, trainer.reward = model, reward
     told = ((model.encode_exchange(*row, training.system), row) for row in rows)
     trainer.rows = {(*before, *after): row for (before, after), row in told}
     trainer.weight, trainer.temperatures = training.weight, training.temperatures
-    trainer.first_step, trainer.max_new_tokens = schedule.first_eso_step, training.max_new_tokens
+    trainer.first_step = ceil((how.epochs - training.eso_epochs) * count / (how.rows * processes))
+    trainer.max_new_tokens = training.max_new_tokens
     trainer.since = perf_counter()
-    return trainer, {"first_eso_step": schedule.first_eso_step, "dropped": len(rows) - len(encoded)}
+    return trainer, {"first_eso_step": trainer.first_step, "dropped": len(rows) - count}
 
 
 def encode_rows(
@@ -217,7 +196,7 @@ def encode_rows(
         before, after = model.encode_exchange(prompt, completion, training.system)
         is_short = len(before) + len(after) <= training.max_length
         if is_short and len(before) + max(len(after), training.max_new_tokens) <= room:
-            found.append({"input_ids": [*before, *after], "labels": [IGNORED] * len(before) + after})
+            found.append(labelled(before, after))
     if not found:
         raise InputError(
             f"max_length must leave rows to train on, all {len(rows)} are longer than {training.max_length} tokens or "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
+from datasets import Dataset
 from peft import PeftModel
 from transformers import TrainerCallback
 
@@ -19,11 +20,12 @@ from rlhf_game.training_backends.lm.checkpoints import find_checkpoint
 from rlhf_game.training_backends.lm.models import LanguageModel, load_language_model, load_trainable
 from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.lm.sampling import check_length
+from rlhf_game.training_backends.trainers.distiller import make_distiller
 from rlhf_game.training_backends.trainers.policies.best_of_n import (
     PromptBatch,
     choose_winners,
-    make_distiller,
     read_winners,
+    winning_rows,
 )
 from rlhf_game.training_backends.trainers.policies.building import make_settings, make_trainer, ordered_rows
 from rlhf_game.training_backends.trainers.policies.policy_folders import (
@@ -165,7 +167,8 @@ def _prepare(
         if settings.should_save:
             choose_winners(training, model, asked, named, out, settings, watch)
         settings.distributed_state.wait_for_everyone()
-        return make_distiller(training, settings, model, asked, out, own)
+        winners = Dataset.from_list(winning_rows(training, model, asked, out))
+        return make_distiller(model, settings, winners, training.optimization.lora, own)
     rows = ordered_rows(training, asked.prompts, asked.columns, settings.world_size)
     return make_trainer(training, settings, model, named, rows, own)
 

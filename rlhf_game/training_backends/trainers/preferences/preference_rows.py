@@ -1,13 +1,10 @@
-"""Pairs of texts as token ids, and the order in which a training sees them."""
+"""Pairs of texts as token ids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
-import numpy as np
-
 from rlhf_game.errors import InputError
-from rlhf_game.optimization import Optimization
 from rlhf_game.training_backends.lm.models import LanguageModel
 from rlhf_game.training_backends.trainers.reward_training import Pair
 
@@ -55,15 +52,3 @@ def fitting(pairs: Sequence[TokenPair], longest: int) -> list[tuple[int, TokenPa
     if not found:
         raise InputError(f"max_length must leave pairs to train on, all {len(pairs)} are longer than {longest} tokens")
     return found
-
-
-def ordered(how: Optimization, count: int, processes: int) -> list[int]:
-    """Return the row of every place of every step: shuffled passes over all rows, the last one cut to whole steps.
-
-    Laid out beforehand, because a sampler that is made anew on resuming would begin with the first pass's order. An
-    epoch is rounded up to whole steps.
-    """
-    needed = how.steps_for(count, processes) * how.rows * processes
-    rng = np.random.default_rng(how.seed)
-    passes = [rng.permutation(count) for _ in range(-(-needed // count))]
-    return [int(k) for k in np.concatenate(passes)[:needed]]

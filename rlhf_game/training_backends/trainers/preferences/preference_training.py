@@ -33,11 +33,12 @@ from rlhf_game.training_backends.trainers.policies.policy_folders import (
     unwatched,
 )
 from rlhf_game.training_backends.trainers.policies.watching import FiniteWeightsCallback, ProgressCallback, Watch
-from rlhf_game.training_backends.trainers.preferences.preference_rows import TokenPair, encode_pairs, fitting, ordered
+from rlhf_game.training_backends.trainers.preferences.preference_rows import TokenPair, encode_pairs, fitting
 from rlhf_game.training_backends.trainers.preferences.preference_settings import PreferenceTraining
 from rlhf_game.training_backends.trainers.preferences.trainer import REFERENCE, PairTrainer, make_settings, make_trainer
 from rlhf_game.training_backends.trainers.resuming import checkpoints
 from rlhf_game.training_backends.trainers.reward_training import Pair
+from rlhf_game.training_backends.trainers.token_rows import ordered
 
 
 @final

@@ -12,9 +12,6 @@ import torch
 from datasets import Dataset
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import PrinterCallback
-from trl.trainer.sft_config import SFTConfig
-from trl.trainer.utils import disable_dropout_in_model
 
 from rlhf_game.errors import InputError, boundary
 from rlhf_game.files.conversations import Text, response_of, text_of
@@ -28,7 +25,7 @@ from rlhf_game.optimization import (
 )
 from rlhf_game.training_backends.lm.models import LanguageModel, load_trainable
 from rlhf_game.training_backends.lm.quiet import quiet_transformers
-from rlhf_game.training_backends.trainers.policies.best_of_n import IGNORED, Distiller
+from rlhf_game.training_backends.trainers.distiller import Distiller, distiller_settings, make_distiller
 from rlhf_game.training_backends.trainers.policies.policy_folders import (
     CARD,
     begin,
@@ -41,8 +38,8 @@ from rlhf_game.training_backends.trainers.policies.policy_folders import (
     unwatched,
 )
 from rlhf_game.training_backends.trainers.policies.watching import FiniteWeightsCallback, ProgressCallback, Watch
-from rlhf_game.training_backends.trainers.preferences.preference_rows import ordered
-from rlhf_game.training_backends.trainers.trl_arguments import lora_config, trl_arguments
+from rlhf_game.training_backends.trainers.token_rows import labelled, ordered
+from rlhf_game.training_backends.trainers.trl_arguments import trl_arguments
 
 
 @final
@@ -172,7 +169,7 @@ def _rows(model: LanguageModel, examples: Sequence[Example], training: Supervise
         prompt, response = model.encode_exchange(example.prompt, example.response, training.system)
         target = [*encode_lead(model, example.lead), *response]
         if len(prompt) + len(target) <= training.max_length:
-            found.append({"input_ids": [*prompt, *target], "labels": [IGNORED] * len(prompt) + target})
+            found.append(labelled(prompt, target))
     if not found:
         raise InputError(
             f"max_length must leave examples to train on, all {len(examples)} are longer than {training.max_length} "
@@ -193,24 +190,10 @@ def _trainer(
     steps = how.steps_for(len(rows))
     common = trl_arguments(how, training.model, out / "checkpoints", steps=steps)
     with boundary("trl", InputError):
-        settings = SFTConfig(
-            **common,
-            max_length=None,
-            train_sampling_strategy="sequential",  # the rows are in order already
-            dataset_kwargs={"skip_prepare_dataset": True},
-            include_num_input_tokens_seen="non_padding",
-        )
-    disable_dropout_in_model(model.model)
-    trainer = Distiller(
-        model=model.model,
-        args=settings,
-        train_dataset=Dataset.from_list(rows).select(ordered(how, len(rows), settings.world_size)),
-        processing_class=model.tokenizer,
-        peft_config=lora_config(how.lora),
-        callbacks=[FiniteWeightsCallback(how.learning_rate), ProgressCallback(watch)],
-    )
-    trainer.language_model = model
-    trainer.remove_callback(PrinterCallback)
+        settings = distiller_settings(common)
+    table = Dataset.from_list(rows).select(ordered(how, len(rows), settings.world_size))
+    guards = [FiniteWeightsCallback(how.learning_rate), ProgressCallback(watch)]
+    trainer = make_distiller(model, settings, table, how.lora, guards)
     if training.start is not None and how.lora is not None:
         set_peft_model_state_dict(
             trainer.model, load_file(Path(training.start) / "model" / "adapter_model.safetensors")

@@ -31,8 +31,9 @@ from rlhf_game.training_backends.trainers.preferences import (
     sequence_kl,
     train_preferences,
 )
-from rlhf_game.training_backends.trainers.preferences.preference_rows import encode_pairs, ordered
+from rlhf_game.training_backends.trainers.preferences.preference_rows import encode_pairs
 from rlhf_game.training_backends.trainers.resuming import checkpoints
+from rlhf_game.training_backends.trainers.token_rows import ordered
 from tests.training_backends.trainers.preferences.interrupted import PAIRS
 from tests.training_backends.trainers.preferences.interrupted import training as interrupted
 from tests.trainings import made

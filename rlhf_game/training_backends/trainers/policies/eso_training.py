@@ -25,12 +25,13 @@ from rlhf_game.training_backends.trainers.policies.eso_trainer import EsoTrainer
 from rlhf_game.training_backends.trainers.policies.policy_folders import (
     CARD,
     COST,
-    STEPS,
+    TrainedFolder,
     begin,
     counted,
     explained,
     finish,
     placed,
+    read_finished,
     train_from_last,
     unwatched,
 )
@@ -87,11 +88,9 @@ class EsoTraining:
 
 @final
 @dataclass(frozen=True)
-class TrainedEso:
-    """A training that is done, in its folder: model/, steps.jsonl and policy.json."""
+class TrainedEso(TrainedFolder):
+    """A policy that was trained on demonstrations."""
 
-    folder: Path
-    steps: int
     first_eso_step: int
     """The number of steps before ESO's loss began."""
     dropped: int
@@ -215,8 +214,7 @@ def _log(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _read(out: Path) -> TrainedEso:
-    card = json.loads((out / CARD).read_text(encoding="utf-8"))
-    lines = (out / STEPS).read_text(encoding="utf-8").splitlines()
+    card, log = read_finished(out, f"{out}: must hold a trained policy")
     return TrainedEso(
         folder=out,
         steps=card["steps"],
@@ -224,5 +222,5 @@ def _read(out: Path) -> TrainedEso:
         dropped=card["dropped"],
         tokens=card["tokens"],
         seconds=json.loads((out / COST).read_text(encoding="utf-8"))["seconds"],
-        log=tuple(json.loads(line) for line in lines),
+        log=log,
     )

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
 
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.files.workspace import Workspace
@@ -21,6 +24,24 @@ STEPS, COST, LOGS = "steps.jsonl", "cost.json", "logs"
 """A row for each step, their seconds, and what ``report_to`` leaves."""
 CARD = "policy.json"
 """The last file of a trained policy that is written: where it is, the policy is whole."""
+
+
+@dataclass(frozen=True)
+class TrainedFolder(ABC):
+    """A training that is done, in its folder: model/, steps.jsonl and policy.json; load_policy reads it."""
+
+    folder: Path
+    steps: int
+
+    @property
+    def model(self) -> Path:
+        """The folder of the weights: a whole model, or an adapter."""
+        return self.folder / "model"
+
+    @property
+    def checkpoints(self) -> tuple[Path, ...]:
+        """The checkpoints that were kept, the oldest first; each is a model that load_policy reads."""
+        return tuple(checkpoints(self.folder / "checkpoints"))
 
 
 def unwatched(what: str, done: int, total: int) -> None:
@@ -149,3 +170,28 @@ def counted(trainer: Any) -> dict[str, Any]:
         "tokens": int(trainer.state.num_input_tokens_seen),
         "reference": dict(trainer.language_model.provenance),
     }
+
+
+def read_finished(out: Path, must: str) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
+    """Return the card of a finished training, and its log. Raises InputError, which says ``must``, of none."""
+    try:
+        card = json.loads((out / CARD).read_text(encoding="utf-8"))
+        lines = (out / STEPS).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"{must}, found no {CARD}") from error
+    return card, tuple(json.loads(line) for line in lines)
+
+
+def check_start(card: Mapping[str, Any], folder: Path, model: Pretrained, how: Optimization) -> None:
+    """Refuse to begin with the weights of a finished training on another model, or of another form. card: its own."""
+    for name, of in (("model", "config.json"), ("adapter", "adapter_config.json")):
+        if (folder / "model" / of).exists() != ((name == "adapter") == (how.lora is not None)):
+            raise InputError(f"start must hold {'an adapter' if how.lora else 'a whole model'}, got {folder}")
+    if card["training"]["model"] != model.name:
+        raise InputError(f"start must be trained from model {model.name}, got one from {card['training']['model']}")
+
+
+def take_adapter(trainer: Any, start: str) -> None:
+    """Put the adapter of a finished training into a trainer's model."""
+    weights = load_file(Path(start) / "model" / "adapter_model.safetensors")
+    set_peft_model_state_dict(trainer.model, weights)

@@ -31,12 +31,13 @@ from rlhf_game.training_backends.trainers.policies.building import make_settings
 from rlhf_game.training_backends.trainers.policies.policy_folders import (
     CARD,
     COST,
-    STEPS,
+    TrainedFolder,
     begin,
     counted,
     explained,
     finish,
     placed,
+    read_finished,
     train_from_last,
     unwatched,
 )
@@ -48,16 +49,14 @@ from rlhf_game.training_backends.trainers.policies.watching import (
     Watch,
     steps_of,
 )
-from rlhf_game.training_backends.trainers.resuming import KeepsTensors, checkpoints
+from rlhf_game.training_backends.trainers.resuming import KeepsTensors
 
 
 @final
 @dataclass(frozen=True)
-class TrainedPolicy:
-    """A policy that was trained, in its folder: model/, steps.jsonl and policy.json."""
+class TrainedPolicy(TrainedFolder):
+    """A policy that was trained on rewards."""
 
-    folder: Path
-    steps: int
     tokens: int
     """Read and generated, by all processes."""
     seconds: float
@@ -65,16 +64,6 @@ class TrainedPolicy:
     log: tuple[dict[str, Any], ...]
     """Per step: loss, reward, each group's reward, sequence KL in nats, mean length, tokens so far."""
     faithfulness: Faithfulness
-
-    @property
-    def model(self) -> Path:
-        """The folder of the weights: a whole model, or an adapter."""
-        return self.folder / "model"
-
-    @property
-    def checkpoints(self) -> tuple[Path, ...]:
-        """The checkpoints that were kept, the oldest first; each is a model that load_policy reads."""
-        return tuple(checkpoints(self.folder / "checkpoints"))
 
 
 def _named(rewards: Any) -> Mapping[str, TrlReward]:
@@ -136,7 +125,7 @@ def train_policy(
             }
             log = steps_of(trainer.state.log_history)
             finish(trainer, out, {**document, "callbacks": kept, **before, **counted(trainer)}, log)
-    return read_policy(out)
+    return _read(out)
 
 
 def _explained(training: PolicyTraining, out: Path) -> AbstractContextManager[None]:
@@ -190,19 +179,14 @@ def _document(
     return json.loads(json.dumps(document))  # type: ignore[no-any-return]
 
 
-def read_policy(out: Path) -> TrainedPolicy:
-    """Return the finished policy in a folder. Raises InputError when there is none."""
-    try:
-        card = json.loads((out / CARD).read_text(encoding="utf-8"))
-        lines = (out / STEPS).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{out}: must hold a trained policy, found no {CARD}") from error
+def _read(out: Path) -> TrainedPolicy:
+    card, log = read_finished(out, f"{out}: must hold a trained policy")
     return TrainedPolicy(
         folder=out,
         steps=card["steps"],
         tokens=card["tokens"] + card["tokens_before"],
         seconds=json.loads((out / COST).read_text(encoding="utf-8"))["seconds"],
-        log=tuple(json.loads(line) for line in lines),
+        log=log,
         faithfulness=FAITHFULNESS[card["training"]["trainer"]],
     )
 

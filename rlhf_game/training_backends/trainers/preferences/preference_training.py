@@ -11,8 +11,6 @@ from typing import Any, final
 import numpy as np
 import torch
 from datasets import Dataset
-from peft import set_peft_model_state_dict
-from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from rlhf_game.errors import InputError
@@ -24,11 +22,15 @@ from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.lm.sampling import log_probabilities
 from rlhf_game.training_backends.trainers.policies.policy_folders import (
     CARD,
+    TrainedFolder,
     begin,
+    check_start,
     explained,
     finish,
     place_of_model,
     placed,
+    read_finished,
+    take_adapter,
     train_from_last,
     unwatched,
 )
@@ -36,34 +38,21 @@ from rlhf_game.training_backends.trainers.policies.watching import FiniteWeights
 from rlhf_game.training_backends.trainers.preferences.preference_rows import TokenPair, encode_pairs, fitting
 from rlhf_game.training_backends.trainers.preferences.preference_settings import PreferenceTraining
 from rlhf_game.training_backends.trainers.preferences.trainer import REFERENCE, PairTrainer, make_settings, make_trainer
-from rlhf_game.training_backends.trainers.resuming import checkpoints
 from rlhf_game.training_backends.trainers.reward_training import Pair
 from rlhf_game.training_backends.trainers.token_rows import ordered
 
 
 @final
 @dataclass(frozen=True)
-class TrainedOnPreferences:
-    """A policy that was trained on pairs, in its folder: model/, steps.jsonl and policy.json; load_policy reads it."""
+class TrainedOnPreferences(TrainedFolder):
+    """A policy that was trained on pairs."""
 
-    folder: Path
-    steps: int
     tokens: int
     """Of prompts and responses that were trained on, by all processes."""
     dropped: int
     """Pairs that are longer than max_length."""
     log: tuple[dict[str, Any], ...]
     """Per step: loss, reward_chosen, reward_rejected, margin, accuracy, gradient_norm, learning_rate."""
-
-    @property
-    def model(self) -> Path:
-        """The folder of the weights: a whole model, or an adapter."""
-        return self.folder / "model"
-
-    @property
-    def checkpoints(self) -> tuple[Path, ...]:
-        """The checkpoints that were kept, the oldest first; each is a model that load_policy reads."""
-        return tuple(checkpoints(self.folder / "checkpoints"))
 
 
 def train_preferences(
@@ -116,7 +105,9 @@ def train_preferences(
         settings.distributed_state.wait_for_everyone()
         if not (out / CARD).exists():
             model = _load(training, training.model)
-            _check_start(training)
+            if training.start is not None:
+                card = _read_card(Path(training.start))[0]
+                check_start(card, Path(training.start), training.model, how)
             rows = fitting(encode_pairs(model, pairs, training.system), training.max_length)
             order = ordered(how, len(rows), settings.world_size)
             settings.warmup_steps = ceil(how.warmup * len(order) / (how.rows * settings.world_size))
@@ -159,24 +150,6 @@ def _load(training: PreferenceTraining, model: Pretrained) -> LanguageModel:
     return load_trainable(model, training.optimization, device=model.device)
 
 
-def _check_start(training: PreferenceTraining) -> None:
-    """Refuse to begin with weights that are not of this model, or not of this form."""
-    if training.start is None:
-        return
-    folder = Path(training.start)
-    before = read_trained(folder)
-    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    for name, of in (("model", before.model / "config.json"), ("adapter", before.model / "adapter_config.json")):
-        if of.exists() != ((name == "adapter") == (training.optimization.lora is not None)):
-            raise InputError(
-                f"start must hold {'an adapter' if training.optimization.lora else 'a whole model'}, got {folder}"
-            )
-    if card["training"]["model"] != training.model.name:
-        raise InputError(
-            f"start must be trained from model {training.model.name}, got one from {card['training']['model']}"
-        )
-
-
 def _references(
     model: LanguageModel, pairs: Sequence[TokenPair], out: Path, settings: Any, watch: Watch
 ) -> tuple[list[float], list[float]]:
@@ -212,8 +185,7 @@ def _table(
 
 def _train(trainer: PairTrainer, training: PreferenceTraining, out: Path, watch: Watch) -> None:
     if training.start is not None and training.optimization.lora is not None:
-        weights = load_file(Path(training.start) / "model" / "adapter_model.safetensors")
-        set_peft_model_state_dict(trainer.model, weights)
+        take_adapter(trainer, training.start)
     train_from_last(trainer, out, watch, _log)
 
 
@@ -228,17 +200,19 @@ def _log(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def read_trained(out: Path) -> TrainedOnPreferences:
     """Return the finished policy in a folder. Raises InputError when there is none."""
-    try:
-        card = json.loads((out / CARD).read_text(encoding="utf-8"))
-        lines = (out / "steps.jsonl").read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"{out}: must hold a policy trained on preferences, found no {CARD}") from error
-    if "pairs_sha256" not in card:
-        raise InputError(f"{out}: must hold a policy trained on preferences, found one trained on rewards")
+    card, log = _read_card(out)
     return TrainedOnPreferences(
         folder=out,
         steps=card["steps"],
         tokens=card["tokens"],
         dropped=card["dropped_pairs"],
-        log=tuple(json.loads(line) for line in lines),
+        log=log,
     )
+
+
+def _read_card(out: Path) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
+    must = f"{out}: must hold a policy trained on preferences"
+    card, log = read_finished(out, must)
+    if "pairs_sha256" not in card:
+        raise InputError(f"{must}, found one trained on rewards")
+    return card, log

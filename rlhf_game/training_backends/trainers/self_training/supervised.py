@@ -10,8 +10,6 @@ from typing import Any, final
 
 import torch
 from datasets import Dataset
-from peft import set_peft_model_state_dict
-from safetensors.torch import load_file
 
 from rlhf_game.errors import InputError, boundary
 from rlhf_game.files.conversations import Text, response_of, text_of
@@ -28,12 +26,16 @@ from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.trainers.distiller import Distiller, distiller_settings, make_distiller
 from rlhf_game.training_backends.trainers.policies.policy_folders import (
     CARD,
+    TrainedFolder,
     begin,
+    check_start,
     counted,
     explained,
     finish,
     place_of_model,
     placed,
+    read_finished,
+    take_adapter,
     train_from_last,
     unwatched,
 )
@@ -78,11 +80,9 @@ class SupervisedTraining:
 
 @final
 @dataclass(frozen=True)
-class Supervised:
-    """A finished fine-tuning, in its folder: model/, steps.jsonl and policy.json; load_policy reads it."""
+class Supervised(TrainedFolder):
+    """A finished fine-tuning."""
 
-    folder: Path
-    steps: int
     dropped: int
     """Examples that are longer than max_length."""
     losses: tuple[float, ...]
@@ -121,8 +121,7 @@ def train_supervised(
             log = _log(trainer.state.log_history)
             done = {"dropped_examples": len(examples) - len(rows), **counted(trainer)}
             finish(trainer, out, {**document, **done}, log)
-    card = json.loads((out / CARD).read_text(encoding="utf-8"))
-    steps = [json.loads(line) for line in (out / "steps.jsonl").read_text(encoding="utf-8").splitlines()]
+    card, steps = read_finished(out, f"{out}: must hold a trained policy")
     return Supervised(out, card["steps"], card["dropped_examples"], tuple(row["loss"] for row in steps))
 
 
@@ -142,25 +141,12 @@ def _load(training: SupervisedTraining) -> LanguageModel:
     """Return the model to train: of a whole network that goes on, with the weights that it begins with."""
     model = training.model
     if training.start is not None:
-        _check_start(training, Path(training.start))
+        start = Path(training.start)
+        card, _ = read_finished(start, f"start: {start} must hold a trained policy")
+        check_start(card, start, model, training.optimization)
         if training.optimization.lora is None:
-            model = replace(model, name=str(Path(training.start) / "model"), revision=None)
+            model = replace(model, name=str(start / "model"), revision=None)
     return load_trainable(model, training.optimization)
-
-
-def _check_start(training: SupervisedTraining, folder: Path) -> None:
-    try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"start: {folder} must hold a trained policy, found no {CARD}") from error
-    if card["training"]["model"] != training.model.name:
-        raise InputError(
-            f"start must be trained from model {training.model.name}, got one from {card['training']['model']}"
-        )
-    if (folder / "model" / "adapter_config.json").exists() != (training.optimization.lora is not None):
-        raise InputError(
-            f"start must hold {'an adapter' if training.optimization.lora else 'a whole model'}, got {folder}"
-        )
 
 
 def _rows(model: LanguageModel, examples: Sequence[Example], training: SupervisedTraining) -> list[dict[str, Any]]:
@@ -195,7 +181,5 @@ def _trainer(
     guards = [FiniteWeightsCallback(how.learning_rate), ProgressCallback(watch)]
     trainer = make_distiller(model, settings, table, how.lora, guards)
     if training.start is not None and how.lora is not None:
-        set_peft_model_state_dict(
-            trainer.model, load_file(Path(training.start) / "model" / "adapter_model.safetensors")
-        )
+        take_adapter(trainer, training.start)
     return trainer

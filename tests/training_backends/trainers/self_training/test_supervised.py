@@ -14,7 +14,7 @@ from rlhf_game.training_backends.lm.models import LanguageModel
 from rlhf_game.training_backends.trainers.policies import load_policy
 from rlhf_game.training_backends.trainers.self_training import Example, SupervisedTraining, train_supervised
 from tests.preferences import preferences
-from tests.trainings import made
+from tests.trainings import changed, made
 
 ROWS = preferences(12, seed=0)
 EXAMPLES = [Example(row.prompt, row.chosen) for row in ROWS]
@@ -83,6 +83,12 @@ def test_a_training_can_begin_where_another_ended(folder: Path, tmp_path: Path, 
     other = made(SupervisedTraining, str(folder), lora=None if lora else Lora(rank=4), start=str(tmp_path / "first"))
     with pytest.raises(InputError, match="start must hold"):
         train_supervised(other, EXAMPLES, tmp_path / "third")
+    for changes, said in (
+        ({"model": "elsewhere"}, "start must be trained from model elsewhere, got one from "),
+        ({"start": str(tmp_path / "none")}, "start: .*none must hold a trained policy, found no policy.json"),
+    ):
+        with pytest.raises(InputError, match=said):
+            train_supervised(changed(second, **changes), EXAMPLES, tmp_path / "fourth" / str(len(said)))
     with pytest.raises(InputError, match="must be a new folder or that of this training, found one with other"):
         train_supervised(first, EXAMPLES[:3], tmp_path / "first")
 

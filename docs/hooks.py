@@ -36,8 +36,9 @@ def place(path: str) -> str:
 
 
 def targets(text: str, path: str) -> list[str]:
-    """Return what a page of the repository links to, as paths from the root of the repository."""
-    return [posixpath.normpath(posixpath.join(posixpath.dirname(path), link)) for link, _ in LINK.findall(text)]
+    """Return what a page of the repository links to in the site, as paths from the root of the repository."""
+    links = LINK.findall(with_programs(text, path))
+    return [posixpath.normpath(posixpath.join(posixpath.dirname(path), link)) for link, _ in links]
 
 
 def with_programs(text: str, path: str) -> str:
@@ -60,10 +61,7 @@ def on_files(files: Any, config: Any) -> Any:
 
     files.append(File.generated(config, PLAY, content=play_page(), inclusion=InclusionLevel.NOT_IN_NAV))
 
-    read = (
-        (f"docs/{file.src_uri}", Path(file.abs_src_path).read_text("utf-8")) for file in files.documentation_pages()
-    )
-    pages = {path: with_programs(text, path) for path, text in read}
+    pages = {f"docs/{file.src_uri}": Path(file.abs_src_path).read_text("utf-8") for file in files.documentation_pages()}
     waiting = [target for path, text in pages.items() for target in targets(text, path)]
     while waiting:
         target = waiting.pop()
@@ -75,7 +73,7 @@ def on_files(files: Any, config: Any) -> Any:
         if path.is_dir():
             waiting += [f"{target}/{file.name}" for file in path.iterdir() if file.is_file()]
         elif target.endswith(".md"):
-            waiting += targets(with_programs(text, target), target)
+            waiting += targets(text, target)
     return files
 
 

@@ -168,8 +168,9 @@ def _gallery() -> str:
     for page in sorted((ROOT / "docs").glob("*.md")):
         text = page.read_text(encoding="utf-8")
         if page.stem not in ("index", "gallery"):
+            figures = [f"[![{alt}]({path})]({page.name})\n\n{alt}\n" for alt, path in FIGURE.findall(text)]
             title = text.partition("\n")[0].lstrip("# ")
-            found += [f"## {title}\n\n[![{alt}]({path})]({page.name})\n\n{alt}\n" for alt, path in FIGURE.findall(text)]
+            found += [f"## {title}\n", *figures] if figures else []
     return "\n".join(found)
 
 

@@ -125,6 +125,7 @@ def main() -> None:
             )
         axis.set(xscale="log", xlabel="share of the draws that are accepted", ylabel="missed of the exact gain")
         axis.set_yscale("symlog", linthresh=1e-3)
+        axis.set_ylim(bottom=0.0)  # nothing is missed below the optimum
         axis.legend(fontsize=8)
 
     write_figure("quasi_rejection", draw, size=(6.0, 3.4), panels=1)

@@ -52,18 +52,18 @@ def take_apart(settlement: Settlement) -> list[Breakdown] | None:
     if not isinstance(training, AffineRule):
         return None
     boosts = [space.read_boost(boost) for boost in training.boosts()]
-    mu = trained.weights
+    mu, rewards = trained.weights, trained.rewards
 
     def amounts(policy: Policy[Any]) -> tuple[Array, float, float]:
         boost = float(policy.values(boosts)[0]) if boosts else 0.0
-        return mu * profile.sizes * policy.values(profile.rewards), boost, space.strength * policy.divergence
+        return mu * profile.sizes * policy.values(rewards), boost, space.strength * policy.divergence
 
     affine = AffinePayments().charge(trained)
     values, boost, cost = amounts(settlement.policy)
     found = []
     for i in range(len(mu)):
         others = np.where(np.arange(len(mu)) == i, 0.0, profile.sizes)
-        without = amounts(training.train(Profile(profile.rewards, others), space))
+        without = amounts(training.train(Profile(rewards, others), space))
         lost = (without[0] - values) / mu[i]
         own, lost[i] = float(values[i] / mu[i]), 0.0
         found.append(

@@ -27,9 +27,9 @@ def response_prices(trained: Trained[TrainingRule]) -> list[Array]:
     Raises CombinationError where no price is known: for a rule that is no affine maximiser, a regulariser other than
     KL, or a space without a list of outcomes.
     """
-    mu = _maximiser(trained).multipliers(len(trained.rewards))
+    _maximiser(trained)
     prices = trained.policy.prices(trained.shares, trained.rewards)
-    return [table / mu[:, None] for table in prices]
+    return [table / trained.weights[:, None] for table in prices]
 
 
 def token_prices(trained: Trained[TrainingRule], sequence: Sequence[int]) -> Array:
@@ -38,12 +38,12 @@ def token_prices(trained: Trained[TrainingRule], sequence: Sequence[int]) -> Arr
     sequence: a whole outcome of an automaton. One more training for each group. Raises CombinationError for another
     space or a rule that is no affine maximiser, InputError when the sequence is not a whole outcome.
     """
-    rule, profile = _maximiser(trained), trained.profile
+    rule, rewards = _maximiser(trained), trained.rewards
     here = trained.policy.log_tokens(sequence)
     out = np.empty((len(trained.weights), len(sequence)))
     for i, weight in enumerate(trained.weights):
-        sizes = np.where(np.arange(len(out)) == i, 0.0, profile.sizes)
-        without = rule.train(Profile(profile.rewards, sizes), trained.space)
+        sizes = np.where(np.arange(len(out)) == i, 0.0, trained.profile.sizes)
+        without = rule.train(Profile(rewards, sizes), trained.space)
         out[i] = trained.space.strength / weight * (here - without.log_tokens(sequence))
     return out
 

@@ -183,9 +183,10 @@ class Trained(Generic[Rule]):
         Raises CombinationError when the space has no declared domain.
         """
         boosts = [self.space.read_boost(boost) for boost in self.rule.boosts()]
+        parts, shares = [*self.rewards, *boosts], self.rule.score(self.profile.sizes, len(boosts))
         gains = []
         for i, weight in enumerate(self.weights):
-            score = self.rule.score(self.profile.sizes, len(boosts))
+            score = shares.copy()
             score[i] = 0.0
-            gains.append(self.space.least_gain(score, [*self.rewards, *boosts], float(weight)))
+            gains.append(self.space.least_gain(score, parts, float(weight)))
         return np.stack(gains, axis=-1)

@@ -7,6 +7,7 @@ import pytest
 
 import rlhf_game as rg
 from rlhf_game.mechanism.breakdown import take_apart
+from rlhf_game.mechanism.prices import response_prices
 from rlhf_game.mechanism.spaces import table
 
 
@@ -64,3 +65,18 @@ def test_settling_ordinary_arrays_takes_no_copy_of_them(regularizer: rg.Regulari
     finally:
         tracemalloc.stop()
     assert peak < 4 * 8 * outcomes + 10 * 2**20 < 8 * rewards.size  # the score, the reference, and blocks
+
+
+def test_arrays_that_are_viewed_are_checked_for_changes_once_however_many_groups_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(table, "VIEWED", 10)
+    rewards, checked = np.random.default_rng(0).dirichlet(np.ones(50), 6), []
+    space = rg.Table(np.full(50, 0.02), rg.KL(0.3), normalization="sum")
+    settled = rg.Mechanism(rg.SocialWelfare(), rg.RevenueOptimal()).settle([*map(rg.Report, rewards)], space)
+    content = table.content
+    monkeypatch.setattr(table, "content", lambda array: checked.append(len(checked)) or content(array))
+    for work in (settled.trained.least_gains, lambda: take_apart(settled), lambda: response_prices(settled.trained)):
+        checked.clear()
+        work()
+        assert len(checked) == len(rewards)

@@ -23,7 +23,10 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,8 +37,8 @@ PART = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 FIGURE = re.compile(r"!\[([^\]]*)\]\((figures/[^)]+)\)")
-WIDTH = "110"
-"""Columns of the terminal in which commands are shown."""
+TERMINAL = {"COLUMNS": "110", "NO_COLOR": "1"}
+"""Of the terminal in which commands are shown."""
 EXTRAS = {
     "conic": "cvxpy, for training rules without a closed form",
     "train": "torch, transformers, trl and peft: language models and reward models",
@@ -111,8 +114,6 @@ class Regeneration:
             return _block(said)
         if name == "commands":
             return _block(_printed(self._commands, self._folder))
-        if name in ("tables", "arrays", "documents"):
-            return _cases(name)
         if name not in MADE:
             raise SystemExit(f"a generated part must be one of those above, got {name!r}")
         return MADE[name]()
@@ -126,7 +127,7 @@ def _printed(commands: str, folder: Path) -> str:
     with (
         contextlib.chdir(folder),
         contextlib.redirect_stdout(printed),
-        mock.patch.dict(os.environ, {"COLUMNS": WIDTH, "NO_COLOR": "1"}),
+        mock.patch.dict(os.environ, TERMINAL),
     ):
         for line in commands.splitlines():
             words = shlex.split(line.removeprefix("$ "), comments=True)
@@ -174,20 +175,22 @@ def _gallery() -> str:
     return "\n".join(found)
 
 
-def _cases(name: str) -> str:
-    sys.path.insert(0, str(ROOT))
-    from tests.files import matrix
+def _tests(module: str) -> Any:
+    """Return a module of the tests, whose cases a page shows."""
+    if str(ROOT) not in sys.path:
+        sys.path.insert(0, str(ROOT))
+    return import_module(f"tests.{module}")
 
-    cases = {"tables": matrix.TABLES, "arrays": matrix.ARRAYS, "documents": matrix.DOCUMENTS}[name]
+
+def _cases(kind: str) -> str:
+    matrix = _tests("files.matrix")
+    cases = getattr(matrix, kind)
     rows = [f"| {case[0]} | {'read' if case[-1] == matrix.READ else f'refused: {case[-1]}'} |" for case in cases]
     return "\n".join(["| what | what happens |", "|---|---|", *rows]) + "\n"
 
 
 def _forgeries() -> str:
-    sys.path.insert(0, str(ROOT))
-    from tests.files import forgeries
-
-    rows = []
+    forgeries, rows = _tests("files.forgeries"), []
     for document, places in forgeries.LISTED.items():
         for place, why in places.items():
             rows.append(f"| {document} | {f'`{place}`' if place else 'a key more or less'} | {why} |")
@@ -196,9 +199,7 @@ def _forgeries() -> str:
 
 
 def _scoring() -> str:
-    sys.path.insert(0, str(ROOT))
-    from tests.training_backends import cases
-
+    cases = _tests("training_backends.cases")
     rows = [
         f"| {name} | {' | '.join(cases.scored(kind, pad) for pad in cases.PADS.values())} |"
         for name, kind in cases.ARCHITECTURES.items()
@@ -210,11 +211,18 @@ def _scoring() -> str:
 
 def _demo() -> str:
     command = Path(sys.executable).with_name("rlhf-game")
-    environment = {**os.environ, "COLUMNS": "110", "NO_COLOR": "1"}
+    environment = {**os.environ, **TERMINAL}
     return subprocess.run([command, "demo"], check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
 
 
-MADE = {"extras": _extras, "names": _names, "gallery": _gallery, "forgeries": _forgeries, "scoring": _scoring}
+MADE = {
+    "extras": _extras,
+    "names": _names,
+    "gallery": _gallery,
+    "forgeries": _forgeries,
+    "scoring": _scoring,
+    **{kind: partial(_cases, kind.upper()) for kind in ("tables", "arrays", "documents")},
+}
 """The parts that no other part of their page has a say in."""
 
 

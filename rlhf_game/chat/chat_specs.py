@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from rlhf_game.chat import REPLIES, Chat, ChatModel, Endpoint, Ledger, LocalModel, Prices
 from rlhf_game.chat.keys import is_address
 from rlhf_game.files.hints import OrText
-from rlhf_game.files.schema import Name, Nonnegative, Positive, Strict
+from rlhf_game.files.schema import AboveLow, Name, Nonnegative, Positive, Strict
 
 _VARIABLE = re.compile(r"[A-Z][A-Z0-9_]*")
 
@@ -47,16 +47,9 @@ class GradingFields(Strict, ABC):
     """From where to where grades go, and what counts where an answer has none."""
 
     low: float = 1.0
-    high: float = 10.0
+    high: AboveLow = 10.0
     ungraded: Literal["fail"] | float = "fail"
     """fail, or the grade that counts where there is none, also when it was asked for again."""
-
-    @field_validator("high")
-    @classmethod
-    def _above_low(cls, high: float, info: Any) -> float:
-        if high <= info.data.get("low", float("-inf")):
-            raise PydanticCustomError("above_low", "must be above low")
-        return high
 
     @field_validator("ungraded")
     @classmethod

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Literal, NoReturn, TypeAlias, TypeVar, final
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, ValidationInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from rlhf_game.errors import InputError
@@ -50,6 +50,12 @@ def _moderate(number: float) -> float:
     return number
 
 
+def _above_low(high: float, info: ValidationInfo) -> float:
+    if high <= info.data.get("low", float("-inf")):
+        raise PydanticCustomError("above_low", "must be above low")
+    return high
+
+
 Vector: TypeAlias = Annotated[list[float], Field(min_length=1)]
 Matrix: TypeAlias = Annotated[list[Vector], Field(min_length=1)]
 Tensor: TypeAlias = Annotated[
@@ -74,6 +80,8 @@ Salt: TypeAlias = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 """32 bytes, in hexadecimal."""
 Positive: TypeAlias = Annotated[float, Field(gt=0), AfterValidator(_moderate)]
 Nonnegative: TypeAlias = Annotated[float, Field(ge=0), AfterValidator(_moderate)]
+AboveLow: TypeAlias = Annotated[float, AfterValidator(_above_low)]
+"""The upper end of a range whose lower end is the field ``low`` before it."""
 
 
 @final

@@ -3,10 +3,10 @@
 from abc import ABC, abstractmethod
 from typing import Annotated, Any, Literal, TypeAlias, final
 
-from pydantic import BeforeValidator, Discriminator, Tag, field_validator
+from pydantic import BeforeValidator, Discriminator, Tag
 from pydantic_core import PydanticCustomError
 
-from rlhf_game.files.schema import Positive, Strict
+from rlhf_game.files.schema import AboveLow, Positive, Strict
 from rlhf_game.rewards.calibration import Affine, Calibration, Logistic, Rank, Unit
 
 FITTED = frozenset(
@@ -40,14 +40,7 @@ class AffineSpec(CalibrationSpec):
 
     kind: Literal["affine"] = "affine"
     low: float
-    high: float
-
-    @field_validator("high")
-    @classmethod
-    def _above_low(cls, high: float, info: Any) -> float:
-        if high <= info.data.get("low", float("-inf")):
-            raise PydanticCustomError("above_low", "must be above low")
-        return high
+    high: AboveLow
 
     def build(self) -> Calibration:
         """Return the map."""

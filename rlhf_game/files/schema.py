@@ -29,6 +29,12 @@ class Strict(BaseModel, ABC):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class OurDocument(Strict, ABC):
+    """What a reader needs of a document that this package wrote; whatever else is in it is left alone."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
 @final
 class TableFile(Strict):
     """A table kept in a file of its own, relative to the game file."""

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, final
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from rlhf_game.files.documents import parse_json, parse_json_lines, read_text, shown
-from rlhf_game.files.schema import Strict, parse_model
+from rlhf_game.files.schema import OurDocument, parse_model
 from rlhf_game.report.charts import CurvePoint, Plot, Series, plot
 from rlhf_game.report.data_table import Cell, DataTable, column, number
 from rlhf_game.report.page import Figure, LegendEntry, Note, Page, Panel, Section, TableBlock, names_of, provenance_rows
@@ -17,14 +17,11 @@ MOST_SHOWN: Final = 200
 """Candidates that are shown, of those with a score and of the rejected ones; the CSV holds all."""
 LONGEST: Final = 300
 """Letters of an expression that are shown."""
-READ: Final = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 @final
-class LossMetrics(Strict):
+class LossMetrics(OurDocument):
     """What a loss is worth, on average over tasks. kl: nats."""
-
-    model_config = READ
 
     score: float
     reward: float
@@ -32,10 +29,8 @@ class LossMetrics(Strict):
 
 
 @final
-class BestCandidate(Strict):
+class BestCandidate(OurDocument):
     """The best candidate, on the tasks of the search and on held-out ones."""
-
-    model_config = READ
 
     name: str
     expression: str
@@ -45,10 +40,8 @@ class BestCandidate(Strict):
 
 
 @final
-class KnownLoss(Strict):
+class KnownLoss(OurDocument):
     """A known loss on the same tasks."""
-
-    model_config = READ
 
     formula: str
     search: LossMetrics
@@ -56,20 +49,16 @@ class KnownLoss(Strict):
 
 
 @final
-class Gain(Strict):
+class Gain(OurDocument):
     """What the best candidate scores more than a known loss, on the same held-out tasks."""
-
-    model_config = READ
 
     mean: float
     standard_error: Annotated[float, Field(ge=0)]
 
 
 @final
-class CandidateCounts(Strict):
+class CandidateCounts(OurDocument):
     """How many candidates there are."""
-
-    model_config = READ
 
     proposed: int
     scored: int
@@ -77,10 +66,8 @@ class CandidateCounts(Strict):
 
 
 @final
-class Result(Strict):
+class Result(OurDocument):
     """What result.json says."""
-
-    model_config = READ
 
     best: BestCandidate
     baselines: Annotated[dict[str, KnownLoss], Field(min_length=1)]
@@ -90,10 +77,8 @@ class Result(Strict):
 
 
 @final
-class ArchivedCandidate(Strict):
+class ArchivedCandidate(OurDocument):
     """A line of archive.jsonl: a candidate with its score, or the reason why it has none."""
-
-    model_config = READ
 
     generation: int
     index: int

@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any, Final, final
 
-from pydantic import ConfigDict
-
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import shown
 from rlhf_game.files.drawn import MAIN, DrawnGame, read_drawn_game
 from rlhf_game.files.receipts import Interval, Receipt, read_receipts
-from rlhf_game.files.schema import Strict, parse_model
+from rlhf_game.files.schema import OurDocument, parse_model
 from rlhf_game.files.verify import drawn_differences
 from rlhf_game.report.data_table import DataTable, column, number
 from rlhf_game.report.money import estimate, range_of, settlement, summed
@@ -18,14 +16,11 @@ from rlhf_game.report.page import Block, Note, Page, Section, TableBlock, names_
 SERVED: Final = 3
 """Draws of each prompt that are shown."""
 MOST_PROMPTS: Final = 6
-READ: Final = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 @final
-class PromptTapeFields(Strict):
+class PromptTapeFields(OurDocument):
     """What a prompt's tape took."""
-
-    model_config = READ
 
     accepted: int
     proposals: int
@@ -33,10 +28,8 @@ class PromptTapeFields(Strict):
 
 
 @final
-class TapesFields(Strict):
+class TapesFields(OurDocument):
     """What the receipt says of the tapes."""
-
-    model_config = READ
 
     estimator: str
     prompts: list[PromptTapeFields]
@@ -46,20 +39,16 @@ class TapesFields(Strict):
 
 
 @final
-class GroupDrawsFields(Strict):
+class GroupDrawsFields(OurDocument):
     """What a group's part of the receipt says beyond every receipt."""
-
-    model_config = READ
 
     regret_bound: float | None
     draws_needed: int | None = None
 
 
 @final
-class DrawsReceiptFields(Strict):
+class DrawsReceiptFields(OurDocument):
     """What the receipt of draws says beyond every receipt."""
-
-    model_config = READ
 
     groups: list[GroupDrawsFields]
     draws: TapesFields

@@ -4,13 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, final
 
-from pydantic import ConfigDict
-
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import shown
 from rlhf_game.files.receipts import Interval, Receipt, read_receipts
 from rlhf_game.files.sampled import KNOWN, SampledGameFile, read_sampled_game
-from rlhf_game.files.schema import Strict, parse_model
+from rlhf_game.files.schema import OurDocument, parse_model
 from rlhf_game.files.verify import sampled_differences
 from rlhf_game.report.charts import Range, brackets
 from rlhf_game.report.data_table import Cell, DataTable, number
@@ -33,23 +31,18 @@ REFERENCE: Final = "reference"
 MOST_PROMPTS: Final = 6
 DRAWS: Final = 3
 """Draws of each policy that are shown for a prompt."""
-READ: Final = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 @final
-class BoundFields(Strict):
+class BoundFields(OurDocument):
     """What no lie of a group gains more than."""
-
-    model_config = READ
 
     regret_bound: float | None
 
 
 @final
-class CertificateFields(Strict):
+class CertificateFields(OurDocument):
     """How far from truthful the training may be."""
-
-    model_config = READ
 
     level: float
     gap: Interval
@@ -57,10 +50,8 @@ class CertificateFields(Strict):
 
 
 @final
-class Trainer(Strict):
+class Trainer(OurDocument):
     """What trained the policy, and whether its optimum is the mechanism's."""
-
-    model_config = READ
 
     name: str
     is_faithful: bool
@@ -68,10 +59,8 @@ class Trainer(Strict):
 
 
 @final
-class Cost(Strict):
+class Cost(OurDocument):
     """What it took."""
-
-    model_config = READ
 
     trainings: int
     tokens: int
@@ -79,10 +68,8 @@ class Cost(Strict):
 
 
 @final
-class FinetunedReceiptFields(Strict):
+class FinetunedReceiptFields(OurDocument):
     """What the receipt of a trained policy says beyond every receipt."""
-
-    model_config = READ
 
     groups: list[BoundFields]
     payments_label: str

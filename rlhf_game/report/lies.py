@@ -4,14 +4,14 @@ import os
 from typing import Annotated, Any, Final, final
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from rlhf_game.agents.audit import audit, standard_strategies
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import parse_json, read_text, shown
 from rlhf_game.files.games import Game
 from rlhf_game.files.parts import label
-from rlhf_game.files.schema import Strict, parse_model
+from rlhf_game.files.schema import OurDocument, parse_model
 from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.payments import NoPayments
 from rlhf_game.mechanism.regret import Regret
@@ -20,24 +20,19 @@ from rlhf_game.report.settlements import largest_size, running
 STARTS: Final = 8
 """Of the search that a report makes itself."""
 SEED: Final = 0
-READ = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 @final
-class WitnessFields(Strict):
+class WitnessFields(OurDocument):
     """A report: the witness of what a lie gains."""
-
-    model_config = READ
 
     size: int
     reward: list[float] | list[list[float]]
 
 
 @final
-class Bracket(Strict):
+class Bracket(OurDocument):
     """What one group can gain by lying: at least ``regret_found``, at most ``regret_bound``; in units of reward."""
-
-    model_config = READ
 
     name: str
     truthful_utility: float
@@ -49,10 +44,8 @@ class Bracket(Strict):
 
 
 @final
-class Joint(Strict):
+class Joint(OurDocument):
     """What a coalition, or one group under several names, gains by lying together."""
-
-    model_config = READ
 
     members: list[str]
     truthful_utility: float
@@ -60,10 +53,8 @@ class Joint(Strict):
 
 
 @final
-class Audit(Strict):
+class Audit(OurDocument):
     """An audit as ``rlhf-game audit --json`` prints it; keys beyond these are not read."""
-
-    model_config = READ
 
     payment: str
     groups: Annotated[list[Bracket], Field(min_length=1)]

@@ -5,22 +5,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, TypeAlias, final
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from rlhf_game.files.documents import parse_json, read_text, shown
 from rlhf_game.files.receipts import Interval
-from rlhf_game.files.schema import Strict, parse_model
+from rlhf_game.files.schema import OurDocument, parse_model
 
 MOST_SLICES: Final = 8
-READ: Final = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
 Values: TypeAlias = str | bool | int | float | None | list[Any] | dict[str, Any]
 
 
 @final
-class RoundsFields(Strict):
+class RoundsFields(OurDocument):
     """Means over the rounds of a market, with intervals."""
-
-    model_config = READ
 
     estimate: list[float | None]
     """None: of this round nothing is known."""
@@ -29,29 +26,23 @@ class RoundsFields(Strict):
 
 
 @final
-class SweptAxis(Strict):
+class SweptAxis(OurDocument):
     """A field that was swept."""
-
-    model_config = READ
 
     field: str
     values: Annotated[list[Values], Field(min_length=1)]
 
 
 @final
-class FailedRow(Strict):
+class FailedRow(OurDocument):
     """A row that failed."""
-
-    model_config = READ
 
     error: str
 
 
 @final
-class Summary(Strict):
+class Summary(OurDocument):
     """The means of one point, payment rule and (of separate games) strategy."""
-
-    model_config = READ
 
     point: Annotated[int, Field(ge=0)]
     payment: str
@@ -69,10 +60,8 @@ class Summary(Strict):
 
 
 @final
-class StudyFile(Strict):
+class StudyFile(OurDocument):
     """What study.json says (docs/simulations.md)."""
-
-    model_config = READ
 
     version: str
     config_sha256: str

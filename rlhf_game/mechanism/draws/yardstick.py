@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array, finite
-from rlhf_game.mechanism.sampled.estimates import Estimate
+from rlhf_game.mechanism.sampled.estimates import Estimate, prompt_shares
 
 Ratio: TypeAlias = Callable[[Array, float, np.random.Generator], Array]
 """From the scores of K draws of the reference, [K], and the strength to the rule's ratio at each, with mean 1: [K]."""
@@ -76,13 +76,12 @@ def kept(
 
     scores: s of independent draws of the reference, of each prompt. The share may be negative: a rule may do worse than
     the reference itself. Intervals are percentiles of the bootstrap, within prompts, and approximate.
-    Raises InputError when there are fewer than two draws of a prompt, or nothing to gain.
+    Raises InputError when there are fewer than two draws of a prompt, wrong weights, or nothing to gain.
     """
     rows = [finite(row, f"scores[{b}]") for b, row in enumerate(scores)]
     if not rows or any(row.ndim != 1 or len(row) < 2 for row in rows):
         raise InputError("must be those of at least two draws of each prompt", field="scores")
-    rho = np.full(len(rows), 1.0) if prompt_weights is None else finite(prompt_weights, "prompt_weights")
-    rho = rho / rho.sum()
+    rho = prompt_shares(prompt_weights, len(rows))
 
     def measured(drawn: Sequence[Array]) -> tuple[float, float]:
         best = [welfare(row, optimum(row, strength, rng), strength) - row.mean() for row in drawn]

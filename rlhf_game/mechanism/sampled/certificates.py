@@ -25,7 +25,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array, finite
 from rlhf_game.mechanism.regularizers.moments import phi
 from rlhf_game.mechanism.sampled.betting import SLACK, betting_interval, pooled_interval
-from rlhf_game.mechanism.sampled.estimates import Estimate
+from rlhf_game.mechanism.sampled.estimates import Estimate, prompt_shares
 
 PILOT = 5
 """One sample in so many, the first, decides where a logarithm is linearised."""
@@ -41,7 +41,7 @@ def cumulant(
     Half of the misses are above. Of those below half are of the mean, half of the second order, shared by the prompts.
     """
     low, high = bounds
-    by, miss, count = _weights(weights, len(z)), 1 - level, z.shape[1]
+    by, miss, count = prompt_shares(weights, len(z)), 1 - level, z.shape[1]
     ends = (0.0, high - low) if kappa else (-high, -low)
     pilot = max(1, count // PILOT)
     least = -low + np.log(np.log(4 / miss) / count) if count > 1 else -high
@@ -114,7 +114,7 @@ def delivered_welfare(
     span = (bounds[0] - strength * ratio_bounds[1], bounds[1] - strength * ratio_bounds[0])
     worth = finite(scores, "scores") - strength * finite(log_ratios, "log_ratios")
     rows = _rows(worth, span, "samples", level)
-    return pooled_interval(rows, span, level, _weights(prompt_weights, len(rows)))
+    return pooled_interval(rows, span, level, prompt_shares(prompt_weights, len(rows)))
 
 
 def certified_gap(
@@ -209,13 +209,6 @@ def _inside(value: float, low: float, high: float, known: Bounds, level: float) 
     bottom = min(max(low, known[0]), known[1])
     top = max(min(high, known[1]), bottom)
     return Estimate(np.array(min(max(value, bottom), top)), np.array(bottom), np.array(top), level)
-
-
-def _weights(given: ArrayLike | None, count: int) -> Array:
-    weights = np.full(count, 1.0) if given is None else finite(given, "prompt_weights")
-    if weights.shape != (count,) or (weights < 0).any() or weights.sum() <= 0:
-        raise InputError(f"must be {count} numbers >= 0 with a sum > 0, got {weights.tolist()}", field="prompt_weights")
-    return np.asarray(weights / weights.sum())
 
 
 def _log_mean(logs: Array) -> Array:

@@ -76,6 +76,14 @@ class Estimate:
         return {"estimate": value, "low": low, "high": high, "level": self.level}
 
 
+def prompt_shares(weights: ArrayLike | None, count: int) -> Array:
+    """Return weights of prompts as shares of 1, equal by default: [count]; raise InputError if they are not such."""
+    given = np.full(count, 1.0) if weights is None else finite(weights, "prompt_weights")
+    if given.shape != (count,) or (given < 0).any() or given.sum() <= 0:
+        raise InputError(f"must be {count} numbers >= 0 with a sum > 0, got {given.tolist()}", field="prompt_weights")
+    return np.asarray(given / given.sum())
+
+
 def student_interval(
     values: ArrayLike, level: float = 0.95, known: tuple[float, float] = (-np.inf, np.inf)
 ) -> Estimate:

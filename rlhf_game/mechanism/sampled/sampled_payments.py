@@ -23,7 +23,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import BLOCK, Array, finite, positive
 from rlhf_game.mechanism.regularizers.links import psi
 from rlhf_game.mechanism.regularizers.moments import phi
-from rlhf_game.mechanism.sampled.estimates import Estimate
+from rlhf_game.mechanism.sampled.estimates import Estimate, prompt_shares
 
 LARGEST_EXPONENT = 30.0
 """Beyond it the mean of exp(-c) is summed on a logarithmic scale."""
@@ -70,14 +70,8 @@ class Shares:
         if by.shape != array.shape[:1]:
             raise InputError(f"must be one per group ({len(array)}), got {by.size}", field="weights")
         positive(strength, "strength")
-        prompts = array.shape[1]
-        share = np.full(prompts, 1.0) if prompt_weights is None else finite(prompt_weights, "prompt_weights")
-        if share.shape != (prompts,) or (share < 0).any() or share.sum() <= 0:
-            raise InputError(
-                f"must be {prompts} numbers >= 0 with a sum > 0, got {share.tolist()}", field="prompt_weights"
-            )
         centred = (array - array.mean(axis=2, keepdims=True)) * (by / strength)[:, None, None]
-        return cls(centred, share / share.sum(), strength)
+        return cls(centred, prompt_shares(prompt_weights, array.shape[1]), strength)
 
     def cumulants(self, frequencies: Array | None = None) -> tuple[Array, Array]:
         """Return L and the variance of exp(-c) relative to its squared mean, without cancellation: [R, n, B] both.

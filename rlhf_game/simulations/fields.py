@@ -249,7 +249,17 @@ class StudyFields(Strict, ABC):
         return population
 
 
-def efficiency(settled: SettledBatch) -> Array:
-    """Return affine welfare as a share of the best there is for the groups that take part; NaN where that is <= 0."""
+def totals(settled: SettledBatch) -> dict[str, Array]:
+    """Return the columns that are no group's own: [B] each.
+
+    efficiency: affine welfare as a share of the best there is for the groups that take part; NaN where that is <= 0.
+    """
     best = settled.affine_welfare + settled.loss
-    return np.where(best > 0, settled.affine_welfare / np.where(best > 0, best, 1.0), np.nan)
+    return {
+        "welfare": settled.welfare,
+        "affine_welfare": settled.affine_welfare,
+        "loss": settled.loss,
+        "efficiency": np.where(best > 0, settled.affine_welfare / np.where(best > 0, best, 1.0), np.nan),
+        "revenue": settled.revenue,
+        "divergence": settled.divergence,
+    }

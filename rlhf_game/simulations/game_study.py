@@ -12,7 +12,7 @@ from pydantic import Field
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.regret import TOLERANCE
 from rlhf_game.simulations.batches import SettledBatch, by_owner
-from rlhf_game.simulations.fields import STRATEGY_STREAMS, StudyFields, efficiency
+from rlhf_game.simulations.fields import STRATEGY_STREAMS, StudyFields, totals
 from rlhf_game.simulations.populations import Share
 from rlhf_game.simulations.strategies import (
     Liars,
@@ -180,12 +180,7 @@ def _measured(played: _Played, truthful: SettledBatch, *, is_joint: bool) -> dic
         return (of_turns[:, 0] if turns == 1 else np.einsum("iib->ib", of_turns)).T
 
     means = {
-        "welfare": settled.welfare,
-        "affine_welfare": settled.affine_welfare,
-        "loss": settled.loss,
-        "efficiency": efficiency(settled),
-        "revenue": settled.revenue,
-        "divergence": settled.divergence,
+        **totals(settled),
         "gain": gain,
         "liars": count.astype(np.float64),
         "victims_loss": -np.where(liars, 0.0, gains).sum(axis=0) + 0.0,

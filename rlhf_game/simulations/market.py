@@ -11,7 +11,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.schema import Nonnegative, Positive, Strict
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.simulations.batches import Batch, Reports, SettledBatch, with_reserve
-from rlhf_game.simulations.fields import STRATEGY_STREAMS, StudyFields, efficiency
+from rlhf_game.simulations.fields import STRATEGY_STREAMS, StudyFields, totals
 from rlhf_game.simulations.learners import Learner, Mask, Pinned, RepeatedMarkets, SomeLearning
 from rlhf_game.simulations.populations import Count, Share
 from rlhf_game.simulations.strategies import PlainStrategy, StrategyContext, StudyStrategy, TruthfulStrategy
@@ -297,12 +297,7 @@ class _Market:
         present = self._ledger.present
         count = np.maximum(present.sum(axis=0), 1)
         return {
-            "welfare": settled.welfare,
-            "affine_welfare": settled.affine_welfare,
-            "loss": settled.loss,
-            "efficiency": efficiency(settled),
-            "revenue": settled.revenue,
-            "divergence": settled.divergence,
+            **totals(settled),
             "truthful": (truthful * present).sum(axis=0) / count,
             "claimed": (said.sizes / self._batch.sizes).sum(axis=0) / count,
             "present": present.sum(axis=0).astype(np.float64),

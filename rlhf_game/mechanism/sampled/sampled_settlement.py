@@ -125,8 +125,8 @@ class OthersWelfare(ABC):
     """Where h_i, which stands for max ASW_-i, comes from."""
 
     @abstractmethod
-    def estimate(self, game: SampledGame, delivered: PolicySamples, level: float) -> Estimate:
-        """Return h: [n]; the interval is of its expectation over the draws."""
+    def money(self, game: SampledGame, delivered: PolicySamples) -> tuple[Estimate, Estimate]:
+        """Return payments (h - ASW_-i) / mu and gains (ASW - h) / mu: [n] both."""
 
     @abstractmethod
     def slack(self, game: SampledGame) -> Array | None:
@@ -144,12 +144,24 @@ class ByFormula(OthersWelfare):
 
     reference: PolicySamples
 
-    def estimate(self, game: SampledGame, delivered: PolicySamples, level: float) -> Estimate:
-        """Return the formula, kept inside the interval: [n]."""
-        others = game.others_welfare(delivered, level).value
-        payments, ends = self.payments(delivered, game, level)
+    def money(self, game: SampledGame, delivered: PolicySamples) -> tuple[Estimate, Estimate]:
+        """Return payments by the formula, and -strength log E[exp(-g r / strength)], both with their certified ends.
+
+        Where the formula was moved into its bracket, the ends are stretched to the number that is charged.
+        """
+        level = game.at()
+        held, (formula, ends) = game.others_welfare(delivered, level).value, self.payments(delivered, game, level)
         bracket = best_welfare(game, self.reference, game.level)
-        return Estimate(np.clip(others + payments, bracket.low, bracket.high), others + ends.low, others + ends.high)
+        value = (np.clip(held + formula, bracket.low, bracket.high) - held) / game.multipliers
+        low, high = ends.low / game.multipliers, ends.high / game.multipliers
+        payments = Estimate(value, np.minimum(low, value), np.maximum(high, value), game.level)
+        rows = []
+        for share, reward in zip(game.shares, delivered.rewards, strict=True):
+            top = float(share) / game.strength
+            rows.append(cumulant(top * reward, (0.0, top), level).scaled(-game.strength))
+        gains = stacked(rows).scaled(1 / game.multipliers)
+        used = game.sizes * delivered.rewards.mean(axis=(1, 2)) - value
+        return payments, Estimate(used, np.minimum(gains.low, used), np.maximum(gains.high, used), game.level)
 
     def payments(self, delivered: PolicySamples, game: SampledGame, level: float) -> tuple[Array, Estimate]:
         """Return g_i E[r_i] + strength log E[exp(-g_i r_i / strength)] as the best numbers, and its certified ends."""
@@ -177,6 +189,10 @@ class ByReference(OthersWelfare):
         """Return the maximum over the samples; its ends are those of max ASW_-i itself: [n]."""
         return best_welfare(game, self.reference, level)
 
+    def money(self, game: SampledGame, delivered: PolicySamples) -> tuple[Estimate, Estimate]:
+        """Return payments and gains by the estimate."""
+        return _money(game, delivered, self.estimate(game, delivered, game.at(2)))
+
     def slack(self, game: SampledGame) -> Array | None:
         """Return zeros: [n]."""
         return np.zeros(len(game.sizes))
@@ -193,6 +209,10 @@ class ByTrainings(OthersWelfare):
         """Return ASW_-i of each group's own leave-one-out policy: [n]."""
         each = [game.others_welfare(samples, level)[i] for i, samples in enumerate(self.without)]
         return stacked(each)
+
+    def money(self, game: SampledGame, delivered: PolicySamples) -> tuple[Estimate, Estimate]:
+        """Return payments and gains by the estimate."""
+        return _money(game, delivered, self.estimate(game, delivered, game.at(2)))
 
     def slack(self, game: SampledGame) -> Array | None:
         """Return zeros: [n]."""
@@ -212,6 +232,10 @@ class ByMenu(OthersWelfare):
         found = [game.others_welfare(samples, each) for samples in self.entries]
         value, low, high = (np.max([getattr(one, end) for one in found], axis=0) for end in ("value", "low", "high"))
         return Estimate(value, low, high, level)
+
+    def money(self, game: SampledGame, delivered: PolicySamples) -> tuple[Estimate, Estimate]:
+        """Return payments and gains by the estimate."""
+        return _money(game, delivered, self.estimate(game, delivered, game.at(2)))
 
     def slack(self, game: SampledGame) -> Array | None:
         """Return None: the group's report moves the menu."""
@@ -265,10 +289,8 @@ def settle_samples(
     if others is None:
         zeros = np.zeros(len(game.sizes))
         payments, gains = Estimate(zeros, zeros, zeros), values.scaled(game.sizes)
-    elif isinstance(others, ByFormula):
-        payments, gains = _formula_money(game, delivered, others)
     else:
-        payments, gains = _money(game, delivered, others)
+        payments, gains = others.money(game, delivered)
     utilities = game.sizes * values.value - payments.value
     social = pooled_interval(_scores(game.sizes, delivered), (0.0, _sum(game.sizes)), level)
     divergence = _divergence(game, delivered)
@@ -331,34 +353,13 @@ def stacked(estimates: Sequence[Estimate]) -> Estimate:
     return Estimate(value, low, high, min(one.level for one in estimates))
 
 
-def _money(game: SampledGame, delivered: PolicySamples, others: OthersWelfare) -> tuple[Estimate, Estimate]:
-    """Return payments (h - ASW_-i) / mu and gains (ASW - h) / mu, each side of a difference at half the misses."""
+def _money(game: SampledGame, delivered: PolicySamples, best: Estimate) -> tuple[Estimate, Estimate]:
+    """Return payments and gains where h is ``best``: each side of a difference at half the misses."""
     level = game.at(2)
-    best = others.estimate(game, delivered, level)
     held, all_held = game.others_welfare(delivered, level), game.welfare(delivered, level)
     owed = (best + held.scaled(-1.0)).scaled(1 / game.multipliers)
     gains = (best.scaled(-1.0) + _repeated(all_held, len(game.sizes))).scaled(1 / game.multipliers)
     return _at_level(owed, game.level), _at_level(gains, game.level)
-
-
-def _formula_money(game: SampledGame, delivered: PolicySamples, others: ByFormula) -> tuple[Estimate, Estimate]:
-    """Return payments by the formula, and -strength log E[exp(-g r / strength)], both with their own certified ends.
-
-    Where the formula was moved into its bracket, the ends are stretched to the number that is charged.
-    """
-    level = game.at()
-    held = game.others_welfare(delivered, level).value
-    value = (others.estimate(game, delivered, level).value - held) / game.multipliers
-    _, ends = others.payments(delivered, game, level)
-    low, high = ends.low / game.multipliers, ends.high / game.multipliers
-    payments = Estimate(value, np.minimum(low, value), np.maximum(high, value), game.level)
-    rows = []
-    for share, reward in zip(game.shares, delivered.rewards, strict=True):
-        top = float(share) / game.strength
-        rows.append(cumulant(top * reward, (0.0, top), level).scaled(-game.strength))
-    gains = stacked(rows).scaled(1 / game.multipliers)
-    used = game.sizes * delivered.rewards.mean(axis=(1, 2)) - value
-    return payments, Estimate(used, np.minimum(gains.low, used), np.maximum(gains.high, used), game.level)
 
 
 def _gap(game: SampledGame, delivered: PolicySamples) -> float:

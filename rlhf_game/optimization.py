@@ -1,8 +1,9 @@
 """How a network is trained and which one: one set of settings for every training, with what each method begins with."""
 
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil, isfinite
+from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, final
 
 from rlhf_game.errors import InputError
@@ -49,6 +50,10 @@ class Pretrained:
             raise InputError(f"dtype must be float32 or bfloat16, got {self.dtype}")
         if self.device not in ("auto", "cpu", "cuda"):
             raise InputError(f"device must be auto, cpu or cuda, got {self.device}")
+
+    def placed(self, base: Path | None) -> "Pretrained":
+        """Return it under the name that a training's folder keeps: a folder or file by its whole path."""
+        return replace(self, name=place_of_model(self.name, base))
 
     def document(self) -> dict[str, Any]:
         """Return its fields, the name as ``model``."""
@@ -175,6 +180,12 @@ POLICY_ARGUMENTS: Final = ARGUMENTS | {
     "vllm_server_host", "vllm_server_port", "vllm_server_timeout", "vllm_tensor_parallel_size",
 }  # fmt: skip
 """Those that trainings on rewards pass on: they move neither the objective nor what is drawn."""
+
+
+def place_of_model(model: str, base: Path | None) -> str:
+    """Return the whole path of a folder or file; another name stays what it is."""
+    path = (base or Path()) / Path(model).expanduser()
+    return str(path.resolve()) if path.exists() else model
 
 
 def check_arguments(given: Iterable[str], known: Collection[str]) -> None:

@@ -1,9 +1,9 @@
 """The one way in which this package asks a language model anything."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeAlias, final
+from typing import final
 
 from rlhf_game.chat.cache import Cache
 from rlhf_game.chat.ledger import Ledger, Prices
@@ -11,13 +11,12 @@ from rlhf_game.chat.requests import ChatModel, Reply, Request, estimated
 from rlhf_game.chat.transport import in_parallel
 from rlhf_game.errors import RunError
 from rlhf_game.files.documents import shown
+from rlhf_game.files.run_folder import Progress
 
 REPLIES = "replies"
 """Of a folder of calls, the folder with the answers."""
 UNGRADED = "ungraded"
 """Of a folder of calls, the folder with what came back without the grade that was asked for."""
-Watch: TypeAlias = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and of how much."""
 
 
 @final
@@ -74,7 +73,7 @@ class Chat:
         """Return a chat that counts what would be asked, less what ``cache`` holds already, and asks nothing."""
         return cls(model, ledger, None if cache is None else Cache(cache), prices, is_dry=True)
 
-    def ask(self, requests: Sequence[Request], purpose: str, watch: Watch | None = None) -> list[Reply]:
+    def ask(self, requests: Sequence[Request], purpose: str, watch: Progress | None = None) -> list[Reply]:
         """Return an answer to each request, in order; equal requests are asked once.
 
         purpose: one word for messages and for the report, such as judge. Every answer is kept as soon as it is there,
@@ -103,7 +102,7 @@ class Chat:
         return [known[_question(request)] for request in requests]
 
     def _fetch(
-        self, requests: Sequence[Request], purpose: str, known: dict[Request, Reply], watch: Watch | None
+        self, requests: Sequence[Request], purpose: str, known: dict[Request, Reply], watch: Progress | None
     ) -> None:
         """Ask for all answers that are missing. A group is asked whole, so that its answers do not depend on which."""
         groups = [[requests[i] for i in places] for places in self.model.groups(requests)]
@@ -145,7 +144,7 @@ class Chat:
         known[_question(request)] = reply
 
     def grade(
-        self, requests: Sequence[Request], purpose: str, ungraded: float | None, watch: Watch | None = None
+        self, requests: Sequence[Request], purpose: str, ungraded: float | None, watch: Progress | None = None
     ) -> list[Graded]:
         """Return the grade that each request asks for, in order.
 

@@ -11,6 +11,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.policies import folder_digest
 from rlhf_game.files.run_folder import Progress, RunFolder, parquet_bytes, read_parquet
 from rlhf_game.files.sampled import FINAL, REFERENCE
+from rlhf_game.optimization import place_of_model
 from rlhf_game.outcomes.finetuned.finetuned_spec import FinetunedSpec
 from rlhf_game.outcomes.finetuned.finetuned_training import (
     DoneTraining,
@@ -174,7 +175,7 @@ def _load_trained(folder: str) -> "LanguageModel":
 
 def load_given(source: GenerationInputs, policy: str, reference: "LanguageModel") -> "LanguageModel":
     """Return a policy that somebody trained, asked as the reference is."""
-    from rlhf_game.training_backends.trainers.policies import load_beside, place_of_model
+    from rlhf_game.training_backends.trainers.policies import load_beside
 
     backbone = (place_of_model(str(source.model.name), source.base), source.model.revision)
     return load_beside(source.base / Path(policy).expanduser(), reference, backbone)

@@ -12,6 +12,7 @@ from rlhf_game import __version__
 from rlhf_game.files.conversations import Text
 from rlhf_game.files.run_folder import Progress, versions
 from rlhf_game.files.workspace import Workspace
+from rlhf_game.optimization import place_of_model
 from rlhf_game.rewards.bradley_terry import Likelihood, LinearHead, fit_head
 from rlhf_game.rewards.neural import Truncate
 from rlhf_game.training.recipes.reward_models import MemberSpec, RewardModelFields
@@ -73,7 +74,7 @@ def push_member(spec: MemberSpec, out: Path) -> None:
 
 def _train(spec: MemberSpec, out: Path, shared: SharedMemberData) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    backbone = place_of(spec.backbone, shared.base)
+    backbone = place_of_model(spec.backbone, shared.base)
     size = len(shared.subsets.training)
     drawn = np.random.default_rng(spec.seed).integers(size, size=size) if spec.resample else np.arange(size)
     if spec.method in ("embedding", "head"):
@@ -103,7 +104,7 @@ def rewards_of(spec: MemberSpec | None, out: Path, shared: SharedMemberData) -> 
 
     if spec is not None and spec.method in ("embedding", "head"):
         weights, bias = load_head(out)
-        backbone = place_of(spec.backbone, shared.base)
+        backbone = place_of_model(spec.backbone, shared.base)
         found = {}
         for name in shared.subsets.judged:
             (chosen, rejected), _ = shared.features(spec.method, backbone, name, spec.truncate)
@@ -116,12 +117,6 @@ def rewards_of(spec: MemberSpec | None, out: Path, shared: SharedMemberData) -> 
         scores = scorer.score([(r.prompt, r.chosen) for r in rows] + [(r.prompt, r.rejected) for r in rows])
         found[name] = (scores[: len(rows)], scores[len(rows) :])
     return found
-
-
-def place_of(name: str, base: Path) -> str:
-    """Return a backbone's name as the card keeps it: a folder or file by its whole path."""
-    path = base / Path(name).expanduser()
-    return str(path.resolve()) if path.exists() else name
 
 
 def _pairs(rows: Rows) -> list[tuple[Text, Text, Text]]:
@@ -153,7 +148,7 @@ def _finetune(
     head = None
     if spec.probe:
         # All members start from one head, fitted to all pairs as the first member's backbone sees them.
-        first = place_of(shared.first_backbone, shared.base)
+        first = place_of_model(shared.first_backbone, shared.base)
         probe, _ = _fit(spec, "head", first, np.arange(len(shared.subsets.training)), shared)
         head = (probe.weights, probe.bias)
     further = tuple(spec.training_arguments().items())
@@ -176,7 +171,7 @@ def _card(spec: MemberSpec, origin: dict[str, Any], done: dict[str, Any], shared
         "method": spec.method,
         "eta": spec.eta,
         **({} if spec.truncate is None else {"truncate": spec.truncate}),
-        "backbone": {**origin, "model": place_of(spec.backbone, shared.base)},
+        "backbone": {**origin, "model": place_of_model(spec.backbone, shared.base)},
         "data": {
             "source": shared.subsets.source,
             "sha256": shared.subsets.sha256,

@@ -180,14 +180,12 @@ class PreferenceConfig(PreferenceFields, PassesFields, ModelFields):
         return {} if self.strength is None else {"strength": [self.strength] * len(rows)}
 
     def _metrics(self, subsets: Subsets, trained: "TrainedOnPreferences", task: Task) -> dict[str, Any]:
-        from rlhf_game.training_backends import load_language_model
+        from rlhf_game.training_backends import load_reference
         from rlhf_game.training_backends.trainers.policies import load_policy
         from rlhf_game.training_backends.trainers.preferences import sequence_kl
 
         policy = load_policy(task.path, device=self.device)
-        reference = load_language_model(
-            self.model, revision=self.revision, device=self.device, base=task.base, folds_system=self.fold_system
-        )
+        reference = load_reference(self.reference, task.base)
         judged = {}
         for k, (name, rows) in enumerate(subsets.judged.items()):
             task.watch("judge the policy", k, len(subsets.judged))

@@ -23,6 +23,7 @@ from trl.trainer.reward_trainer import RewardTrainer
 
 from rlhf_game.errors import InputError, RunError, boundary
 from rlhf_game.files.conversations import Text
+from rlhf_game.files.run_folder import Progress
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.optimization import REWARD_ARGUMENTS, REWARD_MODELS, Lora, Optimization, Pretrained, check_arguments
 from rlhf_game.training_backends.lm.quiet import quiet_transformers
@@ -34,7 +35,6 @@ from rlhf_game.training_backends.trainers.trl_arguments import lora_config, trl_
 
 Pair: TypeAlias = tuple[Text, Text, Text]
 """Prompt, chosen response, rejected response."""
-Watch: TypeAlias = Callable[[str, int, int], None]
 HERE: Final = Pretrained("backbone")
 """Reward models are trained where torch is, in float32 unless TRL's arguments say otherwise."""
 
@@ -88,7 +88,7 @@ class _Trainer(SafeCheckpoints, RewardTrainer):
 class _Watched(TrainerCallback):
     """Tells how far the training is."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Progress) -> None:
         self._watch = watch
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
@@ -125,7 +125,7 @@ def finetune(
     *,
     head: tuple[Array, float] | None = None,
     base: Path | None = None,
-    watch: Watch | None = None,
+    watch: Progress | None = None,
 ) -> TrainingResult:
     """Train a reward model and write it to the folder ``out``; a training that was stopped goes on where it was.
 

@@ -13,12 +13,12 @@ from typing import Any, final
 import numpy as np
 
 from rlhf_game.files.conversations import Text
+from rlhf_game.files.run_folder import Progress
 from rlhf_game.files.workspace import Workspace
 from rlhf_game.training_backends.lm.models import LanguageModel, pick_device
 from rlhf_game.training_backends.lm.sampling import sample_batch
 from rlhf_game.training_backends.trainers.policies.policy_settings import PolicyTraining
 from rlhf_game.training_backends.trainers.policies.trainers import NamedReward
-from rlhf_game.training_backends.trainers.policies.watching import Watch
 from rlhf_game.training_backends.trainers.token_rows import labelled, shuffled_passes
 
 
@@ -38,7 +38,7 @@ def choose_winners(
     rewards: Sequence[NamedReward],
     out: Path,
     settings: Any,
-    watch: Watch,
+    watch: Progress,
 ) -> None:
     """Draw, judge and keep one winner for each row of the training, a file for each step; those that are there stay.
 

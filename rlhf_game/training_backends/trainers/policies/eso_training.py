@@ -18,6 +18,7 @@ from trl.trainer.sft_config import SFTConfig
 from rlhf_game.errors import InputError, boundary
 from rlhf_game.files.conversations import Text, document_of, response_of, text_of
 from rlhf_game.files.identity import digest_of
+from rlhf_game.files.run_folder import Progress, unwatched
 from rlhf_game.optimization import ARGUMENTS, ESO, Optimization, Pretrained, check_arguments, document_of_training
 from rlhf_game.training_backends.lm.models import LanguageModel, load_trainable
 from rlhf_game.training_backends.lm.quiet import quiet_transformers
@@ -30,13 +31,11 @@ from rlhf_game.training_backends.trainers.policies.policy_folders import (
     counted,
     explained,
     finish,
-    placed,
     read_finished,
     train_from_last,
-    unwatched,
 )
 from rlhf_game.training_backends.trainers.policies.trainers import TrlReward, refuse_ranks
-from rlhf_game.training_backends.trainers.policies.watching import FiniteWeightsCallback, ProgressCallback, Watch
+from rlhf_game.training_backends.trainers.policies.watching import FiniteWeightsCallback, ProgressCallback
 from rlhf_game.training_backends.trainers.token_rows import labelled, ordered
 from rlhf_game.training_backends.trainers.trl_arguments import lora_config, trl_arguments
 
@@ -109,7 +108,7 @@ def train_eso(
     out: Path,
     *,
     base: Path | None = None,
-    watch: Watch | None = None,
+    watch: Progress | None = None,
 ) -> TrainedEso:
     """Train into the folder ``out``, going on from its last whole checkpoint; a finished training is only read.
 
@@ -119,7 +118,7 @@ def train_eso(
     training's or no row fits, RunError when the training diverges or memory runs out; the last whole checkpoint stays.
     """
     refuse_ranks({"reward": reward})
-    training = replace(training, model=placed(training.model, base))
+    training = replace(training, model=training.model.placed(base))
     rows = [(text_of(asked, f"rows[{k}]"), response_of(said, f"rows[{k}]")) for k, (asked, said) in enumerate(rows)]
     told = hashlib.sha256(json.dumps([list(row) for row in rows], default=document_of).encode()).hexdigest()
     what = {"trainer": "eso", **training.document()}

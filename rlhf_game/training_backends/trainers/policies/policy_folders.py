@@ -5,7 +5,7 @@ import shutil
 from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 
 from rlhf_game.errors import InputError, RunError
+from rlhf_game.files.run_folder import Progress
 from rlhf_game.files.workspace import Workspace
 from rlhf_game.optimization import Optimization, Pretrained
 from rlhf_game.training_backends.lm.checkpoints import find_checkpoint
-from rlhf_game.training_backends.trainers.policies.watching import StepLogCallback, StepRows, Watch
+from rlhf_game.training_backends.trainers.policies.watching import StepLogCallback, StepRows
 from rlhf_game.training_backends.trainers.resuming import checkpoints, last_checkpoint
 
 STEPS, COST, LOGS = "steps.jsonl", "cost.json", "logs"
@@ -44,21 +45,6 @@ class TrainedFolder(ABC):
         return tuple(checkpoints(self.folder / "checkpoints"))
 
 
-def unwatched(what: str, done: int, total: int) -> None:
-    """Do nothing: the progress of who does not ask for it."""
-
-
-def placed(model: Pretrained, base: Path | None) -> Pretrained:
-    """Return a model under the name that a training's folder keeps: a folder or file by its whole path."""
-    return replace(model, name=place_of_model(model.name, base))
-
-
-def place_of_model(model: str, base: Path | None) -> str:
-    """Return the whole path of a folder or file; another name stays what it is."""
-    path = (base or Path()) / Path(model).expanduser()
-    return str(path.resolve()) if path.exists() else model
-
-
 def begin(document: dict[str, Any], out: Path) -> None:
     """Say in the folder what it is of; raise InputError when it is another training's or a file in it was changed."""
     workspace = Workspace(out)
@@ -70,7 +56,7 @@ def begin(document: dict[str, Any], out: Path) -> None:
     workspace.check()
 
 
-def train_from_last(trainer: Any, out: Path, watch: Watch, rows: StepRows) -> None:
+def train_from_last(trainer: Any, out: Path, watch: Progress, rows: StepRows) -> None:
     """Train what is left after the last whole checkpoint in the folder ``out``; steps.jsonl grows with it.
 
     rows: what a Trainer's log becomes there.

@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 from rlhf_game.errors import InputError, boundary
 from rlhf_game.files.conversations import Conversation, Text, document_of, text_of
 from rlhf_game.files.identity import digest_of
+from rlhf_game.files.run_folder import Progress, unwatched
 from rlhf_game.training_backends.lm.checkpoints import find_checkpoint
 from rlhf_game.training_backends.lm.models import LanguageModel, load_language_model, load_trainable
 from rlhf_game.training_backends.lm.quiet import quiet_transformers
@@ -36,17 +37,14 @@ from rlhf_game.training_backends.trainers.policies.policy_folders import (
     counted,
     explained,
     finish,
-    placed,
     read_finished,
     train_from_last,
-    unwatched,
 )
 from rlhf_game.training_backends.trainers.policies.policy_settings import FAITHFULNESS, Faithfulness, PolicyTraining
 from rlhf_game.training_backends.trainers.policies.trainers import NamedReward, TrlReward, refuse_ranks
 from rlhf_game.training_backends.trainers.policies.watching import (
     FiniteWeightsCallback,
     ProgressCallback,
-    Watch,
     steps_of,
 )
 from rlhf_game.training_backends.trainers.resuming import KeepsTensors
@@ -83,7 +81,7 @@ def train_policy(
     *,
     columns: Mapping[str, Sequence[Any]] | None = None,
     base: Path | None = None,
-    watch: Watch | None = None,
+    watch: Progress | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainedPolicy:
     """Train a policy into the folder ``out``, going on from its last whole checkpoint; a finished one is only read.
@@ -104,7 +102,7 @@ def train_policy(
     if len(rewards) != len(training.weights):
         raise InputError(f"weights must be {len(rewards)}, one per reward, got {len(training.weights)}")
     refuse_ranks(rewards)
-    training = replace(training, model=placed(training.model, base))
+    training = replace(training, model=training.model.placed(base))
     document = _document(training, prompts, rewards, columns)
     with torch.random.fork_rng(), quiet_transformers(), _explained(training, out):
         torch.manual_seed(training.optimization.seed)  # a LoRA's first weights
@@ -138,7 +136,7 @@ def _prepare(
     asked: PromptBatch,
     rewards: Mapping[str, TrlReward],
     out: Path,
-    watch: Watch,
+    watch: Progress,
     callbacks: Sequence[TrainerCallback],
 ) -> Any:
     model = load_trainable(training.model, training.optimization)

@@ -9,9 +9,8 @@ from typing import Any, TypeAlias, final
 from transformers import TrainerCallback
 
 from rlhf_game.errors import RunError
+from rlhf_game.files.run_folder import Progress
 
-Watch: TypeAlias = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and of how much."""
 StepRows: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]]
 """From what a Trainer logged to a row for each step."""
 
@@ -20,7 +19,7 @@ StepRows: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any
 class ProgressCallback(TrainerCallback):
     """Tells how far the training is, in the first process."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Progress) -> None:
         self._watch = watch
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **others: Any) -> None:

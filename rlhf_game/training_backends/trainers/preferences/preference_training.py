@@ -15,8 +15,9 @@ from transformers import TrainerCallback
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import document_of, response_of, text_of
+from rlhf_game.files.run_folder import Progress, unwatched
 from rlhf_game.files.workspace import Workspace
-from rlhf_game.optimization import Pretrained
+from rlhf_game.optimization import Pretrained, place_of_model
 from rlhf_game.training_backends.lm.models import LanguageModel, load_trainable
 from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.lm.sampling import log_probabilities
@@ -27,14 +28,11 @@ from rlhf_game.training_backends.trainers.policies.policy_folders import (
     check_start,
     explained,
     finish,
-    place_of_model,
-    placed,
     read_finished,
     take_adapter,
     train_from_last,
-    unwatched,
 )
-from rlhf_game.training_backends.trainers.policies.watching import FiniteWeightsCallback, ProgressCallback, Watch
+from rlhf_game.training_backends.trainers.policies.watching import FiniteWeightsCallback, ProgressCallback
 from rlhf_game.training_backends.trainers.preferences.preference_rows import TokenPair, encode_pairs, fitting
 from rlhf_game.training_backends.trainers.preferences.preference_settings import PreferenceTraining
 from rlhf_game.training_backends.trainers.preferences.trainer import REFERENCE, PairTrainer, make_settings, make_trainer
@@ -62,7 +60,7 @@ def train_preferences(
     *,
     columns: Mapping[str, Sequence[float]] | None = None,
     base: Path | None = None,
-    watch: Watch | None = None,
+    watch: Progress | None = None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainedOnPreferences:
     """Train a policy on pairs into the folder ``out``, going on from its last whole checkpoint; a finished one is read.
@@ -88,7 +86,7 @@ def train_preferences(
     _check_columns(training, pairs, columns)
     training = replace(
         training,
-        model=placed(training.model, base),
+        model=training.model.placed(base),
         start=training.start and place_of_model(training.start, base),
     )
     asked = json.dumps([list(map(list, pairs)), columns], sort_keys=True, default=document_of)
@@ -151,7 +149,7 @@ def _load(training: PreferenceTraining, model: Pretrained) -> LanguageModel:
 
 
 def _references(
-    model: LanguageModel, pairs: Sequence[TokenPair], out: Path, settings: Any, watch: Watch
+    model: LanguageModel, pairs: Sequence[TokenPair], out: Path, settings: Any, watch: Progress
 ) -> tuple[list[float], list[float]]:
     """Return log ref(y|x) of chosen and of rejected responses, [n] each, in nats; computed once per folder."""
     known = out / "reference.json"
@@ -183,7 +181,7 @@ def _table(
     )
 
 
-def _train(trainer: PairTrainer, training: PreferenceTraining, out: Path, watch: Watch) -> None:
+def _train(trainer: PairTrainer, training: PreferenceTraining, out: Path, watch: Progress) -> None:
     if training.start is not None and training.optimization.lora is not None:
         take_adapter(trainer, training.start)
     train_from_last(trainer, out, watch, _log)

@@ -13,6 +13,7 @@ from datasets import Dataset
 
 from rlhf_game.errors import InputError, boundary
 from rlhf_game.files.conversations import Text, response_of, text_of
+from rlhf_game.files.run_folder import Progress, unwatched
 from rlhf_game.optimization import (
     ARGUMENTS,
     SUPERVISED,
@@ -20,6 +21,7 @@ from rlhf_game.optimization import (
     Pretrained,
     check_arguments,
     document_of_training,
+    place_of_model,
 )
 from rlhf_game.training_backends.lm.models import LanguageModel, load_trainable
 from rlhf_game.training_backends.lm.quiet import quiet_transformers
@@ -32,14 +34,11 @@ from rlhf_game.training_backends.trainers.policies.policy_folders import (
     counted,
     explained,
     finish,
-    place_of_model,
-    placed,
     read_finished,
     take_adapter,
     train_from_last,
-    unwatched,
 )
-from rlhf_game.training_backends.trainers.policies.watching import FiniteWeightsCallback, ProgressCallback, Watch
+from rlhf_game.training_backends.trainers.policies.watching import FiniteWeightsCallback, ProgressCallback
 from rlhf_game.training_backends.trainers.token_rows import labelled, ordered
 from rlhf_game.training_backends.trainers.trl_arguments import trl_arguments
 
@@ -95,7 +94,7 @@ def train_supervised(
     out: Path,
     *,
     base: Path | None = None,
-    watch: Watch | None = None,
+    watch: Progress | None = None,
 ) -> Supervised:
     """Fine-tune a language model into the folder ``out``, going on from its last whole checkpoint.
 
@@ -103,7 +102,7 @@ def train_supervised(
     Raises InputError when ``out`` is another training's or no example fits, RunError when the training diverges.
     """
     start = None if training.start is None else place_of_model(training.start, base)
-    training = replace(training, model=placed(training.model, base), start=start)
+    training = replace(training, model=training.model.placed(base), start=start)
     how = training.optimization
     asked = json.dumps([asdict(example) for example in examples], sort_keys=True)
     document: dict[str, Any] = {
@@ -170,7 +169,7 @@ def encode_lead(model: LanguageModel, lead: str) -> list[int]:
 
 
 def _trainer(
-    training: SupervisedTraining, model: LanguageModel, rows: list[dict[str, Any]], out: Path, watch: Watch
+    training: SupervisedTraining, model: LanguageModel, rows: list[dict[str, Any]], out: Path, watch: Progress
 ) -> Distiller:
     how = training.optimization
     steps = how.steps_for(len(rows))

@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlhf_game import InputError, training_backends
+from rlhf_game.optimization import Pretrained
 from rlhf_game.training import read_training, train
 from rlhf_game.training.recipes import osp_rounds
 from rlhf_game.training.recipes.osp_rounds import length_bias, random_pairs, ranked_pairs, rounded
@@ -85,6 +87,17 @@ def test_length_bias_by_hand() -> None:
     longer = length_bias(np.array([0.9, 0.8, 0.3, 0.5]), np.array([10.0, 5.0, -5.0, 0.0]))
     assert longer == {"correlation": pytest.approx(1.0), "longer_preferred": 1.0}
     assert length_bias(np.array([0.9, 0.9]), np.array([3.0, -3.0])) == {"correlation": None, "longer_preferred": 0.5}
+
+
+def test_responses_are_of_the_revision_that_is_trained(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(model: Pretrained, base: Path) -> None:
+        raise InputError(f"asked for {model.name} at {model.revision}")
+
+    monkeypatch.setattr(training_backends, "load_reference", load)
+    with pytest.raises(InputError, match="asked for .*model0 at v2"):
+        train(read_training(write(revision="v2")), tmp_path / "out")
 
 
 @pytest.mark.parametrize("lora", [pytest.param(None, marks=pytest.mark.slow), {"rank": 4}], ids=["full", "lora"])

@@ -203,7 +203,7 @@ def _draw(
     fields: OspConfig, number: int, prompts: Sequence[str], start: str | None, folder: Path, task: Task
 ) -> list[list[str]]:
     """Return K responses of the policy as it is now to each prompt, [B][K]."""
-    from rlhf_game.training_backends import load_language_model, sample
+    from rlhf_game.training_backends import load_reference, sample
     from rlhf_game.training_backends.trainers.policies import load_policy
 
     path, loaded = folder / "responses.json", list[Any]()
@@ -211,7 +211,7 @@ def _draw(
     def make(places: range) -> list[list[str]]:
         if not loaded:
             found = (
-                load_language_model(fields.model, base=task.base, device=fields.device, folds_system=fields.fold_system)
+                load_reference(fields.reference, task.base)
                 if start is None
                 else load_policy(Path(start), device=fields.device)
             )
@@ -286,15 +286,13 @@ def _gold(fields: OspConfig, prompts: Sequence[str], drawn: list[list[str]], pat
 
 def _compare(fields: OspConfig, prompts: Sequence[str], judge: "PairJudge", folder: Path, task: Task) -> dict[str, Any]:
     """Return how the policy compares with the reference on held-out prompts, with the judge and in KL."""
-    from rlhf_game.training_backends import load_language_model, sample
+    from rlhf_game.training_backends import load_reference, sample
     from rlhf_game.training_backends.trainers.policies import load_policy
     from rlhf_game.training_backends.trainers.preferences import sequence_kl
 
     task.watch("compare with the reference", 0, 1)
     models = {
-        "reference": load_language_model(
-            fields.model, base=task.base, device=fields.device, folds_system=fields.fold_system
-        ),
+        "reference": load_reference(fields.reference, task.base),
         "policy": load_policy(folder, device=fields.device),
     }
     texts = {

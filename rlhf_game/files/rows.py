@@ -81,6 +81,13 @@ def is_number(value: Any) -> bool:
         return False
 
 
+def number_of(value: Any, where: str) -> float:
+    """Return a parsed value as a float; raise InputError that begins with ``where`` when it is no finite number."""
+    if not is_number(value):
+        raise InputError(f"{where}: must be a finite number, found {kind(value)}")
+    return float(value)
+
+
 def _unpacked(content: bytes, name: str) -> bytes:
     most = max(LARGEST_UNPACKED, 20 * len(content))
     try:

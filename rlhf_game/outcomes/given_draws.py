@@ -12,7 +12,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Text, filled, response_of, text_of
 from rlhf_game.files.documents import kind, shown
 from rlhf_game.files.policies import folder_digest
-from rlhf_game.files.rows import is_number, read_rows
+from rlhf_game.files.rows import number_of, read_rows
 from rlhf_game.files.run_folder import Progress, RunFolder, parquet_bytes, versions
 from rlhf_game.files.sampled import FINAL, REFERENCE
 from rlhf_game.files.schema import parse_model
@@ -134,18 +134,12 @@ def _row(where: str, row: Any, names: Sequence[str], is_named: bool) -> _Row:
         logs.get("log_reference"),
         _ids(row.get("token_ids"), f"{where}: token_ids"),
         row.get("is_finished", True) is not False,
-        tuple(_number(row[name], f"{where}: {shown(name)}") for name in names),
+        tuple(number_of(row[name], f"{where}: {shown(name)}") for name in names),
     )
 
 
-def _number(value: Any, where: str) -> float:
-    if not is_number(value):
-        raise InputError(f"{where}: must be a finite number, found {kind(value)}")
-    return float(value)
-
-
 def _log(value: Any, where: str) -> float:
-    found = _number(value, where)
+    found = number_of(value, where)
     if found > ROUNDING:
         raise InputError(f"{where}: must be a log probability, at most 0, found {found:g}")
     return found

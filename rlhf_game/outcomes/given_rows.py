@@ -11,7 +11,7 @@ import numpy as np
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Text, filled, response_of, text_of
 from rlhf_game.files.documents import kind, shown
-from rlhf_game.files.rows import is_number, read_rows
+from rlhf_game.files.rows import is_number, number_of, read_rows
 from rlhf_game.files.schema import Name, Strict
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.draws.importance import normalized_weights
@@ -184,7 +184,7 @@ def _row(where: str, row: Mapping[str, Any], columns: ColumnsSpec, optional: Map
             keys = shown(", ".join(row), 80) or "none"
             raise InputError(f"{where}: {shown(column)}: must be given, found only the fields {keys}")
     asked, said = f"{where}: {shown(columns.prompt)}", f"{where}: {shown(columns.response)}"
-    numbers = {role: _number(row[column], f"{where}: {shown(column)}") for role, column in optional.items()}
+    numbers = {role: number_of(row[column], f"{where}: {shown(column)}") for role, column in optional.items()}
     if numbers.get("count", 1) <= 0:
         raise InputError(f"{where}: {shown(optional['count'])}: must be greater than 0, found {numbers['count']:g}")
     taken = {columns.prompt, columns.response, *optional.values(), "tools"}
@@ -197,12 +197,6 @@ def _row(where: str, row: Mapping[str, Any], columns: ColumnsSpec, optional: Map
         numbers.get("log_proposal"),
         {key: value for key, value in row.items() if key not in taken},
     )
-
-
-def _number(value: Any, where: str) -> float:
-    if not is_number(value):
-        raise InputError(f"{where}: must be a finite number, found {kind(value)}")
-    return float(value)
 
 
 def _reference(distinct: Sequence[Sequence[_Row]]) -> Array:

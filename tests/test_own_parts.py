@@ -97,8 +97,7 @@ def test_a_conjugate_is_enough(folder: Path) -> None:
 def test_a_payment_rule(folder: Path) -> None:
     whole = numbers(settled(folder, trusted=False), "payment")
     own = settled(folder, payment="half.py:Half")
-    # affine payments are read together with the policy, externalities after it: the last digits are their own
-    np.testing.assert_allclose(numbers(own, "payment"), np.array(whole) / 2, rtol=1e-12)
+    np.testing.assert_allclose(numbers(own, "payment"), np.array(whole) / 2, rtol=1e-15)
     assert [group["regret_bound"] for group in audited(folder)["groups"]] == [None, None]
     settlement = rg.Mechanism(rg.SocialWelfare(), find("payment", "half.py:Half", folder)()).settle(
         truths(), rg.Table(GAME["reference"], rg.KL(0.5))

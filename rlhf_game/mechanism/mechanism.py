@@ -109,7 +109,8 @@ class Mechanism:
     ) -> Settlement:
         """Train and charge for reports that the space has read already; ``reports``: as they were before."""
         with np.errstate(all="ignore"):  # what comes out of an overflow is not finite, and refused
-            train = self.training.settle if self.moves == "affine" else self.training.train
+            asks = self._is_affine and not self.payment.is_free
+            train = self.training.settle if asks else self.training.train
             return self.charge(Trained(self.training, profile, space, train(profile, space)), reports)
 
     def charge(self, trained: Trained[Any], reports: tuple[Report | Group, ...] = ()) -> Settlement:
@@ -130,8 +131,11 @@ class Mechanism:
     @property
     def moves(self) -> str | None:
         """How a report moves what its group earns (see PaymentRule), where an affine maximiser is trained."""
-        is_affine = type(self.training).train is AffineRule.train
-        return self.payment.own("moves") if is_affine else None
+        return self.payment.own("moves") if self._is_affine else None
+
+    @property
+    def _is_affine(self) -> bool:
+        return type(self.training).train is AffineRule.train
 
 
 def read_profile(reports: Sequence[Report | Group], space: PolicySpace[V], *, at_once: bool = False) -> Profile[V]:

@@ -165,6 +165,11 @@ class Trie(PolicySpace[Bounded]):
         table = self.table.maximize(weights, [reward.sheets for reward in rewards])
         return TriePolicy(self, table, _range(weights, rewards))
 
+    def settle(self, weights: Array, rewards: Sequence[Bounded]) -> "TriePolicy":
+        """Return what ``maximize`` does, as the table settles it."""
+        table = self.table.settle(weights, [reward.sheets for reward in rewards])
+        return TriePolicy(self, table, _range(weights, rewards))
+
 
 @final
 class TriePolicy(Policy[Bounded]):

@@ -6,7 +6,7 @@ Payoffs are per member, as a share of the group's largest reward, so that a rate
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Final, Literal, TypeAlias, final
 
 import numpy as np
@@ -15,8 +15,7 @@ from pydantic import Discriminator, Field
 
 from rlhf_game.files.schema import Positive, Strict
 from rlhf_game.mechanism.arrays import Array, leave_one_out_sums
-from rlhf_game.mechanism.several import one_model_payments
-from rlhf_game.simulations.batches import Batch, Reports
+from rlhf_game.simulations.batches import Batch, Reports, SettledBatch, with_reserve
 from rlhf_game.simulations.populations import Share
 from rlhf_game.simulations.responses import best_responses
 
@@ -48,44 +47,55 @@ class RepeatedMarkets:
         """size * largest reward of each group: [n, B]."""
         return np.asarray(self.batch.sizes * np.abs(self.batch.rewards).max(axis=2))
 
-    def payoffs(self, batch: Batch, said: Reports, movers: Sequence[int]) -> Array:
-        """Return what each item would have paid each mover while all others said what they said: [movers, B, K].
+    def settle(self, batch: Batch, said: Reports) -> SettledBatch:
+        """Return what comes out of what is said, under the reserve where there is one.
 
         batch: the markets as they are now (their strength may change).
         """
-        if not batch.rules.is_known(self.payment):
-            found = [[self._settled(batch, said, i, item) for item in self.items] for i in movers]
-            return np.moveaxis(np.array(found), 1, 2)
-        scale = batch.strength[:, None]
-        others = leave_one_out_sums(batch.score_parts(said))[list(movers)] / scale + batch.carried
-        own = np.stack([batch.score_parts(item) for item in self.items])[:, list(movers)] / scale
-        shape = own.shape
+        settled = batch.settle(said, [self.payment])[self.payment]
+        if self.reserve is None:
+            return settled
+        return with_reserve(batch, said, settled, self.reserve, is_paid=self.is_paid)
 
-        def flat(array: Array) -> Array:
-            return np.broadcast_to(array, shape).reshape(-1, shape[-1])
+    def payoffs(self, batch: Batch, said: Reports, movers: Sequence[int]) -> Array:
+        """Return what each item would have paid each mover while all others said what they said: [movers, B, K]."""
+        who = list(movers)
+        if batch.rules.is_known(self.payment):
+            found = self._against_the_rest(batch, said, who)
+        else:
+            found = np.array([[self._instead(batch, said, i, item) for i in who] for item in self.items])
+        return np.moveaxis(found / self.stakes[who], 0, -1)
 
-        wide, own, truth = flat(others), flat(own), flat(batch.rewards[list(movers)])
-        optimum = batch.unit.maximize(np.ones(2), [wide, own], flat(batch.reference))
-        values = optimum.values([truth])[0].reshape(shape[:-1])
-        paid = np.zeros(shape[:-1])
-        if self.is_paid:
-            paid = batch.strength * optimum.externalities(np.ones(1), [own])[0].reshape(shape[:-1])
-        if self.reserve is not None:
-            start = flat(batch.start.probabilities())
-            alone = batch.unit.maximize(np.ones(1), [wide], flat(batch.reference))
-            brings, without = (batch.strength * one.shortfall(start).reshape(shape[:-1]) for one in (optimum, alone))
-            values = np.where(brings > self.reserve, values, np.vecdot(start, truth).reshape(shape[:-1]))
-            paid = one_model_payments(paid, brings, without, self.reserve) if self.is_paid else paid
-        is_there = np.stack([item.sizes[list(movers)] > 0 for item in self.items])
-        worth = is_there * batch.sizes[list(movers)] * values - paid
-        return np.moveaxis(worth / self.stakes[list(movers)], 0, -1)
+    def _against_the_rest(self, batch: Batch, said: Reports, movers: list[int]) -> Array:
+        """Return what each item brings each mover under a rule that is known: [K, movers, B].
 
-    def _settled(self, batch: Batch, said: Reports, mover: int, item: Reports) -> Array:
-        """Return what one mover gets by an item, by settling under a rule that nothing is known of: [B]."""
+        What it charges a group depends on the others by the sum of what they add to the score alone, so that each item
+        of each mover is a game of two groups: all others as one, and the mover. They are settled together.
+        """
+        rest = leave_one_out_sums(batch.score_parts(said))[movers]
+        table = (len(self.items), *rest.shape)
+
+        def beside(others: Array | float, own: Array, shape: tuple[int, ...] = table[:3]) -> Array:
+            return np.stack([np.broadcast_to(one, shape).reshape(-1, *shape[3:]) for one in (others, own)])
+
+        games = batch.rows(np.broadcast_to(np.arange(table[2]), table[:3]).ravel())
+        truth = replace(
+            games,
+            rewards=beside(rest, batch.rewards[movers], table),
+            sizes=beside(1.0, batch.sizes[movers]),
+            noise=None if batch.noise is None else beside(0.0, batch.noise[movers], table),
+        )
+        rewards, sizes = (
+            np.stack([getattr(item, name)[movers] for item in self.items]) for name in ("rewards", "sizes")
+        )
+        heard = Reports(beside(rest, rewards, table), beside(1.0, sizes), np.arange(2))
+        return np.asarray(self.settle(truth, heard).utilities[1].reshape(table[:3]))
+
+    def _instead(self, batch: Batch, said: Reports, mover: int, item: Reports) -> Array:
+        """Return what one mover gets by an item when everything is settled anew: [B]."""
         rewards, sizes = said.rewards.copy(), said.sizes.copy()
         rewards[mover], sizes[mover] = item.rewards[mover], item.sizes[mover]
-        settled = batch.settle(Reports(rewards, sizes, said.owners), [self.payment])[self.payment]
-        return np.asarray(settled.utilities[mover] / self.stakes[mover])
+        return np.asarray(self.settle(batch, Reports(rewards, sizes, said.owners)).utilities[mover])
 
 
 class Learner(ABC):

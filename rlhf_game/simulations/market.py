@@ -10,7 +10,7 @@ from pydantic import Field
 from rlhf_game.errors import InputError
 from rlhf_game.files.schema import Nonnegative, Positive, Strict
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.simulations.batches import Batch, Reports, SettledBatch, with_reserve
+from rlhf_game.simulations.batches import Batch, Reports, SettledBatch
 from rlhf_game.simulations.fields import STRATEGY_STREAMS, StudyFields, totals
 from rlhf_game.simulations.learners import Learner, Mask, Pinned, RepeatedMarkets, SomeLearning
 from rlhf_game.simulations.populations import Count, Share
@@ -251,7 +251,7 @@ class _Market:
         """Settle; whoever cannot pay is left out, and the rest is settled anew, until all can pay."""
         while True:
             said = Reports(meant.rewards, np.where(self._ledger.present, meant.sizes, 0.0), meant.owners)
-            settled = self._outcome(self._batch, said)
+            settled = self._game.settle(self._batch, said)
             if self._study.budget is None:
                 return said, settled
             short = self._ledger.spent + settled.payments > self._study.budget * (1 + ROUNDING)
@@ -260,12 +260,6 @@ class _Market:
                 return said, settled
             old = self._ledger
             self._ledger = _Ledger(old.present & ~short, old.broke | short, old.spent, old.remembered)
-
-    def _outcome(self, batch: Batch, said: Reports) -> SettledBatch:
-        """Settle one round, under the reserve if there is one."""
-        payment, reserve = self._game.payment, self._study.reserve
-        settled = batch.settle(said, [payment])[payment]
-        return settled if reserve is None else with_reserve(batch, said, settled, reserve, is_paid=self._game.is_paid)
 
     def _after(self, settled: SettledBatch, chances: Array) -> _Ledger:
         """Return the ledger after a round: payments, moods, who leaves and who comes back."""
@@ -290,7 +284,7 @@ class _Market:
             if provider.objective == "welfare":
                 brought.append(batch.reported_welfare(said))
             else:
-                brought.append(self._outcome(batch, said).revenue)
+                brought.append(self._game.settle(batch, said).revenue)
         return self._batch.with_strength(np.array(provider.strengths)[np.argmax(brought, axis=0)])
 
     def _row(self, settled: SettledBatch, said: Reports, truthful: Array) -> dict[str, Array]:

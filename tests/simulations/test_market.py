@@ -74,7 +74,7 @@ def test_what_an_item_would_have_paid_is_what_it_pays() -> None:
     truth = batch(noise=0.03)
     item = lies(truth, 4)
     said = lies(truth, 5)
-    for payment in ("affine", "none"):
+    for payment in ("affine", "none", "revenue"):
         game = RepeatedMarkets(truth, (truth.truth, item), 10, payment)
         payoffs = game.payoffs(truth, said, range(GROUPS)) * game.stakes[..., None]
         for i in range(GROUPS):

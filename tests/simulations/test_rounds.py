@@ -145,8 +145,8 @@ def test_starting_from_a_policy_is_that_policy_as_the_reference() -> None:
         one, other = (games.settle(said, [rule])[rule] for games in (moved, plain))
         for name in ("worth", "payments", "divergence", "affine_welfare", "loss"):
             np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-8, atol=1e-11, err_msg=name)
-    for payment in ("affine", "none"):
-        for reserve in (None, 0.3):
+    for payment, reserves in (("affine", (None, 0.3)), ("none", (None, 0.3)), ("revenue", (None,))):
+        for reserve in reserves:
             payoffs = [
                 RepeatedMarkets(games, (games.truth, item), 5, payment, reserve).payoffs(games, said, range(GROUPS))
                 for games in (moved, plain)

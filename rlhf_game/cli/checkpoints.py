@@ -51,9 +51,8 @@ def settle_checkpoint(game: Path | None, asked: CheckpointOptions, out: Path | N
     from rlhf_game.errors import InputError
     from rlhf_game.files.atomic import check_output, write_text
     from rlhf_game.files.receipts import Receipt, read_receipts
-    from rlhf_game.files.signatures import check_key, signed
+    from rlhf_game.files.signatures import signed
 
-    check_key(asked.sign)
     if game is not None:
         raise InputError(f"{game}: must not be here with --policy or --draws, which need no game")
     if asked.groups is None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from rlhf_game.cli.seal import SignKey
 from rlhf_game.cli.set_option import Settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -19,6 +20,7 @@ def discover(
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: runs/CONFIG's name.")] = None,
     dry_run: DryRun = False,
     settings: Settings = None,
+    sign: SignKey = None,
 ) -> None:
     """Search for a loss of preferences: propose, check, train, score, archive; an interrupted search goes on."""
     from rlhf_game.cli.display import show_calls, show_table, write_out
@@ -27,7 +29,9 @@ def discover(
     from rlhf_game.cli.report import leave_report, print_where
     from rlhf_game.discovery import count_calls, read_discovery
     from rlhf_game.discovery import discover as discover_pipeline
+    from rlhf_game.files.signatures import check_key
 
+    check_key(sign, is_written=not dry_run)
     share_the_processor()
     configuration = read_discovery(config, settings or ())
     folder = out or Path("runs") / config.stem
@@ -36,7 +40,7 @@ def discover(
         return
     with progress_on_stderr() as watch:
         finished = discover_pipeline(configuration, folder, watch)
-    page = leave_report(folder)
+    page = leave_report(folder, sign)
     if as_json:
         write_out((folder / "result.json").read_text(encoding="utf-8"))
         return

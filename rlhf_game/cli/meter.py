@@ -30,10 +30,14 @@ def meter(
     if not game.is_file():
         raise InputError(f"{source}: must be a game, or the folder of a run with a game.json, found neither")
     found = price(read_game(game), read_served(responses)).document()
+    count = len(found["groups"][0]["responses"]) - len(found["unknown"])
+    if not count:
+        raise InputError(
+            f"{responses}: must have at least one row whose response is an outcome of its prompt in {game}, found none"
+        )
     if as_json:
         typer.echo(json.dumps(found))
         return
-    count = len(found["groups"][0]["responses"]) - len(found["unknown"])
     typer.echo(f"{count} responses priced; what the total should be, with probability {LEVEL:g}:")
     for group in found["groups"]:
         low, high = group["expected"]["low"], group["expected"]["high"]

@@ -89,11 +89,21 @@ def print_where(what: str, folder: Path, page: Path | None) -> None:
     typer.echo(f"{what} folder: {folder}")
 
 
-def leave_report(folder: Path) -> Path | None:
+def leave_report(folder: Path, sign: Path | None = None) -> Path | None:
     """Write the report of a finished folder, unless there is one that is newer than what it is made of; return it.
 
-    Where the extra is missing there is none, and one line on stderr says so.
+    Where the extra is missing there is none, and one line on stderr says so. sign: the private key that then signs all
+    files of the folder.
     """
+    from rlhf_game.files.signatures import sign_folder
+
+    page = _kept_report(folder)
+    if sign is not None:
+        sign_folder(folder, sign)
+    return page
+
+
+def _kept_report(folder: Path) -> Path | None:
     from rlhf_game.errors import MissingExtra
     from rlhf_game.report import REPORT, write_report
 

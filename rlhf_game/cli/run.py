@@ -60,12 +60,12 @@ def run(
     from rlhf_game.cli.report import leave_report, print_where
     from rlhf_game.engines import engine as engine_of
     from rlhf_game.files.seals import read_seal
-    from rlhf_game.files.signatures import check_key, sign_folder
+    from rlhf_game.files.signatures import check_key
     from rlhf_game.outcomes.draws.draws_yardstick import check_yardstick, measure
     from rlhf_game.outcomes.run_config import read_config
     from rlhf_game.outcomes.run_pipeline import run as run_pipeline
 
-    check_key(sign)
+    check_key(sign, is_written=not (dry_run or plan or calibrate is not None))
     share_the_processor()
     configuration = read_config(config, settings or ())
     chosen = engine_of(engine or "local", workers, address) if engine or workers or address else None
@@ -79,9 +79,7 @@ def run(
     _warn(configuration, folder)
     with progress_on_stderr() as watch:
         finished = run_pipeline(configuration, folder, watch, engine=chosen, seal=seal)
-    page = leave_report(folder)
-    if sign is not None:
-        sign_folder(folder, sign)
+    page = leave_report(folder, sign)
     measured = measure(configuration) if yardstick else None
     if as_json:
         text = (folder / "receipt.json").read_text(encoding="utf-8")

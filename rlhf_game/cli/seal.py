@@ -66,7 +66,7 @@ def open_seal(
     typer.echo(f"settlement seed {revealed_seed(found, reports)}, from {found.seed_from}")
     if excluded:
         typer.echo(f"sealed and not revealed: {', '.join(excluded)}")
-    print_signed(key)
+    print_signed(sealed, key)
     return 0
 
 
@@ -79,12 +79,14 @@ def unsigned(path: Path, key: Path | None, *, lines: bool = False) -> list[str]:
     return folder_differences(path, key) if path.is_dir() else signature_differences(path, key, lines=lines)
 
 
-def print_signed(key: Path | None) -> None:
-    """Name the key that signed what was verified, if one was asked for."""
-    from rlhf_game.files.signatures import key_name
+def print_signed(path: Path, key: Path | None, *, lines: bool = False) -> None:
+    """Name the key that signed what was verified; of a signature without a key to check it with, say so."""
+    from rlhf_game.files.signatures import is_signed, key_name
 
     if key is not None:
         typer.echo(f"signed, all that is in it, by the Ed25519 key {key_name(key)}")
+    elif is_signed(path, lines=lines):
+        typer.echo("it is signed; by whom is not checked without --key PUB")
 
 
 def reports_in(path: Path) -> "list[SealedReport]":

@@ -46,9 +46,9 @@ def settle(
     With --policy or --draws, settle a checkpoint that anybody trained, by fresh draws of it.
     """
     from rlhf_game.errors import InputError
+    from rlhf_game.files.signatures import check_key
 
-    if sign is not None and out is None and not as_json:
-        raise InputError("--sign: must come with -o or --json, as what is signed is the receipt's file")
+    check_key(sign, is_written=out is not None or as_json)
     if policy is not None or draws is not None:
         asked = CheckpointOptions(policy, reference, groups, draws, tuple(settings or ()), sealed, sign)
         settle_checkpoint(game, asked, out, as_json)
@@ -77,9 +77,8 @@ def _settle_games(
     from rlhf_game.files.policies import beside, write_policy
     from rlhf_game.files.receipts import Receipt, receipt_of, receipt_text
     from rlhf_game.files.seals import check_seal, read_seal, reports_of, with_commitments
-    from rlhf_game.files.signatures import check_key, signed
+    from rlhf_game.files.signatures import signed
 
-    check_key(sign)
     lines = is_list(game)
     games = read_games(game, trusted=trusted, settings=settings)
     beside_out = [] if out is None else [beside(out, i + 1 if lines else None) for i in range(len(games))]
@@ -168,7 +167,7 @@ def verify(
     if is_own(receipt):
         found = own_differences(receipt, game) + unsigned(receipt, key)
         found += [] if without is None else spread_differences(receipt, game, without)
-        return _print_verified(found, [f"verified: {receipt}", *PROVED], key)
+        return _print_verified(receipt, found, [f"verified: {receipt}", *PROVED], key)
     if without is not None:
         raise InputError(f"{receipt}: must be a group's own receipt with --without")
     from rlhf_game.files.games import is_list, read_game
@@ -183,13 +182,13 @@ def verify(
         (said,) = read_receipts(receipt)
         one = read_game(game, trusted=trusted, settings=settings or ())
         found += committed_differences(said, read_seal(sealed), reports_of(one))
-    checked = {COMMITMENTS: sealed, KEY: key}
-    trust = [name for name in ON_TRUST if checked.get(name) is None]
+    trust = [name for name in ON_TRUST if name != KEY and (name != COMMITMENTS or sealed is None)]
     said_so = [
         f"verified: {count} receipt{'s' if count > 1 else ''} as the game gives it",
         f"taken on trust, as no game gives it: {' and '.join(trust)}",
     ]
-    return _print_verified(found + unsigned(receipt, key, lines=is_list(game)), said_so, key)
+    lines = is_list(game)
+    return _print_verified(receipt, found + unsigned(receipt, key, lines=lines), said_so, key, lines)
 
 
 def _verify_folder(
@@ -204,16 +203,16 @@ def _verify_folder(
         for count, what in zip(again, ("games played again", "responses scored again"), strict=True)
         if count is not None
     ]
-    return _print_verified(found + unsigned(folder, key), said, key)
+    return _print_verified(folder, found + unsigned(folder, key), said, key)
 
 
-def _print_verified(found: list[str], verified: list[str], key: Path | None) -> int:
+def _print_verified(path: Path, found: list[str], verified: list[str], key: Path | None, lines: bool = False) -> int:
     """Print what is wrong, or what was verified and which key signed it; return the exit code."""
     for text in found or verified:
         typer.echo(text)
     if found:
         return DIFFERS
-    print_signed(key)
+    print_signed(path, key, lines=lines)
     return 0
 
 

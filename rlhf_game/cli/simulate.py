@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from rlhf_game.cli.seal import SignKey
 from rlhf_game.cli.set_option import Settings
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def simulate(
     workers: Workers = None,
     address: Address = None,
     settings: Settings = None,
+    sign: SignKey = None,
     replay: Annotated[
         Path | None,
         typer.Option(metavar="STUDY", help="Write one game of this study (its folder or its file) as a game file."),
@@ -50,7 +52,9 @@ def simulate(
     """Play many games between strategic groups, with and without payments; an interrupted study goes on."""
     from rlhf_game.engines import engine as engine_of
     from rlhf_game.errors import InputError
+    from rlhf_game.files.signatures import check_key
 
+    check_key(sign, is_written=replay is None)
     if replay is not None:
         if scenario is not None or game is None or out is None or settings:
             raise InputError("--replay must come with --game K and -o FILE, and without a scenario and --set")
@@ -58,7 +62,7 @@ def simulate(
         return
     if scenario is None or game is not None:
         raise InputError("SCENARIO must be given, or --replay STUDY --game K -o FILE")
-    _play(scenario, settings or (), as_json, out, engine_of(engine, workers, address))
+    _play(scenario, settings or (), as_json, out, engine_of(engine, workers, address), sign)
 
 
 def _replay(study: Path, game: int, point: int, out: Path) -> None:
@@ -69,7 +73,9 @@ def _replay(study: Path, game: int, point: int, out: Path) -> None:
     typer.echo(f"game: {out}")
 
 
-def _play(scenario: Path, settings: Sequence[str], as_json: bool, out: Path | None, engine: "Engine") -> None:
+def _play(
+    scenario: Path, settings: Sequence[str], as_json: bool, out: Path | None, engine: "Engine", sign: Path | None
+) -> None:
     from rlhf_game.cli.display import write_out
     from rlhf_game.cli.progress import progress_on_stderr
     from rlhf_game.cli.report import leave_report, print_where
@@ -81,7 +87,7 @@ def _play(scenario: Path, settings: Sequence[str], as_json: bool, out: Path | No
     folder = out or Path("runs") / scenario.stem
     with progress_on_stderr() as watch:
         finished = simulate_study(study, folder, engine, watch)
-    page = leave_report(folder)
+    page = leave_report(folder, sign)
     if as_json:
         write_out((folder / SUMMARY).read_text(encoding="utf-8"))
         return

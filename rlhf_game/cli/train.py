@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from rlhf_game.cli.seal import SignKey
 from rlhf_game.cli.set_option import Settings
 
 DryRun = Annotated[
@@ -19,15 +20,18 @@ def train(
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: runs/CONFIG's name.")] = None,
     dry_run: DryRun = False,
     settings: Settings = None,
+    sign: SignKey = None,
 ) -> None:
     """Train what CONFIG names by its kind: reward models or a policy; an interrupted training goes on."""
     from rlhf_game.cli.display import show_calls, show_table, write_out
     from rlhf_game.cli.processor import share_the_processor
     from rlhf_game.cli.progress import progress_on_stderr
     from rlhf_game.cli.report import leave_report, print_where
+    from rlhf_game.files.signatures import check_key
     from rlhf_game.training import count_calls, read_training
     from rlhf_game.training import train as train_pipeline
 
+    check_key(sign, is_written=not dry_run)
     share_the_processor()
     configuration = read_training(config, settings or ())
     folder = out or Path("runs") / config.stem
@@ -38,7 +42,7 @@ def train(
         finished = train_pipeline(configuration, folder, watch)
     if not finished.metrics:
         return
-    page = leave_report(folder)
+    page = leave_report(folder, sign)
     if as_json:
         write_out((folder / "metrics.json").read_text(encoding="utf-8"))
         return

@@ -49,16 +49,26 @@ def sign_folder(folder: Path, key: Path) -> None:
 
 def signature_differences(path: Path, key: Path, *, lines: bool = False) -> list[str]:
     """Return a line for each document of a file that a public key has not signed as it is. lines: one on each line."""
-    name, text = shown(os.fspath(path), 200), read_text(path)
-    documents = list(parse_json_lines(text, name)) if lines else [(name, parse_json(text, name))]
     found = []
-    for where, document in documents:
+    for where, document in _documents(path, lines):
         said = document.get(KEY) if isinstance(document, dict) else None
         if said is None:
             found.append(f"{where}: {KEY}: must be there, found none")
         elif fault := _fault(_canonical(document), parse_model(Signature, said, f"{where}: {KEY}"), key):
             found.append(f"{where}: {KEY}: {fault}")
     return found
+
+
+def is_signed(path: Path, *, lines: bool = False) -> bool:
+    """Return whether a folder, or any document of a file, has a signature, whoever made it."""
+    if path.is_dir():
+        return (path / SIGNATURE).is_file()
+    return any(isinstance(one, dict) and one.get(KEY) is not None for _, one in _documents(path, lines))
+
+
+def _documents(path: Path, lines: bool) -> list[tuple[str, Any]]:
+    name, text = shown(os.fspath(path), 200), read_text(path)
+    return list(parse_json_lines(text, name)) if lines else [(name, parse_json(text, name))]
 
 
 def folder_differences(folder: Path, key: Path) -> list[str]:
@@ -76,10 +86,16 @@ def key_name(key: Path) -> str:
     return _public(key).public_bytes_raw().hex()
 
 
-def check_key(key: Path | None) -> None:
-    """Raise InputError or MissingExtra, before anything is done, when a file cannot be signed with."""
-    if key is not None:
-        _private(key)
+def check_key(key: Path | None, *, is_written: bool = True) -> None:
+    """Raise InputError or MissingExtra, before anything is done, when a file cannot be signed with.
+
+    is_written: whether anything will be left that can be signed.
+    """
+    if key is None:
+        return
+    if not is_written:
+        raise InputError("--sign: must come with what is written, a receipt (-o or --json) or a folder, found nothing")
+    _private(key)
 
 
 def _canonical(document: Mapping[str, Any]) -> bytes:

@@ -12,7 +12,8 @@ import pytest
 from rlhf_game.cli.folder_kinds import verify_folder
 from rlhf_game.discovery import discover, read_discovery
 from rlhf_game.errors import InputError
-from rlhf_game.files.workspace import LOCK, SUMS, Workspace
+from rlhf_game.files.signatures import folder_differences, key_name
+from rlhf_game.files.workspace import LOCK, SIGNATURE, SUMS, Workspace
 from rlhf_game.outcomes import read_config
 from rlhf_game.outcomes import run as run_pipeline
 from rlhf_game.simulations.simulation_pipeline import simulate
@@ -20,6 +21,7 @@ from rlhf_game.simulations.study import read_study
 from rlhf_game.training import read_training, train
 from tests import tiny
 from tests.cli.runner import run
+from tests.cli.test_signatures import key_pair
 from tests.preferences import preferences
 from tests.simulations.studies import GAMES, MARKET
 
@@ -81,6 +83,7 @@ KINDS: dict[str, tuple[Callable[[Path, Path, Watch], None], dict[str, Any], str]
     "policy": (a_training, {"kind": "policy", **POLICY}, "draw from the policy"),
 }  # fmt: skip
 """How to fill each kind of folder, its configuration, and when to stop it in the middle of its work."""
+COMMANDS = {a_run: "run", a_study: "simulate", a_training: "train", a_discovery: "discover"}
 
 
 @pytest.fixture(scope="module")
@@ -125,13 +128,43 @@ def test_a_flipped_byte_in_any_file_of_a_finished_folder_is_found(kind: str, pla
         assert file.name == SUMS or any(file.name in line for line in found), (file, found)
         seen.add(file.relative_to(tmp_path / "out").as_posix())
     assert {"config.json", SUMS, "report.html"} < seen
-    changed = next(file for file in flipped(tmp_path / "out", 1) if file.name != SUMS)
+    _check_signed(COMMANDS[fill], config_of(kind, place), tmp_path / "out", tmp_path)
+    changed = next(file for file in flipped(tmp_path / "out", 1) if file.name not in (SIGNATURE, SUMS))
     result = run("verify", tmp_path / "out")
     assert result.code == 3
     assert changed.name in result.out
     reported = run("report", tmp_path / "out")
     marked = (tmp_path / "out" / "report.html").read_text()
     assert changed.name in reported.err or "not as they were written" in marked
+
+
+def _check_signed(command: str, config: Path, out: Path, keys: Path) -> None:
+    """Sign a finished folder; who changes a file and makes the seal anew is found by the key, and only by it."""
+    (secret, public), (other, _) = key_pair(keys), key_pair(keys, "other")
+    assert run(command, config, "-o", out, "--sign", secret).code == 0
+    named = run("verify", out, "--key", public)
+    assert (named.code, key_name(public) in named.out) == (0, True)
+    sums = (out / SUMS).read_bytes()
+    for file in flipped(out, 1):
+        if file.name == SIGNATURE:
+            with pytest.raises(InputError):
+                folder_differences(out, public)
+        elif file.name != SUMS:
+            _seal_anew(out)
+            assert Workspace(out).differences() == []
+            assert folder_differences(out, public), file
+            (out / SUMS).write_bytes(sums)
+    assert run(command, config, "-o", out, "--sign", other).code == 0
+    unchecked = run("verify", out)
+    assert (unchecked.code, "by whom is not checked" in unchecked.out) == (0, True)
+    swapped = run("verify", out, "--key", public)
+    assert (swapped.code, key_name(public) in swapped.out) == (3, True)
+
+
+def _seal_anew(folder: Path) -> None:
+    (folder / SUMS).unlink()
+    workspace = Workspace(folder)
+    workspace.adopt(*workspace.files())
 
 
 @pytest.mark.parametrize("kind", [kind for kind, (_, _, moment) in KINDS.items() if moment])
@@ -164,9 +197,7 @@ def test_what_is_forged_and_sealed_anew_is_found_where_it_can_be_made_again(plac
         text = path.read_text()
         assert change(text) != text
         path.write_text(change(text))
-        (tmp_path / kind / SUMS).unlink()
-        workspace = Workspace(tmp_path / kind)
-        workspace.adopt(*workspace.files())
+        _seal_anew(tmp_path / kind)
         return verify_folder(tmp_path / kind)[0]
 
     seed = lambda text: text.replace('"seed": 4', '"seed": 5')  # noqa: E731

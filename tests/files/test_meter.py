@@ -76,6 +76,14 @@ def test_a_wrong_log_is_one_line(content: str, words: str, tmp_path: Path) -> No
     assert words in found.err
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_log_without_any_known_response_is_no_bill_of_nothing(options: tuple[str, ...], tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "run", PROMPTS)
+    found = run("meter", folder, "--responses", log(tmp_path, [("May I?", "perhaps"), ("Who?", "yes")]), *options)
+    assert (found.code, found.out) == (2, "")
+    assert "at least one row whose response is an outcome" in found.err
+
+
 def test_a_game_without_prompts_has_no_meter(tmp_path: Path) -> None:
     game = {key: value for key, value in PROMPTS.items() if key != "provenance"}
     folder = folder_of(tmp_path / "run", game)

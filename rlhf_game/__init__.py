@@ -6,9 +6,8 @@ Names are imported on first use, so that ``import rlhf_game`` is immediate and l
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
-
 _NAMES = {
+    "rlhf_game.version": ("__version__",),
     "rlhf_game.mechanism.mechanism": ("Mechanism", "Settlement", "Settlements", "settle_many"),
     "rlhf_game.mechanism.training": ("Trained", "TrainingRule", "AffineRule", "AffineWelfare", "SocialWelfare"),
     "rlhf_game.mechanism.payments": ("AffinePayments", "NoPayments", "PaymentRule", "RevenueOptimal"),
@@ -55,6 +54,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which then also know a name 
     from rlhf_game.outcomes.draws.draws_space import Draws
     from rlhf_game.registry import register
     from rlhf_game.rewards.neural import HF
+    from rlhf_game.version import __version__ as __version__
 else:
 
     def __getattr__(name: str) -> object:

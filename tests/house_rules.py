@@ -43,6 +43,7 @@ def _layer(below: str, always: str, inside: str = "", below_inside: str = "") ->
 LAYERS = {
     "errors": _layer("", ""),
     "cores": _layer("", ""),
+    "version": _layer("", ""),
     "registry": _layer("errors", ""),
     "callables": _layer("errors", ""),
     "optimization": _layer("errors", ""),

@@ -1,31 +1,52 @@
 """The wheel and the source distribution: built from the tree, installed elsewhere, they hold all that commands need."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
+from importlib.metadata import Distribution
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
-import yaml
-
-from rlhf_game import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "rlhf_game")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", ".gitignore", "rlhf_game")
+TAGGED = "9.8.7"
+
+
+def git(tree: Path, *arguments: str) -> None:
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", *who, *arguments], cwd=tree, check=True, capture_output=True)
+
+
+def build(tree: Path, what: str, out: Path) -> Path:
+    """Have the build backend make a distribution or its metadata of a tree, and return where it is."""
+    script = f"from setuptools import build_meta as b; print(b.{what}({str(out)!r}))"
+    said = subprocess.run([sys.executable, "-c", script], cwd=tree, check=True, capture_output=True, text=True).stdout
+    return out / said.splitlines()[-1]
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheel and the sdist, made by the build backend from a copy of the tree."""
+    """A folder with the sdist of a tagged copy of the tree, and the wheel that was made from the sdist alone."""
     tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("dist")
     for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, tree / name)
-    script = f"from setuptools import build_meta as b; b.build_sdist({str(out)!r}); b.build_wheel({str(out)!r})"
-    subprocess.run([sys.executable, "-c", script], cwd=tree, check=True, capture_output=True)
+    git(tree, "init")
+    git(tree, "add", ".")
+    git(tree, "commit", "-m", "all")
+    git(tree, "tag", f"v{TAGGED}")
+    sdist = build(tree, "build_sdist", out)
+    unpacked = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(unpacked, filter="data")
+    build(next(unpacked.iterdir()), "build_wheel", out)
     return out
 
 
@@ -44,10 +65,31 @@ def installed(built: Path, folder: Path) -> Path:
     return folder / "rlhf-game"
 
 
-def test_versions_agree_and_the_citation_has_a_date() -> None:
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
-    assert str(citation["version"]) == __version__
-    assert citation["date-released"]
+def version_of(tree: Path) -> str:
+    """Return the version in the metadata that the build backend makes of a tree."""
+    with TemporaryDirectory() as out:
+        found: str = Distribution.at(build(tree, "prepare_metadata_for_build_wheel", Path(out))).version
+    return found
+
+
+def test_the_version_is_that_of_the_last_tag(tmp_path: Path) -> None:
+    """Without history or without tags it is the development version of the release under way."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    under_way = settings["tool"]["setuptools_scm"]["fallback_version"]
+    (tmp_path / "rlhf_game").mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE", "rlhf_game/__init__.py", ".gitignore"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    assert version_of(tmp_path) == under_way
+
+    git(tmp_path, "init")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-m", "one")
+    git(tmp_path, "commit", "--allow-empty", "-m", "two")
+    assert version_of(tmp_path) == under_way.removesuffix("0") + "2"
+    git(tmp_path, "tag", "v3.1.4")
+    assert version_of(tmp_path) == "3.1.4"
+    git(tmp_path, "commit", "--allow-empty", "-m", "three")
+    assert version_of(tmp_path) == "3.1.5.dev1"
 
 
 @pytest.mark.slow
@@ -70,7 +112,8 @@ def test_a_wheel_elsewhere_settles_plays_reports_and_runs_the_demo(built: Path, 
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert run("--version") == f"rlhf-game {__version__}\n"
+    assert run("--version") == f"rlhf-game {TAGGED}\n"
+    assert json.loads(run("doctor", "--json"))["rlhf-game"] == TAGGED
     where = subprocess.run(
         [tmp_path / "env" / "bin" / "python", "-c", "import rlhf_game; print(rlhf_game.__file__)"],
         cwd=tmp_path, env=free, capture_output=True, text=True, check=True,
@@ -79,8 +122,8 @@ def test_a_wheel_elsewhere_settles_plays_reports_and_runs_the_demo(built: Path, 
     run("init", "game", "-o", "game.yaml")
     run("settle", "game.yaml", "-o", "receipt.json")
     run("verify", "receipt.json", "game.yaml")
+    assert json.loads((tmp_path / "here" / "receipt.json").read_text())["version"] == TAGGED
     run("play", "game.yaml", "-o", "play.html")
     run("report", "game.yaml")
-    run("doctor")
     run("demo", "-o", "demo")
     assert (tmp_path / "here" / "demo" / "report.html").exists()

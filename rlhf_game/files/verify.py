@@ -191,6 +191,6 @@ def _policy_apart(mine: Any, theirs: Any, at: str = "policy") -> list[str]:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """Return the numbers of a version; of anything else, nothing."""
-    parts = version.split(".")
-    return tuple(map(int, parts)) if all(re.fullmatch("[0-9]{1,9}", part) for part in parts) else ()
+    """Return the numbers of a version's release, 0.2.1 of 0.2.1.dev30; of anything else, nothing."""
+    release = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})*)(?:\.dev[0-9]{1,9})?(?:\+[a-z0-9.]+)?", version)
+    return tuple(map(int, release[1].split("."))) if release else ()

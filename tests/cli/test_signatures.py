@@ -8,6 +8,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization as pem
 from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
 
+from rlhf_game import __version__
 from rlhf_game.files import signatures
 from tests.cli.runner import run
 
@@ -89,7 +90,7 @@ def test_own_receipts_seals_and_every_line_are_signed(game: Path, keys: tuple[Pa
     run("settle", lines, "--sign", secret, "-o", many)
     assert run("verify", many, lines, "--key", public).code == 0
     first, second = many.read_text().splitlines()
-    many.write_text(first + "\n" + second.replace('"version":"0.1.0"', '"version":"0.0.9"') + "\n")
+    many.write_text(first + "\n" + second.replace(f'"version":"{__version__}"', '"version":"0.0.9"') + "\n")
     found = run("verify", many, lines, "--key", public)
     assert (found.code, "line 2" in found.out, "line 1" in found.out) == (3, True, False)
 

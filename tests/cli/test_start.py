@@ -1,12 +1,14 @@
 """What a new user asks first: a file to start from, and what is installed."""
 
 import json
-from importlib.metadata import requires
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 
+from rlhf_game import __version__
+from rlhf_game.cli import doctor
 from rlhf_game.cli.doctor import examination
 from rlhf_game.cli.init import StarterKind
 from tests.cli.runner import run
@@ -72,8 +74,9 @@ def test_nothing_is_overwritten(kind: StarterKind, tmp_path: Path) -> None:
 def test_the_doctor_knows_every_extra_and_what_would_bring_a_missing_one(monkeypatch: pytest.MonkeyPatch) -> None:
     printed = json.loads(run("doctor", "--json").out)
     assert printed == examination()
-    declared = {line.split("extra == ")[1].strip("\"'") for line in requires("rlhf-game") or [] if "extra == " in line}
-    assert set(printed["extras"]) == declared - {"all"}
+    declared = tomllib.loads(doctor.CHECKOUT.read_text())["project"]["optional-dependencies"]
+    assert set(printed["extras"]) == set(declared) - {"all"}
+    assert printed["rlhf-game"] == __version__
     assert printed["extras"]["dev"]["versions"]["pytest"] == pytest.__version__
     monkeypatch.setattr("rlhf_game.cli.doctor._version", lambda name: None if name == "cvxpy" else "1")
     conic = examination()["extras"]["conic"]
@@ -86,6 +89,24 @@ def test_the_doctor_knows_every_extra_and_what_would_bring_a_missing_one(monkeyp
     said = run("doctor").out
     assert "no   conic" in said
     assert "pip install 'rlhf-game[conic]'" in said
+
+
+def test_the_doctor_of_an_installed_package_reads_what_it_was_installed_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [
+        "numpy>=2.1",
+        "cvxpy>=1.7; extra == 'conic'",
+        'setuptools<80; extra == "text"',
+        "rlhf-game[text]; extra == 'all'",
+    ]
+    monkeypatch.setattr(doctor, "requires", lambda name: asked)
+    monkeypatch.setattr(doctor, "CHECKOUT", tmp_path / "pyproject.toml")
+    found = examination()["extras"]
+    assert {name: [*one["versions"], *one["missing"]] for name, one in found.items()} == {
+        "conic": ["cvxpy"],
+        "text": ["setuptools"],
+    }
 
 
 def test_names_that_look_the_same_are_refused(tmp_path: Path) -> None:

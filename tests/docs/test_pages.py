@@ -141,7 +141,10 @@ def test_ci_runs_the_test_command_of_the_readme_first() -> None:
 
 
 def test_the_version_is_the_same_everywhere() -> None:
+    """The release under way, which a tree without tags is a development version of, and what is cited."""
     citation = yaml.safe_load(read("CITATION.cff"))
-    assert citation["version"] == rlhf_game.__version__
-    assert f"## {rlhf_game.__version__} " in read("CHANGELOG.md")
+    under_way = tomllib.loads(read("pyproject.toml"))["tool"]["setuptools_scm"]["fallback_version"]
+    assert re.findall(r"^## (\S+)", read("CHANGELOG.md"), re.MULTILINE)[0] + ".dev0" == under_way
+    assert f"{citation['version']}.dev0" == under_way
+    assert citation["date-released"]
     assert {"cff-version", "message", "title", "authors", "license"} <= citation.keys()

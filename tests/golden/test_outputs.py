@@ -30,6 +30,7 @@ TRAINED = 1e-3
 """The same after some steps of training."""
 UNLIKE = {
     "versions", "seconds", "folder", "config_sha256", "game_sha256", "results_sha256", "files", "model", "rewards",
+    "version",
 }  # fmt: skip
 """Keys whose contents are a machine's, a path's, an identity's or the last bits'; that they are there is still seen."""
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rlhf_game.mechanism.regret import Regret
     from rlhf_game.mechanism.reports import Group
     from rlhf_game.mechanism.spaces.base import PolicySpace
+    from rlhf_game.outcomes.draws.listing import PlayedDraws
 
 VIOLATED: Final = 3
 
@@ -28,7 +30,7 @@ def audit(
         typer.Argument(
             metavar="GAME",
             help="A game (.yaml, .yml, .json), a directory that `run` made, or a run's configuration with draws of a "
-            "model whose responses can all be listed.",
+            "model whose responses can all be listed; of a directory with other draws, the texts on its tape.",
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print the audit as JSON.")] = False,
@@ -76,6 +78,7 @@ def audit(
     What is found is a lower bound, with the report that attains it; only the bound is a proof. Where outcomes are
     missing from the game, what is audited is the mechanism that runs: the one over the outcomes that were found. Of a
     configuration with draws it is the exact game: what a lie gains in it is what it gains on average over tapes.
+    Of a run with draws it is the same where its responses can all be listed, else the game over the texts on its tape.
     """
     import numpy as np
 
@@ -88,7 +91,7 @@ def audit(
     from rlhf_game.files.parts import label
     from rlhf_game.mechanism.regret import SIZES
 
-    one = _read(game, trusted, settings or ())
+    one, draws = _read(game, trusted, settings or ())
     settle(one)  # an error names the file and the field
     space, mechanism, groups = build(one)
     if rules is not None:
@@ -121,18 +124,30 @@ def audit(
     if as_json:
         begun = PROVED_STARTS if is_short else begun
         asked = {"size_limit": limit, "starts": begun, "seed": seed, "outcomes": "found" if is_partial else "all"}
+        asked |= {} if draws is None else draws.asked
         write_out(_document(one, rules or label("payment", one.fields.payment), regrets, joint, more, asked))
     else:
-        show_audit(rules or label("payment", one.fields.payment), regrets, joint)
+        show_audit(rules or label("payment", one.fields.payment), regrets, joint, draws.bounds_hold if draws else "")
         _show_more(more)
-        if is_short:
-            write_out(
-                f"searched from {PROVED_STARTS} starts in few steps, since no lie can gain by proof; --starts {STARTS} "
-                "searches longer.\n"
-            )
-        if is_partial:
-            write_out("audited: the mechanism that runs, which is the one over the responses that were found.\n")
+        write_out(_what_was_audited(is_short, is_partial, draws))
     return _verdict(regrets) if check else 0
+
+
+def _what_was_audited(is_short: bool, is_partial: bool, draws: "PlayedDraws | None") -> str:
+    """Return how long was searched, and for what, where either is not what one would expect: a line each."""
+    from rlhf_game.agents.audit import PROVED_STARTS, STARTS
+
+    lines = []
+    if is_short:
+        lines.append(
+            f"searched from {PROVED_STARTS} starts in few steps, since no lie can gain by proof; --starts {STARTS} "
+            "searches longer.\n"
+        )
+    if is_partial:
+        lines.append("audited: the mechanism that runs, which is the one over the responses that were found.\n")
+    if draws is not None:
+        lines.append(f"{draws.said}.\n")
+    return "".join(lines)
 
 
 def _foreign(target: str) -> "Mechanism":
@@ -264,16 +279,17 @@ def _show_more(more: dict[str, Any]) -> None:
             )
 
 
-def _read(path: Path, trusted: bool, settings: Sequence[str]) -> "Game":
-    """Return a game; of a configuration with outcomes draws the exact one that they are of."""
-    from rlhf_game.files.games import SUFFIXES, parse_game, read_game
-    from rlhf_game.outcomes.draws.listing import exact_game
-    from rlhf_game.outcomes.run_config import is_run, read_config
+def _read(path: Path, trusted: bool, settings: Sequence[str]) -> "tuple[Game, PlayedDraws | None]":
+    """Return the game that is audited, and of draws what is known of it."""
+    from rlhf_game.files.games import parse_game, read_game
+    from rlhf_game.outcomes.draws.listing import played
 
     file = _file(path)
-    if file.suffix.lower() in SUFFIXES and is_run(file):
-        return parse_game(exact_game(read_config(file, settings)), str(file), file.parent, trusted=True)
-    return read_game(file, trusted=trusted, settings=settings)
+    draws = played(file, is_finished=path.is_dir(), trusted=trusted, settings=settings)
+    if draws is None:
+        return read_game(file, trusted=trusted, settings=settings), None
+    one = parse_game(draws.document, str(file), file.parent, trusted=True)
+    return replace(one, sha256=draws.sha256 or one.sha256), draws
 
 
 def _file(path: Path) -> Path:

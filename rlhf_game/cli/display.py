@@ -135,9 +135,15 @@ def show_receipts(receipts: "Sequence[Receipt]") -> None:
     _print(table)
 
 
-def show_audit(payment: str, regrets: "Sequence[Regret]", joint: "Mapping[str, Sequence[Deviation]]") -> None:
-    """Print the bracket of every group's regret, what joint lies gain, and what that proves."""
-    table = _table("group", "utility", "regret found", "regret bound", "best lie found", "size said")
+def show_audit(
+    payment: str, regrets: "Sequence[Regret]", joint: "Mapping[str, Sequence[Deviation]]", bounds_hold: str = ""
+) -> None:
+    """Print the bracket of every group's regret, what joint lies gain, and what that proves.
+
+    bounds_hold: where its bounds hold, if not of the game itself.
+    """
+    where = f", {bounds_hold}" if bounds_hold else ""
+    table = _table("group", "utility", "regret found", f"regret bound{where}", "best lie found", "size said")
     for regret in regrets:
         bound = "unknown" if regret.bound is None else number(regret.bound)
         lie = (regret.best.strategy, str(regret.report.size)) if regret.is_refuted else ("none gains", "")
@@ -150,7 +156,7 @@ def show_audit(payment: str, regrets: "Sequence[Regret]", joint: "Mapping[str, S
             _row(several, " + ".join(deviation.members), number(deviation.found), sizes if deviation.found else "")
         _print(several)
     if all(regret.is_proved for regret in regrets):
-        verdict = f"payment {payment}: truth is a best report of every group, by the bound (up to rounding)."
+        verdict = f"payment {payment}: truth is a best report of every group, by the bound (up to rounding){where}."
     elif any(regret.is_refuted for regret in regrets):
         verdict = f"payment {payment}: a lie gains, so truth is not a best report."
     else:

@@ -347,8 +347,8 @@ def parse_fields(document: Any, name: str) -> Fields:
     if isinstance(space, str) and space in TEXTS:
         raise InputError(
             f"{name}: space: must be {' or '.join(SPACES)} here, found {space}: {TEXTS[space]}, which verify reads; "
-            "what is proved about its lies is the certificate in the receipt (audit plays the exact game of a run's "
-            "configuration where the draws are of responses that can all be listed)"
+            "what is proved about its lies is the certificate in the receipt (audit of a run's folder or configuration "
+            "with draws plays the exact game where all responses can be listed)"
         )
     if not isinstance(space, str) or space not in SPACES:
         raise InputError(f"{name}: space: must be {', '.join(SPACES)} or code ({PLACES}), found {kind(space)}")

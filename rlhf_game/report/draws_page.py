@@ -10,6 +10,8 @@ from rlhf_game.files.receipts import Interval, Receipt, read_receipts
 from rlhf_game.files.schema import OurDocument, parse_model
 from rlhf_game.files.verify import drawn_differences
 from rlhf_game.report.data_table import DataTable, column, number
+from rlhf_game.report.incentives import audited
+from rlhf_game.report.lies import read_audit
 from rlhf_game.report.money import estimate, range_of, settlement, summed
 from rlhf_game.report.page import Block, Note, Page, Section, TableBlock, names_of, provenance_rows, recomputed
 
@@ -56,8 +58,11 @@ class DrawsReceiptFields(OurDocument):
     settlement_seed: int
 
 
-def draws_page(folder: Path) -> Page:
-    """Return the report. Raises InputError when a file is missing, wrong, or of another game."""
+def draws_page(folder: Path, audit: Path | None = None) -> Page:
+    """Return the report. Raises InputError when a file is missing, wrong, or of another game.
+
+    audit: what ``audit`` printed of the folder.
+    """
     path = folder / "receipt.json"
     name, game = shown(str(path), 200), read_drawn_game(folder / "game.json")
     (receipt,) = read_receipts(path)
@@ -66,13 +71,14 @@ def draws_page(folder: Path) -> Page:
         raise InputError(f"{name}: game_sha256: must be that of the game beside it, found another")
     checked = recomputed(drawn_differences(receipt, game), "tape")
     names = names_of([group.name for group in receipt.groups])
+    lies = () if audit is None else (audited(game, read_audit(audit, game)),)
     return Page(
         title=f"{len(receipt.groups)} groups share draws of the optimum",
         lead=f"What {names} want was put into one policy over all texts, at strength {receipt.strength:g}, and the "
         "responses were drawn from exactly that policy, by rejection. Payments are right in expectation; what they are "
         "known to is said with each.",
         facts=_facts(receipt, said),
-        sections=(settlement(receipt, None, checked), _bills(receipt, said), _tapes(game, said), _served(game)),
+        sections=(settlement(receipt, None, checked), _bills(receipt, said), *lies, _tapes(game, said), _served(game)),
         provenance=provenance_rows(
             ("game SHA-256", receipt.game_sha256),
             ("settlement seed", f"{said.settlement_seed}, from {said.seed_from}"),
@@ -110,12 +116,12 @@ def _bills(receipt: Receipt, said: DrawsReceiptFields) -> Section:
             "Standard error",
             "By the other estimator",
             "Least utility of a tape",
-            "No lie gains more than, over draws",
+            "In expectation over draws, no lie gains more than",
         ),
         tuple(zip(names, texts, column(draws.second_payments), column(draws.least_utilities), bounds, strict=True)),
         "",
         DataTable(
-            ("group", "standard error", "second payment", "least utility", "regret bound"),
+            ("group", "standard error", "second payment", "least utility", "regret bound, in expectation over draws"),
             tuple(
                 (name, error, second, least, one.regret_bound)
                 for name, error, second, least, one in zip(

@@ -42,9 +42,12 @@ def folder_page(folder: Path, receipt: Path | None = None, audit: Path | None = 
 
 def _page(folder: Path, receipt: Path | None, audit: Path | None, trusted: bool) -> Page:
     game = folder / "game.json"
-    if game.exists() and (space := space_of(game)) not in LANGUAGE_MODELS:
-        there = [folder / name if (folder / name).exists() else None for name in ("receipt.json", "audit.json")]
+    space = space_of(game) if game.exists() else None
+    there = [folder / name if (folder / name).exists() else None for name in ("receipt.json", "audit.json")]
+    if game.exists() and space not in LANGUAGE_MODELS:
         return settled_page(game, receipt or there[0], audit or there[1], trusted=trusted)
+    if space == "draws" and receipt is None:
+        return draws_page(folder, audit or there[1])
     if audit is not None or receipt is not None:
         raise InputError(f"{folder}: must be a game, or a folder with a game.json, to go with an audit or a receipt")
     if game.exists():

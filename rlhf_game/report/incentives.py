@@ -5,6 +5,7 @@ from typing import Final
 
 import numpy as np
 
+from rlhf_game.files.drawn import DrawnGame, DrawnMember
 from rlhf_game.files.games import Game
 from rlhf_game.files.parts import label
 from rlhf_game.files.schema import GroupFields
@@ -59,6 +60,12 @@ def incentives(game: Game, before: Audit | None, changes: Sequence[PolicyChange]
     return Section("incentives", "Would lying pay?", lead, tuple(blocks))
 
 
+def audited(game: DrawnGame, audit: Audit) -> Section:
+    """Return what an audit of draws found, beside every bound where it holds."""
+    blocks: tuple[Block, ...] = (_verdict(audit, audit), _brackets([audit]), _lies([audit], game.fields.groups))
+    return Section("incentives", "Would lying pay?", f"{audit.audited}." if audit.audited else "", blocks)
+
+
 def is_proved(bracket: Bracket) -> bool:
     """Return whether the bound says that no lie gains, up to rounding."""
     bound = bracket.regret_bound
@@ -76,9 +83,15 @@ def _verdict(audit: Audit, free: Audit) -> Note:
         return Note("bad", f"{names_of(liars)} can gain by lying: truth is not a best report.{would}")
     if all(is_proved(bracket) for bracket in audit.groups):
         return Note(
-            "good", f"Truth is a best report of every group: it is proved that no lie of a single group gains.{would}"
+            "good",
+            f"Truth is a best report of every group: it is proved that no lie of a single group gains{_where(audit)}."
+            f"{would}",
         )
     return Note("plain", f"No lie was found that gains; that is no proof that there is none.{would}")
+
+
+def _where(audit: Audit) -> str:
+    return f", {audit.bounds_hold}" if audit.bounds_hold else ""
 
 
 def _name(audit: Audit) -> str:
@@ -111,8 +124,8 @@ def _brackets(audits: Sequence[Audit]) -> Figure:
         "The most that a lie gains",
         (Panel(drawing),),
         f"The mark is the best lie that a search found ({audits[0].starts} starts, seed {audits[0].seed}): lying gains "
-        f"at least so much. The thin line ends where a proof says that no lie gains more.{arrow}",
-        DataTable(("group", "payments", "truthful utility", "gain found", "gain at most"), data),
+        f"at least so much. The thin line ends where a proof says that no lie gains more{_where(audits[0])}.{arrow}",
+        DataTable(("group", "payments", "truthful utility", "gain found", f"gain at most{_where(audits[0])}"), data),
         tuple(LegendEntry(_name(audit), _slot(audit)) for audit in audits),
     )
 
@@ -121,7 +134,7 @@ def _bracket(low: float, high: float | None) -> str:
     return f"found {number(low)}, " + ("no bound known" if high is None else f"at most {number(high)}")
 
 
-def _lies(audits: Sequence[Audit], groups: Sequence[GroupFields]) -> TableBlock:
+def _lies(audits: Sequence[Audit], groups: Sequence[GroupFields | DrawnMember]) -> TableBlock:
     rows, data = [], list[tuple[Cell, ...]]()
     for audit in audits:
         for bracket, group in zip(audit.groups, groups, strict=True):

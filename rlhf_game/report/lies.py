@@ -9,6 +9,7 @@ from pydantic import Field
 from rlhf_game.agents.audit import audit, standard_strategies
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import parse_json, read_text, shown
+from rlhf_game.files.drawn import DrawnGame
 from rlhf_game.files.games import Game
 from rlhf_game.files.parts import label
 from rlhf_game.files.schema import OurDocument, parse_model
@@ -62,11 +63,15 @@ class Audit(OurDocument):
     seed: int
     size_limit: int | None = None
     game_sha256: str | None = None
+    bounds_hold: str = ""
+    """Where its bounds hold, if not of the game itself: of draws."""
+    audited: str = ""
+    """What was audited, where that is not the game itself."""
     coalitions: list[Joint] = []
     false_names: list[Joint] = []
 
 
-def read_audit(path: str | os.PathLike[str], game: Game) -> Audit:
+def read_audit(path: str | os.PathLike[str], game: Game | DrawnGame) -> Audit:
     """Return the audit in a file. Raises InputError that names the field, also when it is of another game."""
     name = shown(os.fspath(path), 200)
     found = parse_model(Audit, parse_json(read_text(path), name), name)

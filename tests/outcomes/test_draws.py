@@ -81,9 +81,6 @@ def test_a_run_leaves_a_tape_and_a_receipt_that_verify(config: Config, tmp_path:
     )
     again = command("run", config(), "-o", out)
     assert "right in expectation; proposals to each prompt: " in again.out
-    audited = command("audit", out)
-    assert audited.code == 2
-    assert "certificate in the receipt" in audited.err
 
 
 @pytest.fixture(scope="module")

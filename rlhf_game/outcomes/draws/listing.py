@@ -1,19 +1,27 @@
-"""The exact game that draws are of, where all responses of the model can be listed: what ``audit`` plays.
+"""What ``audit`` plays of draws: the exact game where all responses of the model can be listed, else the tape's.
 
 A report's utility in a run of draws is, in expectation over the tape, that of the affine rule over all texts. So where
-these can be listed, what lies gain on the table of them is what they gain in expectation from a tape.
+these can be listed, what lies gain on the table of them is what they gain in expectation from a tape. Where they
+cannot, the texts that the tape holds are candidates like others: the same rule over them alone.
 """
 
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, final
 
-from rlhf_game.errors import InputError
-from rlhf_game.files.documents import parse_json, read_text
+from rlhf_game.errors import InputError, RunError
+from rlhf_game.files.documents import parse_json, read_text, shown
+from rlhf_game.files.drawn import MAIN, DrawnGame, read_drawn_game
+from rlhf_game.files.games import SUFFIXES
+from rlhf_game.files.run_folder import read_parquet
+from rlhf_game.files.sampled import space_of
+from rlhf_game.files.workspace import CONFIG, changes_of
 from rlhf_game.outcomes.draws.draws_spec import DrawsSpec
 from rlhf_game.outcomes.generation import open_model
-from rlhf_game.outcomes.run_config import Configuration, TrieSpec
+from rlhf_game.outcomes.run_config import Configuration, TrieSpec, is_run, parse_config, read_config
 from rlhf_game.outcomes.run_pipeline import run_over_texts
 
 if TYPE_CHECKING:
@@ -23,6 +31,114 @@ MOST: Final = 200_000
 """Sequences of tokens that are listed for a prompt at most."""
 ROUNDING: Final = 1e-9
 """Of the mass that a complete list has."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class PlayedDraws:
+    """What an audit of draws plays, and where its bounds hold."""
+
+    document: dict[str, Any]
+    """As a game file says it."""
+    outcomes: Literal["all", "tape"]
+    bounds_hold: str
+    """What is said beside every bound."""
+    said: str
+    """In one line: what was audited, and where it is not the exact game, why, and what is proved instead."""
+    sha256: str | None = None
+    """Of the run's game, if it is one of a run."""
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """What an audit's document says of it."""
+        return {"outcomes": self.outcomes, "bounds_hold": self.bounds_hold, "audited": self.said}
+
+
+def played(file: Path, *, is_finished: bool, trusted: bool = False, settings: Sequence[str] = ()) -> PlayedDraws | None:
+    """Return what an audit plays of a configuration with draws, or of the game file of a finished run with draws.
+
+    None where the file is another game. trusted, settings: see played_run and ``read_config``.
+    """
+    if is_finished and space_of(file) == "draws":
+        if settings:
+            raise InputError(f"--set: must come with a game or a configuration, found the finished run {file.parent}")
+        return played_run(file.parent, trusted=trusted)
+    if file.suffix.lower() in SUFFIXES and is_run(file):
+        return _played_exact(read_config(file, settings))
+    return None
+
+
+def played_run(folder: Path, *, trusted: bool = False) -> PlayedDraws:
+    """Return the exact game of a finished run with outcomes draws; where there is none, that of the tape's candidates.
+
+    trusted: whether code that its configuration names may run, which scores the responses that are listed. Paths in it
+    start from the current folder. Raises InputError when the folder is no such run as it was written.
+    """
+    if not (folder / "receipt.json").is_file():
+        raise InputError(f"{shown(str(folder), 200)}: must be a finished run, found no receipt.json in it")
+    if changed := changes_of(folder):
+        raise InputError(f"{shown(str(folder), 200)}: {changed[0]}")
+    game = read_drawn_game(folder / "game.json")
+    try:
+        return replace(_played_exact(_configuration(folder, trusted)), sha256=game.sha256)
+    except (InputError, RunError) as error:
+        return _played_tape(game, str(error).rstrip("."))
+
+
+def _played_exact(configuration: Configuration) -> PlayedDraws:
+    return PlayedDraws(
+        exact_game(configuration),
+        "all",
+        "in expectation over draws",
+        "audited: the exact game over all responses; what a lie gains in it is what it gains in expectation over draws",
+    )
+
+
+def _configuration(folder: Path, trusted: bool) -> Configuration:
+    document = parse_json(read_text(folder / CONFIG), CONFIG)
+    configuration = parse_config({key: value for key, value in document.items() if key != "files"}, CONFIG, Path())
+    if configuration.document() != document:
+        raise InputError(f"{CONFIG}: must name the files that the run was made of, found them changed")
+    for i, group in enumerate(configuration.fields.groups):
+        if group.reward.code() and not trusted:
+            raise InputError(f"groups[{i}].reward: names code, which runs with --trust-code only")
+    return configuration
+
+
+def _played_tape(game: DrawnGame, why: str) -> PlayedDraws:
+    """Return the game over the distinct whole texts among a tape's proposals, with how often each was proposed."""
+    fields, columns = game.fields, read_parquet(game.folder / game.fields.tape.file)[0]
+    rows = [k for k, part in enumerate(columns["part"]) if part == MAIN and columns["is_whole"][k]]
+    counts = Counter((columns["prompt"][k], columns["response"][k]) for k in rows)
+    rewards = {(columns["prompt"][k], columns["response"][k]): k for k in rows}
+    by_prompt = [[key for key in counts if key[0] == b] for b in range(fields.prompts)]
+    document = {
+        "space": "table",
+        "reference": [[counts[key] / sum(counts[one] for one in keys) for key in keys] for keys in by_prompt],
+        "outcomes": [[text for _, text in keys] for keys in by_prompt],
+        "regularizer": fields.regularizer,
+        "strength": fields.strength,
+        "normalization": "none",
+        "payment": fields.payment,
+        "groups": [
+            {
+                "name": group.name,
+                "size": group.size,
+                "reward": [
+                    [min(columns[f"reward:{group.name}"][rewards[key]], group.ceiling) for key in keys]
+                    for keys in by_prompt
+                ],
+            }
+            for group in fields.groups
+        ],
+        **({} if fields.weights is None else {"weights": fields.weights}),
+    }
+    said = (
+        f"not audited: the exact game, for {why}. What is proved of it is the rule, by theorem, and what the receipt "
+        f"certifies, in expectation over draws. Audited instead: the rule over the {len(counts)} texts on the tape "
+        "alone, as if they had been candidates; that says nothing about texts that are not on it"
+    )
+    return PlayedDraws(document, "tape", "on the tape's texts alone", said, game.sha256)
 
 
 def exact_game(configuration: Configuration) -> dict[str, Any]:
@@ -37,12 +153,14 @@ def exact_game(configuration: Configuration) -> dict[str, Any]:
     fault = "must be a model on this machine" if model.endpoint is not None else None
     if (spec.temperature, spec.top_k, spec.top_p) != (1.0, 0, 1.0):
         fault = "must be drawn with temperature 1, top_k 0 and top_p 1"
+    if 2**spec.max_new_tokens > MOST:  # of any vocabulary: the model need not be loaded to know it
+        fault = fault or f"must have at most {MOST} responses, found those of {spec.max_new_tokens} tokens"
     if fault is None:
         sequences = vocabulary(open_model(model, configuration.source.base)) ** spec.max_new_tokens
         if sequences > MOST:
             fault = f"must have at most {MOST} responses, found {sequences:.3g} of {spec.max_new_tokens} tokens"
     if fault is not None:
-        raise InputError(f"outcomes: {fault}, for all of them to be listed; nothing was audited")
+        raise InputError(f"outcomes: {fault}, for all of them to be listed")
     trie = TrieSpec(kind="trie", mass=1.0, max_tokens=spec.max_new_tokens, max_nodes=MOST)
     fields = configuration.fields.model_copy(update={"outcomes": trie})
     listed = replace(configuration, fields=fields, source=replace(configuration.source, outcomes=trie))

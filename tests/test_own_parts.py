@@ -121,6 +121,9 @@ def test_a_training_rule(folder: Path) -> None:
 def test_a_space(folder: Path) -> None:
     """The file's space is a table with KL, so everything is known."""
     own = settled(folder, space={"kind": "deck.py:Deck", "cards": [0.5, 0.3, 0.2]}, reference=None)
+    bill = run("receipt", folder / "game.json", "--for", "a", "-o", folder / "own.json", "--trust-code")
+    assert bill.code == 2
+    assert "space: must be a table or an automaton" in bill.err
     known = settled(folder, trusted=False)
     for key in ("value", "payment", "utility"):
         np.testing.assert_allclose(numbers(own, key), numbers(known, key), atol=1e-12)

@@ -18,7 +18,7 @@ from rlhf_game.files.build import build, regularizer_of, settle
 from rlhf_game.files.documents import kind, parse_json, read_text, shown
 from rlhf_game.files.games import Game
 from rlhf_game.files.parts import label
-from rlhf_game.files.schema import AutomatonFields, Salt, Strict, parse_model
+from rlhf_game.files.schema import Salt, Strict, parse_model
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.breakdown import take_apart
 from rlhf_game.mechanism.own_bill import OwnBill, own_bill, own_chain_bill
@@ -119,7 +119,8 @@ def own_receipt(game: Game, name: str) -> OwnReceipt:
     names = [group.name for group in fields.groups]
     if name not in names:
         raise InputError(f"{game.name}: groups: must have one called {shown(name)!r}, found {', '.join(names)}")
-    space, mechanism, groups = build(game)
+    made, mechanism, _ = build(game)
+    space: Any = made
     kind = "trie" if fields.limits is not None else fields.space
     if kind in ALONE:
         raise InputError(f"{game.name}: space: the bill of a {kind} {ALONE[kind]}: it cannot be checked alone")
@@ -127,13 +128,16 @@ def own_receipt(game: Game, name: str) -> OwnReceipt:
         raise InputError(
             f"{game.name}: payment: must be affine, to be checked alone, found {label('payment', fields.payment)}"
         )
+    try:
+        of_space = fields.of_bill(space)
+    except InputError as error:
+        raise InputError(f"{game.name}: {error}") from None
     at = names.index(name)
     settled = settle(game)
     parts = take_apart(settled)
     assert parts is not None  # affine payments are for affine maximisers
     part, weights = parts[at], fields.weights or {}
     policy: Any = settled.policy
-    is_chain = isinstance(fields, AutomatonFields)
     return OwnReceipt(
         version=__version__,
         name=name,
@@ -143,16 +147,14 @@ def own_receipt(game: Game, name: str) -> OwnReceipt:
         weight=weights.get(name, 1.0),
         reference=written(game.reference),
         policy=written(policy.probabilities),
-        prompt_weights=[1.0] if is_chain else space.prompt_weights.tolist(),  # type: ignore[attr-defined]
-        next_state=fields.next_state if is_chain else None,  # type: ignore[union-attr]
-        initial=fields.initial if is_chain else 0,  # type: ignore[union-attr]
+        **of_space,
         value=float(settled.values[at]),
         payment=float(settled.payments[at]),
         utility=float(settled.utilities[at]),
         breakdown=BreakdownFields(
             own_value=part.value, cost_to_others=sum(part.costs), provider_share=part.payment - sum(part.costs)
         ),
-        privacy=None if is_chain or not space.regularizer.is_entropic else _privacy(game, at, policy),  # type: ignore[attr-defined]
+        privacy=_privacy(game, at, policy) if fields.is_whole_table and space.regularizer.is_entropic else None,
     )
 
 

@@ -16,9 +16,7 @@ from rlhf_game.files.parts import label
 from rlhf_game.files.policies import PolicyFile, PolicyFolder, is_long
 from rlhf_game.files.schema import Strict, parse_model
 from rlhf_game.mechanism.mechanism import Settlement
-from rlhf_game.mechanism.participation import Participants
 from rlhf_game.mechanism.sampled.estimates import Estimate
-from rlhf_game.mechanism.several import Models
 
 LONG = 2**16
 """More numbers than these in one list are written ten times as fast."""
@@ -188,8 +186,8 @@ def receipt_of(game: Game, settlement: Settlement) -> Receipt:
 
 def _of_models(game: Game, settlement: Settlement) -> dict[str, Any]:
     """Return what the receipt says where it was also chosen which models are trained, if any."""
-    policy = settlement.policy
-    if not isinstance(policy, Models):
+    policy: Any = settlement.policy
+    if policy.parts is None:
         return {}
     money = {"revenue": settlement.revenue, "cost": policy.cost, "surplus": settlement.revenue - policy.cost}
     if game.fields.models is None:
@@ -197,8 +195,7 @@ def _of_models(game: Game, settlement: Settlement) -> dict[str, Any]:
     names = [group.name for group in game.fields.groups]
     models = []
     for part, trained in zip(policy.parts, policy.trained, strict=True):
-        one: Any = trained
-        written = None if is_long(game) else _lists(one.probabilities)
+        written = None if is_long(game) else _lists(trained.probabilities)
         models.append({"groups": [names[i] for i in part], "policy": written})
     return {"models": models, "provider": money}
 
@@ -211,7 +208,7 @@ def _of_fee(game: Game) -> dict[str, Any]:
 def _of_groups(game: Game, settlement: Settlement) -> list[dict[str, Any]]:
     """Return what a receipt says of each group beside its money: the fee in its payment, whether it takes part."""
     more: list[dict[str, Any]] = [{} for _ in game.fields.groups]
-    if isinstance(settlement.policy, Participants):
+    if settlement.policy.takes_part is not None:
         more = [{"takes_part": inside} for inside in settlement.policy.takes_part]
     return more if game.fields.fee is None else [{**one, "fee": fee_of(game.fields)} for one in more]
 

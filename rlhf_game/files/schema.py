@@ -160,6 +160,10 @@ class CommonFields(Strict, ABC):
         """Raise InputError that names the field where tables and labels do not go together."""
         return
 
+    def of_bill(self, space: Any) -> dict[str, Any]:
+        """Return what a bill says of the space, which a group can check alone; raise InputError where it cannot."""
+        raise InputError("space: must be a table or an automaton, for a bill that is checked alone; found one's own")
+
     @abstractmethod
     def read_reference(self, read: Callable[[Any, str], Any], rewards: Sequence[Any]) -> Any:
         """Return q. read: a table, with the field that names it. rewards: those of the groups, read already."""
@@ -210,6 +214,10 @@ class TableFields(CommonFields):
             check_labels(self.outcomes, shape_of(reference))
         check_prompts(self, reference)
         check_missing(self)
+
+    def of_bill(self, space: Any) -> dict[str, Any]:
+        """Return the weights of the prompts."""
+        return {"prompt_weights": space.prompt_weights.tolist()}
 
     def read_reference(self, read: Callable[[Any, str], Any], rewards: Sequence[Any]) -> Any:
         """Return the table."""
@@ -280,6 +288,10 @@ class AutomatonFields(CommonFields):
     def check_tables(self, reference: Any) -> None:
         """Check states and probabilities."""
         check_automaton(self, reference)
+
+    def of_bill(self, space: Any) -> dict[str, Any]:
+        """Return the automaton."""
+        return {"prompt_weights": [1.0], "next_state": self.next_state, "initial": self.initial}
 
     def read_reference(self, read: Callable[[Any, str], Any], rewards: Sequence[Any]) -> Any:
         """Return the table."""

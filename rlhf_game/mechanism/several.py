@@ -191,7 +191,7 @@ class Models(Policy[V]):
     @property
     def cost(self) -> float:
         """What it cost to train them."""
-        return self.reach.rule.cost * len(self.parts)
+        return float(self.reach.rule.cost * len(self.parts))
 
     @property
     def probabilities(self) -> Any:

@@ -2,7 +2,7 @@
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.atomic import check_output, write_bytes
@@ -11,7 +11,6 @@ from rlhf_game.files.games import Game, read_game
 from rlhf_game.files.parts import label
 from rlhf_game.files.schema import TableFields
 from rlhf_game.mechanism.regret import SIZES
-from rlhf_game.mechanism.spaces.table import Table
 from rlhf_game.report.page import PLAYED, PlayableGame, names_of, render
 
 MOST_OUTCOMES: Final = 12
@@ -77,11 +76,8 @@ def unplayable(game: Game) -> str | None:
 
 def playable(game: Game, *, is_story: bool) -> dict[str, Any]:
     """Return a game as templates/play.js reads it: the truth, the rules, and what things are called."""
-    space, _, _ = build(game)
-    assert isinstance(game.fields, TableFields)  # unplayable said so
-    assert isinstance(space, Table)
-    fields = game.fields
-    reference = [list(map(float, row)) for row in _rows(space.layout.join(space.reference))]
+    table, fields = build(game)[0].enumeration, cast(TableFields, game.fields)  # unplayable said so
+    reference = [list(map(float, row)) for row in _rows(table.layout.join(table.reference))]
     outcomes = fields.outcomes or [[f"outcome {k + 1}" for k in range(len(row))] for row in reference]
     named = [text for text in (fields.provenance or {}).get("prompts", []) if isinstance(text, str)]
     is_named = len(named) == len(reference)
@@ -92,7 +88,7 @@ def playable(game: Game, *, is_story: bool) -> dict[str, Any]:
         "outcomes": outcomes if isinstance(outcomes[0], list) else [outcomes],
         "game": {
             "reference": reference,
-            "promptWeights": space.prompt_weights.tolist(),
+            "promptWeights": table.prompt_weights.tolist(),
             "strength": fields.strength,
             "weights": [(fields.weights or {}).get(group.name, 1.0) for group in fields.groups],
             "boosts": None if game.boost is None else [list(map(float, row)) for row in _rows(game.boost)],

@@ -10,7 +10,6 @@ from rlhf_game.agents.misreports import Polarize
 from rlhf_game.errors import CombinationError
 from rlhf_game.files.build import build
 from rlhf_game.files.games import Game
-from rlhf_game.files.schema import AutomatonFields
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.breakdown import Breakdown, take_apart
 from rlhf_game.mechanism.mechanism import Mechanism, Settlement
@@ -18,7 +17,6 @@ from rlhf_game.mechanism.payments import AffinePayments
 from rlhf_game.mechanism.regret import SIZES, World
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
-from rlhf_game.mechanism.spaces.table import Table
 from rlhf_game.mechanism.training import AffineRule
 
 SHARPNESS: Final = tuple(2.0 ** (k / 2) for k in range(-6, 7))
@@ -88,32 +86,14 @@ def changes(game: Game, settlement: Settlement, prompts: Sequence[str]) -> list[
     if game.fields.models is not None:
         return []
     space, _, groups = running(game)
-    policy: Any = settlement.policy.model_of(0)
-    if isinstance(game.fields, AutomatonFields):
-        before, after = np.asarray(game.reference), np.asarray(policy.probabilities)[0]
-        rewards = np.stack([np.asarray(reward) for reward in game.rewards], axis=1)
-        names = tuple(f"token {token}" for token in range(before.shape[1]))
-        return [
-            PolicyChange(f"First token, state {s}", 1 / len(before), names, before[s], after[s], rewards[s])
-            for s in range(len(before))
-            if s == game.fields.initial
-        ]
     labels: Any = getattr(game.fields, "outcomes", None)
-    whole: Any = getattr(policy, "probabilities", None)
-    if not isinstance(space, Table):
-        rows = np.stack([np.asarray(reward) for reward in game.rewards])
-        names = tuple(labels or (f"entry {k}" for k in range(rows.shape[1])))
-        if whole is None or rows.ndim != 2:  # of a space of someone's own, whose policies are not its rewards' shape
-            return []
-        return [PolicyChange("The menu", 1.0, names, np.zeros(rows.shape[1]), np.asarray(whole), rows)]
+    is_flat = labels is None or isinstance(labels[0], str)
     found = []
-    for b, (sheet, row) in enumerate(space.layout.places()):
-        q, p = space.reference[sheet][row], np.asarray(whole if space.layout.is_flat else whole[b])
-        own = None if labels is None else labels if space.layout.is_flat else labels[b]
-        names = tuple(own or (f"outcome {x}" for x in range(len(q))))
-        rewards = np.stack([space.read_boost(group.reward)[sheet][row] for group in groups])
-        prompt = prompts[b] if b < len(prompts) else "" if space.layout.is_flat else f"Prompt {b + 1}"
-        found.append(PolicyChange(prompt, float(space.prompt_weights[b]), names, q, p, rewards))
+    for b, view in enumerate(space.views(settlement.policy.model_of(0), [group.reward for group in groups])):
+        own = labels if is_flat else labels[b]
+        names = tuple(own or (f"{view.outcome} {x}" for x in range(len(view.policy))))
+        told = prompts[b] if view.is_prompt and b < len(prompts) else view.name
+        found.append(PolicyChange(told, view.weight, names, view.reference, view.policy, view.rewards))
     return found
 
 

@@ -117,6 +117,11 @@ class StudyFields(Strict, ABC):
     """``rewards``: every row of the table also holds the true rewards and the reference of its game."""
     chunk: int | None
 
+    @property
+    def series(self) -> int:
+        """How many rounds follow each other under each payment rule; 0 where a game is played once."""
+        return 0
+
     OPTIONAL: ClassVar[tuple[str, ...]] = ("gain", "efficiency")
     """Columns with no value in some games (an empty cell): nobody lies, or there is no welfare to share."""
 

@@ -81,6 +81,11 @@ class MarketStudy(StudyFields):
     chunk: Annotated[int, Field(ge=1, le=1_000_000)] = 50
     """How many markets are worked on together; last digits may depend on it."""
 
+    @property
+    def series(self) -> int:
+        """The rounds."""
+        return self.rounds
+
     def choices(self) -> Sequence[StudyStrategy]:
         """Return the menu, the truth first."""
         lies = [strategy for strategy in self.menu if not strategy.is_truthful]

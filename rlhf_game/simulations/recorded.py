@@ -11,7 +11,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.build import build
 from rlhf_game.files.documents import shown
 from rlhf_game.files.games import SUFFIXES, read_game
-from rlhf_game.files.schema import Name, TableFields
+from rlhf_game.files.schema import Name
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.reports import Normalization
 from rlhf_game.simulations.populations import Population, PopulationSource, Scenario, Size
@@ -76,21 +76,20 @@ class RunScenario(Scenario):
                 "scenario.game: must hold a table of outcomes that lacks none, without weights or boosts; found "
                 f"another game in {shown(game.name, 200)}"
             )
-        assert isinstance(fields, TableFields)
         if fields.normalization != normalization:
             raise InputError(
                 f"normalization: must be that of the game file ({fields.normalization}), found {normalization}"
             )
         space, _, groups = build(game)
+        table = space.enumeration
         for group in groups:
             space.read(group.reward)
         references = _rows(game.reference)
         rewards = [_rows(reward) for reward in game.rewards]
-        weights = np.ones(len(references)) if fields.prompt_weights is None else np.asarray(fields.prompt_weights)
         return Recorded(
             tuple(np.stack(on_prompt) for on_prompt in zip(*rewards, strict=True)),
             tuple(reference / reference.sum() for reference in references),
-            weights / weights.sum(),
+            table.prompt_weights,
             np.array([float(group.size) for group in fields.groups]),
             None if self.sizes is None else (self.sizes[0], self.sizes[1]),
             tuple(group.name for group in fields.groups),

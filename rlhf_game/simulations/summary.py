@@ -7,7 +7,7 @@ from typing import Any, Final, final
 import numpy as np
 
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.simulations.market import SO_FAR, MarketStudy
+from rlhf_game.simulations.market import SO_FAR
 from rlhf_game.simulations.study import Study
 from rlhf_game.simulations.trials import LISTS, column_of
 
@@ -77,7 +77,7 @@ class PointSummary:
     def __init__(self, study: Study, point: int) -> None:
         one = study.points[point]
         self._layout = one.layout
-        self._rounds = one.fields.rounds if isinstance(one.fields, MarketStudy) else 0
+        self._rounds = one.fields.series
         self.measures: dict[str, RunningMoments] = {}
         """Of each measure an array over the rows of a game."""
         self.ends: dict[str, RunningMoments] = {}
@@ -150,8 +150,8 @@ def summary(study: Study, gathered: Sequence[PointSummary], errors: Sequence[Map
         "strategies": list(dict.fromkeys(labels)),
         "payments": list(study.fields.paid),
     }
-    if isinstance(study.fields, MarketStudy):
-        out["rounds"] = study.fields.rounds
+    if study.fields.series:
+        out["rounds"] = study.fields.series
     failed = [study.points[point].layout.rows * one.failed for point, one in enumerate(gathered)]
     out |= {"rows": sum(rows), "failed": sum(failed), "errors": list(errors)[:MOST_ERRORS]}
     of_point = SUMMARIES[study.fields.kind]
@@ -195,15 +195,14 @@ def _equilibrium_summaries(study: Study, point: int, gathered: PointSummary) -> 
 
 def _market_summaries(study: Study, point: int, gathered: PointSummary) -> Iterable[dict[str, Any]]:
     fields = study.points[point].fields
-    assert isinstance(fields, MarketStudy)
     for k, payment in enumerate(fields.paid):
-        rounds = slice(k * fields.rounds, (k + 1) * fields.rounds)
+        rounds = slice(k * fields.series, (k + 1) * fields.series)
         yield {
             "point": point,
             "payment": payment,
             "games": gathered.games,
             "failed": gathered.failed,
-            "rounds": list(range(fields.rounds)),
+            "rounds": list(range(fields.series)),
             "measures": {name: of.document(rounds) for name, of in gathered.measures.items()},
             "last": {name: of.document(k) for name, of in gathered.ends.items()},
         }

@@ -197,8 +197,9 @@ class FinetunedPayments(PaymentRule[AffineRule]):
 
     def settle(self, optimum: Trained[AffineRule]) -> SampledSettlement:
         """Return the settlement of a policy as intervals, with its certificate. Raises CombinationError elsewhere."""
-        space, policy = optimum.space, optimum.policy
-        if not (isinstance(space, Finetuned) and isinstance(policy, FinetunedPolicy)):
+        space: Any = optimum.space
+        policy: Any = optimum.policy  # of this space
+        if not isinstance(space, Finetuned):
             raise CombinationError(f"FinetunedPayments needs a Finetuned space, not {type(space).__name__}")
         if optimum.rule.boosts():
             raise CombinationError("FinetunedPayments needs a training rule without a boost")

@@ -69,14 +69,7 @@ def test_what_is_tested_elsewhere_is_tested() -> None:
 
 
 ASKED_FOR_A_CLASS = {
-    "rlhf_game/files/own.py": 1,  # what a bill writes down of a chain
-    "rlhf_game/files/receipts.py": 2,  # what a receipt says besides, of several models and of who takes part
-    "rlhf_game/mechanism/rules/learned.py": 4,  # menus and tables are learned on by other formulas
-    "rlhf_game/report/play.py": 2,  # for type checkers: it was asked before
-    "rlhf_game/report/settlements.py": 2,  # what a page shows of a chain, and of a menu
-    "rlhf_game/simulations/recorded.py": 1,  # for type checkers
-    "rlhf_game/simulations/summary.py": 3,  # a market's summary has rounds
-    "rlhf_game/training_backends/finetuned.py": 2,  # its payments are for its own draws
+    "rlhf_game/training_backends/finetuned.py": 1,  # payments from a space's own draws: no other space has any
 }
 """Where code asks whether something is a certain class of the package, and how often; elsewhere it does not."""
 

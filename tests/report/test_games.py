@@ -14,7 +14,8 @@ from rlhf_game.files.games import read_game
 from rlhf_game.files.receipts import receipt_of
 from rlhf_game.report import write_report
 from rlhf_game.report.lies import make_audit
-from rlhf_game.report.settlements import SHARPNESS, breakdowns, sharpness
+from rlhf_game.report.policy_page import policies
+from rlhf_game.report.settlements import SHARPNESS, breakdowns, changes, sharpness
 from tests.report.pages import Node, data_of, page_of
 
 GAMES = sorted((Path(__file__).resolve().parents[2] / "examples" / "games").glob("*.yaml"))
@@ -309,3 +310,16 @@ def test_a_game_over_system_prompts_shows_them_as_what_they_are(tmp_path: Path) 
     assert "system prompts that the groups together like better" in page.one(id="policies").text
     plain = report_of(tmp_path, {**made, "provenance": {"prompts": ["Why?"]}})
     assert {row["prompt"] for row in data_of(plain, "policy")} == {"Why?"}
+
+
+def test_the_lead_of_an_automaton_says_how_far_its_first_token_moved(tmp_path: Path) -> None:
+    game = {
+        "space": "automaton", "next_state": [[1, 1], [-1, -1], [-1, -1]], "reference": [[0.5, 0.5]] * 3, "horizon": 2,
+        "strength": 1.0, "groups": [{"name": "a", "reward": [[np.log(3), 0.0], [0.0, 0.0], [0.0, 0.0]]}],
+    }  # fmt: skip
+    found = changes(read_game(folder_of(tmp_path, game) / "game.json"), settle(read_game(tmp_path / "game.json")), ())
+    assert [(one.prompt, one.labels, one.weight) for one in found] == [
+        ("First token, state 0", ("token 0", "token 1"), 1)
+    ]
+    np.testing.assert_allclose(found[0].after, [0.75, 0.25])
+    assert policies(found, ["a"]).lead.startswith("Training moved 25.0%")

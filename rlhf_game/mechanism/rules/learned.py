@@ -21,14 +21,12 @@ from typing import Any, final
 
 import numpy as np
 
-from rlhf_game.errors import CombinationError, InputError
+from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array, finite, frozen
 from rlhf_game.mechanism.mechanism import Mechanism, Settlement, settle_games
 from rlhf_game.mechanism.payments import AffinePayments
 from rlhf_game.mechanism.reports import Profile, V
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
-from rlhf_game.mechanism.spaces.menu import Menu
-from rlhf_game.mechanism.spaces.table import Table
 from rlhf_game.mechanism.training import AffineWelfare, TrainingRule
 
 WIDEST_WEIGHT = 20.0
@@ -77,7 +75,7 @@ class Prior:
         return out
 
 
-def outcomes(rule: AffineWelfare, space: Table | Menu, prior: Prior) -> Settlement:
+def outcomes(rule: AffineWelfare, space: PolicySpace[Any], prior: Prior) -> Settlement:
     """Return what every profile is settled to under a rule with affine payments, all at once; arrays are [S, n]."""
     count, _, entries = prior.rewards.shape
     boost = None if rule.boost is None else np.broadcast_to(rule.boost, (count, entries))
@@ -87,7 +85,7 @@ def outcomes(rule: AffineWelfare, space: Table | Menu, prior: Prior) -> Settleme
 
 
 def learn(
-    space: Table | Menu,
+    space: PolicySpace[Any],
     prior: Prior,
     *,
     welfare_share: float = 0.0,
@@ -106,7 +104,7 @@ def learn(
     if not (isinstance(starts, int) and starts >= 1):
         raise InputError(f"must be an integer >= 1, got {starts!r}", field="starts")
     count = len(prior.rewards) - round(HELD_OUT * len(prior.rewards))
-    ways = SCHEDULES if isinstance(space, Menu) and cooling is None else (SCHEDULES[0] if cooling is None else cooling,)
+    ways = SCHEDULES if space.softmax()[1] == 0 and cooling is None else (SCHEDULES[0] if cooling is None else cooling,)
     unknown = sum(prior.rewards.shape[1:])
     drawn = np.random.default_rng(rng).uniform(-1, 1, (starts - 1, unknown))
     if starts * len(ways) == 1 or not 0 < count < len(prior.rewards):
@@ -118,7 +116,7 @@ def learn(
     return max(searched, key=lambda rule: _worth(rule, space, unseen, welfare_share))
 
 
-def _worth(rule: AffineWelfare, space: Table | Menu, prior: Prior, welfare_share: float) -> float:
+def _worth(rule: AffineWelfare, space: PolicySpace[Any], prior: Prior, welfare_share: float) -> float:
     """Return the mean objective under the space's own optimum."""
     found = outcomes(rule, space, prior)
     welfare = found.social_welfare - space.strength * found.policy.divergence
@@ -126,7 +124,7 @@ def _worth(rule: AffineWelfare, space: Table | Menu, prior: Prior, welfare_share
 
 
 def _searched(
-    space: Table | Menu, prior: Prior, welfare_share: float, cooling: Sequence[float], start: Array
+    space: PolicySpace[Any], prior: Prior, welfare_share: float, cooling: Sequence[float], start: Array
 ) -> AffineWelfare:
     """Return where one search ends. start: [groups + entries], logarithms of weights, then boosts by their scale."""
     from scipy.optimize import minimize
@@ -136,20 +134,15 @@ def _searched(
     shares = prior.shares
     groups, entries = shares.shape[1:]
     scale = float(shares.max())
-    if isinstance(space, Menu):
-        base = -space.strength * space.divergence
-        temperatures = [part * scale for part in cooling]
-    else:
-        with np.errstate(divide="ignore"):
-            base = space.regularizer.strength * np.log(_reference(space))
-        temperatures = [space.regularizer.strength]
+    base, temperature = space.softmax()
+    temperatures = [temperature] if temperature else [part * scale for part in cooling]
     if base.shape != (entries,):
         raise InputError(f"must have {base.size} outcomes like the space, got {entries}", field="rewards")
     found = start * np.where(np.arange(len(start)) < groups, 1.0, scale)
     reach = float(np.log(WIDEST_WEIGHT))
     bounds = [(-reach, reach)] * groups + [(-WIDEST_WEIGHT * scale, WIDEST_WEIGHT * scale)] * entries
-    for temperature in temperatures:
-        smooth = SmoothedRevenue(base, temperature, isinstance(space, Table), welfare_share)
+    for warm in temperatures:
+        smooth = SmoothedRevenue(base, warm, temperature > 0, welfare_share)
 
         def loss(unknown: Array, smooth: SmoothedRevenue = smooth) -> tuple[float, Array]:
             weights = _weights(unknown[:groups])
@@ -177,8 +170,6 @@ class LearnedWelfare(TrainingRule):
 
     def fitted(self, space: PolicySpace[Any]) -> AffineWelfare:
         """Return the affine maximiser; raise CombinationError for a space on which nothing is learned."""
-        if not isinstance(space, Table | Menu):
-            raise CombinationError(f"LearnedWelfare needs a Table or a Menu, not {type(space).__name__}")
         sizes = None if self.sizes is None else finite(self.sizes, "sizes")
         return learn(space, Prior(finite(self.profiles, "profiles"), sizes), welfare_share=self.welfare_share)
 
@@ -241,11 +232,3 @@ class SmoothedRevenue:
 def _weights(logarithms: Array) -> Array:
     """Return weights with product 1."""
     return np.asarray(np.exp(logarithms - logarithms.mean()))
-
-
-def _reference(space: Table) -> Array:
-    """Return q of a table with one prompt; raise CombinationError for another one or another divergence."""
-    if len(space.layout.widths) != 1 or not space.regularizer.is_entropic:
-        raise CombinationError("learned mechanisms need a Menu, or a Table with one prompt and KL")
-    row: Array = space.reference[0][0]
-    return row

@@ -7,7 +7,7 @@ divergence Omega*(s - w r) - Omega*(s) + <p, w r> >= 0 (theory section 3), here 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic
+from typing import Any, Generic, NamedTuple, final
 
 import numpy as np
 
@@ -15,6 +15,26 @@ from rlhf_game.errors import CombinationError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.domains import ArrayCoordinates, Coordinates
 from rlhf_game.mechanism.reports import Normalization, V
+
+
+@final
+class PolicyView(NamedTuple):
+    """What can be shown of a policy for one prompt, outcome by outcome."""
+
+    name: str
+    """What is shown; of a table's only prompt nothing."""
+    is_prompt: bool
+    """Whether it is a prompt, whose text may stand in place of the name."""
+    outcome: str
+    """What its outcomes are called: outcome, entry, token."""
+    weight: float
+    """Of the prompt, all together 1."""
+    reference: Array
+    """q: [m]; zeros where there is none."""
+    policy: Array
+    """p: [m]."""
+    rewards: Array
+    """Of each group: [n, m]."""
 
 
 class Policy(ABC, Generic[V]):
@@ -35,6 +55,10 @@ class Policy(ABC, Generic[V]):
     gap: Any = None
     """A certified bound on max ASW(s) - ASW(p): 0 when exact, the epsilon of epsilon-DSIC otherwise (section 5); None
     where there is no proof."""
+    parts: Any = None
+    """The groups that share each model, where it was also chosen which models are trained; else None."""
+    takes_part: Any = None
+    """Of each group whether it does, [n], where it was also chosen who takes part; else None."""
 
     @abstractmethod
     def values(self, rewards: Sequence[V]) -> Array:
@@ -115,6 +139,23 @@ class PolicySpace(ABC, Generic[V]):
         Its rewards have one axis more, the games', and the sizes of its reports are [n, count].
         """
         raise CombinationError(f"many games at once need a Table or a Menu, not {type(self).__name__}")
+
+    def softmax(self) -> tuple[Array, float]:
+        """Return base [m] and T >= 0, where the policy is exp((s + base) / T) / Z for a score s; of T = 0 the argmax.
+
+        Raises CombinationError where policies are others.
+        """
+        raise CombinationError(
+            f"learned mechanisms need a Menu, or a Table with one prompt and KL, not this {type(self).__name__}"
+        )
+
+    def views(self, policy: Any, rewards: Sequence[Any]) -> list[PolicyView]:
+        """Return what can be shown of a policy beside the groups' rewards, as they were given: here all, as a menu."""
+        rows = np.stack([np.asarray(reward) for reward in rewards])
+        found = getattr(policy, "probabilities", None)
+        if found is None or rows.ndim != 2:  # policies that are not shaped like rewards
+            return []
+        return [PolicyView("The menu", False, "entry", 1.0, np.zeros(rows.shape[1]), np.asarray(found), rows)]
 
     def coordinates(self, reward: Any) -> Coordinates:
         """Return how rewards like this one are rows of numbers; raise CombinationError where they are not."""

@@ -32,7 +32,7 @@ from rlhf_game.mechanism.arrays import BLOCK, Array, finite, frozen
 from rlhf_game.mechanism.domains import Coordinates
 from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.reports import NORMALIZATION_TOLERANCE, Normalization
-from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
+from rlhf_game.mechanism.spaces.base import Policy, PolicySpace, PolicyView
 from rlhf_game.mechanism.spaces.chain_rows import ChainCoordinates
 from rlhf_game.mechanism.spaces.segments import Indices, Segments
 
@@ -112,6 +112,14 @@ class Chain(PolicySpace[Array]):
     @functools.cached_property
     def _all(self) -> Graph:
         return Graph.of(self.next_state, np.ones(self.shape, dtype=bool))
+
+    def views(self, policy: Any, rewards: Sequence[Any]) -> list[PolicyView]:
+        """Return the first token, which is drawn in the initial state."""
+        at, tables = self.initial, np.stack([self._table(reward, "reward") for reward in rewards])
+        q = np.zeros(self.shape)
+        q.ravel()[self.graph.pairs] = np.exp(self.log_reference)
+        name, first = f"First token, state {at}", np.asarray(policy.probabilities)[0]
+        return [PolicyView(name, False, "token", 1.0, q[at], first[at], tables[:, at])]
 
     def coordinates(self, reward: Any) -> Coordinates:
         """Return one row, of the pairs (state, token)."""

@@ -54,6 +54,10 @@ class Menu(PolicySpace[Array]):
         """Return the same menu for as many games."""
         return Menu(self.divergence, self.strength, normalization=self.normalization, games=True)
 
+    def softmax(self) -> tuple[Array, float]:
+        """Return the cost of each entry, and 0: the best entry is taken."""
+        return -self.strength * self.divergence, 0.0
+
     def coordinates(self, reward: Any) -> "MenuCoordinates":
         """Return one row, of the entries."""
         return MenuCoordinates(self)

@@ -103,7 +103,7 @@ def _read(document: Any, request: Request, retries: int, who: str) -> Reply:
             raise TypeError
         counted = None if usage is None else (int(usage["prompt_tokens"]), int(usage["completion_tokens"]))
         is_finished = choice.get("finish_reason") != "length"
-        log_probability = _log_probability(choice.get("logprobs"))
+        log_probability = _log_probability(choice.get("logprobs"), None if counted is None else counted[1])
     except (LookupError, AttributeError, TypeError, ValueError, OverflowError):
         raise RunError(f"{who} failed: no chat completion came back, but {shown(str(document), 200)}") from None
     said = text or ""
@@ -112,13 +112,16 @@ def _read(document: Any, request: Request, retries: int, who: str) -> Reply:
     return Reply(said, prompt_tokens, completion_tokens, is_finished, counted is None, retries, log_probability)
 
 
-def _log_probability(given: Any) -> float | None:
+def _log_probability(given: Any, counted: int | None) -> float | None:
     """Return the sum over an answer's tokens, in nats, or None where there is not one for each.
 
-    A server that calls a token impossible (OpenAI's -9999) does not know its probability.
+    counted: the answer's tokens, as the server counts them: some do not say that of the end, and those that think
+    before they answer count what they thought. A server that calls a token impossible (OpenAI's -9999) does not know
+    its probability.
     """
-    tokens = given.get("content") if isinstance(given, dict) else None
-    if not isinstance(tokens, list) or not tokens:
+    try:
+        logs = [float(token["logprob"]) for token in given["content"]]
+    except (LookupError, TypeError, ValueError):
         return None
-    total = math.fsum(float(token["logprob"]) for token in tokens)
-    return total if math.isfinite(total) and all(-9999 < float(token["logprob"]) <= 0 for token in tokens) else None
+    is_whole = counted is None or len(logs) in (counted - 1, counted)
+    return math.fsum(logs) if logs and is_whole and all(-9999 < one <= 0 for one in logs) else None

@@ -74,10 +74,11 @@ def ask_once(
     max_tokens: int | None = 256,
     draw: int = 0,
     scale: GradeScale | None = None,
+    wants_log_probability: bool = False,
     pretend: str = "",
 ) -> Request:
     """Return a request of one user turn, or of a conversation, after a system turn when there is one."""
-    return Request(turns_of(user, system), temperature, max_tokens, draw, scale, pretend=pretend)
+    return Request(turns_of(user, system), temperature, max_tokens, draw, scale, wants_log_probability, pretend)
 
 
 @final

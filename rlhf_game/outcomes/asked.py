@@ -7,7 +7,7 @@ from typing import Any
 
 from rlhf_game.chat import Chat, Ledger, Reply, Request
 from rlhf_game.chat.chat_specs import dry_chat, open_chat
-from rlhf_game.chat.requests import turns_of
+from rlhf_game.chat.requests import ask_once
 from rlhf_game.files.conversations import Text
 from rlhf_game.files.run_folder import CALLS, Progress
 from rlhf_game.outcomes.run_config import CandidatesSpec, GenerationInputs
@@ -44,11 +44,12 @@ def _requests(source: GenerationInputs, outcomes: CandidatesSpec) -> list[Reques
         for _ in range(outcomes.per_prompt):
             number = f"{source.seed} {asked[prompt]}"
             requests.append(
-                Request(
-                    turns_of(prompt, source.system),
-                    outcomes.temperature,
-                    outcomes.max_new_tokens,
-                    int.from_bytes(hashlib.sha256(number.encode()).digest()[:6], "big"),
+                ask_once(
+                    prompt,
+                    source.system,
+                    temperature=outcomes.temperature,
+                    max_tokens=outcomes.max_new_tokens,
+                    draw=int.from_bytes(hashlib.sha256(number.encode()).digest()[:6], "big"),
                     wants_log_probability=True,
                     pretend=f"{len(requests)} " + "word" * outcomes.max_new_tokens,
                 )

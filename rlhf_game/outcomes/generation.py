@@ -20,6 +20,7 @@ from rlhf_game.outcomes.given_rows import Given
 from rlhf_game.outcomes.prompts.prompts_game import find_prompts, open_chats, prompts_provenance
 from rlhf_game.outcomes.prompts.prompts_spec import PromptsSpec
 from rlhf_game.outcomes.run_config import CandidatesSpec, GenerationInputs, TrieSpec
+from rlhf_game.outcomes.served_draws import drawn_batch
 from rlhf_game.outcomes.tries import find_responses
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _draw(
     source: GenerationInputs, model: "LanguageModel", outcomes: CandidatesSpec, folder: RunFolder, progress: Progress
 ) -> tuple[dict[str, list[Any]], dict[str, Any]]:
     """Return the columns of candidates.parquet, and what is known of a proposal."""
-    from rlhf_game.training_backends.lm.sampling import plan_batches, sample_batch
+    from rlhf_game.training_backends.lm.sampling import plan_batches
 
     writer, system = _proposal(source, model, outcomes)
     encoded = writer.encode_prompts(source.prompts, system)
@@ -130,7 +131,9 @@ def _draw(
         part = folder.part("candidates", number)
         found = part.read()
         if found is None:
-            samples = sample_batch(writer, encoded, batch, seed=source.seed, sampling=_sampling(outcomes))
+            samples = drawn_batch(
+                outcomes.server, writer, encoded, batch, seed=source.seed, sampling=_sampling(outcomes)
+            )
             found = [asdict(sample) for sample in samples]
             if outcomes.proposal is not None:
                 _add_reference(found, [b for b, _ in batch], source, model, outcomes)

@@ -20,7 +20,6 @@ from rlhf_game.outcomes.checkpoint_bill import here, outcomes_of
 from rlhf_game.outcomes.finetuned.finetuned_draws import load_given, load_reference, place_of_policy, samples_file
 from rlhf_game.outcomes.finetuned.finetuned_run import FinetunedRun, settle_draws
 from rlhf_game.outcomes.finetuned.finetuned_training import spec_of
-from rlhf_game.outcomes.finetuned.served_draws import is_near
 from rlhf_game.outcomes.run_config import (
     Configuration,
     GenerationInputs,
@@ -30,6 +29,7 @@ from rlhf_game.outcomes.run_config import (
     read_document,
 )
 from rlhf_game.outcomes.scoring import RAW
+from rlhf_game.outcomes.served_draws import is_near
 from rlhf_game.rewards.reward_specs import calibration_of
 
 if TYPE_CHECKING:

@@ -26,6 +26,7 @@ from rlhf_game.outcomes.draws.draws_spec import DrawsSpec
 from rlhf_game.outcomes.finetuned.finetuned_spec import FinetunedSpec
 from rlhf_game.outcomes.given_rows import Given, GivenRows, GivenSpec, read_given
 from rlhf_game.outcomes.prompts.prompts_spec import PromptsSpec, read_examples, read_texts
+from rlhf_game.outcomes.served_draws import ServerSpec
 from rlhf_game.registry import source_file, source_of
 from rlhf_game.rewards.calibration_specs import SomeCalibration, tag_of
 from rlhf_game.rewards.nested import nested, refuse_rank
@@ -64,6 +65,8 @@ class CandidatesSpec(Strict):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 64
     proposal: ProposalSpec | None = None
+    server: ServerSpec | None = None
+    """What generates them elsewhere: it serves the model, or the proposal's."""
 
 
 @final
@@ -331,9 +334,11 @@ def _check_prompts(fields: RunConfig, name: str) -> None:
         if fields.strength == 0:
             raise InputError(f"{name}: strength: must be > 0 (0 is for outcomes prompts), found 0.0")
         if endpoint is not None and isinstance(outcomes, DrawsSpec | CandidatesSpec):
-            if isinstance(outcomes, CandidatesSpec) and outcomes.proposal is not None:
+            needing = ("proposal", "server") if isinstance(outcomes, CandidatesSpec) else ("server",)
+            for key in (key for key in needing if getattr(outcomes, key) is not None):
                 raise InputError(
-                    f"{name}: outcomes.proposal: must not be here: it needs probabilities of the endpoint, found one"
+                    f"{name}: outcomes.{key}: must not be here with an endpoint: it needs probabilities of a model "
+                    "that is on this machine too, found one"
                 )
             for key, value, nothing in (("top_k", outcomes.top_k, 0), ("top_p", outcomes.top_p, 1.0)):
                 if value != nothing:

@@ -10,6 +10,8 @@ import pytest
 from pyarrow import parquet
 
 from rlhf_game import KL, AffinePayments, Mechanism, Report, SocialWelfare, Table
+from rlhf_game.chat import Endpoint
+from rlhf_game.chat.requests import ask_once
 from rlhf_game.outcomes import read_config, run
 from tests.cli.runner import run as command
 from tests.servers import Answer, chatting, serving
@@ -40,9 +42,9 @@ def speaking(*, gives_logprobs: bool = True, is_down: Callable[[int], bool] = la
         turns[asked] += 1
         status, body = chatting(lambda _: said)(document, number)
         if "logprobs" in document:
-            body["choices"][0]["logprobs"] = {
-                "content": [{"token": "x", "logprob": -0.5} for _ in range(len(said) + 1)]
-            }
+            tokens = [{"token": "x", "logprob": -0.5} for _ in range(len(said) + 1)]
+            body["choices"][0]["logprobs"] = {"content": tokens}
+            body["usage"]["completion_tokens"] = len(tokens)
         return status, body
 
     return answer
@@ -104,6 +106,50 @@ def test_an_endpoint_without_log_probabilities_serves_as_well(write: Callable[..
         assert ["logprobs" in one for one in seen] == [True] + [False] * 10
     assert "log_probability" not in parquet.read_table(tmp_path / "out/candidates.parquet").column_names
     assert with_them.game.reference is not None
+
+
+SOME = [{"token": "go", "logprob": -0.5}, {"token": "od", "logprob": -0.25}]
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ({"content": SOME}, -0.75),
+        ({"content": [*SOME, {"token": "", "logprob": 0.0}]}, None),  # more than the server counts
+        ({"content": SOME[:1]}, -0.5),  # the end, counted, is not said
+        ({"content": [{"token": "good", "logprob": 0.1}, SOME[0]]}, None),
+        ({"content": [{"token": "good", "logprob": -9999.0}, SOME[0]]}, None),
+        ({"content": [{"token": "good", "logprob": float("nan")}, SOME[0]]}, None),
+        ({"content": [{"token": "good"}, SOME[0]]}, None),
+        ({"content": [{"token": "good", "logprob": "x"}, SOME[0]]}, None),
+        ({"content": []}, None),
+        ({"content": None}, None),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_what_is_no_probability_of_the_whole_answer_is_unknown(said: Any, found: float | None) -> None:
+    def answer(document: dict[str, Any], number: int) -> tuple[int, Any]:
+        status, body = chatting(lambda _: "good")(document, number)  # which counts 2 tokens
+        body["choices"][0]["logprobs"] = said
+        return status, body
+
+    with serving(answer) as (url, _):
+        (reply,) = Endpoint("m", f"{url}/v1").answer([ask_once("one", wants_log_probability=True)], "responder")
+    assert (reply.text, reply.log_probability) == ("good", found)
+
+
+def test_what_was_thought_before_is_no_part_of_the_answer(write: Callable[..., Path], tmp_path: Path) -> None:
+    """A server that counts more tokens than it says has not said how probable its answer is."""
+
+    def thinking(document: dict[str, Any], number: int) -> tuple[int, Any]:
+        status, body, *_ = speaking()(document, number)
+        body["usage"]["completion_tokens"] += 100
+        return status, body
+
+    with serving(thinking) as (url, _):
+        run(read_config(write(url)), tmp_path / "out")
+    assert "log_probability" not in parquet.read_table(tmp_path / "out/candidates.parquet").column_names
 
 
 def test_a_run_that_was_interrupted_asks_for_what_is_missing_alone(write: Callable[..., Path], tmp_path: Path) -> None:

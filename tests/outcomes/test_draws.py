@@ -330,12 +330,18 @@ def test_an_endpoint_proposes_as_well(config: Config, tmp_path: Path) -> None:
     words = ("a b", "c", "d a", "b", "c d")
 
     def answer(document: dict[str, Any], number: int) -> tuple[int, Any]:
-        return chatting(lambda asked: words[number % 5])(document, number)
+        status, body, *_ = chatting(lambda asked: words[number % 5])(document, number)
+        if number % 5:  # one of the texts has no probability
+            body["choices"][0]["logprobs"] = {"content": [{"token": "x", "logprob": -1.0}] * 2}
+        return status, body
 
     with serving(answer) as (url, seen):
         model = {"name": "stand-in", "endpoint": {"url": f"{url}/v1"}}
         path = config({"draws": 3}, model=model, system="Be brief.", prompts=[PROMPT, PROMPT], strength=1.0)
         finished = done(path, tmp_path / "out")
+        tape = parquet.read_table(tmp_path / "out/tape.parquet").to_pydict()
+        pairs = zip(tape["response"], tape["log_probability"], strict=True)
+        assert set(pairs) == {(word, None if word == words[0] else -2.0) for word in words}
         asked = len(seen)
         assert asked >= sum(tape.proposals for tape in finished.game.tapes)
         assert seen[0]["messages"][0] == {"role": "system", "content": "Be brief."}

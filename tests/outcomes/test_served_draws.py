@@ -2,18 +2,24 @@
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
+from rlhf_game import InputError, RunError
+from rlhf_game.outcomes import read_config, run
+from rlhf_game.outcomes.served_draws import ServerSpec, drawn_batch
 from rlhf_game.training_backends.lm.models import load_language_model
+from rlhf_game.training_backends.lm.sampling import Sampling
 from tests.cli.runner import Result
 from tests.cli.runner import run as command
 from tests.outcomes.listed import LONGEST, SIZES, Truth, document
 from tests.servers import Answer, serving
-from tests.training_backends.trainers.policies.enumerable import END, responses, save_model
+from tests.training_backends.trainers.policies.enumerable import END, PROMPT, WORDS, responses, save_model
 
 LISTED = responses(LONGEST)
 
@@ -21,12 +27,16 @@ LISTED = responses(LONGEST)
 def completing(
     p: np.ndarray, *, keeps_end: bool = False, wrong: Callable[[Any], Any] = lambda answer: answer
 ) -> Answer:
-    """Answer like vLLM, with draws from listed probabilities; each token's log probability is an equal share."""
+    """Answer like vLLM, with draws from listed probabilities."""
+
+    @cache
+    def log_mass(begun: tuple[int, ...]) -> float:
+        return float(np.log(sum(p[k] for k, ids in enumerate(LISTED) if ids[: len(begun)] == begun)))
 
     def answer(asked: dict[str, Any], number: int) -> tuple[int, Any]:
         k = int(np.random.default_rng(asked["seed"]).choice(p.size, p=p))
         ids = list(LISTED[k])
-        logs = [float(np.log(p[k])) / len(ids)] * len(ids)
+        logs = [log_mass(LISTED[k][: t + 1]) - log_mass(LISTED[k][:t]) for t in range(len(ids))]
         is_ended = ids[-1] == END
         if is_ended and keeps_end:
             ids, logs = ids[:-1], logs[:-1]
@@ -73,20 +83,137 @@ def test_a_server_generates_and_the_models_here_say_how_probable_it_is(
         assert interval["low"] <= value <= interval["high"]
 
 
-def test_a_server_of_another_model_and_one_without_token_ids_are_refused(models: Path, tmp_path: Path) -> None:
+def test_a_server_of_another_model_is_refused(models: Path, tmp_path: Path) -> None:
     truth = Truth(load_language_model(str(models / "model")))
-    p = truth.of(load_language_model(str(models / "policy")))
     with serving(completing(truth.q)) as (other, _):
         result = settled(models, tmp_path, {"policy": other})
     assert (result.code, result.out) == (2, "")
     assert "must serve the model that is here" in result.err
 
-    def words(answer: Any) -> Any:
-        answer["choices"][0]["logprobs"]["tokens"] = ["a"]
+
+WRONG: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "words for tokens": lambda choice: choice["logprobs"].update(tokens=["a"] * len(choice["logprobs"]["tokens"])),
+    "no token ids": lambda choice: choice["logprobs"].pop("tokens"),
+    "no log probabilities": lambda choice: choice.update(logprobs=None),
+    "fewer log probabilities": lambda choice: choice["logprobs"]["token_logprobs"].pop(),
+    "one that is null": lambda choice: choice["logprobs"]["token_logprobs"].__setitem__(0, None),
+    "one above 0": lambda choice: choice["logprobs"]["token_logprobs"].__setitem__(0, 0.5),
+    "one that is no number": lambda choice: choice["logprobs"]["token_logprobs"].__setitem__(0, float("nan")),
+    "no such token": lambda choice: choice["logprobs"]["tokens"].__setitem__(0, "token_id:6"),
+    "more tokens than asked for": lambda choice: choice["logprobs"].update(
+        tokens=["token_id:2"] * 3, token_logprobs=[-0.5] * 3
+    ),
+    "stopped by somebody": lambda choice: choice.update(finish_reason="abort"),
+    "cut before it began": lambda choice: choice.update(
+        finish_reason="length", logprobs={"tokens": [], "token_logprobs": []}
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", [*WRONG, "no choice", "no answer"])
+def test_what_is_no_completion_with_its_tokens_is_refused(models: Path, wrong: str) -> None:
+    model = load_language_model(str(models / "model"))
+
+    def changed(answer: Any) -> Any:
+        if wrong in WRONG:
+            WRONG[wrong](answer["choices"][0])
+            return answer
+        return {"choices": []} if wrong == "no choice" else [1]
+
+    with serving(completing(Truth(model).q, wrong=changed)) as (url, _):
+        server, how = ServerSpec(url=url, name="served"), Sampling(LONGEST)
+        with pytest.raises(RunError, match=r"must answer choices\[0\] with finish_reason stop or length and logprobs"):
+            drawn_batch(server, model, [model.encode_prompt(PROMPT)], [(0, 0)], seed=1, sampling=how)
+
+
+def test_probabilities_that_are_all_one_are_of_no_model(models: Path) -> None:
+    """A server that knows none may say 0 for each token."""
+    model = load_language_model(str(models / "model"))
+
+    def certain(answer: Any) -> Any:
+        said = answer["choices"][0]["logprobs"]
+        said["token_logprobs"] = [0.0] * len(said["token_logprobs"])
         return answer
 
-    for wrong in (words, lambda answer: {"choices": []}, lambda answer: [1]):
-        with serving(completing(p, wrong=wrong)) as (url, _):
-            result = settled(models, tmp_path, {"policy": url})
-        assert (result.code, result.out) == (1, "")
-        assert "with tokens as token_id:N" in result.err
+    with (
+        serving(completing(Truth(model).q, wrong=certain)) as (url, _),
+        pytest.raises(InputError, match="found 0$"),
+    ):
+        drawn_batch(
+            ServerSpec(url=url, name="served"), model, [model.encode_prompt(PROMPT)], [(0, 0)], seed=1,
+            sampling=Sampling(LONGEST),
+        )  # fmt: skip
+
+
+def test_the_end_that_a_server_keeps_to_itself_is_no_way_around_the_check(models: Path) -> None:
+    """What is left of an ended answer is compared as well: here a server of other weights, which says ends alone."""
+    model, other = (load_language_model(str(models / name)) for name in ("model", "policy"))
+    ended = np.array([ids[-1] == END and len(ids) == 2 for ids in LISTED])
+    p = np.where(ended, Truth(other).q, 0.0)
+    p[ended] *= np.arange(ended.sum()) == 0  # one response
+    with (
+        serving(completing(p / p.sum(), keeps_end=True)) as (url, _),
+        pytest.raises(InputError, match="must serve the model that is here"),
+    ):
+        drawn_batch(
+            ServerSpec(url=url, name="served"), model, [model.encode_prompt(PROMPT)], [(0, 0)], seed=1,
+            sampling=Sampling(LONGEST),
+        )  # fmt: skip
+
+
+def test_a_server_generates_candidates_of_a_proposal_and_weights_make_up_for_it(models: Path, tmp_path: Path) -> None:
+    reference, other = (load_language_model(str(models / name)) for name in ("model", "policy"))
+    p, asked = Truth(reference).of(other), {"kind": "candidates", "per_prompt": 40, "max_new_tokens": LONGEST}
+    with serving(completing(p)) as (url, seen):
+        outcomes = {**asked, "proposal": {"model": "policy"}, "server": {"url": url, "name": "served"}}
+        (models / "served.json").write_text(json.dumps(document(outcomes)))
+        run(read_config(models / "served.json"), tmp_path / "out")
+        assert len({one["seed"] for one in seen}) == len(seen) == 40
+    table = parquet.read_table(tmp_path / "out/candidates.parquet").to_pydict()
+    places = [LISTED.index(tuple(ids)) for ids in table["token_ids"]]
+    assert table["log_probability"] == pytest.approx(np.log(p[places]), abs=1e-4)
+    assert table["log_reference"] == pytest.approx(np.log(Truth(reference).q[places]), abs=1e-4)
+    once = [k for k, ids in enumerate(table["token_ids"]) if min(ids) > END]  # two words: one way to say them
+    ratios = np.exp(np.array(table["log_reference"]) - table["log_probability"]) * table["count"]
+    factors = np.array(table["weight"])[once] / ratios[once]
+    assert factors == pytest.approx(factors[0], rel=1e-6)
+    assert len(once) > 5
+    with serving(completing(Truth(reference).q)) as (url, _):  # the reference, where the proposal is asked for
+        (models / "served.json").write_text(json.dumps(document(outcomes | {"server": {"url": url, "name": "x"}})))
+        result = command("run", models / "served.json", "-o", tmp_path / "wrong")
+    assert (result.code, result.err.count("\n")) == (2, 1)
+    assert "must serve the model that is here" in result.err
+    assert not (tmp_path / "wrong/candidates.parquet").exists()
+
+
+def test_a_server_generates_the_proposals_of_exact_draws(models: Path, tmp_path: Path) -> None:
+    """Each proposal has its log probability, and what is billed is what the draws of all texts are billed."""
+    truth = Truth(load_language_model(str(models / "model")))
+    outcomes = {"kind": "draws", "draws": 4, "max_proposals": 5_000, "max_new_tokens": LONGEST}
+    with serving(completing(truth.q)) as (url, seen):
+        served = {**outcomes, "server": {"url": url, "name": "served"}}
+        (models / "served.json").write_text(json.dumps(document(served, settlement_seed=3)))
+        assert command("run", models / "served.json", "-o", tmp_path / "out").code == 0
+        assert len({one["seed"] for one in seen}) == len(seen)
+    table = parquet.read_table(tmp_path / "out/tape.parquet").to_pydict()
+    cut = {" ".join(WORDS[k] for k in ids): np.log(truth.q[at]) for at, ids in enumerate(LISTED) if min(ids) > END}
+    said = dict(zip(table["response"], table["log_probability"], strict=True))
+    for text in cut.keys() & said.keys():  # two words, and so one way to say it
+        assert said[text] == pytest.approx(cut[text], abs=1e-4)
+    assert len(cut.keys() & said.keys()) > 10
+    receipt = json.loads((tmp_path / "out/receipt.json").read_text())
+    exact = truth.payments(truth.optimum(SIZES))
+    for group, payment in zip(receipt["groups"], exact, strict=True):
+        assert group["payment"]["low"] <= payment <= group["payment"]["high"]
+    assert command("verify", tmp_path / "out/receipt.json", tmp_path / "out/game.json").code == 0
+
+
+@pytest.mark.parametrize("outcomes", [{"kind": "candidates", "per_prompt": 3}, {"kind": "draws", "draws": 1}])
+def test_a_server_beside_an_endpoint_is_refused(models: Path, outcomes: dict[str, Any]) -> None:
+    """An endpoint's model is not here: nobody could say how probable its texts are."""
+    server = {"url": "http://127.0.0.1:9/v1", "name": "served"}
+    asked = {"max_proposals": 9, **outcomes} if outcomes["kind"] == "draws" else outcomes
+    model = {"name": "x", "endpoint": "http://127.0.0.1:9/v1"}
+    (models / "refused.json").write_text(json.dumps(document({**asked, "server": server}, model=model)))
+    with pytest.raises(InputError, match=r"outcomes\.server: must not be here with an endpoint"):
+        read_config(models / "refused.json")

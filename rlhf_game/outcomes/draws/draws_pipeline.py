@@ -30,7 +30,8 @@ from rlhf_game.mechanism.draws.settlement import Estimator, choose_estimator
 from rlhf_game.mechanism.draws.tapes import Problem
 from rlhf_game.outcomes.draws.drawing import ProposalRow, TapeSettings
 from rlhf_game.outcomes.draws.draws_spec import DrawsSpec
-from rlhf_game.outcomes.draws.proposals import TextSampling, open_proposer
+from rlhf_game.outcomes.draws.plan import writing_of
+from rlhf_game.outcomes.draws.proposals import open_proposer
 from rlhf_game.outcomes.generation import check_resumed
 from rlhf_game.outcomes.run_config import Configuration
 from rlhf_game.outcomes.scoring import GroupScorer
@@ -99,7 +100,7 @@ def _draw(configuration: Configuration, folder: RunFolder, watch: Progress) -> N
     scorer = GroupScorer(configuration, folder.path / CALLS)
     scorer.must_be_pointwise()
     watch("load the language model", 0, 1)
-    how = TextSampling(spec.max_new_tokens, spec.temperature, spec.top_k, spec.top_p, spec.batch_size)
+    how = writing_of(configuration)
     proposer = open_proposer(source.model, source.prompts, how, source.system, source.base, folder.path)
     watch("load the language model", 1, 1)
     seed, seed_from = settlement_seed(configuration, folder)
@@ -165,6 +166,7 @@ def _columns(
         "tokens": [row.proposal.tokens for *_, row in rows],
         "is_finished": [row.proposal.is_finished for *_, row in rows],
         "is_whole": [row.proposal.is_whole for *_, row in rows],
+        "log_probability": [row.proposal.log_probability for *_, row in rows],
         "exponential": [row.exponential for *_, row in rows],
         "accepted": [row.is_accepted for *_, row in rows],
     }

@@ -11,6 +11,7 @@ from rlhf_game.files.schema import Name, Positive, Strict
 from rlhf_game.mechanism.draws.settlement import expected_proposals
 from rlhf_game.mechanism.draws.tapes import Problem
 from rlhf_game.mechanism.reports import LARGEST_SIZE
+from rlhf_game.outcomes.served_draws import ServerSpec
 
 
 @final
@@ -27,6 +28,8 @@ class DrawsSpec(Strict):
     top_k: Annotated[int, Field(ge=0)] = 0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 256
+    server: ServerSpec | None = None
+    """What generates the proposals elsewhere: it serves the model."""
     estimator: Literal["rao_blackwell", "tape", "log_mean", "auto"] = "rao_blackwell"
     ceilings: dict[Name, Ceiling] = {}
     """The most that a group's reward counts; 1 where none is said."""

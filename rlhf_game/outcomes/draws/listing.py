@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final, Literal, final
+from typing import Any, Final, Literal, final
 
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.files.documents import parse_json, read_text, shown
@@ -23,9 +23,6 @@ from rlhf_game.outcomes.draws.draws_spec import DrawsSpec
 from rlhf_game.outcomes.generation import open_model
 from rlhf_game.outcomes.run_config import Configuration, TrieSpec, is_run, parse_config, read_config
 from rlhf_game.outcomes.run_pipeline import run_over_texts
-
-if TYPE_CHECKING:
-    from rlhf_game.training_backends.lm.models import LanguageModel
 
 MOST: Final = 200_000
 """Sequences of tokens that are listed for a prompt at most."""
@@ -156,7 +153,7 @@ def exact_game(configuration: Configuration) -> dict[str, Any]:
     if 2**spec.max_new_tokens > MOST:  # of any vocabulary: the model need not be loaded to know it
         fault = fault or f"must have at most {MOST} responses, found those of {spec.max_new_tokens} tokens"
     if fault is None:
-        sequences = vocabulary(open_model(model, configuration.source.base)) ** spec.max_new_tokens
+        sequences = open_model(model, configuration.source.base).vocabulary ** spec.max_new_tokens
         if sequences > MOST:
             fault = f"must have at most {MOST} responses, found {sequences:.3g} of {spec.max_new_tokens} tokens"
     if fault is not None:
@@ -174,8 +171,3 @@ def exact_game(configuration: Configuration) -> dict[str, Any]:
         most = spec.ceilings.get(group["name"], 1.0)
         group["reward"] = [[min(reward, most) for reward in rewards] for rewards in group["reward"]]
     return document
-
-
-def vocabulary(model: "LanguageModel") -> int:
-    """Return how many tokens may come next."""
-    return int(model.model.get_output_embeddings().weight.shape[0])

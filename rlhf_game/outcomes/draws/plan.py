@@ -98,9 +98,11 @@ def writing_of(configuration: Configuration) -> TextSampling:
     """Return how the reference of a configuration writes, whatever the kind of its outcomes."""
     spec = configuration.fields.outcomes
     if isinstance(spec, CandidatesSpec | DrawsSpec):
-        return TextSampling(spec.max_new_tokens, spec.temperature, spec.top_k, spec.top_p, spec.batch_size)
+        how = (spec.max_new_tokens, spec.temperature, spec.top_k, spec.top_p)
+        return TextSampling(*how, spec.batch_size, spec.server)
     if isinstance(spec, FinetunedSpec):
-        return TextSampling(spec.max_new_tokens, spec.temperature, 0, 1.0, spec.batch_size)
+        served = spec.servers.get("reference")
+        return TextSampling(spec.max_new_tokens, spec.temperature, 0, 1.0, spec.batch_size, served)
     assert isinstance(spec, TrieSpec)
     return TextSampling(spec.max_tokens, 1.0, 0, 1.0, spec.batch_size)
 

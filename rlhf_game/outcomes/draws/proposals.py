@@ -15,6 +15,8 @@ from rlhf_game.chat.chat_specs import ModelSpec, open_chat
 from rlhf_game.chat.requests import ask_once
 from rlhf_game.files.conversations import Text
 from rlhf_game.files.run_folder import CALLS
+from rlhf_game.outcomes.generation import open_model
+from rlhf_game.outcomes.served_draws import ServerSpec, drawn_batch
 
 if TYPE_CHECKING:
     from rlhf_game.training_backends.lm.models import LanguageModel
@@ -36,6 +38,7 @@ class TextSampling:
     top_k: int
     top_p: float
     batch_size: int
+    server: ServerSpec | None = None
 
 
 @final
@@ -48,6 +51,8 @@ class Proposal:
     is_finished: bool
     is_whole: bool = True
     """Whether it was not given up because it could not count any more."""
+    log_probability: float | None = None
+    """Under what it was drawn from, in nats: of one given up, of how it begins; None where an endpoint says none."""
 
 
 class Proposer(ABC):
@@ -76,6 +81,8 @@ class ModelProposer(Proposer):
     sampling: "Sampling"
     system: str | None
     batch_size: int
+    server: ServerSpec | None = None
+    """What generates in place of the model, whose own probabilities are known all the same."""
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -84,8 +91,6 @@ class ModelProposer(Proposer):
 
     def propose(self, wanted: Sequence[Draw], seed: int, part: int, counts: Counts | None = None) -> list[Proposal]:
         """Return a text for each draw, in batches."""
-        from rlhf_game.training_backends.lm.sampling import sample_batch
-
         encoded = self.model.encode_prompts(self.prompts, self.system)
         found = []
         for start in range(0, len(wanted), self.batch_size):
@@ -101,7 +106,8 @@ class ModelProposer(Proposer):
                 left.update(place for place, keep in zip(places, kept, strict=True) if not keep)
                 return kept
 
-            drawn = sample_batch(
+            drawn = drawn_batch(
+                self.server,
                 self.model,
                 encoded,
                 batch,
@@ -111,7 +117,8 @@ class ModelProposer(Proposer):
                 goes_on=None if counts is None else goes_on,
             )
             found += [
-                Proposal(one.text, len(one.token_ids), one.is_finished, k not in left) for k, one in enumerate(drawn)
+                Proposal(one.text, len(one.token_ids), one.is_finished, k not in left, one.log_probability)
+                for k, one in enumerate(drawn)
             ]
         return found
 
@@ -119,7 +126,7 @@ class ModelProposer(Proposer):
 @final
 @dataclass(frozen=True, eq=False)
 class EndpointProposer(Proposer):
-    """Answers of an OpenAI-compatible endpoint, kept in the folder of the run; no probabilities are needed."""
+    """Answers of an OpenAI-compatible endpoint, kept in the folder of the run, with the probabilities it says."""
 
     chat: Chat
     prompts: tuple[Text, ...]
@@ -141,11 +148,15 @@ class EndpointProposer(Proposer):
                 temperature=self.temperature,
                 max_tokens=self.max_new_tokens,
                 draw=_number(seed, part, b, j),
+                wants_log_probability=True,
             )
             for b, j in wanted
         ]
         replies = self.chat.ask(requests, "proposer")
-        return [Proposal(reply.text, reply.completion_tokens, reply.is_finished) for reply in replies]
+        return [
+            Proposal(one.text, one.completion_tokens, one.is_finished, log_probability=one.log_probability)
+            for one in replies
+        ]
 
 
 def _number(seed: int, part: int, b: int, j: int) -> int:
@@ -160,15 +171,7 @@ def open_proposer(
     if model.endpoint is not None:
         chat = open_chat(model, base, folder / CALLS)
         return EndpointProposer(chat, prompts, how.max_new_tokens, how.temperature, system)
-    from rlhf_game.training_backends import Sampling, load_language_model
+    from rlhf_game.training_backends import Sampling
 
-    loaded = load_language_model(
-        model.name,
-        revision=model.revision,
-        device=model.device,
-        dtype=model.dtype,
-        base=base,
-        folds_system=model.fold_system,
-    )
     sampling = Sampling(how.max_new_tokens, how.temperature, how.top_k, how.top_p)
-    return ModelProposer(loaded, prompts, sampling, system, how.batch_size)
+    return ModelProposer(open_model(model, base), prompts, sampling, system, how.batch_size, how.server)

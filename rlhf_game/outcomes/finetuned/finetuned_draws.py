@@ -23,9 +23,9 @@ from rlhf_game.outcomes.finetuned.finetuned_training import (
     policy_training,
     spec_of,
 )
-from rlhf_game.outcomes.finetuned.served_draws import ServerSpec, served_draws
 from rlhf_game.outcomes.generation import check_resumed, drawn_provenance, identity_of
 from rlhf_game.outcomes.run_config import Configuration, GenerationInputs
+from rlhf_game.outcomes.served_draws import ServerSpec, drawn_batch
 from rlhf_game.outcomes.settlement_seed import settlement_seed
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ class Sampler:
 
     def draw(self, number: int, label: str, load: Loader) -> Rows:
         """Return the draws of a policy, loaded only if a piece is missing. number: of the policy, from 0."""
-        from rlhf_game.training_backends.lm.sampling import plan_batches, sample_batch
+        from rlhf_game.training_backends.lm.sampling import plan_batches
 
         encoded = self._encoded()
         per_prompt = self.samples + (self.choosing if label in (REFERENCE, FINAL) else 0)
@@ -229,11 +229,8 @@ class Sampler:
             if piece is None:
                 model = load() if model is None else model
                 server = self.servers.get(label)
-                if server is not None:
-                    piece = served_draws(server, model, encoded, batch, self.seed, self.sampling)
-                else:
-                    samples = sample_batch(model, encoded, batch, seed=self.seed, sampling=self.sampling)
-                    piece = [asdict(sample) for sample in samples]
+                samples = drawn_batch(server, model, encoded, batch, seed=self.seed, sampling=self.sampling)
+                piece = [asdict(sample) for sample in samples]
                 prompts, responses = [encoded[b] for b, _ in batch], [list(one["token_ids"]) for one in piece]
                 log_reference = (
                     [one["log_probability"] for one in piece]

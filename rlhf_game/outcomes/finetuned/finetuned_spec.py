@@ -12,7 +12,7 @@ from rlhf_game.files.schema import Name, Positive, Strict
 from rlhf_game.files.training_fields import LoraSpec, OptimizationFields
 from rlhf_game.mechanism.reports import LARGEST_SIZE
 from rlhf_game.optimization import FINETUNED
-from rlhf_game.outcomes.finetuned.served_draws import ServerSpec
+from rlhf_game.outcomes.served_draws import ServerSpec
 
 Count: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]

@@ -33,6 +33,11 @@ class LanguageModel:
     """Whether a system turn that the chat template refuses goes to the beginning of the first user turn."""
 
     @property
+    def vocabulary(self) -> int:
+        """How many tokens may come next."""
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+    @property
     def end_ids(self) -> tuple[int, ...]:
         """The tokens that end a sequence: of the tokenizer, of the generation settings, of a turn of the template."""
         return tuple(sorted(self._known_ends if self._turn_end is None else {*self._known_ends, self._turn_end}))

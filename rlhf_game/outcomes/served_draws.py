@@ -1,0 +1,153 @@
+"""Draws that a server generates: an OpenAI-compatible one (vLLM) that serves a model which is here as well.
+
+It is asked with token ids and says token ids and their log probabilities; these are computed anew by the model that is
+here, and must agree: a server of other weights draws from another policy.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlhf_game.chat.chat_specs import KeyName, WebAddress
+from rlhf_game.chat.transport import Address, in_parallel
+from rlhf_game.errors import InputError, RunError
+from rlhf_game.files.documents import shown
+from rlhf_game.files.schema import Name, Positive, Strict
+
+if TYPE_CHECKING:
+    from rlhf_game.training_backends.lm.models import LanguageModel
+    from rlhf_game.training_backends.lm.sampling import Sample, Sampling
+
+NEAR: Final = 0.1
+"""Nats by which a log probability may differ from the one that the model here gives, beside FAR of it: half precision
+and other kernels move it so far, another policy farther."""
+FAR: Final = 0.01
+
+
+@final
+class ServerSpec(Strict):
+    """A server with /completions under ``url``, such as http://127.0.0.1:8000/v1."""
+
+    url: WebAddress
+    name: Name
+    """What it calls the model."""
+    key_env: KeyName | None = None
+    timeout: Positive = 600.0
+    retries: int = 4
+    workers: int = 32
+    """Draws that are asked for at the same time."""
+
+
+def is_near(said: float, computed: float) -> bool:
+    """Return whether two log probabilities of a response, in nats, may be of one model."""
+    return abs(said - computed) <= NEAR + FAR * abs(computed)
+
+
+@final
+@dataclass(frozen=True)
+class _Answer:
+    ids: list[int]
+    log_probability: float
+    """Of these tokens, in nats, as the server says it."""
+    is_cut: bool
+
+
+def drawn_batch(
+    server: ServerSpec | None,
+    model: "LanguageModel",
+    encoded: Sequence[Sequence[int]],
+    batch: Sequence[tuple[int, int]],
+    *,
+    seed: int,
+    sampling: "Sampling",
+    streams: Sequence[tuple[int, ...]] | None = None,
+    goes_on: Callable[[Sequence[int], Sequence[str]], NDArray[np.bool_]] | None = None,
+) -> "list[Sample]":
+    """Return one response per draw of the batch, as ``sample_batch`` does, with the model's own log probabilities.
+
+    The server generates them where there is one; its texts are then all whole. Raises RunError where it fails or says
+    no token ids, InputError where it serves another model.
+    """
+    from rlhf_game.training_backends.lm.sampling import Sample, check_length, log_probabilities, sample_batch
+
+    if server is None:
+        return sample_batch(model, encoded, batch, seed=seed, sampling=sampling, streams=streams, goes_on=goes_on)
+    check_length(model, encoded, sampling.max_new_tokens)
+    ask = partial(_asked, server, model, encoded, seed, sampling)
+    answers = dict(in_parallel(ask, list(zip(batch, streams or batch, strict=True)), server.workers))
+    said = [answers[k] for k in range(len(batch))]
+    ids = [_ended(one, model) for one in said]
+    prompts = [encoded[b] for b, _ in batch]
+    own = log_probabilities(model, prompts, ids, sampling=sampling)
+    begun, kept = own.copy(), [k for k, one in enumerate(said) if len(one.ids) < len(ids[k])]
+    if kept:  # the server says nothing of the end
+        asked, without = [prompts[k] for k in kept], [said[k].ids for k in kept]
+        begun[kept] = log_probabilities(model, asked, without, sampling=sampling)
+    for one, score in zip(said, begun.tolist(), strict=True):
+        if not is_near(one.log_probability, score):
+            hint = "" if sampling.temperature == 1 else " (of vLLM: started with --logprobs-mode processed_logprobs)"
+            raise InputError(
+                f"outcomes: {server.url} must serve the model that is here, and say log probabilities at the "
+                f"temperature that is asked for{hint}: {score:.6g} nats, found {one.log_probability:.6g}"
+            )
+    return [
+        Sample(model.decode(tokens), tuple(tokens), score, tokens[-1] in model.end_ids)
+        for tokens, score in zip(ids, own.tolist(), strict=True)
+    ]
+
+
+def _asked(
+    server: ServerSpec,
+    model: "LanguageModel",
+    encoded: Sequence[Sequence[int]],
+    seed: int,
+    sampling: "Sampling",
+    draw: tuple[tuple[int, int], tuple[int, ...]],
+) -> _Answer:
+    """Return what the server says of one draw. draw: prompt and number, and what fixes its random numbers."""
+    (prompt, _), stream = draw
+    own = int(np.random.SeedSequence(seed, spawn_key=stream).generate_state(1)[0]) % 2**31
+    document = {
+        "model": server.name, "prompt": list(encoded[prompt]), "max_tokens": sampling.max_new_tokens, "n": 1,
+        "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": own, "logprobs": 1,
+        "stop_token_ids": list(model.end_ids), "return_tokens_as_token_ids": True,
+        **({"top_k": sampling.top_k} if sampling.top_k else {}),
+    }  # fmt: skip
+    who = f"the server {server.url}"
+    address = Address(f"{server.url.rstrip('/')}/completions", server.key_env, server.timeout, server.retries)
+    answer, _ = address.post(document, who)
+    found = _read(answer, sampling.max_new_tokens, model.vocabulary)
+    if found is None or not _ended(found, model):
+        raise RunError(
+            f"{who} must answer choices[0] with finish_reason stop or length and logprobs with tokens as token_id:N "
+            f"and as many token_logprobs, at most 0 (as vLLM does, asked with return_tokens_as_token_ids), found "
+            f"{shown(str(answer), 80)}"
+        )
+    return found
+
+
+def _read(answer: Any, longest: int, vocabulary: int) -> _Answer | None:
+    """Return what a completion says; None where it is none, or no token of the model has a log probability of it."""
+    try:
+        choice = answer["choices"][0]
+        logs = [float(one) for one in choice["logprobs"]["token_logprobs"]]
+        ids = [int(token.removeprefix("token_id:")) for token in choice["logprobs"]["tokens"]]
+        is_cut = {"stop": False, "length": True}[choice["finish_reason"]]
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return None
+    if len(ids) != len(logs) or len(ids) > longest or not all(0 <= token < vocabulary for token in ids):
+        return None
+    return _Answer(ids, math.fsum(logs), is_cut) if all(-math.inf < one <= 0 for one in logs) else None
+
+
+def _ended(one: _Answer, model: "LanguageModel") -> list[int]:
+    """Return the tokens of a draw up to and with its end, which some servers keep to themselves."""
+    ended = next((k + 1 for k, token in enumerate(one.ids) if token in model.end_ids), None)
+    if ended is not None:
+        return one.ids[:ended]
+    return one.ids if one.is_cut or model.end_id is None else [*one.ids, model.end_id]

@@ -1,6 +1,7 @@
 """Drawn responses follow the model's own distribution, and their probabilities are exact."""
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,6 +114,25 @@ def test_teacher_forced_log_probabilities_agree_with_a_step_by_step_loop(languag
     found = log_probabilities(language_model, encoded, responses, batch_size=5)
     exact = [step_by_step(language_model, p, r) for p, r in zip(encoded, responses, strict=True)]
     np.testing.assert_allclose(found, exact, atol=1e-4)  # float32 logits
+
+
+def test_a_prompt_is_read_once_for_all_responses_of_a_batch(
+    language_model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, forward = [], language_model.model.forward
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        read.append(named["input_ids"].numel())
+        return forward(*arguments, **named)
+
+    monkeypatch.setattr(language_model.model, "forward", counted)
+    encoded = [language_model.encode_prompt(prompt) for prompt in (PROMPTS[2], PROMPTS[4])]
+    asked = [encoded[k % 2] for k in range(6)]
+    found = log_probabilities(language_model, asked, [[4, 5]] * 6, batch_size=3)
+    assert sum(read) == sum(len(ids) - 1 + 3 * 3 for ids in encoded)  # not 3 * (len(ids) + 2)
+    monkeypatch.undo()
+    exact = [step_by_step(language_model, ids, (4, 5)) for ids in encoded]
+    np.testing.assert_allclose(found, exact * 3, atol=1e-4)  # float32 logits
 
 
 def test_what_follows_the_first_end_is_ignored(language_model: LanguageModel) -> None:

@@ -9,6 +9,7 @@ the change of floating-point rounding in the logits carries the cumulative proba
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os.path import commonprefix
 from typing import cast, final
 
 import numpy as np
@@ -274,10 +275,16 @@ def log_probabilities(
 
     A response counts up to and with its first end token; what follows is ignored. One without an end token is the
     probability of that beginning. sampling: the temperature and cut-offs of the distribution (default: the model's).
+    Responses to the same prompt go through the model together, and how a batch's prompts begin is read once.
     """
     how = sampling or Sampling()
     cut = [_until_end(response, language_model.end_ids) for response in responses]
-    order = sorted(range(len(cut)), key=lambda k: len(prompts[k]) + len(cut[k]))
+    asked = [tuple(prompt) for prompt in prompts]
+    shortest: dict[tuple[int, ...], int] = {}
+    for prompt, response in zip(asked, cut, strict=True):
+        total = len(prompt) + len(response)
+        shortest[prompt] = min(total, shortest.get(prompt, total))
+    order = sorted(range(len(cut)), key=lambda k: (shortest[asked[k]], asked[k], len(cut[k])))
     found = np.zeros(len(cut))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
@@ -308,8 +315,12 @@ def _until_end(response: Sequence[int], end_ids: tuple[int, ...]) -> list[int]:
 def _score(
     language_model: LanguageModel, prompts: list[Sequence[int]], responses: list[list[int]], sampling: Sampling
 ) -> Array:
-    """Return log p(response | prompt) of a padded batch in one pass: [B]; temperature and cut-offs as in sampling."""
-    model = language_model.model
+    """Return log p(response | prompt) of a batch, padded on the right: [B]; temperature and cut-offs as in sampling."""
+    model, cache = language_model.model, DynamicCache(config=language_model.model.config)
+    begun = commonprefix([list(prompt[:-1]) for prompt in prompts])
+    if begun:
+        model(input_ids=torch.tensor([begun], device=model.device), past_key_values=cache, use_cache=True)
+        cache.reorder_cache(cast(LongTensor, torch.zeros(len(prompts), dtype=torch.long, device=model.device)))
     width = max(len(a) + len(b) for a, b in zip(prompts, responses, strict=True))
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -317,11 +328,13 @@ def _score(
         both = [*prompt, *response]
         ids[row, : len(both)] = torch.tensor(both)
         mask[row, : len(both)] = 1
-    logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False).logits
+    ids, mask = ids[:, len(begun) :].to(model.device), mask.to(model.device)
+    logits = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True).logits
     found = np.zeros(len(prompts))
     for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         if response:
-            steps = logits[row, len(prompt) - 1 : len(prompt) + len(response) - 1].float() / sampling.temperature
+            first = len(prompt) - 1 - len(begun)
+            steps = logits[row, first : first + len(response)].float() / sampling.temperature
             log_steps = filter_logits(steps, sampling).double().log_softmax(dim=-1)
             picked = log_steps.gather(-1, torch.tensor(response, device=log_steps.device)[:, None])
             found[row] = float(picked.sum())

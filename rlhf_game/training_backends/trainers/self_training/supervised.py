@@ -51,6 +51,8 @@ class Example:
     prompt: Text
     response: Text
     lead: str = ""
+    is_finished: bool = True
+    """False: it was cut where it stops, and no end is to be written there."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt", text_of(self.prompt, "prompt"))
@@ -152,7 +154,7 @@ def _rows(model: LanguageModel, examples: Sequence[Example], training: Supervise
     found = []
     for example in examples:
         prompt, response = model.encode_exchange(example.prompt, example.response, training.system)
-        target = [*encode_lead(model, example.lead), *response]
+        target = [*encode_lead(model, example.lead), *(response if example.is_finished else response[:-1])]
         if len(prompt) + len(target) <= training.max_length:
             found.append(labelled(prompt, target))
     if not found:

@@ -21,16 +21,21 @@ EXAMPLES = [Example(row.prompt, row.chosen) for row in ROWS]
 
 
 def nats(model: LanguageModel, examples: list[Example] = EXAMPLES) -> np.ndarray:
-    """The negative log-probability of each response, end token included."""
+    """The negative log-probability of each response, of its end token too unless it was cut."""
     encoded = [model.encode_exchange(one.prompt, f"{one.lead}{one.response}") for one in examples]
-    return -log_probabilities(model, [prompt for prompt, _ in encoded], [response for _, response in encoded])
+    said = [ids if one.is_finished else ids[:-1] for one, (_, ids) in zip(examples, encoded, strict=True)]
+    return -log_probabilities(model, [prompt for prompt, _ in encoded], said)
 
 
 def test_the_loss_is_the_mean_over_tokens_of_responses(folder: Path, tmp_path: Path) -> None:
-    examples = [Example("good", "yes no"), Example("bad now", "thanks thanks", lead="maybe maybe ")]
-    trained = train_supervised(made(SupervisedTraining, str(folder), batch_size=2, steps=1), examples, tmp_path / "out")
+    examples = [
+        Example("good", "yes no"),
+        Example("bad now", "thanks thanks", lead="maybe maybe "),
+        Example("bad", "yes yes", is_finished=False),
+    ]
+    trained = train_supervised(made(SupervisedTraining, str(folder), batch_size=3, steps=1), examples, tmp_path / "out")
     model = load_language_model(str(folder))
-    assert trained.losses == (pytest.approx(nats(model, examples).sum() / (3 + 5), rel=1e-4),)  # float32
+    assert trained.losses == (pytest.approx(nats(model, examples).sum() / (3 + 5 + 2), rel=1e-4),)  # float32
 
 
 @pytest.mark.parametrize("lora", [None, Lora(rank=4)], ids=["full", "lora"])

@@ -33,11 +33,6 @@ PROVED: Final = (
     "proved: the bill, given the delivered policy and this report",
     "not proved: that the policy is the best for the true reports of all",
 )
-ALONE: Final = {
-    "menu": "depends on how much the others like the entries that were not chosen",
-    "samples": "is an estimate from draws of everybody's rewards",
-    "trie": "holds for responses that are not listed",
-}
 
 
 @final
@@ -121,17 +116,14 @@ def own_receipt(game: Game, name: str) -> OwnReceipt:
         raise InputError(f"{game.name}: groups: must have one called {shown(name)!r}, found {', '.join(names)}")
     made, mechanism, _ = build(game)
     space: Any = made
-    kind = "trie" if fields.limits is not None else fields.space
-    if kind in ALONE:
-        raise InputError(f"{game.name}: space: the bill of a {kind} {ALONE[kind]}: it cannot be checked alone")
-    if type(mechanism.payment) is not AffinePayments:
-        raise InputError(
-            f"{game.name}: payment: must be affine, to be checked alone, found {label('payment', fields.payment)}"
-        )
     try:
         of_space = fields.of_bill(space)
     except InputError as error:
         raise InputError(f"{game.name}: {error}") from None
+    if type(mechanism.payment) is not AffinePayments:
+        raise InputError(
+            f"{game.name}: payment: must be affine, to be checked alone, found {label('payment', fields.payment)}"
+        )
     at = names.index(name)
     settled = settle(game)
     parts = take_apart(settled)

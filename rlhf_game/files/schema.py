@@ -177,12 +177,25 @@ class CommonFields(Strict, ABC):
         return shape
 
 
+class ReferenceFields(CommonFields, ABC):
+    """What games share whose reference is a table of probabilities."""
+
+    reference: Tensor
+
+    def tables(self) -> dict[str, Any]:
+        """Return the reference."""
+        return {"reference": self.reference}
+
+    def read_reference(self, read: Callable[[Any, str], Any], rewards: Sequence[Any]) -> Any:
+        """Return the table."""
+        return read(self.reference, "reference")
+
+
 @final
-class TableFields(CommonFields):
+class TableFields(ReferenceFields):
     """Outcomes in a table, for one prompt or several."""
 
     space: Literal["table"] = "table"
-    reference: Tensor
     outcomes: Labels | None = None
     prompt_weights: Annotated[list[Nonnegative], Field(min_length=1)] | None = None
     missing: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=1)] | None = None
@@ -204,10 +217,6 @@ class TableFields(CommonFields):
         """Whether no mass is missing."""
         return self.missing is None
 
-    def tables(self) -> dict[str, Any]:
-        """Return the reference."""
-        return {"reference": self.reference}
-
     def check_tables(self, reference: Any) -> None:
         """Check labels, what is said of prompts, and missing mass."""
         if self.outcomes is not None:
@@ -217,11 +226,11 @@ class TableFields(CommonFields):
 
     def of_bill(self, space: Any) -> dict[str, Any]:
         """Return the weights of the prompts."""
+        if self.missing is not None:
+            raise InputError(
+                "space: the bill of a trie holds for responses that are not listed: it cannot be checked alone"
+            )
         return {"prompt_weights": space.prompt_weights.tolist()}
-
-    def read_reference(self, read: Callable[[Any, str], Any], rewards: Sequence[Any]) -> Any:
-        """Return the table."""
-        return read(self.reference, "reference")
 
     def make_space(self, reference: Any, regularizer: Any, make: Callable[..., Any]) -> Any:
         """Return the table; with missing mass the trie of the outcomes that were found."""
@@ -249,6 +258,13 @@ class MenuFields(CommonFields):
         if self.outcomes is not None:
             check_labels(self.outcomes, shape_of(reference))
 
+    def of_bill(self, space: Any) -> dict[str, Any]:
+        """Raise InputError."""
+        raise InputError(
+            "space: the bill of a menu depends on how much the others like the entries that were not chosen: it cannot "
+            "be checked alone"
+        )
+
     def read_reference(self, read: Callable[[Any, str], Any], rewards: Sequence[Any]) -> Any:
         """Return the divergence of each entry, zeros where the game gives none."""
         if self.divergence is not None:
@@ -263,14 +279,13 @@ class MenuFields(CommonFields):
 
 
 @final
-class AutomatonFields(CommonFields):
+class AutomatonFields(ReferenceFields):
     """Sequences of tokens from a finite automaton; -1 in ``next_state`` ends the sequence."""
 
     space: Literal["automaton"]
     next_state: Annotated[
         list[Annotated[list[Annotated[int, Field(ge=-1, le=2**31)]], Field(min_length=1)]], Field(min_length=1)
     ]
-    reference: Tensor
     initial: Annotated[int, Field(ge=0, le=2**31)] = 0
     horizon: Annotated[int, Field(ge=1, le=LONGEST)]
     regularizer: Literal["kl"] = "kl"
@@ -281,10 +296,6 @@ class AutomatonFields(CommonFields):
         """The horizon."""
         return self.horizon
 
-    def tables(self) -> dict[str, Any]:
-        """Return the reference."""
-        return {"reference": self.reference}
-
     def check_tables(self, reference: Any) -> None:
         """Check states and probabilities."""
         check_automaton(self, reference)
@@ -292,10 +303,6 @@ class AutomatonFields(CommonFields):
     def of_bill(self, space: Any) -> dict[str, Any]:
         """Return the automaton."""
         return {"prompt_weights": [1.0], "next_state": self.next_state, "initial": self.initial}
-
-    def read_reference(self, read: Callable[[Any, str], Any], rewards: Sequence[Any]) -> Any:
-        """Return the table."""
-        return read(self.reference, "reference")
 
     def make_space(self, reference: Any, regularizer: Any, make: Callable[..., Any]) -> Any:
         """Return the chain."""
@@ -339,12 +346,7 @@ class OwnFields(CommonFields):
 
 
 Fields: TypeAlias = TableFields | MenuFields | AutomatonFields | OwnFields
-SPACES: dict[str, type[Fields]] = {
-    "table": TableFields,
-    "menu": MenuFields,
-    "automaton": AutomatonFields,
-}
-
+SPACES: dict[str, type[Fields]] = {"table": TableFields, "menu": MenuFields, "automaton": AutomatonFields}
 TEXTS = {"samples": "draws of a trained policy", "draws": "a tape of proposals"}
 """Games that are known through texts of a language model; each has a reader of its own."""
 
@@ -354,8 +356,9 @@ def parse_fields(document: Any, name: str) -> Fields:
     if not isinstance(document, dict):
         raise InputError(f"{name}: must be a mapping with the keys of a game, found {kind(document)}")
     space = document.get("space", "table")
+    content = {key: value for key, value in document.items() if key != "$schema"}
     if isinstance(space, dict) or (isinstance(space, str) and (":" in space or space in names("space"))):
-        return parse_model(OwnFields, {key: value for key, value in document.items() if key != "$schema"}, name)
+        return parse_model(OwnFields, content, name)
     if isinstance(space, str) and space in TEXTS:
         raise InputError(
             f"{name}: space: must be {' or '.join(SPACES)} here, found {space}: {TEXTS[space]}, which verify reads; "
@@ -364,7 +367,7 @@ def parse_fields(document: Any, name: str) -> Fields:
         )
     if not isinstance(space, str) or space not in SPACES:
         raise InputError(f"{name}: space: must be {', '.join(SPACES)} or code ({PLACES}), found {kind(space)}")
-    return parse_model(SPACES[space], {key: value for key, value in document.items() if key != "$schema"}, name)
+    return parse_model(SPACES[space], content, name)
 
 
 def parse_model(model: type[Model], document: Any, name: str) -> Model:

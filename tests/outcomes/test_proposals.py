@@ -123,7 +123,5 @@ def test_a_proposal_needs_probabilities_and_the_same_tokens(config: Config, plac
         "model": {"name": "x", "endpoint": {"url": "http://127.0.0.1:9/v1"}}
     }
     path.write_text(json.dumps(with_endpoint))
-    with pytest.raises(
-        InputError, match="outcomes.proposal: must not be here with an endpoint: it needs"
-    ):
+    with pytest.raises(InputError, match="outcomes.proposal: must not be here with an endpoint: it needs"):
         read_config(path)

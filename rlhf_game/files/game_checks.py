@@ -44,8 +44,10 @@ def check_missing(fields: Any) -> None:
             raise InputError(f"{field}: must be {' or '.join(wanted)} with missing mass, found {value}")
 
 
-def check_labels(labels: Sequence[Any], shape: Shape) -> None:
-    """Raise InputError where labels are not one for each outcome, each once."""
+def check_labels(labels: Sequence[Any] | None, shape: Shape) -> None:
+    """Raise InputError where labels, if there are any, are not one for each outcome, each once."""
+    if labels is None:
+        return
     found = shape_of(labels) if labels else (0,)
     if found != shape:
         wanted, got = (describe(s, "label") for s in (shape, found))

@@ -219,8 +219,7 @@ class TableFields(ReferenceFields):
 
     def check_tables(self, reference: Any) -> None:
         """Check labels, what is said of prompts, and missing mass."""
-        if self.outcomes is not None:
-            check_labels(self.outcomes, shape_of(reference))
+        check_labels(self.outcomes, shape_of(reference))
         check_prompts(self, reference)
         check_missing(self)
 
@@ -255,8 +254,7 @@ class MenuFields(CommonFields):
 
     def check_tables(self, reference: Any) -> None:
         """Check the labels."""
-        if self.outcomes is not None:
-            check_labels(self.outcomes, shape_of(reference))
+        check_labels(self.outcomes, shape_of(reference))
 
     def of_bill(self, space: Any) -> dict[str, Any]:
         """Raise InputError."""

@@ -22,6 +22,7 @@ from rlhf_game.report.page import (
     Panel,
     Section,
     TableBlock,
+    cell_of,
     names_of,
     provenance_rows,
     recomputed,
@@ -211,7 +212,7 @@ def _texts(game: SampledGameFile, policies: Sequence[str], names: Sequence[str])
             when = "before" if policy == policies[0] else "after"
             for k, text in enumerate(by_place.get((prompt, policy), [])[:DRAWS]):
                 rewards = game.draws[policy].rewards[:, prompt, k].tolist()
-                shown_rows.append((question, when, text, *(number(value, 2) for value in rewards)))
+                shown_rows.append((cell_of(question), when, cell_of(text), *(number(value, 2) for value in rewards)))
                 data.append((question, policy, text, *rewards))
     return TableBlock(
         "draws",
@@ -221,4 +222,5 @@ def _texts(game: SampledGameFile, policies: Sequence[str], names: Sequence[str])
         f"The first {DRAWS} draws of each policy for the first prompts, with the reward that each group gives them.",
         DataTable(("prompt", "policy", "response", *(f"reward: {name}" for name in names)), tuple(data)),
         texts=3,
+        is_prose=True,
     )

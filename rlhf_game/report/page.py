@@ -76,7 +76,7 @@ class Figure:
 @final
 @dataclass(frozen=True)
 class TableBlock:
-    """A table that is read as it stands. A cell with a line break has its second line small."""
+    """A table that is read as it stands. A cell with a line break has its second line small, but in one of texts."""
 
     kind: ClassVar[str] = "table"
     key: str
@@ -89,6 +89,18 @@ class TableBlock:
     texts: int = 1
     """The first columns, which hold texts; the others hold numbers."""
     is_open: bool = True
+    is_prose: bool = False
+    """Whether its texts are somebody's, shown as they were written."""
+
+
+def short(text: str) -> str:
+    """Return a text, cut where it is long; the data of its block hold all of it."""
+    return text if len(text) <= SHORT else text[:SHORT].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def cell_of(text: str) -> str:
+    """Return a text for a cell of a table of texts: cut where it is long, and an empty one named so."""
+    return short(text) or "(empty)"
 
 
 @final
@@ -104,7 +116,7 @@ class PageResponse:
     @property
     def short(self) -> str:
         """The text, cut where it is long."""
-        return self.text if len(self.text) <= SHORT else self.text[:SHORT].rstrip() + "\N{HORIZONTAL ELLIPSIS}"
+        return short(self.text)
 
     @property
     def change(self) -> str:

@@ -6,15 +6,25 @@ the steps; a column that never changes is said, not drawn.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, final
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, parse_json, parse_json_lines, read_text, shown
-from rlhf_game.files.schema import parse_model
+from rlhf_game.files.schema import OurDocument, parse_model
 from rlhf_game.registry import find, names
 from rlhf_game.report.charts import CurvePoint, Plot, Series, plot
 from rlhf_game.report.data_table import Cell, DataTable, number
-from rlhf_game.report.page import Block, Figure, LegendEntry, Page, Panel, Section, TableBlock, provenance_rows
+from rlhf_game.report.page import (
+    Block,
+    Figure,
+    LegendEntry,
+    Page,
+    Panel,
+    Section,
+    TableBlock,
+    cell_of,
+    provenance_rows,
+)
 from rlhf_game.report.svg import SHAPES
 
 AXES: Final = ("step", "epoch", "round", "share", "divergence", "kl", "confidence")
@@ -26,6 +36,23 @@ MOST_POINTS: Final = 240
 LOG: Final = "steps.jsonl"
 UNTOLD: Final = ("tokens", "seconds")
 
+
+@final
+class ChangedOutput(OurDocument):
+    """A prompt and its responses before and after a training."""
+
+    prompt: str
+    before: str
+    after: str
+
+
+@final
+class OutputsOfMetrics(OurDocument):
+    """What the metrics of a training say of its outputs."""
+
+    outputs: list[ChangedOutput] = []
+
+
 Place: TypeAlias = tuple[str, ...]
 Rows: TypeAlias = Sequence[Mapping[str, Any]]
 
@@ -35,6 +62,9 @@ def training_page(folder: Path) -> Page:
     metrics, config = (_document(folder / name) for name in ("metrics.json", "config.json"))
     tables = _tables(config, metrics, folder)
     sections = [Section("results", "What came out", "", tables)] if tables else []
+    changed = parse_model(OutputsOfMetrics, metrics, shown(str(folder / "metrics.json"), 200)).outputs
+    if changed:
+        sections.append(_outputs(changed))
     logs = logs_of(folder)
     if logs:
         sections.append(Section("steps", "Step by step", _course(logs), _figures([*_logged(logs)], "steps")))
@@ -108,6 +138,28 @@ def _texts(rows: Sequence[Sequence[str]]) -> int:
         if all(_reads_as_number(cell) for cell in cells):
             return at
     return len(rows[0])
+
+
+def _outputs(changed: Sequence[ChangedOutput]) -> Section:
+    """Return what a few prompts were answered before and after the training, side by side."""
+    same = sum(row.before == row.after for row in changed)
+    lead = (
+        f"One response to each of the first {len(changed)} prompts that the training is judged on; "
+        f"{'none' if same == 0 else same} of them {'is' if same == 1 else 'are'} the same before and after."
+    )
+    header = ("prompt", "before", "after", "characters before", "characters after")
+    rows = [(row.prompt, row.before, row.after, len(row.before), len(row.after)) for row in changed]
+    table = TableBlock(
+        "outputs-0",
+        "Responses before and after the training",
+        header,
+        tuple((*map(cell_of, row[:3]), *map(str, row[3:])) for row in rows),
+        "How much the change is worth is in the other sections.",
+        DataTable(header, tuple(rows)),
+        texts=3,
+        is_prose=True,
+    )
+    return Section("outputs", "What changed in outputs", lead, (table,))
 
 
 def _reads_as_number(cell: str) -> bool:

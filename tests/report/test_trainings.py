@@ -83,3 +83,24 @@ def test_a_broken_log_is_one_line(tmp_path: Path) -> None:
     (folder / "steps.jsonl").write_text('{"step": 1}\n{"step"')
     with pytest.raises(InputError, match=r"steps\.jsonl: line 2"):
         write_report(folder)
+
+
+def test_responses_before_and_after_stand_side_by_side(tmp_path: Path) -> None:
+    changed = [
+        {"prompt": "Say <b>hi</b>", "before": "no", "after": "<script>x</script>\nhi"},
+        {"prompt": "And?", "before": "", "after": ""},
+    ]
+    page = page_of(write_report(folder_of(tmp_path / "model", CONFIG, {**METRICS, "outputs": changed})))
+    shown = page.one(id="outputs")
+    assert "first 2 prompts that the training is judged on; 1 of them is the same before and after" in shown.text
+    assert [cell.text for cell in shown.all("table")[0].all("td")] == [
+        "no", "<script>x</script>\nhi", "2", "21", "(empty)", "(empty)", "0", "0",
+    ]  # fmt: skip
+    data = data_of(page, "outputs-0")
+    assert [(row["prompt"], row["after"]) for row in data] == [(row["prompt"], row["after"]) for row in changed]
+
+
+@pytest.mark.parametrize("outputs", ["x", [1], [{"prompt": "a", "before": "b"}]])
+def test_forged_outputs_are_refused(tmp_path: Path, outputs: Any) -> None:
+    with pytest.raises(InputError, match=r"metrics\.json: outputs"):
+        write_report(folder_of(tmp_path / "model", CONFIG, {**METRICS, "outputs": outputs}))

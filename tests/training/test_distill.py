@@ -112,6 +112,10 @@ def test_a_student_learns_what_the_teacher_answers_under_the_prompt(write: Write
     assert metrics["training"]["last_loss"] < metrics["training"]["first_loss"] / 2
     scores = metrics["scores"]
     assert scores["student after"]["rouge1"] > scores["student before"]["rouge1"]
+    changed = metrics["outputs"]
+    for when in ("before", "after"):
+        overlap = rouge([row[when] for row in changed], ["good yes"] * len(changed))["rouge1"]
+        assert scores[f"student {when}"]["rouge1"] == pytest.approx(overlap.mean())
     assert scores["teacher"]["rouge1"] == pytest.approx(2 * (2 / 3) * 1 / (2 / 3 + 1))
     for one in scores.values():
         assert one["judge"] == 7.0

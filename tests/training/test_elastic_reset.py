@@ -68,6 +68,9 @@ def test_the_points_along_a_training_are_measured_and_compared(write: Write, tmp
     assert 0 < own[1]["sequence_kl"]["estimate"] < plain[1]["sequence_kl"]["estimate"]
     reward = own[1]["reward"]["estimate"]
     assert reward == pytest.approx((3 * own[1]["groups"]["a"]["estimate"] + own[1]["groups"]["b"]["estimate"]) / 4)
+    first, last = (own[end]["outputs"] for end in (0, -1))
+    assert [(row["before"], row["after"]) for row in metrics["outputs"]] == list(zip(first, last, strict=True))
+    assert first != last
     assert not (tmp_path / "out/checkpoints").exists()
     shown = command("train", write(compare=True), "-o", tmp_path / "out").out
     assert "4 (reset)" in shown

@@ -14,6 +14,7 @@ from rlhf_game.training.demonstrations import DemonstrationSpec, read_demonstrat
 from rlhf_game.training.intervals import interval
 from tests import tiny
 from tests.cli.runner import run as command
+from tests.training.responses import drawn_before_and_after
 
 Write = Callable[..., Path]
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -42,7 +43,7 @@ def write(tmp_path: Path, model: Path) -> Write:
     return write
 
 
-def test_a_policy_is_trained_compared_and_used(write: Write, tmp_path: Path) -> None:
+def test_a_policy_is_trained_compared_and_used(write: Write, tmp_path: Path, model: Path) -> None:
     result = command("train", write(compare=True, weight=1.0, eso_epochs=2), "-o", tmp_path / "out", "--json")
     assert (result.code, result.err) == (0, "")
     metrics = json.loads(result.out)
@@ -57,6 +58,8 @@ def test_a_policy_is_trained_compared_and_used(write: Write, tmp_path: Path) -> 
     nats = {name: one["nats_per_token"]["estimate"] for name, one in metrics["policies"].items()}
     assert nats["sft"] < nats["start"] - 0.3
     assert metrics["gain"].keys() == {"rougeL", "greedy_rougeL", "reward"}
+    prompts = [row["prompt"] for row in metrics["outputs"]]
+    assert metrics["outputs"] == drawn_before_and_after(model, tmp_path / "out", prompts, seed=0, max_new_tokens=4)
     assert not (tmp_path / "out/checkpoints").exists()
     assert (tmp_path / "out/model/model.safetensors").exists()
     shown = command("train", write(compare=True, weight=1.0, eso_epochs=2), "-o", tmp_path / "out")

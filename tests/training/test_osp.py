@@ -115,6 +115,8 @@ def test_rounds_are_drawn_judged_and_trained_once(write: Write, tmp_path: Path, 
         assert one["strength"]["mean"] == pytest.approx(both.mean())
         assert one["position_bias"] == pytest.approx((both[0] - both[1]).mean() / 2)
     assert 0 < found["final"]["preferred"] < 1
+    assert len(found["outputs"]) == 2
+    assert any(row["before"] != row["after"] for row in found["outputs"])
     last = tmp_path / "out/rounds/0001/policy"
     assert all(torch.equal(value, weights(last)[key]) for key, value in weights(tmp_path / "out").items())
     card = json.loads((last / "policy.json").read_text())["training"]

@@ -11,6 +11,7 @@ from rlhf_game.training.recipes.policy import PolicyConfig
 from rlhf_game.training.training_config import read_training
 from rlhf_game.training.training_pipeline import FinishedTraining, train
 from tests import tiny
+from tests.training.responses import drawn_before_and_after
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -65,6 +66,9 @@ def test_a_group_of_three_moves_the_policy_and_metrics_say_how_far(tmp_path: Pat
     assert done.metrics["training"]["tokens"] == last["tokens"]
     assert done.metrics["is_faithful"]
     assert [table.rows[0][0] for table in done.tables] == ["favourites", "KL to the reference, nats a response"]
+    assert done.metrics["outputs"] == drawn_before_and_after(
+        tmp_path / "model", tmp_path / "out", ["good please", "maybe now"], seed=1, max_new_tokens=5
+    )
     again = train(read_training(tmp_path / "policy.json"), tmp_path / "out")
     assert again.metrics == done.metrics
 

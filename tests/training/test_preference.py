@@ -15,6 +15,7 @@ from rlhf_game.training.recipes.preference import LossName
 from tests import tiny
 from tests.cli.runner import run as command
 from tests.preferences import preferences, worth
+from tests.training.responses import drawn_before_and_after
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -66,6 +67,10 @@ def test_a_policy_is_trained_judged_and_its_reward_plays(write: Write, tmp_path:
     )
     assert found["sequence_kl"]["responses"] == 48
     assert found["sequence_kl"]["estimate"] > found["sequence_kl"]["standard_error"] > 0
+    held_out = [row["prompt"] for row in found["outputs"]]
+    assert len(held_out) == 4
+    assert found["outputs"] == drawn_before_and_after(model, tmp_path / "out", held_out, seed=0, max_new_tokens=6)
+    assert any(row["before"] != row["after"] for row in found["outputs"])
     card = (tmp_path / "out/model/README.md").read_text()
     assert "loss `dpo`, beta 0.1, an adapter (LoRA)" in card
     assert "known up to a constant of each prompt" in card

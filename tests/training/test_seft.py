@@ -95,6 +95,8 @@ def test_a_whole_training_leaves_what_each_stage_made(
         assert rows[0]["original"] > rows[1]["original"] > rows[2]["original"]
         assert all(bool(row["labels"]) == has_labels for row in rows)
     assert list(found["policies"]) == ["before", "0: internal", "1: external"]
+    first, last = (read(out / f"examined/policy-{number}.json")[:4] for number in (0, 2))
+    assert [(row["before"], row["after"]) for row in found["outputs"]] == list(zip(first, last, strict=True))
     assert read(out / "evolution-1/policy/policy.json")["training"]["start"] == str(
         (out / "evolution-0/policy").resolve()
     )
@@ -126,6 +128,7 @@ def test_improvement_rates_by_hand(write: Write, tmp_path: Path) -> None:
     assert row["improved"] == pytest.approx(np.mean([after[k] > before[k] for k in own]))
     assert row["worsened"] == pytest.approx(np.mean([after[k] < before[k] for k in own]))
     assert row["labels"]["none"] == pytest.approx(1 - len(own) / len(half))
+    assert found["outputs"] == []
     assert list(found["policies"]) == ["before"]  # nothing evolved: there is a reviser and no new policy
     assert not (tmp_path / "out/model").exists()
 

@@ -25,6 +25,7 @@ from rlhf_game.outcomes.prompts.prompts_spec import (
     read_texts,
 )
 from rlhf_game.training.kinds import MetricsTable, Task, TrainingFields
+from rlhf_game.training.outputs import changed_outputs
 from rlhf_game.training.recipes.distill_questions import (
     Question,
     QuestionsSpec,
@@ -144,6 +145,9 @@ class DistillConfig(TrainingFields, JudgingFields, PassesFields):
                 "last_loss": trained.losses[-1],
             },
             "scores": {who: score_answers(found, self.tokenizer) for who, found in judged.items()},
+            "outputs": changed_outputs(
+                [one.question for one in test], answers["student before"], answers["student after"]
+            ),
         }
 
     def count_calls(self, task: Task) -> dict[str, Any]:

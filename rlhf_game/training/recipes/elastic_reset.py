@@ -14,6 +14,7 @@ from rlhf_game.files.documents import lines_of, read_text
 from rlhf_game.files.schema import Name, Positive
 from rlhf_game.files.training_fields import Count
 from rlhf_game.training.kinds import MetricsTable, Task
+from rlhf_game.training.outputs import changed_outputs
 from rlhf_game.training.recipes.policy import NONNEGATIVE, UNIT, PolicyFields, mean_over_prompts
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class ElasticResetConfig(PolicyFields):
         """Train, then judge every checkpoint."""
         trained = self._train(task)
         runs = {label: self._run(label, done, task) for label, done in trained.items()}
+        first, *_, last = runs[OWN]["points"]
         if not self.keeps_checkpoints:
             for done in trained.values():
                 shutil.rmtree(done.folder / "checkpoints", ignore_errors=True)
@@ -80,6 +82,7 @@ class ElasticResetConfig(PolicyFields):
             "decay": self.decay,
             "resets": resets(self.every, self.steps),
             "runs": runs,
+            "outputs": changed_outputs(self.judged_prompts(task), first["outputs"], last["outputs"]),
         }
 
     def assist(self, task: Task) -> None:
@@ -136,17 +139,18 @@ class ElasticResetConfig(PolicyFields):
         reference = load_reference(self.reference, task.base)
         place = folder if step == self.steps else folder / "checkpoints" / f"checkpoint-{step}"
         policy = reference if step == 0 else load_policy(place, device=self.device)
-        rewards, ratios = self.judge(policy, reference, task, f"policy ({label}, step {step})")
+        judged = self.judge(policy, reference, task, f"policy ({label}, step {step})")
         weights = np.array(self.training().weights)
         return {
             "step": step,
             "after_reset": label == OWN and step in resets(self.every, self.steps),
-            "reward": mean_over_prompts(np.tensordot(weights / weights.sum(), rewards, axes=1), UNIT),
+            "reward": mean_over_prompts(np.tensordot(weights / weights.sum(), judged.rewards, axes=1), UNIT),
             "groups": {
-                group.name: mean_over_prompts(one, UNIT) for group, one in zip(self.groups, rewards, strict=True)
+                group.name: mean_over_prompts(one, UNIT) for group, one in zip(self.groups, judged.rewards, strict=True)
             },
-            "sequence_kl": mean_over_prompts(ratios, NONNEGATIVE),
+            "sequence_kl": mean_over_prompts(judged.log_ratios, NONNEGATIVE),
             "perplexity": self._perplexity(policy, task.base),
+            "outputs": judged.outputs,
         }
 
     def _perplexity(self, policy: "LanguageModel", base: Path) -> float | None:

@@ -20,6 +20,7 @@ from rlhf_game.rewards.texts import TextReward, call_reward
 from rlhf_game.training.demonstrations import Demonstrations, DemonstrationSpec, read_demonstrations
 from rlhf_game.training.intervals import interval
 from rlhf_game.training.kinds import MetricsTable, Task, TrainingFields
+from rlhf_game.training.outputs import changed_outputs
 
 if TYPE_CHECKING:
     from rlhf_game.training_backends import LanguageModel
@@ -148,9 +149,11 @@ class EsoConfig(TrainingFields, OptimizationFields, ModelFields):
 
         test = rows.test[: self.judged]
         start = load_reference(self.reference, task.base)
-        judged = {"start": self._judge(start, test, task, "start")}
+        judged, outputs = {}, {}
+        outputs["start"], judged["start"] = self._judge(start, test, task, "start")
         for label, done in trained.items():
-            judged[label] = self._judge(load_policy(done.folder, device=self.device), test, task, label)
+            policy = load_policy(done.folder, device=self.device)
+            outputs[label], judged[label] = self._judge(policy, test, task, label)
         own = trained["eso"]
         metrics: dict[str, Any] = {
             "kind": self.kind,
@@ -160,6 +163,7 @@ class EsoConfig(TrainingFields, OptimizationFields, ModelFields):
             "policies": {
                 label: {name: interval(values) for name, values in one.items()} for label, one in judged.items()
             },
+            "outputs": changed_outputs([prompt for prompt, _ in test], outputs["start"], outputs["eso"]),
         }
         if SFT in judged:
             metrics["gain"] = {
@@ -170,8 +174,8 @@ class EsoConfig(TrainingFields, OptimizationFields, ModelFields):
 
     def _judge(
         self, model: "LanguageModel", test: tuple[tuple[Text, Text], ...], task: Task, label: str
-    ) -> dict[str, Array]:
-        """Return what a policy is worth on each row, [n] each."""
+    ) -> tuple[list[str], dict[str, Array]]:
+        """Return what a policy answers to the rows, and what it is worth on each row, [n] each."""
         from rlhf_game.training_backends.trainers.policies import judge_on_demonstrations
 
         task.watch(f"judge the policy ({label})", 0, 1)
@@ -182,7 +186,7 @@ class EsoConfig(TrainingFields, OptimizationFields, ModelFields):
         _, wanted = as_called(prompts, completions)
         rewards = call_reward(self._reward(task.base), prompts, drawn, {"completion": wanted})
         words = [str(completion) for completion in completions]
-        return {
+        return drawn, {
             **rouge(drawn, words),
             "greedy_rougeL": rouge(greedy, words)["rougeL"],
             "reward": rewards,

@@ -13,6 +13,7 @@ from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.diagnostics import spearman
 from rlhf_game.rewards.texts import call_reward
 from rlhf_game.training.kinds import Task
+from rlhf_game.training.outputs import changed_outputs
 from rlhf_game.training.recipes.osp import OspConfig
 from rlhf_game.training.stages import in_parts, publish, seed_of
 from rlhf_game.training.subsets import Rows, read_data
@@ -99,7 +100,7 @@ def train_osp(fields: OspConfig, task: Task) -> dict[str, Any]:
         folder = task.path / "rounds" / f"{number:04d}"
         rounds.append(_play(fields, number, part, start, judge, folder, task))
         start = str((folder / "policy").resolve())
-    final = _compare(fields, test, judge, folder / "policy", task)
+    final, outputs = _compare(fields, test, judge, folder / "policy", task)
     publish(task.workspace, folder / "policy")
     return {
         "kind": fields.kind,
@@ -107,6 +108,7 @@ def train_osp(fields: OspConfig, task: Task) -> dict[str, Any]:
         **({} if metrics_of_judge is None else {"judge": metrics_of_judge}),
         "rounds": rounds,
         "final": final,
+        "outputs": outputs,
     }
 
 
@@ -284,8 +286,10 @@ def _gold(fields: OspConfig, prompts: Sequence[str], drawn: list[list[str]], pat
     return float(np.mean(scores))
 
 
-def _compare(fields: OspConfig, prompts: Sequence[str], judge: "PairJudge", folder: Path, task: Task) -> dict[str, Any]:
-    """Return how the policy compares with the reference on held-out prompts, with the judge and in KL."""
+def _compare(
+    fields: OspConfig, prompts: Sequence[str], judge: "PairJudge", folder: Path, task: Task
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """Return how the policy compares with the reference on held-out prompts, by the judge and in KL; and some texts."""
     from rlhf_game.training_backends import load_reference, sample
     from rlhf_game.training_backends.trainers.policies import load_policy
     from rlhf_game.training_backends.trainers.preferences import sequence_kl
@@ -326,4 +330,5 @@ def _compare(fields: OspConfig, prompts: Sequence[str], judge: "PairJudge", fold
         found["gold"] = {
             name: _gold(fields, prompts, drawn, task.path / f"gold-{name}.json", task) for name, drawn in texts.items()
         }
-    return found
+    before, after = ([row[0] for row in texts[name]] for name in ("reference", "policy"))
+    return found, changed_outputs(prompts, before, after)

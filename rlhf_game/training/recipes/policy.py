@@ -2,6 +2,7 @@
 
 from abc import ABC
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
@@ -9,6 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from rlhf_game.errors import InputError
+from rlhf_game.files.conversations import Text
 from rlhf_game.files.documents import shown
 from rlhf_game.files.prompt_rows import Prompts, prompts_of
 from rlhf_game.files.schema import Name, Positive, Strict
@@ -23,6 +25,7 @@ from rlhf_game.rewards.nested import BATCHES, refuse_rank
 from rlhf_game.rewards.texts import call_reward
 from rlhf_game.training.intervals import interval
 from rlhf_game.training.kinds import MetricsTable, Task, TrainingFields
+from rlhf_game.training.outputs import FEW, changed_outputs
 
 if TYPE_CHECKING:
     from rlhf_game.training_backends import LanguageModel
@@ -47,6 +50,19 @@ class JudgedSpec(Strict):
     prompts: Count = 64
     per_prompt: Count = 8
     batch_size: Count = 64
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class JudgedResponses:
+    """What fresh responses of a policy, k to each of B prompts, are worth to the groups."""
+
+    rewards: Array
+    """[groups, B, k]."""
+    log_ratios: Array
+    """To the reference, [B, k]."""
+    outputs: list[str]
+    """The first response to each of the first few prompts."""
 
 
 class PolicyFields(TrainingFields, OptimizationFields, ModelFields, ABC):
@@ -137,13 +153,17 @@ class PolicyFields(TrainingFields, OptimizationFields, ModelFields, ABC):
             callbacks=() if reset is None else (reset,),
         )
 
-    def judge(self, model: "LanguageModel", reference: "LanguageModel", task: Task, who: str) -> tuple[Array, Array]:
-        """Return the rewards of fresh responses, [groups, B, k], and their log-ratios to the reference, [B, k]."""
+    def judged_prompts(self, task: Task) -> tuple[Text, ...]:
+        """Return the prompts that policies are judged on."""
+        return prompts_of(self.prompts, task.base)[0][: self.judged.prompts]
+
+    def judge(self, model: "LanguageModel", reference: "LanguageModel", task: Task, who: str) -> JudgedResponses:
+        """Return what fresh responses to the judged prompts are worth."""
         from rlhf_game.training_backends import log_probabilities, sample
 
         how, judged = self.training().sampling, self.judged
-        prompts, columns = prompts_of(self.prompts, task.base)
-        prompts, each = prompts[: judged.prompts], judged.per_prompt
+        (_, columns), prompts = prompts_of(self.prompts, task.base), self.judged_prompts(task)
+        each = judged.per_prompt
         task.watch(f"draw from the {who}", 0, 1)
         drawn = sample(
             model, prompts, each, seed=self.seed, sampling=how, system=self.system, batch_size=judged.batch_size
@@ -158,7 +178,8 @@ class PolicyFields(TrainingFields, OptimizationFields, ModelFields, ABC):
         ids = [one.token_ids for row in drawn for one in row]
         known = log_probabilities(reference, encoded, ids, sampling=how, batch_size=judged.batch_size)
         own = np.array([[one.log_probability for one in row] for row in drawn])
-        return np.stack(rewards).reshape(-1, len(prompts), each), own - known.reshape(own.shape)
+        stacked = np.stack(rewards).reshape(-1, len(prompts), each)
+        return JudgedResponses(stacked, own - known.reshape(own.shape), [row[0].text for row in drawn[:FEW]])
 
 
 @final
@@ -210,8 +231,8 @@ class PolicyConfig(PolicyFields):
 
         training = self.training()
         reference = load_reference(self.reference, task.base)
-        before, _ = self.judge(reference, reference, task, "reference")
-        after, ratios = self.judge(load_policy(task.path, device=self.device), reference, task, "policy")
+        before = self.judge(reference, reference, task, "reference")
+        after = self.judge(load_policy(task.path, device=self.device), reference, task, "policy")
         bound = {"kl_bound": best_of_n_divergence(self.num_generations)} if self.trainer == "best_of_n" else {}
         return {
             "kind": self.kind,
@@ -223,12 +244,13 @@ class PolicyConfig(PolicyFields):
             "groups": {
                 group.name: {
                     "weight": training.weights[i],
-                    "reference": mean_over_prompts(before[i], UNIT),
-                    "policy": mean_over_prompts(after[i], UNIT),
+                    "reference": mean_over_prompts(before.rewards[i], UNIT),
+                    "policy": mean_over_prompts(after.rewards[i], UNIT),
                 }
                 for i, group in enumerate(self.groups)
             },
-            "sequence_kl": mean_over_prompts(ratios, NONNEGATIVE),
+            "sequence_kl": mean_over_prompts(after.log_ratios, NONNEGATIVE),
+            "outputs": changed_outputs(self.judged_prompts(task), before.outputs, after.outputs),
             **bound,
         }
 

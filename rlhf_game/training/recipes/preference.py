@@ -18,6 +18,7 @@ from rlhf_game.mechanism.arrays import Array
 from rlhf_game.optimization import PREFERENCES
 from rlhf_game.training.intervals import shown_share
 from rlhf_game.training.kinds import MetricsTable, Task
+from rlhf_game.training.outputs import changed_outputs, draw_outputs
 from rlhf_game.training.subsets import Rows, Subsets, judge, read_subsets
 from rlhf_game.training.training_data import PreferenceFields
 
@@ -192,6 +193,10 @@ class PreferenceConfig(PreferenceFields, PassesFields, ModelFields):
             judged[name] = self._judged(policy, reference, rows[: self.judged_pairs])
         how, prompts = self.divergence, _prompts(subsets.judged["test"], self.divergence.prompts)
         task.watch("draw from the policy", 0, 1)
+        outputs = [
+            draw_outputs(model, prompts, max_new_tokens=how.max_new_tokens, seed=self.seed, system=self.system)
+            for model in (reference, policy)
+        ]
         ratios = sequence_kl(
             policy, reference, prompts, per_prompt=how.per_prompt, max_new_tokens=how.max_new_tokens, seed=self.seed,
             system=self.system,
@@ -203,6 +208,7 @@ class PreferenceConfig(PreferenceFields, PassesFields, ModelFields):
             "training": {"steps": trained.steps, "tokens": trained.tokens, "dropped_pairs": trained.dropped},
             "subsets": judged,
             "sequence_kl": {**_mean_of_prompts(ratios), "max_new_tokens": how.max_new_tokens},
+            "outputs": changed_outputs(prompts, *outputs),
         }
 
     def _judged(self, policy: Any, reference: Any, rows: Rows) -> dict[str, Any]:

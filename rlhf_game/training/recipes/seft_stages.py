@@ -14,6 +14,7 @@ from rlhf_game.files.prompt_rows import prompts_of
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.texts import TextReward, call_reward
 from rlhf_game.training.kinds import Task
+from rlhf_game.training.outputs import changed_outputs
 from rlhf_game.training.recipes.seft import SeftConfig
 from rlhf_game.training.stages import in_parts, publish, seed_of
 from rlhf_game.training.subsets import Rows, Subsets, read_subsets
@@ -112,6 +113,7 @@ def train_seft(fields: SeftConfig, task: Task) -> dict[str, Any]:
     tests = {name: rows for name, rows in subsets.judged.items() if name not in ("train", "train_flipped")}
     prompts = _prompts(fields, subsets, task)
     policies, evolutions = _evolve(prompts, adaptive, place)
+    examined, outputs = _examined_policies(policies, subsets.judged["test"], place)
     metrics = {
         "kind": fields.kind,
         "pairs": {"warmup": len(warmup), "adaptive": len(rest), "prompts": len(prompts)},
@@ -123,7 +125,8 @@ def train_seft(fields: SeftConfig, task: Task) -> dict[str, Any]:
             for name, reviser in revisers.items()
         },
         "evolution": evolutions,
-        "policies": _examined_policies(policies, subsets.judged["test"], place),
+        "policies": examined,
+        "outputs": outputs,
     }
     if isinstance(last := list(policies.values())[-1], Path):
         publish(task.workspace, last)
@@ -276,18 +279,21 @@ def _evolve(
     return policies, found
 
 
-def _examined_policies(policies: Mapping[str, Path | str], rows: Rows, place: SeftContext) -> dict[str, Any]:
-    """Return the critic's mean score of what each policy answers to held-out prompts."""
-    prompts, found = list(dict.fromkeys(row.prompt for row in rows)), {}
+def _examined_policies(
+    policies: Mapping[str, Path | str], rows: Rows, place: SeftContext
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    """Return the critic's mean score of what each policy answers to held-out prompts; and some of the answers."""
+    prompts, found, answers = list(dict.fromkeys(row.prompt for row in rows)), {}, []
     for number, (name, policy) in enumerate(policies.items()):
         drawn = place.draw(policy, prompts, f"examined/policy-{number}", stage=100)
+        answers.append(drawn)
         scores = place.scores(list(zip(prompts, drawn, strict=True)), f"examined/policy-{number}-scores")
         found[name] = {
             "critic": float(scores.mean()),
             "standard_error": float(scores.std(ddof=1) / np.sqrt(len(scores))) if len(scores) > 1 else 0.0,
             "mean_length": float(np.mean([len(text) for text in drawn])),
         }
-    return found
+    return found, changed_outputs(prompts, answers[0], answers[-1]) if len(answers) > 1 else []
 
 
 def _columns(texts: Texts) -> tuple[list[Text], list[Text]]:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.regularizers.optimum import Block, expectation
+from rlhf_game.mechanism.regularizers.optimum import Block, added, expectation
 
 SHORT = 64
 """Many rows of fewer outcomes are worked on outcome after outcome: numpy sums over long inner loops."""
@@ -82,7 +82,7 @@ def read_block(
         exponents = memory.reshape(groups + 1, *q.shape)
     for reward, scale, one in zip(rewards, scales, exponents, strict=False):
         np.multiply(reward[block], scale, out=one)
-    below = np.add.reduce(exponents[:groups], axis=0, out=exponents[groups])  # -s / strength
+    below = added(exponents[:groups], exponents[groups])  # -s / strength
     np.multiply(below, -strength, out=score)
     lowest, highest = below.min(axis=1), below.max(axis=1)
     p = lowest[:, None] - below
@@ -107,7 +107,7 @@ def read_block(
         empty = (q == 0).all(axis=1)  # the reference excludes the whole block
         means[:, empty], cumulants[:, empty] = 0.0, 0.0
     anchor = p.argmax(axis=1)
-    top = np.log(p.max(axis=1)) - lowest
+    top = np.log(p[np.arange(len(p)), anchor]) - lowest
     return Read((np.log(mass) - lowest, means, cumulants), anchor + block[1].start, top, -highest, -lowest)
 
 

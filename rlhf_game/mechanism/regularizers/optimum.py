@@ -18,6 +18,8 @@ from rlhf_game.mechanism.arrays import BLOCK, DOT, SMALL, TEMPORARIES, Array, bl
 Block = tuple[slice, slice]
 """Rows and columns of a sheet."""
 WHOLE: Block = (slice(None), slice(None))
+TOGETHER, PIECE = 17, 2**9
+"""Rows and columns of a matrix that BLAS multiplies at once: on one thread, and what is multiplied stays in cache."""
 KEPT = 2**22
 """Entries of all groups (32 MiB) up to which the sums without each group are kept."""
 RECOMPUTE = 1e3
@@ -189,14 +191,40 @@ def _accumulate(total: Array, weights: Array, rewards: Sequence[Array], held: Ar
                 if held is not None:
                     parts -= held[some, rows, None]
                 parts *= scales
-            target += np.add.reduce(parts, axis=0)
+            target += added(parts, np.empty_like(target))
 
 
 def expectation(policy: Array, stacked: Array) -> Array:
     """Return <p, r> of each row: [k, rows] from [rows, columns] and [k, rows, columns]."""
-    if stacked.shape[1] == 1:
-        return dots(stacked, policy)
-    return np.asarray(np.einsum("kbm,bm->kb", stacked, policy))
+    if stacked.shape[1] > 1:
+        return np.asarray(np.einsum("kbm,bm->kb", stacked, policy))
+    if stacked.shape[2] <= DOT:
+        return np.asarray(np.vecdot(stacked, policy))
+    found = np.empty((len(stacked), 1))
+    for start in range(0, len(stacked), TOGETHER):
+        some = slice(start, start + TOGETHER)
+        whole, rest = _pieces(stacked[some, 0])
+        head = whole.shape[0] * PIECE
+        found[some] = (whole @ policy[0, :head].reshape(-1, PIECE, 1)).sum(axis=0)
+        found[some, 0] += np.vecdot(rest, policy[0, head:])
+    return found
+
+
+def added(terms: Array, out: Array) -> Array:
+    """Return the sum of k terms, as ``out``: [rows, columns] of [k, rows, columns]."""
+    if out.shape[0] > 1 or out.shape[1] <= DOT or len(terms) > TOGETHER:
+        return np.asarray(np.add.reduce(terms, axis=0, out=out))
+    whole, rest = _pieces(terms[:, 0])
+    head = whole.shape[0] * PIECE
+    np.matmul(np.ones((1, len(terms))), whole, out=out[0, :head].reshape(-1, 1, PIECE))
+    np.add.reduce(rest, axis=0, out=out[0, head:])
+    return out
+
+
+def _pieces(rows: Array) -> tuple[Array, Array]:
+    """Cut a few long rows [k, m] into matrices [pieces, k, PIECE], and what is left over, [k, rest]."""
+    head = rows.shape[1] // PIECE * PIECE
+    return rows[:, :head].reshape(len(rows), -1, PIECE).transpose(1, 0, 2), rows[:, head:]
 
 
 def dots(a: Array, b: Array) -> Array:

@@ -113,10 +113,9 @@ class KL(Regularizer):
         summed, part = Score(by, tuple(rewards), total, anchor, offset), offset / self.strength
         gibbs = Gibbs(self.strength, reference, summed, (log_mass - part, means[-1:] - part, cumulants[-1:]))
         externalities = self.strength * cumulants[:-1]
-        rest = np.flatnonzero(np.isnan(externalities).any(axis=0))
-        if rest.size:
-            some = gibbs if rest.size == len(reference) else gibbs.rows(rest)
-            externalities[:, rest] = some.externalities(by[:, rest], some.score.rewards)
+        lost = np.isnan(externalities)
+        if lost.any():
+            externalities[lost] = gibbs.some_externalities(lost)
         return Settled(gibbs, means[:-1] * self.strength / by, externalities)
 
     def gradient(self, policy: Array, reference: Array) -> Array:
@@ -180,6 +179,15 @@ class Gibbs(Optimum):
     def externalities(self, weights: Array, rewards: Sequence[Array]) -> Array:
         """Return strength * KL(p || p_-i): [k, B]."""
         return self.strength * self.shares(by_row(weights, len(self.reference)), rewards)[1]
+
+    def some_externalities(self, pairs: NDArray[np.bool_]) -> Array:
+        """Return those of its own rewards that are marked, [n, B], one after the other."""
+        groups, rows = np.nonzero(pairs)
+        rewards = self.score.rewards
+        if len(self.reference) == 1:
+            return self.externalities(self.score.weights[groups], [rewards[i] for i in groups])[:, 0]
+        marked = np.concatenate([reward[one] for reward, one in zip(rewards, pairs, strict=True)])
+        return self.rows(rows).externalities(self.score.weights[None, groups, rows], [marked])[0]
 
     def shares(self, weights: Array, rewards: Sequence[Array]) -> tuple[Array, Array]:
         """Return the means, from the reward at the anchor, and the cumulants of w r / strength: [k, B] each."""

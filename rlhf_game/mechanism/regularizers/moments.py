@@ -100,8 +100,9 @@ def read_block(
     cumulants += means
     cumulants[groups] += lowest
     np.maximum(cumulants, 0.0, out=cumulants)
-    if not ((cumulants < np.inf) & (np.abs(means) < LARGEST_BESIDE_UNDERFLOW)).all():
-        cumulants[~((cumulants < np.inf) & (np.abs(means) < LARGEST_BESIDE_UNDERFLOW))] = np.nan
+    held = (cumulants < np.inf) & (np.abs(means) < LARGEST_EXPONENT)  # E_p[exp(-a)] is exp(-mean) or more
+    if not held.all():
+        cumulants[~held] = np.nan
     if p.min() < LEAST_PROBABILITY:
         means[:, ((p < LEAST_PROBABILITY) & (q > 0)).any(axis=1)] = np.nan  # it may have underflown
         empty = (q == 0).all(axis=1)  # the reference excludes the whole block
@@ -114,7 +115,7 @@ def read_block(
 def is_plain(means: Array, cumulants: Array) -> NDArray[np.bool_]:
     """Return where cumulants made as log E_p[exp(-a)] + E_p[a] have their digits."""
     size = np.maximum(1, np.abs(means))
-    return np.asarray((cumulants > SMALL_CUMULANT * size) & (cumulants < np.inf) & (size < LARGEST_BESIDE_UNDERFLOW))
+    return np.asarray((cumulants > SMALL_CUMULANT * size) & (cumulants < np.inf) & (size < LARGEST_EXPONENT))
 
 
 def phi(c: Array) -> Array:

@@ -103,8 +103,9 @@ class Score:
 
     def rows(self, which: NDArray[np.intp]) -> "Score":
         """Return the score of some rows."""
-        rewards = tuple(reward[which] for reward in self.rewards)
-        return Score(self.weights[:, which], rewards, self.relative[which], self.anchor[which], self.offset[which])
+        rewards = tuple(reward.take(which, axis=0) for reward in self.rewards)
+        relative = self.relative.take(which, axis=0)
+        return Score(self.weights[:, which], rewards, relative, self.anchor[which], self.offset[which])
 
     def leave_one_out(self, weights: Array, rewards: Sequence[Array], block: Block) -> Array:
         """Return s - w r relative to the anchor, for k pairs, on one block: [k, rows, columns].

@@ -253,9 +253,9 @@ def number(value: "Number") -> str:
     return f"{value.estimate:.6g} [{value.low:.6g}, {value.high:.6g}]"
 
 
-def write_out(text: str) -> None:
-    """Print a document exactly."""
-    sys.stdout.write(text)
+def write_out(*pieces: str) -> None:
+    """Print a document exactly, given in pieces."""
+    sys.stdout.writelines(pieces)
 
 
 def _sum(numbers: "Sequence[Number]") -> "Number":

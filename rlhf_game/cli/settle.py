@@ -75,7 +75,7 @@ def _settle_games(
     from rlhf_game.files.build import settle_without
     from rlhf_game.files.games import is_list, read_game, read_games
     from rlhf_game.files.policies import beside, write_policy
-    from rlhf_game.files.receipts import Receipt, receipt_of, receipt_text
+    from rlhf_game.files.receipts import Receipt, receipt_of, receipt_pieces
     from rlhf_game.files.seals import check_seal, read_seal, reports_of, with_commitments
     from rlhf_game.files.signatures import signed
 
@@ -102,11 +102,11 @@ def _settle_games(
         receipts[i] = receipts[i].model_copy(update={"policy": written})
     if sign is not None:
         receipts = [Receipt.model_validate(signed(one.model_dump(), sign)) for one in receipts]
-    text = "" if out is None and not as_json else receipt_text(receipts, lines=lines)
+    pieces = [] if out is None and not as_json else receipt_pieces(receipts, lines=lines)
     if out is not None:
-        write_text(out, text)
+        write_text(out, *pieces)
     if as_json:
-        write_out(text)
+        write_out(*pieces)
     elif values_without is None:
         show_receipts(receipts)
     else:

@@ -41,9 +41,9 @@ def write_parts(path: str | os.PathLike[str], parts: Iterable[Buffer]) -> None:
     _flush_folder(target.parent)
 
 
-def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Put ``text`` at ``path`` as UTF-8, whole or not at all (see write_bytes)."""
-    write_bytes(path, text.encode())
+def write_text(path: str | os.PathLike[str], *pieces: str) -> None:
+    """Put a text, given in pieces, at ``path`` as UTF-8, whole or not at all (see write_parts)."""
+    write_parts(path, (piece.encode() for piece in pieces))
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeAlias, final
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
@@ -111,7 +111,12 @@ class Receipt(Strict):
 
     def text(self) -> str:
         """Return the receipt as JSON for people (see lay_out)."""
-        return lay_out(self.model_dump())
+        return "".join(self.pieces())
+
+    def pieces(self) -> Iterator[str]:
+        """Yield that text in pieces: a long policy is copied neither as numbers nor as text."""
+        said = self.model_dump(exclude={"policy"} if isinstance(self.policy, list) else None)
+        return _laid_out({name: said.get(name, self.policy) for name, _ in self})
 
     def with_provenance(self, provenance: Mapping[str, Any]) -> "Receipt":
         """Return the receipt that says where it comes from."""
@@ -126,13 +131,19 @@ class Receipt(Strict):
 
 def lay_out(document: Mapping[str, Any]) -> str:
     """Return a receipt or a game as JSON for people: one key a line, one group a line."""
-    lines = []
+    return "".join(_laid_out(document))
+
+
+def _laid_out(document: Mapping[str, Any]) -> Iterator[str]:
+    between = "{"
     for key, value in document.items():
-        text = to_json(value).decode() if _is_long(value) else json.dumps(value, allow_nan=False)
+        yield f"{between}{json.dumps(key)}: "
         if key == "groups":
-            text = "[\n  " + ",\n  ".join(json.dumps(group, allow_nan=False) for group in value) + "\n ]"
-        lines.append(f"{json.dumps(key)}: {text}")
-    return "{" + ",\n ".join(lines) + "\n}\n"
+            yield "[\n  " + ",\n  ".join(json.dumps(group, allow_nan=False) for group in value) + "\n ]"
+        else:
+            yield to_json(value).decode() if _is_long(value) else json.dumps(value, allow_nan=False)
+        between = ",\n "
+    yield "}\n"
 
 
 def _is_long(value: Any) -> bool:
@@ -213,12 +224,12 @@ def _of_groups(game: Game, settlement: Settlement) -> list[dict[str, Any]]:
     return more if game.fields.fee is None else [{**one, "fee": fee_of(game.fields)} for one in more]
 
 
-def receipt_text(receipts: Sequence[Receipt], *, lines: bool = False) -> str:
-    """Return one receipt for people, or (``lines``) any number of compact ones, one a line."""
+def receipt_pieces(receipts: Sequence[Receipt], *, lines: bool = False) -> list[str]:
+    """Return one receipt for people, or (``lines``) any number of compact ones, one a line, in pieces of a text."""
     if lines:
-        return "".join(receipt.line() + "\n" for receipt in receipts)
+        return [receipt.line() + "\n" for receipt in receipts]
     (receipt,) = receipts
-    return receipt.text()
+    return list(receipt.pieces())
 
 
 def read_receipts(path: str | os.PathLike[str], *, lines: bool = False) -> list[Receipt]:

@@ -185,9 +185,9 @@ class Gibbs(Optimum):
         groups, rows = np.nonzero(pairs)
         rewards = self.score.rewards
         if len(self.reference) == 1:
-            return self.externalities(self.score.weights[groups], [rewards[i] for i in groups])[:, 0]
-        marked = np.concatenate([reward[one] for reward, one in zip(rewards, pairs, strict=True)])
-        return self.rows(rows).externalities(self.score.weights[None, groups, rows], [marked])[0]
+            return np.ravel(self.externalities(self.score.weights[groups], [rewards[i] for i in groups]))
+        marked = np.concatenate([reward.compress(one, axis=0) for reward, one in zip(rewards, pairs, strict=True)])
+        return np.ravel(self.rows(rows).externalities(self.score.weights[None, groups, rows], [marked]))
 
     def shares(self, weights: Array, rewards: Sequence[Array]) -> tuple[Array, Array]:
         """Return the means, from the reward at the anchor, and the cumulants of w r / strength: [k, B] each."""

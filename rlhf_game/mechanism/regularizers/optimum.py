@@ -150,6 +150,16 @@ class Score:
         return None
 
 
+def whole(optimum: Optimum, reference: Array) -> Array:
+    """Return p on all rows: of a large sheet block by block, so that what it is made with stays in cache."""
+    if reference.size <= BLOCK:
+        return optimum.probabilities()
+    out = np.empty(reference.shape)
+    for block in blocks(reference.shape, TEMPORARIES, [reference]):
+        out[block] = optimum.probabilities(block)
+    return out
+
+
 def _memory(array: Array) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     """Return where the numbers of an array are."""
     return array.__array_interface__["data"][0], array.shape, array.strides

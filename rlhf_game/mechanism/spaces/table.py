@@ -28,7 +28,7 @@ from rlhf_game.mechanism.arrays import (
 )
 from rlhf_game.mechanism.domains import Coordinates, Domain, Sheets, Solver, declared
 from rlhf_game.mechanism.regularizers.base import Regularizer
-from rlhf_game.mechanism.regularizers.optimum import Optimum
+from rlhf_game.mechanism.regularizers.optimum import Optimum, whole
 from rlhf_game.mechanism.reports import Normalization, Reward
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace, PolicyView
 from rlhf_game.mechanism.spaces.prompt_layout import PromptLayout, shape_text
@@ -265,7 +265,7 @@ class TablePolicy(Policy[Sheets]):
     @property
     def probabilities(self) -> Any:
         """p, shaped like the reference: [m], [B, m] or a list of B arrays."""
-        return self.space.layout.join(tuple(optimum.probabilities() for optimum in self.optima))
+        return self.space.layout.join(tuple(map(whole, self.optima, self.space.reference)))
 
     def pieces(self) -> Iterator[Array]:
         """Yield p outcome after outcome, prompt after prompt, in pieces [k] that stay small however long p is."""

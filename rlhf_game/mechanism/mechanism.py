@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.arrays import Array, finite, numbers
 from rlhf_game.mechanism.payments import AffinePayments, PaymentRule
+from rlhf_game.mechanism.prices import prices_of, token_prices
 from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.reports import Group, Normalization, Profile, Report, V
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
@@ -63,6 +64,18 @@ class Settlement(Tabular):
     def revenue(self) -> Any:
         """sum_i payment_i."""
         return self.payments.sum(axis=-1)
+
+    def prices(self, outcomes: Sequence[Any], prompt: int = 0) -> Array:
+        """Return what some responses to a prompt cost every group, [n, k], by label or, without labels, by place.
+
+        Their mean under the policy is the bill of the prompt (see ``mechanism.prices``). Raises CombinationError where
+        no prices are known, InputError that names what is no outcome.
+        """
+        return prices_of(self.trained, outcomes, prompt)
+
+    def token_prices(self, sequence: Sequence[int], prompt: int = 0) -> Array:
+        """Return what every token of a response costs every group, [n, tokens]; their sum is the response's price."""
+        return token_prices(self.trained, sequence, prompt)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each group (of a table of games, for each group of each game)."""

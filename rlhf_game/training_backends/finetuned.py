@@ -73,7 +73,7 @@ class Finetuned(PolicySpace[TextReward]):
     ) -> None:
         if not training.faithfulness.is_faithful:
             raise InputError(f"training.trainer must be rloo or ppo: {training.faithfulness.reason}")
-        self.training, self.folder = training, folder
+        self.training, self.folder, self.strength = training, folder, training.strength
         self.prompts = tuple(text_of(prompt, f"prompts[{b}]") for b, prompt in enumerate(prompts))
         self.samples, self.level, self.cap = samples, level, cap
         self.columns = {name: tuple(values) for name, values in (columns or {}).items()}

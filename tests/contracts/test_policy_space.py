@@ -38,6 +38,7 @@ def settle(space: PolicySpace[Any], rewards: list[Any], sizes: Any, payment: Any
 def test_welfare_is_value_minus_cost(implementation: Implementation) -> None:
     space, sizes, _, rewards = make(implementation, 0)
     policy = space.maximize(sizes, rewards)
+    assert space.strength == implementation.strength
     expected = sizes @ policy.values(rewards) - implementation.strength * policy.divergence
     assert policy.welfare == pytest.approx(expected, abs=TIGHT)
     assert policy.gap == 0

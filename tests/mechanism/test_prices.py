@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlhf_game import KL, AffineWelfare, Chain, Menu, Report, SquaredL2, Table
+from rlhf_game import KL, AffineWelfare, Chain, Mechanism, Menu, Report, SquaredL2, Table
 from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.mechanism import read_profile
 from rlhf_game.mechanism.payments import AffinePayments
 from rlhf_game.mechanism.prices import response_prices, token_prices
+from rlhf_game.mechanism.spaces.trie import Trie
 from rlhf_game.mechanism.training import Trained
 
 
@@ -80,6 +81,42 @@ def test_tokens_add_up_to_the_response_and_their_mean_is_the_bill() -> None:
     np.testing.assert_allclose(mean, bill, rtol=1e-10)
 
 
+def test_tokens_of_tries_add_up_to_responses_whose_mean_is_the_bill() -> None:
+    """Two prompts of a trie; the tokens' prices are log ratios of conditional probabilities, here by enumeration."""
+    rng = np.random.default_rng(7)
+    sequences = [[(0,), (1, 0), (1, 1, 0), (1, 1, 1), (2, 0)], [(0, 1), (0, 2), (1,)]]
+    reference = [rng.dirichlet(np.ones(len(row))) for row in sequences]
+    space = Trie(reference, [0.1, 0.2], KL(0.3), outcomes=sequences, prompt_weights=[0.25, 0.75])
+    rewards = [[rng.random(len(row)) for row in sequences] for _ in range(2)]
+    settled = Mechanism(AffineWelfare([1.0, 2.0]), AffinePayments()).settle(
+        [Report(reward, size) for reward, size in zip(rewards, (3, 1), strict=True)], space
+    )
+    bill = np.zeros(2)
+    alone = trained(Trie(reference, [0.1, 0.2], KL(0.3), outcomes=sequences), rewards[1:], [1], [2.0])
+    for b, (row, rho) in enumerate(zip(sequences, (0.25, 0.75), strict=True)):
+        p, without = settled.policy.probabilities[b], alone.policy.probabilities[b]
+        prices = settled.prices(row, b)
+        left = np.array([[3.0], [1.0]]) * [rewards[0][b], rewards[1][b]] - prices
+        np.testing.assert_allclose(left, np.broadcast_to(left[:, :1], left.shape), atol=1e-12)
+        np.testing.assert_allclose(prices[0], 0.3 * np.log(p / without), atol=1e-12)
+        bill += rho * prices @ p
+        for x, sequence in enumerate(row):
+            tokens = settled.token_prices(sequence, b)
+            np.testing.assert_allclose(tokens.sum(axis=1), prices[:, x], atol=1e-12)
+            for k in range(len(sequence)):
+                mass = [
+                    [law[y] for y, other in enumerate(row) if other[:j] == sequence[:j]]
+                    for law in (p, without)
+                    for j in (k, k + 1)
+                ]
+                shorter, longer, shorter_without, longer_without = map(sum, mass)
+                ratio = longer / shorter / (longer_without / shorter_without)
+                assert tokens[0, k] == pytest.approx(0.3 * np.log(ratio), abs=1e-12)
+    np.testing.assert_allclose(bill, settled.payments, rtol=1e-10)
+    with pytest.raises(InputError, match=r"outcomes must be outcomes of prompt 1, got \(1, 0\)"):
+        settled.prices([(1, 0)], 1)
+
+
 def test_what_has_no_price_is_refused() -> None:
     rewards = [[1.0, 0.0], [0.0, 1.0]]
     for space in (Table([0.5, 0.5], SquaredL2(1.0)), Menu([0.0, 0.0])):
@@ -88,5 +125,12 @@ def test_what_has_no_price_is_refused() -> None:
     chain = Chain([[0, -1]], [[0.5, 0.5]], KL(1.0), horizon=3)
     with pytest.raises(InputError, match="whole outcome"):
         token_prices(trained(chain, [[[1.0, 0.0]]], [1]), (0,))
-    with pytest.raises(CombinationError, match="over an automaton"):
-        token_prices(trained(Table([0.5, 0.5], KL(1.0)), rewards, [1, 1]), (0,))
+    for outcomes, regularizer in ((None, KL(1.0)), (["a", "b"], KL(1.0)), ([(0,), (1,)], SquaredL2(1.0))):
+        with pytest.raises(CombinationError, match="outcomes are sequences of tokens"):
+            token_prices(trained(Table([0.5, 0.5], regularizer, outcomes=outcomes), rewards, [1, 1]), (0,))
+    begun = Table([0.5, 0.5], KL(1.0), outcomes=[(0,), (0, 1)])
+    for space, sequence in ((begun, (0,)), (Table([0.5, 0.5], KL(1.0), outcomes=[(0,), (1,)]), (2,))):
+        with pytest.raises(InputError, match="sequence must be a whole outcome"):
+            token_prices(trained(space, rewards, [1, 1]), sequence)
+    with pytest.raises(InputError, match="prompt must be one of 1, from 0, got 1"):
+        token_prices(trained(begun, rewards, [1, 1]), (0, 1), prompt=1)

@@ -91,12 +91,14 @@ class Policy(ABC, Generic[V]):
             f"prices of responses are known under KL over a table of outcomes, not for {type(self).__name__}"
         )
 
-    def log_tokens(self, sequence: Sequence[int]) -> Array:
-        """Return log p of each token of a whole outcome after those before it: [tokens].
+    def log_tokens(self, sequence: Sequence[int], prompt: int = 0) -> Array:
+        """Return log p of each token of a whole outcome of a prompt after those before it: [tokens].
 
         Raises CombinationError where outcomes are no sequences, InputError when the sequence is not a whole outcome.
         """
-        raise CombinationError(f"prices of tokens are known over an automaton, not for {type(self).__name__}")
+        raise CombinationError(
+            f"prices of tokens are known under KL where outcomes are sequences of tokens, not for {type(self).__name__}"
+        )
 
     def certified(self, settlement: Any) -> Any:
         """Return a settlement of this policy as intervals for all it stands for; None where its numbers are exact."""

@@ -34,6 +34,7 @@ from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.reports import NORMALIZATION_TOLERANCE, Normalization
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace, PolicyView
 from rlhf_game.mechanism.spaces.chain_rows import ChainCoordinates
+from rlhf_game.mechanism.spaces.expansion import log_tokens
 from rlhf_game.mechanism.spaces.segments import Indices, Segments
 
 END: Final = -1
@@ -281,11 +282,9 @@ class ChainPolicy(Policy[Array]):
         """Return whether ``prefix`` is a whole outcome."""
         return self._state_after(prefix) == END
 
-    def log_tokens(self, sequence: Sequence[int]) -> Array:
+    def log_tokens(self, sequence: Sequence[int], prompt: int = 0) -> Array:
         """Return log p of each token of a whole outcome; raise InputError when it is none."""
-        if not self.is_complete(sequence):
-            raise InputError(f"must be a whole outcome, got {list(sequence)}", field="sequence")
-        return np.array([self.next_log_probs(sequence[:k])[token] for k, token in enumerate(sequence)])
+        return log_tokens(self, sequence)
 
     def log_probability(self, sequence: Sequence[int]) -> float:
         """Return log p of a sequence or of a prefix (the sum of its next-token log probabilities)."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, final
+from typing import Protocol, TypeAlias, final
 
 import numpy as np
 
@@ -46,6 +46,25 @@ class Expansion:
         return PrefixTree(self.sequences, probabilities, self.tokens)
 
 
+class Autoregressive(Protocol):
+    """A distribution over sequences token by token: of a chain (``ChainPolicy``) or of a trie (``PrefixTree``)."""
+
+    def is_complete(self, prefix: Sequence[int], /) -> bool:
+        """Return whether ``prefix`` is a whole outcome."""
+        ...
+
+    def next_log_probs(self, prefix: Sequence[int], /) -> Array:
+        """Return the log probabilities of the token after ``prefix``: [T]."""
+        ...
+
+
+def log_tokens(law: Autoregressive, sequence: Sequence[int]) -> Array:
+    """Return log p of each token of a whole outcome after those before it; raise InputError when it is none."""
+    if not law.is_complete(sequence):
+        raise InputError(f"must be a whole outcome, got {list(sequence)}", field="sequence")
+    return np.array([law.next_log_probs(sequence[:k])[token] for k, token in enumerate(sequence)])
+
+
 @final
 class PrefixTree:
     """A distribution over sequences, token by token: p(a | prefix) = p(prefix a ...) / p(prefix ...).
@@ -63,8 +82,8 @@ class PrefixTree:
                 below[token] = below.get(token, 0.0) + float(probability)
 
     def is_complete(self, prefix: Sequence[int]) -> bool:
-        """Return whether ``prefix`` is a whole outcome."""
-        return tuple(prefix) in self._complete
+        """Return whether ``prefix`` is a whole outcome, after which nothing follows."""
+        return tuple(prefix) in self._complete and tuple(prefix) not in self._children
 
     def next_log_probs(self, prefix: Sequence[int]) -> Array:
         """Return the log probabilities of the token after ``prefix``: [T]; raise InputError where none can follow."""

@@ -31,6 +31,7 @@ from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.regularizers.optimum import Optimum, whole
 from rlhf_game.mechanism.reports import Normalization, Reward
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace, PolicyView
+from rlhf_game.mechanism.spaces.expansion import PrefixTree, log_tokens
 from rlhf_game.mechanism.spaces.prompt_layout import PromptLayout, shape_text
 
 EQUAL = frozen(np.ones(1))
@@ -114,6 +115,14 @@ class Table(PolicySpace[Sheets]):
         if tuple(len(prompt) for prompt in prompts) != self.layout.widths:
             raise InputError("must be labels shaped like the reference", field="outcomes")
         return tuple(outcome for prompt in prompts for outcome in prompt)
+
+    def labels(self, prompt: int) -> tuple[Any, ...]:
+        """Return the labels of a prompt's outcomes, none where there are none; raise InputError without the prompt."""
+        widths = self.layout.widths
+        if not 0 <= prompt < len(widths):
+            raise InputError(f"must be one of {len(widths)}, from 0, got {prompt}", field="prompt")
+        start = sum(widths[:prompt])
+        return (self.outcomes or ())[start : start + widths[prompt]]
 
     @property
     def enumeration(self) -> "Table":
@@ -249,6 +258,10 @@ class Own:
         return k if is_own and (weights is None or (weights == self.weights[:k]).all()) else 0
 
 
+def _is_tokens(label: Any) -> bool:
+    return isinstance(label, list | tuple) and len(label) > 0 and all(isinstance(token, int) for token in label)
+
+
 @final
 class TablePolicy(Policy[Sheets]):
     """The exact optimum of a table."""
@@ -293,6 +306,15 @@ class TablePolicy(Policy[Sheets]):
             own = np.stack(parts) - optimum.values(parts)[..., None]
             sheets.append(weights[:, None, None] * own + optimum.externalities(weights, parts)[..., None])
         return [sheets[sheet][:, row] for sheet, row in self.space.layout.places()]
+
+    def log_tokens(self, sequence: Sequence[int], prompt: int = 0) -> Array:
+        """Return log p of each token under KL, where outcomes are sequences of which none begins another."""
+        labels = self.space.labels(prompt)
+        if not (self.space.regularizer.is_entropic and labels and all(map(_is_tokens, labels))):
+            return super().log_tokens(sequence, prompt)
+        sheet, row = self.space.layout.places()[prompt]
+        p = self.optima[sheet].probabilities((slice(row, row + 1), slice(None)))[0]
+        return log_tokens(PrefixTree([tuple(label) for label in labels], p, 1 + max(map(max, labels))), sequence)
 
     def externalities(self, weights: Array, rewards: Sequence[Sheets]) -> Array:
         """Return the Bregman divergence of max ASW for each pair, without cancellation: [k]."""

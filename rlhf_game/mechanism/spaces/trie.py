@@ -90,7 +90,7 @@ class Trie(PolicySpace[Bounded]):
         ends = finite(bounds, "bounds")
         if ends.shape != (2,) or ends[0] > ends[1]:
             raise InputError(f"must be [lowest, highest], got {ends.tolist()}", field="bounds")
-        self.regularizer = regularizer
+        self.regularizer, self.strength = regularizer, regularizer.strength
         self.bounds: tuple[float, float] = (float(ends[0]), float(ends[1]))
         self.table = Table(reference, regularizer, outcomes=outcomes, prompt_weights=prompt_weights)
         deltas, prompts = finite(missing, "missing"), len(self.table.layout.widths)
@@ -209,6 +209,14 @@ class TriePolicy(Policy[Bounded]):
     def values(self, rewards: Sequence[Bounded]) -> Array:
         """Return <p, r> for k rewards: [k]."""
         return self.table.values([reward.sheets for reward in rewards])
+
+    def prices(self, weights: Array, rewards: Sequence[Bounded]) -> list[Array]:
+        """Return the prices of the finished sequences that were found, of the mechanism that runs."""
+        return self.table.prices(weights, [reward.sheets for reward in rewards])
+
+    def log_tokens(self, sequence: Sequence[int], prompt: int = 0) -> Array:
+        """Return log p of each token of a finished sequence that was found, given that it is one of them."""
+        return self.table.log_tokens(sequence, prompt)
 
     def externalities(self, weights: Array, rewards: Sequence[Bounded]) -> Array:
         """Return strength * KL(p || p without w r), for k pairs: [k]."""

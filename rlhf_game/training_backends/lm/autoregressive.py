@@ -3,7 +3,7 @@
 import copy
 import inspect
 from collections.abc import Sequence
-from typing import Protocol, cast, final
+from typing import cast, final
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from transformers import DynamicCache, LogitsProcessor
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Text
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.spaces.expansion import Expansion, Prefix, expand
+from rlhf_game.mechanism.spaces.expansion import Autoregressive, Expansion, Prefix, expand
 from rlhf_game.training_backends.lm.models import LanguageModel
 from rlhf_game.training_backends.lm.sampling import check_length
 
@@ -78,18 +78,6 @@ def expand_prompt(
         max_nodes=max_nodes,
         batch=batch_size,
     )
-
-
-class Autoregressive(Protocol):
-    """A policy token by token: of a chain (``ChainPolicy``) or of a trie (``PrefixTree``)."""
-
-    def next_log_probs(self, prefix: Sequence[int], /) -> Array:
-        """Return the log probabilities of the next token: [T]."""
-        ...
-
-    def is_complete(self, prefix: Sequence[int], /) -> bool:
-        """Return whether the prefix is a whole outcome."""
-        ...
 
 
 @final

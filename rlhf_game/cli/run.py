@@ -142,6 +142,7 @@ def _show(finished: "FinishedRun | FinetunedRun | DrawsRun", measured: Mapping[s
             rows = [(one.text, f"{one.judge_score:.3f}", f"{one.probability:.4f}") for one in finished.system_prompts]
             show_table("The system prompts", ("system prompt", "judge's score", "probability"), rows)
             _show_over_questions(finished.receipt.provenance.get("over_questions"))
+        _show_over_members(finished.receipt.provenance.get("over_members"))
     show_flat(flat_groups(finished))
     if measured is not None:
         show_yardstick(measured)
@@ -160,3 +161,34 @@ def _show_over_questions(found: dict[str, Any] | None) -> None:
     ]
     title = f"With other questions and answers than these {found['questions']} (bootstrap, 95 %, approximate)"
     show_table(title, ("group", "value", "payment", "utility"), rows)
+
+
+def _show_over_members(found: dict[str, Any] | None) -> None:
+    """Print how far the bills depend on which member of an ensemble is right; of no ensemble, nothing."""
+    from rlhf_game.cli.display import show_table
+
+    if found is None:
+        return
+    if "unknown" in found:
+        typer.echo(f"no spread of the bills over the members of ensembles: {found['unknown']}")
+        return
+
+    def written(one: dict[str, Any]) -> str:
+        least, middle, most = (one["payment"][key] for key in ("min", "median", "max"))
+        return f"{middle:.4g} ({least:.4g} to {most:.4g})"
+
+    own = {one["name"]: one for one in found["groups"]}
+    rows = []
+    for one in found["joint"]["groups"]:
+        alone = own.get(one["name"])
+        said = ("", "", "") if alone is None else (written(alone), f"{alone['error']:.4g}", _bound(alone))
+        rows.append((one["name"], said[0], written(one), *said[1:]))
+    joint = found["joint"]
+    several = "all" if joint["combinations"] == joint["of"] else f"{joint['combinations']} of {joint['of']}"
+    title = f"The bill under each member of an ensemble, median (least to largest): {found['what']}"
+    heads = ("group", "own member", f"all groups' members ({several} combinations)", "error", "2 size error")
+    show_table(title, heads, rows)
+
+
+def _bound(one: dict[str, Any]) -> str:
+    return "unknown" if one["regret_bound"] is None else f"{one['regret_bound']:.4g}"

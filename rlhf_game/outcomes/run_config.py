@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ from rlhf_game.rewards.own_rewards import ColumnSpec
 from rlhf_game.rewards.reward_specs import SomeReward
 
 SUFFIXES = (".yaml", ".yml", ".json")
+COLUMNS = re.compile("raw:|member [0-9]+:")
+"""How further columns of a group's scores begin in scores.parquet."""
 
 
 @final
@@ -273,7 +276,7 @@ def check_config(fields: RunConfig, name: str) -> None:
     try:
         check_names([group.name for group in fields.groups], fields.weights or ())
         for i, group in enumerate(fields.groups):
-            if group.name in ("prompt", "prompt_index", "response") or group.name.startswith("raw:"):
+            if group.name in ("prompt", "prompt_index", "response") or COLUMNS.match(group.name):
                 raise InputError(
                     f"groups[{i}].name: must be no name of another column of scores.parquet, found {group.name!a}"
                 )

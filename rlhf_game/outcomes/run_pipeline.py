@@ -1,26 +1,28 @@
 """``rlhf-game run``: draw candidates, score them, settle; each stage is done once and an interrupted one goes on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
 from rlhf_game.engines import Engine
+from rlhf_game.errors import InputError
 from rlhf_game.files.build import settle
 from rlhf_game.files.games import Game, read_game
 from rlhf_game.files.parts import moved
 from rlhf_game.files.receipts import Receipt, lay_out, read_receipts, receipt_of
 from rlhf_game.files.run_folder import Progress, RunFolder, open_folder, unwatched, versions
 from rlhf_game.files.seals import Seal
-from rlhf_game.files.tables import digest
+from rlhf_game.files.tables import Table, digest, from_lists
 from rlhf_game.outcomes.draws.draws_pipeline import DrawsRun, run_draws
 from rlhf_game.outcomes.draws.draws_spec import DrawsSpec
 from rlhf_game.outcomes.finetuned.finetuned_run import FinetunedRun, run_finetuned
 from rlhf_game.outcomes.finetuned.finetuned_spec import FinetunedSpec
 from rlhf_game.outcomes.generation import DrawnCandidates, generate, read_drawn
+from rlhf_game.outcomes.over_members import over_members
 from rlhf_game.outcomes.prompts.prompts_game import SystemPrompt, over_questions, settled_prompts, value_prompts
 from rlhf_game.outcomes.run_config import Configuration, RunConfig
-from rlhf_game.outcomes.scoring import counted, read_rewards, score
+from rlhf_game.outcomes.scoring import counted, member_rewards, read_rewards, score
 from rlhf_game.outcomes.sealing import committed, keep_seal
 
 UNIT = [0.0, 1.0]
@@ -83,7 +85,7 @@ def run_over_texts(
         watch("settle", 0, 1)
         _write_game(configuration, drawn, origin, folder)
         game = read_game(folder.game, trusted=True)
-        _write_receipt(game, configuration, origin, folder)
+        _write_receipt(game, configuration, drawn, origin, folder)
         watch("settle", 1, 1)
         (receipt,) = read_receipts(folder.receipt)
         return FinishedRun(path, configuration.source.words, drawn, game, receipt, settled_prompts(origin, receipt))
@@ -140,7 +142,49 @@ def game_document(
     return document
 
 
-def _write_receipt(game: Game, configuration: Configuration, origin: dict[str, Any], folder: RunFolder) -> None:
+def spreads(
+    config: RunConfig,
+    game: Game,
+    prompts: Sequence[str],
+    drawn: DrawnCandidates,
+    origin: Mapping[str, Any],
+    folder: RunFolder,
+) -> dict[str, Any]:
+    """Return how far the money depends on questions, over system prompts, and on the members of ensembles, or None."""
+    found = {"over_members": _members_spread(config, game, prompts, drawn, origin, folder)}
+    if "system_prompts" in origin:
+        rewards = read_rewards(folder)[0]
+        found["over_questions"] = over_questions(game, origin, len(prompts), rewards, config.seed)
+    return found
+
+
+def _members_spread(
+    config: RunConfig,
+    game: Game,
+    prompts: Sequence[str],
+    drawn: DrawnCandidates,
+    origin: Mapping[str, Any],
+    folder: RunFolder,
+) -> dict[str, Any] | None:
+    """Return the bills under the members of ensembles (see over_members); None where no group has one.
+
+    Where a member cannot be a report (its own map or the domain refuses it), ``unknown`` says why.
+    """
+    try:
+        members, rewards = member_rewards(config, folder), read_rewards(folder)[0]
+        tables: dict[str, list[Table]] = {}
+        for i, group in enumerate(config.groups):
+            for own in members.get(group.name, ()):
+                said = game_document(config, prompts, drawn, origin, {**rewards, group.name: own})
+                tables.setdefault(group.name, []).append(from_lists(said["groups"][i]["reward"]))
+        return over_members(replace(game, name="a member"), tables, config.seed) if tables else None
+    except InputError as error:
+        return {"unknown": str(error)}
+
+
+def _write_receipt(
+    game: Game, configuration: Configuration, drawn: DrawnCandidates, origin: dict[str, Any], folder: RunFolder
+) -> None:
     if folder.receipt.exists():
         return
     files = {path.name: digest(path) for path in (folder.candidates, folder.scores)}
@@ -155,7 +199,7 @@ def _write_receipt(game: Game, configuration: Configuration, origin: dict[str, A
     receipt = receipt_of(game, settle(game))
     if found := settled_prompts(origin, receipt):
         provenance["system_prompts"] = [asdict(one) for one in found]
-        prompts, seed = len(configuration.source.prompts), configuration.source.seed
-        provenance["over_questions"] = over_questions(game, origin, prompts, read_rewards(folder)[0], seed)
+    over = spreads(configuration.fields, game, configuration.source.words, drawn, origin, folder)
+    provenance |= {what: spread for what, spread in over.items() if spread is not None}
     written = committed(configuration, folder, receipt.with_provenance(provenance))
     folder.workspace.finish(folder.receipt, written.text().encode())

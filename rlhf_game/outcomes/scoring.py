@@ -2,7 +2,9 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -16,7 +18,7 @@ from rlhf_game.mechanism.arrays import Array
 from rlhf_game.outcomes.generation import DrawnCandidates
 from rlhf_game.outcomes.run_config import Configuration, RunConfig
 from rlhf_game.rewards.reward_specs import calibration_of
-from rlhf_game.rewards.texts import Backbones, TextReward, call_reward, count_cut, is_pointwise, sharing, upper_bounds
+from rlhf_game.rewards.texts import Backbones, TextReward, call_apart, count_cut, is_pointwise, sharing, upper_bounds
 
 RAW: Final = "raw:"
 """Before the name of a group: its scores, which its calibration has not mapped to [0, 1] yet."""
@@ -56,6 +58,7 @@ def score(
         parts[i].write(known[i])
     for group, found in zip(groups, known, strict=True):
         columns |= {f"{RAW}{group.name}": found["scores"], group.name: found["rewards"]}
+        columns |= {_member(k, group.name): scores for k, scores in enumerate(found["members"])}
         origins[group.name] = found["provenance"]
     progress("score", len(groups), len(groups))
     provenance = {"config_sha256": configuration.sha256, "rewards": origins, "versions": versions()}
@@ -64,14 +67,49 @@ def score(
 
 
 def rewards_again(config: RunConfig, folder: RunFolder) -> list[str]:
-    """Return a line for each group whose rewards in scores.parquet are not what its map makes of its raw scores."""
+    """Return a line for each group whose rewards in scores.parquet are not what its map makes of its raw scores.
+
+    Of an ensemble raw scores are compared with what is made of those of its members.
+    """
     columns, _ = read_parquet(folder.scores)
     found = []
     for i, group in enumerate(config.groups):
         scores = np.array(columns[f"{RAW}{group.name}"])
         again = calibration_of(group.reward, group.calibration)(scores, columns["prompt_index"])
         found += apart(("scores", i), columns[group.name], _floats(again))
+        aggregate = getattr(group.reward, "aggregate", None)
+        if aggregate is not None:
+            together = aggregate.build()(np.array(_members(columns, group.name)))
+            found += apart(("scores", f"{RAW}{group.name}"), columns[f"{RAW}{group.name}"], _floats(together))
     return found
+
+
+def member_rewards(config: RunConfig, folder: RunFolder) -> dict[str, list[list[float]]]:
+    """Return the rewards of the members of each group's ensemble, one per candidate each; of other groups nothing.
+
+    They are mapped to [0, 1] as the group's own are. Raises InputError that names the member where its map refuses it.
+    """
+    columns, _ = read_parquet(folder.scores)
+    found: dict[str, list[list[float]]] = {}
+    for i, group in enumerate(config.groups):
+        mapped = calibration_of(group.reward, group.calibration)
+        for k, scores in enumerate(_members(columns, group.name)):
+            try:
+                rewards = _floats(mapped(np.array(scores), columns["prompt_index"]))
+            except InputError as error:
+                raise InputError(f"groups[{i}].reward: member {k}: {error}") from None
+            found.setdefault(group.name, []).append(rewards)
+    return found
+
+
+def _member(k: int, name: str) -> str:
+    """Return the column of the scores of a member of a group's ensemble, not mapped to [0, 1]."""
+    return f"member {k}:{name}"
+
+
+def _members(columns: dict[str, list[Any]], name: str) -> list[list[float]]:
+    names = (_member(k, name) for k in count())
+    return [columns[one] for one in takewhile(columns.__contains__, names)]
 
 
 def read_rewards(folder: RunFolder) -> tuple[dict[str, list[float]], dict[str, Any]]:
@@ -105,8 +143,26 @@ def _score_group(
     i: int, configuration: Configuration, drawn: DrawnCandidates, calls: Path, backbones: Backbones
 ) -> dict[str, Any]:
     scorer = GroupScorer(configuration, calls, backbones)
-    scores, rewards = scorer.score_group(i, drawn.prompts, drawn.texts, drawn.token_ids)
-    return {"scores": _floats(scores), "rewards": _floats(rewards), "provenance": scorer.origin(i)}
+    found = scorer.score_group(i, drawn.prompts, drawn.texts, drawn.token_ids)
+    return {
+        "scores": _floats(found.scores),
+        "rewards": _floats(found.rewards),
+        "members": found.members.tolist(),
+        "provenance": scorer.origin(i),
+    }
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class GroupScores:
+    """What a group's reward says of k responses."""
+
+    scores: Array
+    """[k], in the reward's own unit."""
+    rewards: Array
+    """[k], mapped to [0, 1]."""
+    members: Array
+    """The scores of each member of an ensemble, [M, k]; M is 0 for any other reward."""
 
 
 @final
@@ -132,12 +188,12 @@ class GroupScorer:
     def score(self, prompts: Sequence[int], texts: Sequence[str]) -> tuple[Array, Array]:
         """Return all groups' scores and rewards of responses, [n, k] each. prompts: which one each is to, [k]."""
         found = [self.score_group(i, prompts, texts) for i in range(len(self._configuration.fields.groups))]
-        return np.stack([scores for scores, _ in found]), np.stack([rewards for _, rewards in found])
+        return np.stack([one.scores for one in found]), np.stack([one.rewards for one in found])
 
     def score_group(
         self, i: int, prompts: Sequence[int], texts: Sequence[str], token_ids: Sequence[list[int]] | None = None
-    ) -> tuple[Array, Array]:
-        """Return a group's scores and rewards: [k] each. token_ids: of each text, where they are known.
+    ) -> GroupScores:
+        """Return what a group's reward says of responses. token_ids: of each text, where they are known.
 
         Raises InputError that names the group.
         """
@@ -150,12 +206,12 @@ class GroupScorer:
         if token_ids is not None:
             columns["completion_ids"] = list(token_ids)
         try:
-            scores = call_reward(self._reward(i), asked, said, columns, prompts)
+            scores, members = call_apart(self._reward(i), asked, said, columns, prompts)
             self._cut[i] += count_cut(self._reward(i), asked, said)
         except InputError as error:
             raise InputError(f"groups[{i}].reward: {error}") from error
         try:
-            return scores, calibration_of(group.reward, group.calibration)(scores, prompts)
+            return GroupScores(scores, calibration_of(group.reward, group.calibration)(scores, prompts), members)
         except InputError as error:
             raise InputError(f"groups[{i}].calibration: {error}") from error
 

@@ -27,9 +27,9 @@ from rlhf_game.outcomes.draws.draws_pipeline import tape_file
 from rlhf_game.outcomes.finetuned.finetuned_draws import samples_file
 from rlhf_game.outcomes.generation import read_drawn
 from rlhf_game.outcomes.given_rows import GivenSpec
-from rlhf_game.outcomes.prompts.prompts_game import over_questions, settled_prompts
+from rlhf_game.outcomes.prompts.prompts_game import settled_prompts
 from rlhf_game.outcomes.run_config import RunConfig, parse_config, read_config
-from rlhf_game.outcomes.run_pipeline import game_document
+from rlhf_game.outcomes.run_pipeline import game_document, spreads
 from rlhf_game.outcomes.scoring import RAW, GroupScorer, read_rewards, rewards_again
 from rlhf_game.outcomes.sealing import seal_of, sealed_reports
 from rlhf_game.registry import is_code
@@ -77,9 +77,9 @@ def run_differences(path: Path, *, trusted: bool = False) -> list[str]:
         again["seed"] = config.seed
     if prompts := settled_prompts(origin, receipt):
         again["system_prompts"] = [asdict(one) for one in prompts]
-        count = len(set(read_parquet(drawn)[0]["prompt_index"]))
-        game, rewards = read_game(folder.game, trusted=trusted), read_rewards(folder)[0]
-        again["over_questions"] = over_questions(game, origin, count, rewards, config.seed)
+    if drawn == folder.candidates:
+        asked, game = _prompts(read_parquet(drawn)[0]), read_game(folder.game, trusted=trusted)
+        again |= spreads(config, game, asked, *read_drawn(folder), folder)
     said = receipt.provenance
     return found + apart(("provenance",), {key: said.get(key) for key in again}, again)
 
@@ -98,14 +98,18 @@ def _game_differences(folder: RunFolder, config: RunConfig, files: Mapping[str, 
         origin["rows"] |= {"file": file, "sha256": files.get(file)}
     columns, rows = read_parquet(folder.candidates)[0], read_parquet(folder.scores)[0]
     found = [line for name in ROWS for line in apart((folder.scores.name, name), rows[name], columns[name])]
-    prompts = dict(zip(columns["prompt_index"], columns["prompt"], strict=True))
-    again = json.loads(json.dumps(game_document(config, list(prompts.values()), drawn, origin, rewards)))
+    prompts = _prompts(columns)
+    again = json.loads(json.dumps(game_document(config, prompts, drawn, origin, rewards)))
     said = _json(folder.game)
     for role in CODE:
         if role in again and is_code(role, split(role, again[role])[0]):
             again[role] = said.get(role)
-    again["provenance"] |= {"prompts": list(prompts.values()), "candidates": origin, "scores": scored}
+    again["provenance"] |= {"prompts": prompts, "candidates": origin, "scores": scored}
     return found + [f"game.json: {line}" for line in apart((), said, again)]
+
+
+def _prompts(columns: Mapping[str, list[Any]]) -> list[str]:
+    return list(dict(zip(columns["prompt_index"], columns["prompt"], strict=True)).values())
 
 
 def _json(path: Path) -> Any:
@@ -134,7 +138,7 @@ def rescored_differences(path: Path, config: Path | None, count: int, rng: np.ra
     with TemporaryDirectory() as calls:
         scorer = GroupScorer(configuration, Path(calls))
         for i, group in enumerate(configuration.fields.groups):
-            again, _ = scorer.score_group(i, prompts, texts, None if ids is None else [ids[k] for k in rows])
+            again = scorer.score_group(i, prompts, texts, None if ids is None else [ids[k] for k in rows]).scores
             scores = [columns[f"{RAW}{group.name}"][k] for k in rows]
             allowed = partial(_constant, SCORED_AGAIN * float(np.abs(scores).max(initial=0.0)))
             for row, score, one in zip(rows, scores, again.tolist(), strict=True):

@@ -18,6 +18,7 @@ from rlhf_game.report.page import Note, Page, Section, names_of, provenance_rows
 from rlhf_game.report.play import what_if
 from rlhf_game.report.policy_page import policies
 from rlhf_game.report.settlements import PolicyChange, breakdowns, changes
+from rlhf_game.report.spreads import OVER
 
 MOST_CELLS: Final = 40_000
 """Rewards of a game (outcomes times groups) up to which a report trains policies and searches for lies of its own."""
@@ -97,7 +98,7 @@ def game_page(settled: SettledGame) -> Page:
         provenance=provenance_rows(
             ("game SHA-256", receipt.game_sha256),
             ("receipt written by", f"rlhf-game {receipt.version}"),
-            *receipt.provenance.items(),
+            *((key, value) for key, value in receipt.provenance.items() if key not in OVER),
         ),
         commands=(
             "rlhf-game verify receipt.json game.json   # settles the game again and compares",

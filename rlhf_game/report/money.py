@@ -8,6 +8,7 @@ from rlhf_game.mechanism.breakdown import Breakdown
 from rlhf_game.report.charts import WaterfallStep, shares, waterfall
 from rlhf_game.report.data_table import Cell, DataTable, column, decimals, number, share
 from rlhf_game.report.page import Figure, LegendEntry, Note, Panel, Section, TableBlock
+from rlhf_game.report.spreads import spread_blocks
 
 NUMBERS: Final = ("value", "payment", "utility")
 """Of each group of a receipt."""
@@ -66,7 +67,8 @@ def settlement(receipt: Receipt, parts: Sequence[Breakdown] | None, checked: Not
         level = min(interval.level for interval in intervals)
         sure = "for certain, whatever responses were not found" if level == 1 else f"with probability {level:g}"
         lead += f" In small print: between which numbers it lies {sure}."
-    blocks = (checked, _table(receipt, None if intervals else parts), _shares(receipt))
+    table = _table(receipt, None if intervals else parts)
+    blocks = (checked, table, *spread_blocks(receipt), _shares(receipt))
     return Section("settlement", "Who gets what", lead, blocks)
 
 

@@ -43,6 +43,11 @@ class Ensemble:
         if not self.members:
             raise InputError("members must hold at least one reward")
 
+    @property
+    def members_apart(self) -> tuple[TextReward, ...]:
+        """The members, whose scores say how far a bill depends on which of them is right."""
+        return self._ready
+
     @cached_property
     def _ready(self) -> tuple[TextReward, ...]:
         if self.aggregate.needs_identified and not self.assume_identified:

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias, final
 
-from rlhf_game.rewards.texts import Backbones, Text, pairs_of, plain
+from rlhf_game.rewards.texts import Backbones, Text, TextReward, pairs_of, plain, sharing
 
 EMBEDDER = "all-minilm-l6-v2"
 Truncate: TypeAlias = Literal["head", "tail"]
@@ -134,6 +134,9 @@ class WeightAverage:
 
     members: tuple[str, ...]
     base: Path | None = None
+    spread: bool = False
+    """Whether each member is asked too, one forward more for each: how far a bill depends on which of them is right."""
+    backbones: Backbones = field(default_factory=Backbones, repr=False, compare=False)
     __name__: ClassVar[str] = "warm"
 
     @cached_property
@@ -141,6 +144,16 @@ class WeightAverage:
         from rlhf_game.training_backends import load_average
 
         return load_average(self.members, base=self.base)
+
+    @cached_property
+    def members_apart(self) -> tuple[TextReward, ...]:
+        """The members; none where their spread is not asked for."""
+        members = [RewardModel(member, base=self.base) for member in self.members if self.spread]
+        return sharing(members, self.backbones)
+
+    def sharing(self, backbones: Backbones) -> "WeightAverage":
+        """Return the average with its members' networks among others' networks."""
+        return replace(self, backbones=backbones)
 
     @property
     def is_identified(self) -> bool:

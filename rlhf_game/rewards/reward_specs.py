@@ -127,10 +127,12 @@ class WarmSpec(RewardSpec):
 
     kind: Literal["warm"] = "warm"
     members: Annotated[list[Name], Field(min_length=1)]
+    spread: bool = False
+    """Whether the members score the responses as well, for the spread of the bill over them."""
 
     def build(self, base: Path) -> TextReward:
         """Return the reward."""
-        return WeightAverage(tuple(self.members), base)
+        return WeightAverage(tuple(self.members), base, self.spread)
 
     def natural(self) -> Calibration:
         """Return the Bradley-Terry map."""

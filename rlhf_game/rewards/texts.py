@@ -115,6 +115,24 @@ def call_reward(
     return scores
 
 
+def call_apart(
+    reward: Any,
+    prompts: Sequence[Text],
+    completions: Sequence[Text],
+    columns: Mapping[str, Sequence[Any]] | None = None,
+    places: Sequence[int] | None = None,
+) -> tuple[Array, Array]:
+    """Return the scores of the completions, [k], and those of each member where the reward has any apart, [M, k].
+
+    A reward that is made of its members' scores alone has an ``aggregate``; they are then asked once. See call_reward.
+    """
+    members = getattr(reward, "members_apart", ())
+    each = np.array([call_reward(member, prompts, completions, columns, places) for member in members])
+    if len(members) and hasattr(reward, "aggregate"):
+        return np.asarray(reward.aggregate(each)), each
+    return call_reward(reward, prompts, completions, columns, places), each.reshape(len(members), len(completions))
+
+
 def _call(
     reward: Any, prompts: Sequence[Text], completions: Sequence[Text], columns: Mapping[str, Sequence[Any]]
 ) -> Array:

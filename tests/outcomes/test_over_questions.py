@@ -11,7 +11,7 @@ from rlhf_game.outcomes.prompts import prompts_game
 
 
 def test_the_bootstrap_covers_and_tells_noise_from_certainty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompts_game, "RESAMPLES", 60)
+    monkeypatch.setattr(prompts_game, "RESAMPLES", 40)
     strength, rng = 0.1, np.random.default_rng(0)
     truth = np.array([[0.8, 0.5, 0.2], [0.3, 0.4, 0.6]])
     origin = {"system_prompts": [{"text": f"prompt {k}"} for k in range(3)]}
@@ -25,7 +25,7 @@ def test_the_bootstrap_covers_and_tells_noise_from_certainty(tmp_path: Path, mon
 
     exact, covered, widths = settle(game(truth)).payments, list[list[bool]](), dict[float, list[float]]()
     for spread in (0.02, 0.2):
-        for repetition in range(20):
+        for repetition in range(12):
             rewards = truth[:, None, :, None] + spread * rng.standard_normal((2, 24, 3, 2))
             said = prompts_game.over_questions(
                 game(rewards.mean(axis=(1, 3))),

@@ -10,12 +10,14 @@ import pytest
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.build import settle
-from rlhf_game.files.games import read_game
-from rlhf_game.files.receipts import receipt_of
+from rlhf_game.files.games import parse_game, read_game
+from rlhf_game.files.receipts import Receipt, receipt_of
 from rlhf_game.report import write_report
 from rlhf_game.report.lies import make_audit
+from rlhf_game.report.page import Note
 from rlhf_game.report.policy_page import policies
 from rlhf_game.report.settlements import SHARPNESS, breakdowns, changes, sharpness
+from rlhf_game.report.spreads import spread_blocks
 from tests.report.pages import Node, data_of, page_of
 
 GAMES = sorted((Path(__file__).resolve().parents[2] / "examples" / "games").glob("*.yaml"))
@@ -78,6 +80,14 @@ def test_the_parts_of_each_payment_add_up_to_that_of_the_receipt(game: Path) -> 
         assert total == pytest.approx(group.payment, abs=1e-12 * scale * group.size)
         assert part.payment == group.payment
         assert part.value == pytest.approx(group.size * group.value, abs=1e-12 * scale * group.size)
+
+
+def test_the_parts_of_each_payment_of_a_trie_add_up_to_it(tmp_path: Path) -> None:
+    """At another strength than 1: the provider's share was taken at strength 1."""
+    game = parse_game({**TRIE, "strength": 0.4}, "trie", tmp_path, False)
+    parts, payments = breakdowns(game), settle(game).payments
+    for part, payment in zip(parts, payments, strict=True):
+        assert sum(part.costs) + part.regularizer == pytest.approx(payment, rel=1e-9)
 
 
 def test_the_parts_of_the_game_by_hand(tmp_path: Path) -> None:
@@ -323,3 +333,37 @@ def test_the_lead_of_an_automaton_says_how_far_its_first_token_moved(tmp_path: P
     ]
     np.testing.assert_allclose(found[0].after, [0.75, 0.25])
     assert policies(found, ["a"]).lead.startswith("Training moved 25.0%")
+
+
+def test_what_could_have_been_otherwise_is_on_the_page(tmp_path: Path) -> None:
+    """The intervals over questions and the spread over members stand beside the settlement, and not among origins."""
+    folder = folder_of(tmp_path / "run", HAND)
+    receipt = receipt_in(folder)
+    names = [group["name"] for group in receipt["groups"]]
+    interval = {"estimate": 0.25, "low": 0.125, "high": 0.5, "level": 0.95}
+    money = {"value": interval, "payment": {**interval, "low": 0.0625}, "utility": interval}
+    spread = {"min": 0.25, "median": 0.375, "max": 0.75}
+    own = {"name": names[0], "members": 3, "payment": spread, "error": 0.125, "regret_bound": 0.625}
+    joint = {"combinations": 4, "of": 9, "groups": [{"name": name, "payment": spread} for name in names]}
+    over = {
+        "over_questions": {"resamples": 200, "questions": 8, "groups": [{"name": name, **money} for name in names]},
+        "over_members": {"what": "a spread", "groups": [own], "joint": joint},
+    }
+    (folder / "receipt.json").write_text(json.dumps({**receipt, "provenance": over}))
+    page = page_of(write_report(folder))
+    questions, members = data_of(page, "over-questions"), data_of(page, "over-members")
+    assert [(row["payment"], row["payment low"], row["value low"]) for row in questions] == [
+        ("0.25", "0.0625", "0.125")
+    ] * len(names)
+    assert [row["own member max"] for row in members] == ["0.75"] + [""] * (len(names) - 1)
+    assert (members[0]["error"], members[0]["bound"], members[-1]["all members min"]) == ("0.125", "0.625", "0.25")
+    assert "0.0625 to 0.5000" in page.one(id="over-questions").text
+    assert "4 of 9" in page.one(id="over-members").text
+    assert "over_questions" not in page.text
+    unknown = {"over_members": {"unknown": "groups[0]: member 1"}}
+    (note,) = spread_blocks(Receipt.model_validate({**receipt, "provenance": unknown}))
+    assert isinstance(note, Note)
+    assert "groups[0]: member 1" in note.text
+    for wrong in ({"over_questions": {"groups": []}}, {"over_members": [1]}):
+        with pytest.raises(InputError, match=r"provenance\.over_"):
+            spread_blocks(Receipt.model_validate({**receipt, "provenance": wrong}))

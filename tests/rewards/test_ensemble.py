@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rlhf_game import KL, AffinePayments, InputError, Mechanism, Report, SocialWelfare
+from rlhf_game.files.run_folder import read_parquet
 from rlhf_game.outcomes import Candidates
 from rlhf_game.rewards import (
     Brevity,
@@ -101,13 +102,18 @@ def test_a_run_takes_any_of_them(tmp_path: Path, models: list[Path]) -> None:
             {"name": "careful", "reward": {"ensemble": {"members": members, "aggregate": "min"}}},
             {"name": "wise", "reward": {"ensemble": {"members": members,
                                                      "aggregate": {"kind": "mean_minus_std", "c": 0.5}}}},
-            {"name": "one", "reward": {"warm": ["m0", "m1", "m2"]}},
+            {"name": "one", "reward": {"kind": "warm", "members": ["m0", "m1", "m2"], "spread": True}},
         ],
     }  # fmt: skip
     (tmp_path / "run.json").write_text(json.dumps(document))
     result = command("run", tmp_path / "run.json", "-o", tmp_path / "out", "--json")
     assert (result.code, result.err) == (0, "")
-    assert all(group["payment"] >= 0 for group in json.loads(result.out)["groups"])
+    receipt = json.loads(result.out)
+    assert all(group["payment"] >= 0 for group in receipt["groups"])
+    assert [one["members"] for one in receipt["provenance"]["over_members"]["groups"]] == [3, 3, 3]
+    columns, _ = read_parquet(tmp_path / "out" / "scores.parquet")
+    for k in range(3):  # of the average, too, where it is asked to
+        assert columns[f"member {k}:one"] == columns[f"member {k}:careful"]
 
 
 @pytest.mark.parametrize(

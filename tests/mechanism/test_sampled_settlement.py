@@ -84,9 +84,9 @@ class World:
         return self.samples(p, np.stack([rng.choice(row.size, size=count, p=row) for row in p]))
 
     def even(self, p: Array, count: int, rewards: Array | None = None) -> PolicySamples:
-        """Systematic samples: means over them are expectations, up to 1 / count."""
-        at = (np.arange(count) + 0.5) / count
-        picked = np.stack([np.minimum(np.searchsorted(np.cumsum(row), at), row.size - 1) for row in p])
+        """Systematic samples in a random order: means over them are expectations, up to 1 / count."""
+        at, rng = (np.arange(count) + 0.5) / count, np.random.default_rng(0)
+        picked = np.stack([np.minimum(np.searchsorted(np.cumsum(row), rng.permutation(at)), row.size - 1) for row in p])
         return self.samples(p, picked, rewards)
 
 
@@ -244,7 +244,7 @@ def test_no_misreport_gains_more_than_the_certificate_says(rule: str, progress: 
         for _ in range(8):
             lie = np.clip(world.rewards[i] + rng.normal(scale=0.6, size=world.rewards[i].shape), 0, 1)
             found[i] = max(found[i], utility(i, float(rng.choice([1, 2, 4])), lie) - honest)
-    assert found.max() > 0.01 or progress > 0.5  # there is something to certify
+    assert found.max() > 0.002 or progress > 0.5  # there is something to certify
     assert (found <= bounds + 1e-3).all(), (found, bounds)
 
 

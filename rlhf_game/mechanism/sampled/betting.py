@@ -27,6 +27,7 @@ SLACK = 1e-9
 """How far, relative to their length, a number may be outside its bounds (rounding)."""
 LARGEST_BET = 0.75
 """Share of the capital that a bet may lose at most."""
+TINY = 1e-300
 HALVINGS = 40
 """Ends are found to 2^-HALVINGS of the bounds, rounded outwards."""
 
@@ -68,35 +69,46 @@ def pooled_interval(
     room = np.where(length > 0, length, 1.0)
     unit = np.clip((array - low[..., None, None]) / room[..., None, None], 0.0, 1.0)
     target = np.log(2 / (1 - level))
-    ends = _lower_end(np.stack([unit, 1.0 - unit]), _bets(unit, target), by, target)
-    both = ends[0], 1.0 - ends[1]
+    both = np.stack([unit, 1.0 - unit])
+    bottom, top = lower_end(both[..., None, :], bets(unit, target), by, target, (0.0, 1.0), 0.0)
+    ends = np.stack([bottom, 1.0 - top])
     # Both bettors win of every m where the numbers have no common mean, and rarely otherwise: what is between is kept.
     mean = np.clip(np.tensordot(array.mean(axis=-1), by / prompts, 1), low, high)
-    return Estimate(mean, low + length * np.minimum(*both), low + length * np.maximum(*both), level)
+    return Estimate(mean, low + length * ends.min(axis=0), low + length * ends.max(axis=0), level)
 
 
-def _bets(unit: Array, target: float) -> Array:
-    """Return what is bet in each round, from the rounds before it: [..., N]; the same for both bettors."""
+def bets(unit: Array, target: float) -> Array:
+    """Return what is bet in each round, from the rounds before it: [..., N]; the same for both bettors.
+
+    unit: numbers [..., B, N], in units of their length. target: log of the capital that refutes.
+    """
     prompts, rounds = unit.shape[-2:]
     seen = prompts * np.arange(1, rounds + 1)
     means = (0.5 + unit.sum(axis=-2).cumsum(axis=-1)) / (seen + 1)
     spread = ((unit - means[..., None, :]) ** 2).sum(axis=-2)
     variances = (0.25 + spread.cumsum(axis=-1)) / (seen + 1)
     before = np.concatenate([np.full((*means.shape[:-1], 1), 0.25), variances[..., :-1]], axis=-1)
-    bets: Array = np.sqrt(2 * target / (prompts * rounds * before))
-    return bets
+    return np.asarray(np.sqrt(2 * target / (prompts * rounds * before)))
 
 
-def _lower_end(unit: Array, bets: Array, by: Array, target: float) -> Array:
-    """Return the least m that a bettor on more than m has not refuted: [...]. by: B rho, [B]."""
-    bottom, top = np.zeros(unit.shape[:-2]), np.ones(unit.shape[:-2])
-    if unit.shape[-1] == 1:
+def lower_end(
+    numbers: Array, stakes: Array, by: Array, target: float, ends: tuple[ArrayLike, ArrayLike], floor: ArrayLike
+) -> Array:
+    """Return the least m, within ``ends``, that a bettor on more than m has not refuted: [...] of [..., B, C, N].
+
+    C candidates stand for each prompt's numbers, and one of each prompt's has the mean: what counts is the capital of
+    the worst of them. stakes: the bets, [..., N]. by: B rho, [B]. floor: what the numbers of a round keep to,
+    [..., N] or [..., 1]; a bet loses LARGEST_BET at most.
+    """
+    bottom, top = (np.broadcast_to(end, numbers.shape[:-3]) for end in ends)
+    if numbers.shape[-1] == 1:
         return bottom
     for _ in range(HALVINGS):
         middle = (bottom + top) / 2
         m = middle[..., None]
-        stakes = np.minimum(bets, LARGEST_BET / (m * by.max()))[..., None, :] * by[:, None]
-        capital = np.log1p(stakes * (unit - m[..., None])).sum(axis=-2).cumsum(axis=-1)
-        is_refuted = capital.max(axis=-1) >= target
+        most = LARGEST_BET / np.maximum((m - floor) * by.max(), TINY)
+        bet = np.minimum(stakes, most)[..., None, :] * by[:, None]
+        capital = np.log1p(bet[..., None, :] * (numbers - m[..., None, None])).cumsum(axis=-1).min(axis=-2)
+        is_refuted = capital.sum(axis=-2).max(axis=-1) >= target
         bottom, top = np.where(is_refuted, middle, bottom), np.where(is_refuted, top, middle)
     return bottom

@@ -9,13 +9,20 @@ They hold in expectation over draws that are made after the reports.
 Scores are s = sum_i w_i r_i of independent samples, [N], or [B, N] with N for each of B prompts. Prompts are pooled
 (see ``betting``), so more of them narrow every interval.
 
-Means of logarithms of means are linearised. With K_b = log E exp(-z_b), and any a_b that the samples in use did not
-decide, log m <= m / c - 1 + log c at c = exp(-a) gives (derived)
+Means of logarithms of means, K_b = log m_b with m_b = E exp(-z_b), are bounded through log m <= m / c - 1 + log c, with
+equality at c = m. So the numbers X_b(c) = kappa z_b + exp(-z_b) / c - 1 + log c have means of at least
+theta_b = kappa E z_b + K_b, and theta = sum_b rho_b theta_b is bounded by one capital over all draws of all prompts
+(derived):
 
-    mean_b (kappa E z_b + K_b) = mean_b E[kappa z_b + exp(a_b - z_b) - 1 - a_b] - mean_b T_b,
-    T_b = x_b - 1 - log x_b >= 0,   x_b = E exp(a_b - z_b).
+* From above: whoever bets that theta is less may use any c that is fixed before a draw; here the mean of exp(-z) over
+  the draws before it. What that adds falls like log N / N of one prompt.
+* From below: at c_b = m_b the capital of whoever bets on more is a supermartingale (see ``betting``), and the capital
+  of the worst c is no larger. So theta is refuted where every c within a range of each prompt refutes it. The ranges
+  are betting intervals of m_b that all hold at once, and decide nothing but where the worst is looked for.
 
-The first term is one mean. T_b is of second order, and bounded by an interval of x_b for each prompt.
+The worst c is looked for on a lattice that is fixed by what is declared. A point next to m_b has a mean that is more
+than theta_b by at most the slack exp(g) - 1 - g, where g is half of the gap between points, which is subtracted. Points
+below exp(-z) of every draw or above all of them are left out: X rises from there on, for every draw.
 """
 
 import numpy as np
@@ -23,55 +30,102 @@ from numpy.typing import ArrayLike
 
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array, finite
-from rlhf_game.mechanism.regularizers.moments import phi
-from rlhf_game.mechanism.sampled.betting import SLACK, betting_interval, pooled_interval
+from rlhf_game.mechanism.regularizers.moments import LARGEST_EXPONENT, phi
+from rlhf_game.mechanism.sampled.betting import SLACK, bets, betting_interval, lower_end, pooled_interval
 from rlhf_game.mechanism.sampled.estimates import Estimate, prompt_shares
 
-PILOT = 5
-"""One sample in so many, the first, decides where a logarithm is linearised."""
+BOXES = 0.1
+"""Share of the misses of a lower end that goes to the ranges in which pivots are looked for."""
+LATTICE, DEPTH = 6.0, 5.0
+"""Points of the lattice lie the range of z, or DEPTH if that is less, over LATTICE (B N)^(1/4) apart: their slack falls
+like one over the root of all draws, as an interval does."""
+MOST_NUMBERS = 2**22
+"""A lower end is looked for among so many numbers, or 16 points of each draw."""
+LEAST_RANGE = 1e-100
+"""Of z: below it nothing is said but that."""
 
 Bounds = tuple[float, float]
 
 
 def cumulant(
-    z: Array, bounds: Bounds, level: float, *, kappa: float = 0.0, weights: ArrayLike | None = None
+    z: Array,
+    bounds: tuple[ArrayLike, ArrayLike],
+    level: float,
+    *,
+    kappa: float = 0.0,
+    weights: ArrayLike | None = None,
 ) -> Estimate:
-    """Return mean_b (kappa E z_b + log E exp(-z_b)) with an interval: [] of [B, N]. kappa: 0 or 1. bounds: of z.
+    """Return mean_b (kappa E z_b + log E exp(-z_b)) with an interval: [...] of [..., B, N]. kappa: 0 or 1.
 
-    Half of the misses are above. Of those below half are of the mean, half of the second order, shared by the prompts.
+    bounds: of z, one pair or one for each row. Half of the misses are above. The first sqrt(B N) draws of a prompt, a
+    quarter at most, only find pivots of the upper end: about as many as lose there what they save.
     """
-    low, high = bounds
-    by, miss, count = prompt_shares(weights, len(z)), 1 - level, z.shape[1]
-    ends = (0.0, high - low) if kappa else (-high, -low)
-    pilot = max(1, count // PILOT)
-    least = -low + np.log(np.log(4 / miss) / count) if count > 1 else -high
-    pivots = np.clip(_log_mean(-z[:, :pilot]), max(-high, min(least, -low)), -low)  # log c, not lower than can be seen
-    moved = z[:, pilot:] + pivots[:, None]
-    if moved.shape[1] == 0:
-        return _inside(kappa * float(by @ z.mean(axis=1)) + float(by @ _log_mean(-z)), ends[0], ends[1], ends, level)
-    sides = np.array([low, high])[:, None] + pivots
-    if kappa:
-        tangent, corners, lowest = phi(moved), phi(sides), 0.0
-    else:
-        tangent, corners = np.expm1(-moved) + pivots[:, None], np.expm1(-sides) + pivots
-        lowest = float(corners.min())
-    span = (lowest, float(corners.max()))
-    top = float(pooled_interval(tangent, span, level, by).high)
-    bottom = float(pooled_interval(tangent, span, 1 - miss / 2, by).low) - float(
-        by @ _second_order(z, pivots, bounds, miss)
-    )
-    value = kappa * float(by @ z.mean(axis=1)) + float(by @ _log_mean(-z))
-    return _inside(value, bottom, top, ends, level)
+    by, count = prompt_shares(weights, z.shape[-2]), z.shape[-1]
+    low, high = (np.broadcast_to(np.asarray(end, dtype=np.float64), z.shape[:-2]) for end in bounds)
+    value = kappa * z.mean(axis=-1) @ by + _log_mean(-z) @ by
+    known = (np.zeros_like(low), high - low) if kappa else (-high, -low)
+    if count == 1:
+        return _inside(value, *known, known, level)
+    is_known = high - low < LEAST_RANGE
+    high = np.where(is_known, low + 1, high)
+    rho, miss, pilot = len(by) * by, 1 - level, max(1, int(min(count / 4, (len(by) * count) ** 0.5)))
+    target, pivots = np.log(2 / miss), _means_before(z, low, high, miss)
+    sides = np.stack([_tangents(end[..., None, None], pivots[..., pilot:], kappa) for end in (low, high)])
+    most, least = sides.max(axis=(0, -2)), np.zeros_like(low) if kappa else sides.min(axis=(0, -2, -1))
+    numbers, length = _tangents(z, pivots, kappa), (most[..., 0] - least)[..., None]
+    stakes = bets(numbers / length[..., None], target) / length
+    reach = (-np.minimum(most.min(axis=-1), high - low if kappa else -low), -least)
+    top = -lower_end(-numbers[..., None, pilot:], stakes[..., pilot:], rho, target, reach, -most)
+    bottom = _worst(z, (low, high), miss, kappa, stakes, rho)
+    bottom, top = (np.where(is_known, end, found) for end, found in zip(known, (bottom, top), strict=True))
+    return _inside(value, bottom, top, known, level)
 
 
-def _second_order(z: Array, pivots: Array, bounds: Bounds, miss: float) -> Array:
-    """Return an upper bound on T of each prompt, all of them together wrong with probability miss / 4: [B]."""
+def _worst(z: Array, bounds: tuple[Array, Array], miss: float, kappa: float, stakes: Array, rho: Array) -> Array:
+    """Return the lower end, by the worst pivots: [...]; minus infinity where they are too many to be looked at."""
     low, high = bounds
-    least = float(np.exp(low - high))
-    found = betting_interval(np.exp(low - z), (least, 1.0), 1 - miss / (4 * len(z)))
-    logs = np.stack([np.log(np.maximum(end, 5e-324)) for end in (found.low, found.high)])
-    x = np.maximum(logs, low - high) - low - pivots  # log x at both ends
-    return np.asarray((np.expm1(x) - x).max(axis=0))
+    size = z.shape[-2] * z.shape[-1]
+    gap = np.minimum(high - low, DEPTH) / (LATTICE * size**0.25)
+    slack = phi(-gap / 2)
+    first, last = _lattice_ranges(z, bounds, BOXES * miss / 2, gap)
+    counts = (last - first).max(axis=-1) + 1
+    is_beyond = counts > max(MOST_NUMBERS / size, 16)
+    steps = np.arange(int(counts[~is_beyond].max(initial=1)))
+    points = np.minimum(first[..., None] + steps, last[..., None])
+    pivots = -low[..., None, None] - gap[..., None, None] * points
+    numbers = _tangents(z[..., None, :], pivots[..., None], kappa) - slack[..., None, None, None]
+    floor, most = (-slack, high - low) if kappa else (-high - slack, -low)
+    reach = (floor, np.minimum(numbers.max(axis=(-3, -2, -1)), most))
+    found = lower_end(numbers, stakes, rho, np.log(2 / (miss * (1 - BOXES))), reach, floor[..., None])
+    return np.asarray(np.where(is_beyond, -np.inf, found))
+
+
+def _lattice_ranges(z: Array, bounds: tuple[Array, Array], miss: float, gap: Array) -> tuple[Array, Array]:
+    """Return the first and the last point of the lattice -low, -low - gap, ... that each prompt needs: [..., B] both.
+
+    All prompts together may miss with probability ``miss``.
+    """
+    low, length = bounds[0][..., None], (bounds[1] - bounds[0])[..., None]
+    powers, least = np.exp(low[..., None] - z), np.broadcast_to(np.exp(-length), z.shape[:-1])
+    found = betting_interval(powers, (least, np.ones_like(least)), 1 - miss / z.shape[-2])
+    above, below = (np.minimum(-np.log(np.maximum(end, 5e-324)), length) for end in (found.high, found.low))
+    above = np.maximum(above, z.min(axis=-1) - low)
+    below = np.maximum(np.minimum(below, z.max(axis=-1) - low), above)
+    return np.floor(above / gap[..., None]), np.ceil(below / gap[..., None])
+
+
+def _tangents(z: Array, pivots: Array, kappa: float) -> Array:
+    """Return kappa z + exp(-z) / c - 1 + log c, or less where that overflows; log c: ``pivots``."""
+    moved = np.maximum(z + pivots, -LARGEST_EXPONENT)
+    return phi(moved) if kappa else np.asarray(np.expm1(-moved) + pivots)
+
+
+def _means_before(z: Array, low: Array, high: Array, miss: float) -> Array:
+    """Return the log of the mean of exp(-z) over the draws before each, not lower than can be seen: [..., B, N]."""
+    low, high, count = low[..., None, None], high[..., None, None], z.shape[-1]
+    means: Array = np.logaddexp.accumulate(-z, axis=-1) - np.log(np.arange(1, count + 1))
+    before = np.concatenate([np.broadcast_to(-(low + high) / 2, (*z.shape[:-1], 1)), means[..., :-1]], axis=-1)
+    return np.asarray(np.clip(before, np.maximum(-high, min(0.0, np.log(np.log(4 / miss) / count)) - low), -low))
 
 
 def max_welfare(
@@ -183,13 +237,11 @@ def certified_payments(
         raise InputError(
             "must be [groups, samples] or [groups, prompts, samples], and weights one per group", field="rewards"
         )
-    found = []
-    for reward, weight in zip(array, by, strict=True):
-        z = weight / strength * (_rows(reward, bounds, "rewards", level) - bounds[0])
-        top = weight / strength * (bounds[1] - bounds[0])
-        found.append(cumulant(z, (0.0, top), level, kappa=1.0, weights=prompt_weights).scaled(strength))
-    value, low, high = (np.array([getattr(one, end) for one in found]) for end in ("value", "low", "high"))
-    return Estimate(value, low, high, level)
+    rows = np.stack([_rows(reward, bounds, "rewards", level) for reward in array])
+    shares = by / strength
+    z = shares[:, None, None] * (rows - bounds[0])
+    found = cumulant(z, (0.0 * shares, shares * (bounds[1] - bounds[0])), level, kappa=1.0, weights=prompt_weights)
+    return found.scaled(strength)
 
 
 def _rows(samples: Array, bounds: Bounds, name: str, level: float) -> Array:
@@ -204,13 +256,15 @@ def _rows(samples: Array, bounds: Bounds, name: str, level: float) -> Array:
     return np.clip(rows, *bounds)
 
 
-def _inside(value: float, low: float, high: float, known: Bounds, level: float) -> Estimate:
+def _inside(
+    value: ArrayLike, low: ArrayLike, high: ArrayLike, known: tuple[ArrayLike, ArrayLike], level: float
+) -> Estimate:
     """Return an estimate that keeps to what is known, its value to its interval."""
-    bottom = min(max(low, known[0]), known[1])
-    top = max(min(high, known[1]), bottom)
-    return Estimate(np.array(min(max(value, bottom), top)), np.array(bottom), np.array(top), level)
+    bottom = np.clip(low, *known)
+    top = np.clip(high, bottom, known[1])
+    return Estimate(np.clip(value, bottom, top), bottom, top, level)
 
 
 def _log_mean(logs: Array) -> Array:
-    """Return the log of the mean of exp: [B] of [B, N]."""
-    return np.asarray(np.logaddexp.reduce(logs, axis=1) - np.log(logs.shape[1]))
+    """Return the log of the mean of exp: [...] of [..., N]."""
+    return np.asarray(np.logaddexp.reduce(logs, axis=-1) - np.log(logs.shape[-1]))

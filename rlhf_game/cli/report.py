@@ -19,8 +19,9 @@ def report(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="FOLDER|GAME",
-            help="What `run`, `simulate`, `train` or `discover` filled, or a game: .yaml, .yml, .json.",
+            metavar="FOLDER|GAME|ROLLOUTS",
+            help="What `run`, `simulate`, `train` or `discover` filled, a game (.yaml, .yml, .json), or, with "
+            "--groups, rollouts that a training logged.",
         ),
     ],
     audit: Annotated[
@@ -29,6 +30,10 @@ def report(
     ] = None,
     receipt: Annotated[
         Path | None, typer.Option("--receipt", metavar="FILE", help="What `settle` wrote of the game.")
+    ] = None,
+    groups: Annotated[
+        Path | None,
+        typer.Option("--groups", metavar="FILE", help="Who the columns of rollouts are of: a run's configuration."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -49,25 +54,44 @@ def report(
     from rlhf_game.report.folder_pages import LANGUAGE_MODELS, folder_page, settled_page
     from rlhf_game.report.page import write_page
 
-    if source.is_dir():
+    if groups is not None:
+        if audit is not None or receipt is not None:
+            raise InputError(f"--groups: must be with rollouts, found it with {'--receipt' if receipt else '--audit'}")
+        page = _of_rollouts(source, groups)
+    elif source.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
+        raise InputError(f"--groups: must name whose rewards the rows of {source.name} have, found nothing")
+    elif source.is_dir():
         page = _unfinished(source) or folder_page(source, receipt, audit, trusted=trusted)
     elif source.is_file() and space_of(source) not in LANGUAGE_MODELS:
         page = settled_page(source, receipt, audit, trusted=trusted)
     else:
-        raise InputError(f"{source}: must be a folder that a command filled, or a game, found neither")
+        raise InputError(
+            f"{source}: must be a folder that a command filled, a game, or rollouts with --groups, found none"
+        )
     if figures is not None:
         from rlhf_game.report.figures import write_figures
 
         typer.echo(f"figures: {figures} ({len(write_figures(page, figures))} files)")
         return
-    if source.is_dir() and (out is None or out.resolve() == (source / REPORT).resolve()):
+    if source.is_dir() and groups is None and (out is None or out.resolve() == (source / REPORT).resolve()):
         typer.echo(f"report: {keep_page(source, page)}")
         return
     path = out or source.with_suffix(".report.html")
-    check_output(path, "game", *(files_in(source) if source.is_dir() else [source]))
+    check_output(path, "game" if groups is None else "rollouts", *(files_in(source) if source.is_dir() else [source]))
+    check_output(path, "groups", groups)
     check_output(path, "receipt", receipt)
     check_output(path, "audit", audit)
     typer.echo(f"report: {write_page(path, page)}")
+
+
+def _of_rollouts(source: Path, groups: Path) -> "Page":
+    """Return the report of rollouts of a training."""
+    from rlhf_game.files.documents import shown
+    from rlhf_game.outcomes.rollouts import read_rollouts
+    from rlhf_game.report.rollouts_page import rollouts_page
+
+    found = read_rollouts(source, groups)
+    return rollouts_page(shown(source.name), found.groups, found.policy, found.lacks)
 
 
 def _unfinished(folder: Path) -> "Page | None":

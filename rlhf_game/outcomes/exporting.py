@@ -39,7 +39,7 @@ def _group(name):
     def reward(prompts, completions, place, **columns):
         return REWARDS(place, [c if isinstance(c, str) else c[0]["content"] for c in completions])[1][name]
 
-    reward.__name__ = name
+    reward.__name__ = f"group_{name}"
     return reward
 
 

@@ -87,14 +87,7 @@ def read_given_draws(
     document["outcomes"] = outcomes if policy is None else {**outcomes, "policy": here(policy)}
     document["model"] = None if reference is None else {"name": here(reference)}
     document["prompts"] = None
-    for group in document["groups"] if isinstance(document.get("groups"), list) else ():
-        if isinstance(group, dict) and isinstance(group.get("name"), str):
-            group["reward"] = {"column": group["name"]}
-    fields = parse_model(RunConfig, document, name)
-    check_config(fields, name)
-    for i, group in enumerate(fields.groups):
-        if group.name in OWN | OF_A_TRAINING:
-            raise InputError(f"{name}: groups[{i}].name: must be a column of rewards, found {group.name!r}")
+    fields = fields_of_columns(document, name, OWN | OF_A_TRAINING)
     base = Path(groups).parent
     found, sha256 = read_rows(draws, "draws")
     rows = tuple(_row(where, row, [group.name for group in fields.groups], policy is not None) for where, row in found)
@@ -106,6 +99,22 @@ def read_given_draws(
     return GivenDraws(Configuration(fields, source, files), rows)
 
 
+def fields_of_columns(document: dict[str, Any], name: str, taken: frozenset[str]) -> RunConfig:
+    """Return a configuration whose groups' rewards are the columns of their names, whatever else it says of texts.
+
+    taken: names of columns that say something else. Raises InputError that names the file and the field.
+    """
+    for group in document["groups"] if isinstance(document.get("groups"), list) else ():
+        if isinstance(group, dict) and isinstance(group.get("name"), str):
+            group["reward"] = {"column": group["name"]}
+    fields = parse_model(RunConfig, document, name)
+    check_config(fields, name)
+    for i, group in enumerate(fields.groups):
+        if group.name in taken:
+            raise InputError(f"{name}: groups[{i}].name: must be a column of rewards, found {group.name!r}")
+    return fields
+
+
 def _row(where: str, row: Any, names: Sequence[str], is_named: bool) -> _Row:
     """Return a row. is_named: whether the models are, so that it need not bring log probabilities."""
     if not isinstance(row, Mapping):
@@ -114,14 +123,14 @@ def _row(where: str, row: Any, names: Sequence[str], is_named: bool) -> _Row:
     if logged is not None:
         raise InputError(
             f"{where}: {logged}: must not be here: rollouts of a training are draws of one policy after the other, "
-            "which give curves but never a certificate; draw anew from the checkpoint"
+            "which give curves (report FILE --groups FILE) but never a certificate; draw anew from the checkpoint"
         )
     for column in ("prompt", "response", "source", *names):
         if row.get(column) is None:
             raise InputError(f"{where}: {shown(column)}: must be given, found nothing")
     if row["source"] not in SOURCES:
         raise InputError(f"{where}: source: must be policy or reference, found {shown(str(row['source']))!r}")
-    logs = {key: _log(row[key], f"{where}: {key}") for key in LOGS if row.get(key) is not None}
+    logs = {key: log_probability_of(row[key], f"{where}: {key}") for key in LOGS if row.get(key) is not None}
     lacking = next((key for key in LOGS if key not in logs), None)
     if row["source"] == "policy" and lacking is not None and not is_named:
         raise InputError(f"{where}: {lacking}: must be given unless --policy and --reference are, found nothing")
@@ -138,7 +147,8 @@ def _row(where: str, row: Any, names: Sequence[str], is_named: bool) -> _Row:
     )
 
 
-def _log(value: Any, where: str) -> float:
+def log_probability_of(value: Any, where: str) -> float:
+    """Return a log probability, in nats; raise InputError that begins with ``where`` when it is none."""
     found = number_of(value, where)
     if found > ROUNDING:
         raise InputError(f"{where}: must be a log probability, at most 0, found {found:g}")

@@ -67,8 +67,8 @@ def training_page(folder: Path) -> Page:
         sections.append(_outputs(changed))
     logs = logs_of(folder)
     if logs:
-        sections.append(Section("steps", "Step by step", _course(logs), _figures([*_logged(logs)], "steps")))
-    figures = _figures([*curves_of(metrics)], "curves")
+        sections.append(Section("steps", "Step by step", _course(logs), figures_of([*_logged(logs)], "steps")))
+    figures = figures_of([*curves_of(metrics)], "curves")
     if figures:
         sections.append(Section("curves", "Curves", "Every series of numbers in the metrics.", figures))
     files = config.get("files")
@@ -234,7 +234,7 @@ def _columns(rows: Rows) -> list[str]:
     return [x, *(name for name in kept if name != x)] if kept else []
 
 
-def _figures(curves: Sequence[tuple[Place, Rows]], key: str) -> tuple[Figure, ...]:
+def figures_of(curves: Sequence[tuple[Place, Rows]], key: str) -> tuple[Figure, ...]:
     """Return one figure for all curves of the same columns under the same key; none where nothing changes."""
     alike: dict[tuple[str, ...], list[tuple[Place, Rows]]] = {}
     for path, rows in curves:

@@ -129,7 +129,7 @@ def test_trl_gets_functions_and_weights(export: Callable[..., Path]) -> None:
     folder = export("trl")
     module, (totals, _) = loaded(folder), expected(folder)
     said = [function(prompts=[""] * 3, completions=TEXTS, place=PLACES) for function in module.reward_funcs]
-    assert [function.__name__ for function in module.reward_funcs] == ["kind", "brief"]
+    assert [function.__name__ for function in module.reward_funcs] == ["group_kind", "group_brief"]
     sums = [sum(w * row[k] for w, row in zip(module.reward_weights, said, strict=True)) for k in range(3)]
     assert sums == pytest.approx(totals)
     code = (folder / "launch.sh").read_text()

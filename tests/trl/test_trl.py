@@ -12,9 +12,10 @@ import torch
 from datasets import Dataset
 from pyarrow import parquet
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import DPOConfig, DPOTrainer, RLOOConfig, RLOOTrainer
+from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from rlhf_game import InputError
+from rlhf_game.outcomes.rollouts import read_rollouts
 from rlhf_game.trl import ElasticReset, GroupCallback, GroupRewards, PreferenceTrainer
 from tests import tiny
 from tests.cli.runner import run as command
@@ -79,6 +80,34 @@ def test_a_script_of_trl_leaves_the_receipt_of_a_run(place: Path, tmp_path: Path
     assert set(untrained["policy"]) == {"reference", "final"}
     with pytest.raises(InputError, match="must be a new folder, found one with a receipt"):
         trained(place / "model", tmp_path, rewards, callback)
+
+
+def test_what_trl_writes_of_its_completions_gives_curves(place: Path, tmp_path: Path) -> None:
+    """GRPOTrainer's completions/completions_STEP.parquet, as the TRL that is installed writes them."""
+    rewards = GroupRewards(groups(), STRENGTH)
+    with torch.random.fork_rng():
+        GRPOTrainer(
+            model=AutoModelForCausalLM.from_pretrained(place / "model", dtype=torch.float32),
+            processing_class=AutoTokenizer.from_pretrained(place / "model", padding_side="left"),
+            reward_funcs=rewards.reward_funcs,
+            args=GRPOConfig(
+                str(tmp_path / "trainer"), max_steps=3, per_device_train_batch_size=8, num_generations=8, seed=5,
+                max_completion_length=LONGEST, reward_weights=rewards.weights, logging_steps=1, log_completions=True,
+                use_cpu=True, bf16=False, save_strategy="no", report_to="none", activation_checkpointing=False,
+                disable_tqdm=True,
+            ),
+            train_dataset=Dataset.from_dict({"prompt": [PROMPT] * 4}),
+        ).train()  # fmt: skip
+    named = [{"name": name, "size": 2 - k} for k, name in enumerate(REWARDS)]
+    (tmp_path / "groups.json").write_text(json.dumps({"strength": STRENGTH, "groups": named}))
+    found = read_rollouts(tmp_path / "trainer/completions", tmp_path / "groups.json")
+    assert [row["step"] for row in found.policy] == [1, 2, 3]
+    assert [row["draws"] for row in found.policy] == [8, 8, 8]
+    said = parquet.read_table(tmp_path / "trainer/completions/completions_00002.parquet").to_pydict()
+    for name, curve in found.groups.items():
+        assert curve[1]["value"] == pytest.approx(sum(said[name]) / 8)
+        assert curve[1]["payment"] > 0
+    assert found.lacks == ("externality", "gap")
 
 
 def alike(mine: Any, theirs: Any) -> None:

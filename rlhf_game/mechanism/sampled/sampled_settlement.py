@@ -362,11 +362,15 @@ def _money(game: SampledGame, delivered: PolicySamples, best: Estimate) -> tuple
     return _at_level(owed, game.level), _at_level(gains, game.level)
 
 
+def jensen_gap(exponents: Array, strength: float) -> float:
+    """Return strength (log E[exp x] - E[x]) of each prompt's samples, the mean over prompts, >= 0: [] of [B, N]."""
+    centred = exponents - exponents.mean(axis=1, keepdims=True)
+    return strength * float((np.logaddexp.reduce(centred, axis=1) - np.log(centred.shape[1])).mean())
+
+
 def _gap(game: SampledGame, delivered: PolicySamples) -> float:
-    """Return strength (log E_p^[exp x] - E_p^[x]) with x = s / strength - l, the mean over prompts, >= 0."""
-    x = _scores(game.shares, delivered) / game.strength - game.costs(delivered)
-    centred = x - x.mean(axis=1, keepdims=True)
-    return game.strength * float((np.logaddexp.reduce(centred, axis=1) - np.log(x.shape[1])).mean())
+    """Return max ASW - ASW(p^) from samples of p^ alone: of x = s / strength - l, E_p^[exp x] is the optimum's Z."""
+    return jensen_gap(_scores(game.shares, delivered) / game.strength - game.costs(delivered), game.strength)
 
 
 def _divergence(game: SampledGame, delivered: PolicySamples) -> Estimate:

@@ -4,10 +4,15 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
+from measurements.measure_profile import REST, watching
+from measurements.smollm2 import gains
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ["approximate", "learned", "simulations"]
@@ -60,3 +65,28 @@ def test_the_measured_tables_are_reproduced(name: str, tmp_path: Path) -> None:
         assert len(today) == len(published), table
         apart = np.abs(today[:, 0] - published[:, 0]) > published[:, 1] * (1 + 1e-9)
         assert not apart.any(), (table, published[apart].tolist(), today[apart].tolist())
+
+
+def test_a_profile_counts_each_second_in_one_part() -> None:
+    inner = SimpleNamespace(draw=lambda: "drawn")
+    outer = SimpleNamespace(step=lambda: (inner.draw(), inner.draw()))
+    calls, ticks = [(inner, "draw", "generation"), (outer, "step", "gradients")], count()
+    with watching(calls, lambda: float(next(ticks))) as spent:  # a second passes between looks at the clock
+        assert outer.step() == ("drawn", "drawn")
+    assert dict(spent) == {"generation": 2.0, "gradients": 3.0, REST: 2.0}
+    assert inner.draw() == "drawn"
+    assert next(ticks) == 8  # nothing is watched afterwards
+
+
+def test_what_a_policy_gained_is_known_from_its_own_draws() -> None:
+    rng, strength = np.random.default_rng(3), 0.4
+    q, p, s = rng.dirichlet(np.ones(9)), rng.dirichlet(np.ones(9)), rng.random(9)
+    divergence = p @ np.log(p / q)
+    exact = [(p - q) @ s - strength * divergence, (p - q) @ s, divergence]
+    for constant in (0.0, 5.0):
+        np.testing.assert_allclose(gains(s - constant, np.log(p / q), strength) @ p, exact, atol=1e-12)
+    near = q * (1 + 0.01 * (s - q @ s))
+    listed = gains(s - q @ s, np.log(near / q), strength)
+    plain = s - strength * np.log(near / q)
+    spread = [np.sqrt(near @ one**2 - (near @ one) ** 2) for one in (listed[0], plain)]
+    assert spread[0] < 0.05 * spread[1]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_game.errors import InputError
-from rlhf_game.mechanism.arrays import Array, finite, frozen, frozen_view, numbers
+from rlhf_game.mechanism.arrays import Array, finite, frozen, frozen_view, numbers, read_only
 from rlhf_game.mechanism.domains import Sheets
 
 ONE = (np.zeros(1, dtype=np.intp),)
@@ -47,10 +47,10 @@ class PromptLayout:
             return (frozen_view(sheet),)
         if not isinstance(values, Sequence) or len(values) != len(self.widths):
             raise InputError(f"must be a list of {len(self.widths)} prompts", field=what)
-        if all(type(row) is np.ndarray and row.dtype == np.float64 and row.ndim == 1 for row in values):
+        if set(map(type, values)) == {np.ndarray} and {row.ndim for row in values} == {1}:
             flat = np.concatenate(values)
-            if tuple(map(len, values)) == self.widths and np.isfinite(flat).all():
-                return tuple(frozen(flat[places]) for places in self._flat)
+            if flat.dtype == np.float64 and tuple(map(len, values)) == self.widths and np.isfinite(flat).all():
+                return self._sheets(flat)
         rows = [finite(row, f"{what}[{b}]") for b, row in enumerate(values)]
         for b, (row, width) in enumerate(zip(rows, self.widths, strict=True)):
             if row.shape != (width,):
@@ -59,11 +59,20 @@ class PromptLayout:
                 )
         return tuple(frozen(np.stack([rows[b] for b in members])) for members in self.members)
 
+    def _sheets(self, flat: Array) -> Sheets:
+        """Return the sheets of all prompts written one after the other: read-only views of one copy."""
+        order, ends = self._order
+        copy = read_only(flat[order])
+        parts = zip(self.members, ends, ends[1:], strict=False)
+        return tuple(copy[start:end].reshape(len(members), -1) for members, start, end in parts)
+
     @cached_property
-    def _flat(self) -> list[NDArray[np.intp]]:
-        """Where the entries of each sheet are when all prompts are written one after the other: [b, w] each."""
+    def _order(self) -> tuple[NDArray[np.intp], list[int]]:
+        """Where the entries of all sheets, one after the other, are in all prompts; and where each sheet begins and ends."""
         starts = np.cumsum(self.widths, dtype=np.intp) - np.array(self.widths, dtype=np.intp)
-        return [starts[members][:, None] + np.arange(self.widths[members[0]]) for members in self.members]
+        places = [starts[members][:, None] + np.arange(self.widths[members[0]]) for members in self.members]
+        ends = np.cumsum([0, *(one.size for one in places)])
+        return np.concatenate([np.ravel(one) for one in places]), ends.tolist()
 
     def join(self, sheets: Sheets) -> Any:
         """Return sheets shaped like the reference: [m], [B, m] or a list of B arrays."""
@@ -93,9 +102,9 @@ class PromptLayout:
             )
         if type(reference) is np.ndarray and reference.ndim == 1 and reference.size and reference.dtype == np.float64:
             return cls(reference.shape, ONE, is_flat=True)
-        ragged = not isinstance(reference, np.ndarray) and len(reference) > 0 and all(_is_list(r) for r in reference)
+        ragged = not isinstance(reference, np.ndarray) and len(reference) > 0 and all(map(_is_list, reference))
         if ragged:
-            widths = tuple(len(row) for row in reference)
+            widths = tuple(map(len, reference))
         else:
             array = numbers(reference, "reference")
             if array.ndim not in (1, 2):
@@ -109,7 +118,7 @@ class PromptLayout:
 
 
 def _is_list(row: Any) -> bool:
-    return isinstance(row, list | tuple) or (isinstance(row, np.ndarray) and row.ndim == 1)
+    return isinstance(row, list | tuple) if not isinstance(row, np.ndarray) else row.ndim == 1
 
 
 def shape_text(array: Array) -> str:

@@ -60,7 +60,8 @@ else:
     def __getattr__(name: str) -> object:
         if name not in _LOCATIONS:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(_LOCATIONS[name]), name)
+        found = globals()[name] = getattr(import_module(_LOCATIONS[name]), name)
+        return found
 
     def __dir__() -> list[str]:
         return sorted([*globals(), *__all__])

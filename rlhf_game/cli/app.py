@@ -10,7 +10,6 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from rlhf_game import __version__
 from rlhf_game.cli import (
     audit,
     demo,
@@ -147,6 +146,8 @@ def _root(
 ) -> None:
     """Several groups share one language model: settle what is trained and what each group owes."""
     if version:
+        from rlhf_game import __version__
+
         typer.echo(f"rlhf-game {__version__}")
         raise typer.Exit(SUCCESS)
     if context.invoked_subcommand is None:

@@ -1,6 +1,5 @@
 """``settle --policy`` and ``settle --draws``: the bill of a checkpoint, whoever trained it."""
 
-import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +44,8 @@ class CheckpointOptions:
 
 def settle_checkpoint(game: Path | None, asked: CheckpointOptions, out: Path | None, as_json: bool) -> None:
     """Settle a checkpoint into a folder beside the receipt, NAME.run, from which an interrupted settlement goes on."""
+    import tempfile
+
     from rlhf_game.cli.display import show_trained, write_out
     from rlhf_game.cli.processor import share_the_processor
     from rlhf_game.cli.progress import progress_on_stderr

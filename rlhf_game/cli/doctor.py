@@ -2,19 +2,12 @@
 
 import json
 import os
-import platform
 import re
 import sys
-import tomllib
-from importlib.metadata import PackageNotFoundError, requires, version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-
-from rlhf_game import __version__
-from rlhf_game.cores import available_cores
 
 NAME: Final = "rlhf-game"
 CHECKOUT: Final = Path(__file__).parents[2] / "pyproject.toml"
@@ -38,6 +31,11 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
 
 def examination() -> dict[str, Any]:
     """Return what ``doctor --json`` prints."""
+    import platform
+
+    from rlhf_game import __version__
+    from rlhf_game.cores import available_cores
+
     return {
         "rlhf-game": __version__,
         "python": platform.python_version(),
@@ -79,6 +77,9 @@ def _extras() -> dict[str, Any]:
 
 def _requirements() -> list[tuple[str, str]]:
     """Return extras and what they ask for: of a checkout as it is now, else as the distribution was installed."""
+    import tomllib
+    from importlib.metadata import requires
+
     if CHECKOUT.is_file():
         declared = tomllib.loads(CHECKOUT.read_text(encoding="utf-8"))["project"]["optional-dependencies"]
         return [(extra, requirement) for extra, asked in declared.items() for requirement in asked]
@@ -87,6 +88,8 @@ def _requirements() -> list[tuple[str, str]]:
 
 
 def _version(name: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(name)
     except PackageNotFoundError:
@@ -103,6 +106,8 @@ def _memory() -> float | None:
 
 def _gpus() -> list[str]:
     """Return the names of the GPUs that torch can use."""
+    from importlib.util import find_spec
+
     if find_spec("torch") is None:
         return []
     from rlhf_game.training_backends.lm.devices import gpu_names

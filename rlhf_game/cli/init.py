@@ -1,14 +1,12 @@
 """``init``: a commented file to start from, for every command that reads one."""
 
 from enum import StrEnum
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Final, final
 
 import typer
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.atomic import write_text
 
 DATA: Final = "preferences.jsonl"
 """What the training's file names, and is written beside it."""
@@ -34,6 +32,8 @@ def init(
     ] = None,
 ) -> None:
     """Write a commented file that runs as it is, to be changed into your own."""
+    from rlhf_game.files.atomic import write_text
+
     text = starter(f"{kind.value}.yaml")
     if out is None:
         typer.echo(text, nl=False)
@@ -51,4 +51,6 @@ def init(
 
 def starter(name: str) -> str:
     """Return a file of the folder starters."""
+    from importlib.resources import files
+
     return files("rlhf_game.cli").joinpath("starters", name).read_text(encoding="utf-8")

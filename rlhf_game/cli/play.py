@@ -1,7 +1,6 @@
 """``play``: a page on which a reader tries to cheat."""
 
 import sys
-import webbrowser
 from pathlib import Path
 from typing import Annotated
 
@@ -25,4 +24,6 @@ def play(
     path = write_play_page(out or Path("play.html"), game)
     typer.echo(f"page: {path}")
     if out is None and sys.stdout.isatty():
+        import webbrowser
+
         webbrowser.open(path.resolve().as_uri())

@@ -1,8 +1,9 @@
 """``settle`` and ``verify``: from a game file to its receipt, and back."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -16,6 +17,9 @@ from rlhf_game.cli.checkpoints import (
 )
 from rlhf_game.cli.seal import PublicKey, SealFile, SignKey, print_signed, unsigned
 from rlhf_game.cli.set_option import Settings
+
+if TYPE_CHECKING:
+    from rlhf_game.files.receipts import Receipt
 
 DIFFERS: Final = 3
 
@@ -46,9 +50,11 @@ def settle(
     With --policy or --draws, settle a checkpoint that anybody trained, by fresh draws of it.
     """
     from rlhf_game.errors import InputError
-    from rlhf_game.files.signatures import check_key
 
-    check_key(sign, is_written=out is not None or as_json)
+    if sign is not None:
+        from rlhf_game.files.signatures import check_key
+
+        check_key(sign, is_written=out is not None or as_json)
     if policy is not None or draws is not None:
         asked = CheckpointOptions(policy, reference, groups, draws, tuple(settings or ()), sealed, sign)
         settle_checkpoint(game, asked, out, as_json)
@@ -73,11 +79,9 @@ def _settle_games(
     from rlhf_game.files.atomic import check_output, write_text
     from rlhf_game.files.build import settle as settle_game
     from rlhf_game.files.build import settle_without
-    from rlhf_game.files.games import is_list, read_game, read_games
+    from rlhf_game.files.games import is_list, read_games
     from rlhf_game.files.policies import beside, write_policy
-    from rlhf_game.files.receipts import Receipt, receipt_of, receipt_pieces
-    from rlhf_game.files.seals import check_seal, read_seal, reports_of, with_commitments
-    from rlhf_game.files.signatures import signed
+    from rlhf_game.files.receipts import receipt_of, receipt_pieces
 
     lines = is_list(game)
     games = read_games(game, trusted=trusted, settings=settings)
@@ -87,21 +91,18 @@ def _settle_games(
         check_output(place, "seal", sealed)
         check_output(place, "key", sign)
         check_output(place, "game's table", *(file for one in games for file in one.files))
-    reports = [] if sealed is None else reports_of(read_game(game, trusted=trusted, settings=settings))
-    seal = None if sealed is None else read_seal(sealed)
-    if seal is not None:
-        check_seal(seal, reports, games[0].name)
+    committed = None if sealed is None else _under_seal(sealed, game, games[0].name, trusted, settings)
     receipts, long = [], {}
     for i, one in enumerate(games):
         settlement, values_without = (settle_game(one), None) if as_json or lines else settle_without(one)
-        receipts.append(with_commitments(receipt_of(one, settlement), seal, reports))
+        receipts.append(receipt_of(one, settlement) if committed is None else committed(receipt_of(one, settlement)))
         if receipts[i].policy is None and one.fields.models is None:
             long[i] = settlement
     for i, settlement in long.items() if beside_out else ():
         written = write_policy(beside_out[i], games[i], settlement.policy)
         receipts[i] = receipts[i].model_copy(update={"policy": written})
     if sign is not None:
-        receipts = [Receipt.model_validate(signed(one.model_dump(), sign)) for one in receipts]
+        receipts = [_with_signature(one, sign) for one in receipts]
     pieces = [] if out is None and not as_json else receipt_pieces(receipts, lines=lines)
     if out is not None:
         write_text(out, *pieces)
@@ -111,6 +112,25 @@ def _settle_games(
         show_receipts(receipts)
     else:
         show_receipt(receipts[0], values_without)
+
+
+def _under_seal(
+    sealed: Path, game: Path, name: str, trusted: bool, settings: Sequence[str]
+) -> "Callable[[Receipt], Receipt]":
+    """Check a seal against the reports of a game; return what puts its commitments into a receipt."""
+    from rlhf_game.files.games import read_game
+    from rlhf_game.files.seals import check_seal, read_seal, reports_of, with_commitments
+
+    reports, seal = reports_of(read_game(game, trusted=trusted, settings=settings)), read_seal(sealed)
+    check_seal(seal, reports, name)
+    return partial(with_commitments, seal=seal, reports=reports)
+
+
+def _with_signature(receipt: "Receipt", key: Path) -> "Receipt":
+    from rlhf_game.files.receipts import Receipt
+    from rlhf_game.files.signatures import signed
+
+    return Receipt.model_validate(signed(receipt.model_dump(), key))
 
 
 def verify(

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-import yaml
-
 from rlhf_game.errors import InputError
 from rlhf_game.files.atomic import write_json, write_text
 from rlhf_game.files.documents import parse_json, parse_json_lines, parse_yaml, read_text, shown
@@ -75,6 +73,8 @@ def write_game(path: str | os.PathLike[str], document: Mapping[str, Any]) -> Non
     if suffix == ".json":
         write_json(path, document)
     elif suffix in (".yaml", ".yml"):
+        import yaml
+
         write_text(path, yaml.safe_dump(dict(document), sort_keys=False, default_flow_style=None, width=120))
     else:
         raise InputError(f"{_name(path)}: must be a game file ending in .yaml, .yml or .json, found {suffix!r}")

@@ -234,10 +234,11 @@ class TableFields(ReferenceFields):
     def make_space(self, reference: Any, regularizer: Any, make: Callable[..., Any]) -> Any:
         """Return the table; with missing mass the trie of the outcomes that were found."""
         from rlhf_game.mechanism.spaces.table import Table
-        from rlhf_game.mechanism.spaces.trie import Trie
 
         named: dict[str, Any] = {"outcomes": self.outcomes, "prompt_weights": self.prompt_weights}
         if self.missing is not None and self.bounds is not None:
+            from rlhf_game.mechanism.spaces.trie import Trie
+
             return Trie(reference, self.missing, regularizer, bounds=self.bounds, **named)
         return Table(reference, regularizer, normalization=self.normalization, **named)
 

@@ -101,6 +101,8 @@ def _hidden(values: Any) -> str | None:
         if set(map(type, values)) <= {float, int, bool}:
             return None
         return next((found for value in values if (found := _hidden(value)) is not None), None)
+    if type(values) in (float, int, bool, np.ndarray):
+        return None
     if isinstance(values, bytes | bytearray | memoryview):
         return type(values).__name__
     is_masked = isinstance(values, np.ma.MaskedArray) and bool(np.ma.is_masked(values))

@@ -100,7 +100,7 @@ def test_the_doctor_of_an_installed_package_reads_what_it_was_installed_with(
         'setuptools<80; extra == "text"',
         "rlhf-game[text]; extra == 'all'",
     ]
-    monkeypatch.setattr(doctor, "requires", lambda name: asked)
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: asked)
     monkeypatch.setattr(doctor, "CHECKOUT", tmp_path / "pyproject.toml")
     found = examination()["extras"]
     assert {name: [*one["versions"], *one["missing"]] for name, one in found.items()} == {

@@ -68,7 +68,7 @@ class PromptLayout:
 
     @cached_property
     def _order(self) -> tuple[NDArray[np.intp], list[int]]:
-        """Where the entries of all sheets, one after the other, are in all prompts; and where each sheet begins and ends."""
+        """Where the entries of all sheets, one after the other, are in all prompts; where each begins and ends."""
         starts = np.cumsum(self.widths, dtype=np.intp) - np.array(self.widths, dtype=np.intp)
         places = [starts[members][:, None] + np.arange(self.widths[members[0]]) for members in self.members]
         ends = np.cumsum([0, *(one.size for one in places)])

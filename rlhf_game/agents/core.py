@@ -5,6 +5,10 @@ the core when no set S of groups can share more with the provider than it has: s
 for every S, also of nobody (Omega*(s_S + b) is the best affine welfare of S alone, the provider's own boost b with it;
 Ausubel and Milgrom 2002 for auctions). Affine payments need not be: they may leave the provider less than some
 coalition would offer, or less than what moving the model costs.
+
+Coalitional rationality asks less, of the groups alone: that no set pays more together than the model is worth to it,
+sum_S u_i >= 0. A set that does could leave together. Beside it stands what a set would have by a model of its own
+without this provider, Omega*(s_S): it pays for moving that model, and charges itself nothing beyond (derived).
 """
 
 from collections.abc import Sequence
@@ -15,7 +19,7 @@ import numpy as np
 
 from rlhf_game.errors import CombinationError, InputError, RunError
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.mechanism import Mechanism, read_profile
+from rlhf_game.mechanism.mechanism import Mechanism, Settlement, read_profile
 from rlhf_game.mechanism.regret import TOLERANCE
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
@@ -44,6 +48,48 @@ class Core:
         return self.worst_gain <= self.tolerance
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class CoalitionalRationality:
+    """What sets of groups have together at the truth, beside what they could have without the provider."""
+
+    least_utility: float
+    """The least sum of utilities of a set of groups; below 0 it pays more than the model is worth to it."""
+    losing: tuple[str, ...]
+    """The groups of that set."""
+    own_gain: float
+    """The most that a set would have more by a model of its own at that model's cost; also with nothing to gain."""
+    leaving: tuple[str, ...]
+    """The groups of that set."""
+    tolerance: float
+
+    @property
+    def is_met(self) -> bool:
+        """Whether no set of groups pays more than the model is worth to it, beyond rounding."""
+        return self.least_utility >= -self.tolerance
+
+
+def coalitional_rationality(
+    mechanism: Mechanism, groups: Sequence[Group], space: PolicySpace[Any]
+) -> CoalitionalRationality:
+    """Return whether sets of groups lose together at the truth, by any rule; 2^n trainings without payments.
+
+    Raises InputError with more than MOST groups.
+    """
+    reports, inside = [Report(group.reward, group.size) for group in groups], _sets(groups)[1:]
+    settlement, rewards = mechanism.settle(reports, space), [space.read(group.reward) for group in groups]
+    alone = np.array([space.maximize(row * settlement.sizes, rewards).welfare for row in inside])
+    has = inside @ settlement.utilities
+    worst, best = int(has.argmin()), int((alone - has).argmax())
+    return CoalitionalRationality(
+        float(has[worst]),
+        _names(groups, inside[worst]),
+        float(alone[best] - has[best]),
+        _names(groups, inside[best]),
+        TOLERANCE * _scale(settlement),
+    )
+
+
 def core(mechanism: Mechanism, groups: Sequence[Group], space: PolicySpace[Any]) -> Core:
     """Return how the truthful settlement stands to the core; 2^n trainings and a linear programme.
 
@@ -56,11 +102,9 @@ def core(mechanism: Mechanism, groups: Sequence[Group], space: PolicySpace[Any])
         raise CombinationError("the core is that of a rule that maximises social welfare, which this one does not")
     if (rule.multipliers(count) != 1).any():
         raise CombinationError("the core adds up utilities, which groups' weights put in units of their own")
-    if count > MOST:
-        raise InputError(f"groups must be at most {MOST} for the core, got {count}")
+    inside = _sets(groups)
     profile = read_profile([Report(group.reward, group.size) for group in groups], space)
     settlement = mechanism.settle_profile(profile, space)
-    inside = (np.arange(1 << count)[:, None] >> np.arange(count) & 1).astype(np.float64)
     boosts = [space.read_boost(boost) for boost in rule.boosts()]
     shares = (rule.score(row * profile.sizes, len(boosts)) for row in inside)
     reached = np.array([space.maximize(share, [*profile.rewards, *boosts]).welfare for share in shares])
@@ -69,9 +113,24 @@ def core(mechanism: Mechanism, groups: Sequence[Group], space: PolicySpace[Any])
     worst = int(gains[:-1].argmax())
     values = profile.sizes * settlement.values
     least = _least_revenue(inside, reached, values, settlement.affine_social_welfare)
-    scale = float(np.abs(values).sum() + np.abs(settlement.payments).sum())
-    names = tuple(group.name for i, group in enumerate(groups) if inside[worst, i])
-    return Core(float(gains[worst]), names, least, TOLERANCE * scale)
+    return Core(float(gains[worst]), _names(groups, inside[worst]), least, TOLERANCE * _scale(settlement))
+
+
+def _sets(groups: Sequence[Group]) -> Array:
+    """Return a row of each set of groups, 1 for a member, nobody first and all last: [2^n, n]."""
+    count = len(groups)
+    if count > MOST:
+        raise InputError(f"groups must be at most {MOST} for all sets of them, got {count}")
+    return (np.arange(1 << count)[:, None] >> np.arange(count) & 1).astype(np.float64)
+
+
+def _names(groups: Sequence[Group], members: Array) -> tuple[str, ...]:
+    return tuple(group.name for group, member in zip(groups, members, strict=True) if member)
+
+
+def _scale(settlement: Settlement) -> float:
+    """Return the sum of sizes of what the groups have and owe, for rounding."""
+    return float(np.abs(settlement.sizes * settlement.values).sum() + np.abs(settlement.payments).sum())
 
 
 def _least_revenue(inside: Array, reached: Array, values: Array, welfare: float) -> float:

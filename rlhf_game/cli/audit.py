@@ -85,6 +85,7 @@ def audit(
     from rlhf_game.agents.audit import PROVED_STARTS, STARTS, is_proved, standard_strategies
     from rlhf_game.agents.audit import audit as audit_groups
     from rlhf_game.agents.false_names import FalseNames
+    from rlhf_game.cli.audit_coalitions import joint_lies, of_sets
     from rlhf_game.cli.audit_provider import provider as audit_provider
     from rlhf_game.cli.display import show_audit, write_out
     from rlhf_game.files.build import build, make, settle
@@ -112,8 +113,8 @@ def audit(
         if provider:
             more["provider"] = audit_provider(one, mechanism, groups, space, limit, streams[4])
         if coalitions:
-            more["core"] = _core(mechanism, groups, space)
-            joint["coalitions"] = _coalitions(mechanism, groups, space, limit, begun, streams[1])
+            more |= of_sets(mechanism, groups, space)
+            joint["coalitions"] = joint_lies(mechanism, groups, space, limit, begun, streams[1])
         if false_names:
             several = [
                 [FalseNames(at, k, begun).deviate(mechanism, groups, space, limit, rng) for k in range(2, names + 1)]
@@ -164,48 +165,6 @@ def _foreign(target: str) -> "Mechanism":
     return foreign(function, target)
 
 
-def _coalitions(
-    mechanism: "Mechanism", groups: "Sequence[Group]", space: "PolicySpace[Any]", limit: int, starts: int, rng: Any
-) -> "list[Deviation]":
-    """Return the best joint lies found of every two groups."""
-    from rlhf_game.agents.coalitions import Coalition
-
-    pairs = [(i, j) for j in range(len(groups)) for i in range(j)]
-    return [
-        Coalition(pair, starts).deviate(mechanism, groups, space, limit, stream)
-        for pair, stream in zip(pairs, rng.spawn(len(pairs)), strict=True)
-    ]
-
-
-def _core(mechanism: "Mechanism", groups: "Sequence[Group]", space: "PolicySpace[Any]") -> dict[str, Any]:
-    """Return how the settlement stands to the core, or why that is not known."""
-    from rlhf_game.agents.core import core
-    from rlhf_game.errors import CombinationError, InputError
-
-    try:
-        found = core(mechanism, groups, space)
-    except (CombinationError, InputError) as error:
-        return {"is_in": None, "worst_gain": None, "why": str(error)}
-    return {
-        "is_in": found.is_in,
-        "worst_gain": found.worst_gain,
-        "blocking": list(found.blocking),
-        "least_revenue": found.least_revenue,
-    }
-
-
-def _core_in_words(core: dict[str, Any]) -> str:
-    from rlhf_game.cli.display import number
-
-    if core["is_in"] is None:
-        return f"whether the settlement is in the core is not known: {core['why']}\n"
-    who = f"{' + '.join(core['blocking'])} and the provider gain" if core["blocking"] else "the provider alone gains"
-    said = (
-        "the settlement is in the core." if core["is_in"] else f"not in the core: {who} {number(core['worst_gain'])}."
-    )
-    return f"{said} The least revenue in the core is {number(core['least_revenue'])}.\n"
-
-
 def _interim(
     prior: Path,
     game: "Game",
@@ -254,6 +213,7 @@ def _interim(
 
 
 def _show_more(more: dict[str, Any]) -> None:
+    from rlhf_game.cli.audit_coalitions import in_words as sets_in_words
     from rlhf_game.cli.audit_provider import in_words
     from rlhf_game.cli.display import number, write_out
 
@@ -267,7 +227,7 @@ def _show_more(more: dict[str, Any]) -> None:
     if "provider" in more:
         write_out(in_words(more["provider"]))
     if "core" in more:
-        write_out(_core_in_words(more["core"]))
+        write_out(sets_in_words(more))
     for found in more.get("interim", []):
         mean = found["interim_regret"]
         write_out(f"interim regret found: {mean['estimate']:.4g} [{mean['low']:.4g}, {mean['high']:.4g}]\n")

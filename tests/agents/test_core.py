@@ -1,12 +1,14 @@
 """The core: by every coalition, the classic public good that is not in it, and the least revenue that is."""
 
+from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
 
 import rlhf_game as rg
-from rlhf_game.agents.core import core
+from rlhf_game.agents.core import coalitional_rationality, core
 from rlhf_game.errors import CombinationError, InputError
 
 AFFINE = rg.Mechanism(rg.SocialWelfare(), rg.AffinePayments())
@@ -87,11 +89,70 @@ def test_two_groups_with_affine_payments_are_in_the_core() -> None:
     assert found.least_revenue == pytest.approx(0.373756102268, abs=1e-9)
 
 
+@dataclass(frozen=True)
+class _Surcharge(rg.PaymentRule[rg.AffineRule]):
+    """A rule that no set of groups has to accept: the affine payment and so much more of everybody."""
+
+    amount: float
+
+    def charge(self, optimum: Any) -> np.ndarray:
+        return np.asarray(optimum.externalities() / optimum.weights + self.amount)
+
+
+def own_models(groups: list[rg.Group], space: rg.Table, utilities: np.ndarray) -> tuple[float, set[str]]:
+    """The most that some groups would have more by a model of their own, one set after the other, and who they are."""
+    best: tuple[float, set[str]] = (-np.inf, set())
+    free = rg.Mechanism(rg.SocialWelfare(), rg.NoPayments())
+    for size in range(1, len(groups) + 1):
+        for some in combinations(range(len(groups)), size):
+            alone = free.settle([rg.Report(groups[i].reward, groups[i].size) for i in some], space)
+            gain = alone.affine_social_welfare - utilities[list(some)].sum()
+            best = max(best, (gain, {groups[i].name for i in some}), key=lambda one: one[0])
+    return best
+
+
+def test_sets_of_groups_lose_together_under_a_surcharge_and_by_no_affine_payments() -> None:
+    rng, lost = np.random.default_rng(4), 0
+    for amount in (0.0, 0.3, 0.6, 1.2):
+        groups = groups_of(rng.dirichlet(np.ones(4), 4), rng.integers(1, 4, 4))
+        space = rg.Table(rng.dirichlet(np.ones(4)), rg.KL(0.3))
+        rule = rg.Mechanism(rg.AffineWelfare(weights=[1.0, 2.0, 1.0, 1.0]), _Surcharge(amount))
+        found = coalitional_rationality(rule, groups, space)
+        utilities = rule.settle([rg.Report(g.reward, g.size) for g in groups], space).utilities
+        sums = {
+            some: utilities[list(some)].sum() for size in range(1, 5) for some in combinations(range(4), size)
+        }  # fmt: skip
+        assert found.least_utility == pytest.approx(min(sums.values()), abs=1e-12)
+        assert sum(utilities[int(name)] for name in found.losing) == pytest.approx(found.least_utility, abs=1e-12)
+        assert found.is_met == (min(sums.values()) >= -1e-9)
+        gain, leaving = own_models(groups, space, utilities)
+        assert found.own_gain == pytest.approx(gain, abs=1e-12)
+        assert set(found.leaving) == leaving
+        lost += not found.is_met
+        assert amount > 0 or found.is_met
+    assert 0 < lost < 4
+
+
+def test_a_group_of_the_golden_game_would_have_more_by_a_model_of_its_own() -> None:
+    """G3, by the log-partition: b has max ASW - max ASW of a here, and max ASW of b by itself."""
+    rewards, sizes, q = np.array([[0.6, 0.3, 0.1], [0.1, 0.2, 0.7]]), np.array([3, 2]), np.array([0.7, 0.2, 0.1])
+    groups = [rg.Group(name, r, int(w)) for name, r, w in zip("ab", rewards, sizes, strict=True)]
+
+    def best(*members: int) -> float:
+        return float(0.5 * np.log(q @ np.exp(sum(sizes[i] * rewards[i] for i in members) / 0.5)))
+
+    found = coalitional_rationality(AFFINE, groups, rg.Table(q, rg.KL(0.5)))
+    assert found.leaving == ("b",)
+    assert found.own_gain == pytest.approx(best(1) - (best(0, 1) - best(0)), abs=1e-12)
+    assert found.losing == ("b",)
+    assert found.least_utility == pytest.approx(best(0, 1) - best(0), abs=1e-12)
+
+
 def test_what_the_core_says_nothing_of() -> None:
     groups = groups_of(np.eye(2), np.ones(2))
     table = rg.Table([0.5, 0.5], rg.KL(1.0))
     with pytest.raises(CombinationError, match="weights put in units of their own"):
         core(rg.Mechanism(rg.AffineWelfare(weights=[1.0, 2.0]), rg.AffinePayments()), groups, table)
     many = groups_of(np.tile([1.0, 0.0], (13, 1)), np.ones(13))
-    with pytest.raises(InputError, match="groups must be at most 12 for the core, got 13"):
+    with pytest.raises(InputError, match="groups must be at most 12 for all sets of them, got 13"):
         core(AFFINE, many, table)

@@ -55,6 +55,10 @@ def test_coalitions_come_with_the_core(game: Path) -> None:
     assert pair["gain"] > 0.4
     assert document["core"]["is_in"] is True
     assert document["core"]["least_revenue"] == pytest.approx(0.373756102268, abs=1e-9)
+    rational = document["coalitional_ir"]
+    assert rational["is_met"] is True
+    assert rational["own_model"]["members"] == ["b"]
+    assert rational["own_model"]["gain"] > 0.1
     game.write_text(json.dumps({**GAME, "weights": {"a": 2.0}}))
     unknown = json.loads(run("audit", game, "--coalitions", "--json", "--starts", "2").out)["core"]
     assert (unknown["is_in"], unknown["worst_gain"]) == (None, None)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 DIFFERS: Final = 3
 
-GameFile = Annotated[Path, typer.Argument(metavar="GAME", help="A game: .yaml, .yml, .json, or .jsonl (one a line).")]
 TrustCode = Annotated[bool, typer.Option("--trust-code", help="Run code that the game names (its own .py files, say).")]
 
 

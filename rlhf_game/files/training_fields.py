@@ -2,12 +2,12 @@
 
 from abc import ABC
 from dataclasses import fields
-from typing import Annotated, Any, TypeAlias, final
+from typing import Annotated, Any, Literal, TypeAlias, final
 
 from pydantic import Field
 
 from rlhf_game.files.schema import Name, Nonnegative, Positive, Strict
-from rlhf_game.optimization import Device, Lora, Optimization, Precision, Pretrained, Schedule
+from rlhf_game.optimization import POLICIES, Device, Lora, Optimization, Precision, Pretrained, Schedule
 
 Count: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Seed: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
@@ -53,6 +53,33 @@ class OptimizationFields(Strict, ABC):
         said: dict[str, Any] = {name: getattr(self, name) for name in names}
         said |= {"lora": None if adapter is None else adapter.adapter(), "trl": tuple(self.trl.items()), "seed": seed}
         return Optimization(**{**said, **changes})
+
+
+@final
+class PpoSpec(Strict):
+    """What PPO has beyond the others."""
+
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)] = 2
+    gae: Annotated[float, Field(ge=0, le=1)] = 0.95
+    clip: Positive = 0.2
+    value_weight: Positive = 0.1
+
+
+class PolicyTrainerFields(OptimizationFields, ABC):
+    """Of trainings of a policy on rewards."""
+
+    trainer: Literal["rloo", "grpo", "ppo", "best_of_n"] = "rloo"
+    steps: Count = 100
+    learning_rate: Positive = POLICIES.learning_rate
+    batch_size: Count = POLICIES.batch_size
+    """Responses at a time on each device."""
+    save_steps: Count = POLICIES.save_steps
+    num_generations: Annotated[int, Field(ge=2, le=10_000)] = 4
+    """Responses to a prompt in a step; n of best-of-n."""
+    max_new_tokens: Count = 64
+    temperature: Positive = 1.0
+    kl_limit: Positive | None = None
+    ppo: PpoSpec | None = None
 
 
 class PassesFields(OptimizationFields, ABC):

@@ -14,7 +14,7 @@ from rlhf_game.rewards.aggregates import (
 )
 from rlhf_game.rewards.calibration import Affine, Calibration, Logistic, Rank, Unit
 from rlhf_game.rewards.ensemble import Ensemble
-from rlhf_game.rewards.functions import TextTable, load_function
+from rlhf_game.rewards.functions import TextTable
 from rlhf_game.rewards.lexical import Brevity, Clean, Readability, Sentiment
 from rlhf_game.rewards.mix import Mix, MixPart
 from rlhf_game.rewards.neural import ImplicitReward, RewardModel, Similarity, WeightAverage
@@ -25,5 +25,5 @@ __all__ = [
     "Affine", "Aggregate", "Brevity", "Calibration", "Clean", "Ensemble", "ImplicitReward", "Judge", "Logistic", "Mean",
     "MeanMinusDeviation", "Median", "Minimum", "Mix", "MixPart", "Rank", "Readability", "RewardModel", "ScoreEndpoint",
     "Sentiment", "Similarity", "TextReward", "TextTable", "UncertaintyWeighted", "Unit", "WeightAverage",
-    "call_reward", "load_function",
+    "call_reward",
 ]  # fmt: skip

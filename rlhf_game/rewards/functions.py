@@ -31,7 +31,10 @@ class PythonFunction:
 
     @cached_property
     def _function(self) -> Callable[..., Any]:
-        return load_function(self.target, self.base)
+        function = load(self.target, self.base)
+        if not callable(function):
+            raise InputError(f"must name a function, found {type(function).__name__} as {self.target!r}")
+        return function  # type: ignore[no-any-return]
 
     @property
     def __name__(self) -> str:
@@ -60,17 +63,6 @@ class PythonFunction:
         source = inspect.getsourcefile(known)
         sha256 = None if source is None else hashlib.sha256(Path(source).read_bytes()).hexdigest()
         return {"function": self.target, "sha256": sha256}
-
-
-def load_function(target: str, base: Path | None = None) -> Callable[..., Any]:
-    """Return the function called ``package.module:function`` or ``path/to/file.py:function``.
-
-    Raises InputError when there is no such module, file or function, or it cannot be called with keywords.
-    """
-    function = load(target, base)
-    if not callable(function):
-        raise InputError(f"must name a function, found {type(function).__name__} as {target!r}")
-    return function  # type: ignore[no-any-return]
 
 
 @final

@@ -1,6 +1,6 @@
 """The summaries of a study: means with intervals, gathered part by part; memory does not grow with the games."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, Final, final
 
@@ -119,6 +119,16 @@ class PointSummary:
             self._take("gaining", (regret > 0).astype(np.float64))
             self.largest_regret = np.maximum(self.largest_regret, regret.max(axis=0))
 
+    def measured(self, at: Any) -> dict[str, Any]:
+        """Return how many games there were, and the measures of a row, or of several as lists."""
+        measures = {name: of.document(at) for name, of in self.measures.items()}
+        return {"games": self.games, "failed": self.failed, "measures": measures}
+
+    def cell(self, row: int) -> dict[str, Any]:
+        """Return the measures of a row, also those of its groups."""
+        groups = [{name: of.document((row, i)) for name, of in self.by_group.items()} for i in range(self.groups)]
+        return {**self.measured(row), "groups": groups}
+
     def _take(self, name: str, samples: Array) -> None:
         self.measures.setdefault(name, RunningMoments()).take(samples)
         if self._rounds:
@@ -159,7 +169,7 @@ def summary(study: Study, gathered: Sequence[PointSummary], errors: Sequence[Map
     return out
 
 
-def _games_summaries(study: Study, point: int, gathered: PointSummary) -> Iterable[dict[str, Any]]:
+def _games_summaries(study: Study, point: int, gathered: PointSummary) -> Iterator[dict[str, Any]]:
     one = study.points[point]
     cells = product(one.fields.playable(gathered.groups), one.fields.paid)
     for k, (strategy, payment) in enumerate(cells):
@@ -169,43 +179,23 @@ def _games_summaries(study: Study, point: int, gathered: PointSummary) -> Iterab
             "kind": strategy.kind,
             "who": one.fields.who(strategy),
             "payment": payment,
-            "games": gathered.games,
-            "failed": gathered.failed,
             "largest_regret": float(gathered.largest_regret[k]),
-            "measures": {name: of.document(k) for name, of in gathered.measures.items()},
-            "groups": [
-                {name: of.document((k, i)) for name, of in gathered.by_group.items()} for i in range(gathered.groups)
-            ],
+            **gathered.cell(k),
         }
 
 
-def _equilibrium_summaries(study: Study, point: int, gathered: PointSummary) -> Iterable[dict[str, Any]]:
+def _equilibrium_summaries(study: Study, point: int, gathered: PointSummary) -> Iterator[dict[str, Any]]:
     for k, payment in enumerate(study.points[point].fields.paid):
-        yield {
-            "point": point,
-            "payment": payment,
-            "games": gathered.games,
-            "failed": gathered.failed,
-            "measures": {name: of.document(k) for name, of in gathered.measures.items()},
-            "groups": [
-                {name: of.document((k, i)) for name, of in gathered.by_group.items()} for i in range(gathered.groups)
-            ],
-        }
+        yield {"point": point, "payment": payment, **gathered.cell(k)}
 
 
-def _market_summaries(study: Study, point: int, gathered: PointSummary) -> Iterable[dict[str, Any]]:
+def _market_summaries(study: Study, point: int, gathered: PointSummary) -> Iterator[dict[str, Any]]:
     fields = study.points[point].fields
     for k, payment in enumerate(fields.paid):
         rounds = slice(k * fields.series, (k + 1) * fields.series)
-        yield {
-            "point": point,
-            "payment": payment,
-            "games": gathered.games,
-            "failed": gathered.failed,
-            "rounds": list(range(fields.series)),
-            "measures": {name: of.document(rounds) for name, of in gathered.measures.items()},
-            "last": {name: of.document(k) for name, of in gathered.ends.items()},
-        }
+        last = {name: of.document(k) for name, of in gathered.ends.items()}
+        series = {"rounds": list(range(fields.series)), "last": last}
+        yield {"point": point, "payment": payment, **series, **gathered.measured(rounds)}
 
 
 SUMMARIES: Final = {

@@ -360,7 +360,7 @@ def test_the_best_of_a_menu_holds_for_all_of_its_entries_at_once() -> None:
     rng = np.random.default_rng(13)
     entries = [world.draw(world.trained(world.game.shares, part), 300, rng) for part in (0.0, 0.5, 1.0)]
     level = 0.9
-    found = ByMenu(entries).estimate(world.game, entries[2], level)
+    found = ByMenu(entries).estimate(world.game, level)
     each = 1 - (1 - level) / len(entries)
     rows = [world.game.others_welfare(entry, each) for entry in entries]
     for end in ("low", "high"):

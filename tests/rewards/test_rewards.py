@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rlhf_game import InputError, RunError
+from rlhf_game.registry import load
 from rlhf_game.rewards import (
     Affine,
     Brevity,
@@ -25,7 +26,6 @@ from rlhf_game.rewards import (
     TextTable,
     Unit,
     call_reward,
-    load_function,
 )
 from rlhf_game.rewards.functions import PythonFunction
 from tests import tiny
@@ -122,7 +122,7 @@ def test_functions_are_found_in_files_beside_the_configuration_and_in_packages(t
     assert scores(PythonFunction("mine.py:length", tmp_path), "abc", "a").tolist() == [3, 1]
     assert scores(PythonFunction("mine:length", tmp_path), "abc").tolist() == [3]
     assert scores(PythonFunction("pack.inner:one", tmp_path), "abc").tolist() == [1]
-    assert load_function("math:sqrt", tmp_path) is math.sqrt
+    assert load("math:sqrt", tmp_path) is math.sqrt
     assert "mine" not in sys.modules
     assert len(PythonFunction("mine.py:length", tmp_path).provenance["sha256"]) == 64
 
@@ -140,14 +140,14 @@ def test_functions_are_found_in_files_beside_the_configuration_and_in_packages(t
 )
 def test_a_function_that_is_not_there_is_said(tmp_path: Path, target: str, said: str) -> None:
     with pytest.raises(InputError) as caught:
-        load_function(target, tmp_path)
+        scores(PythonFunction(target, tmp_path), "a")
     assert said in str(caught.value)
 
 
 def test_a_file_that_cannot_be_run_is_said(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("1 / 0\n")
     with pytest.raises(RunError, match="cannot be run: ZeroDivisionError"):
-        load_function("mine.py:f", tmp_path)
+        scores(PythonFunction("mine.py:f", tmp_path), "a")
 
 
 def test_a_reward_model_scores_through_transformers(tmp_path: Path) -> None:

@@ -128,9 +128,21 @@ class OthersWelfare(ABC):
     def money(self, game: SampledGame, delivered: PolicySamples) -> tuple[Estimate, Estimate]:
         """Return payments (h - ASW_-i) / mu and gains (ASW - h) / mu: [n] both."""
 
-    @abstractmethod
     def slack(self, game: SampledGame) -> Array | None:
         """Return how far a group's own report can move its h at most: [n]; None where nothing bounds that."""
+        return np.zeros(len(game.sizes))
+
+
+class ByEstimate(OthersWelfare, ABC):
+    """h_i is a number that is estimated, whatever policy is delivered; no report of the group moves it."""
+
+    @abstractmethod
+    def estimate(self, game: SampledGame, level: float) -> Estimate:
+        """Return h: [n]."""
+
+    def money(self, game: SampledGame, delivered: PolicySamples) -> tuple[Estimate, Estimate]:
+        """Return payments and gains by the estimate."""
+        return _money(game, delivered, self.estimate(game, game.at(2)))
 
 
 @final
@@ -177,7 +189,7 @@ class ByFormula(OthersWelfare):
 
 @final
 @dataclass(frozen=True, eq=False)
-class ByReference(OthersWelfare):
+class ByReference(ByEstimate):
     """h_i = max ASW_-i over the samples of the reference: strength log mean exp(s_-i / strength).
 
     It is too low on average (a group pays less than max ASW_-i asks for), and nothing that group i says can move it.
@@ -185,57 +197,37 @@ class ByReference(OthersWelfare):
 
     reference: PolicySamples
 
-    def estimate(self, game: SampledGame, delivered: PolicySamples, level: float) -> Estimate:
+    def estimate(self, game: SampledGame, level: float) -> Estimate:
         """Return the maximum over the samples; its ends are those of max ASW_-i itself: [n]."""
         return best_welfare(game, self.reference, level)
-
-    def money(self, game: SampledGame, delivered: PolicySamples) -> tuple[Estimate, Estimate]:
-        """Return payments and gains by the estimate."""
-        return _money(game, delivered, self.estimate(game, delivered, game.at(2)))
-
-    def slack(self, game: SampledGame) -> Array | None:
-        """Return zeros: [n]."""
-        return np.zeros(len(game.sizes))
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class ByTrainings(OthersWelfare):
+class ByTrainings(ByEstimate):
     """h_i = ASW_-i of a policy that was trained without group i, fully or (H2) for fewer steps."""
 
     without: Sequence[PolicySamples]
 
-    def estimate(self, game: SampledGame, delivered: PolicySamples, level: float) -> Estimate:
+    def estimate(self, game: SampledGame, level: float) -> Estimate:
         """Return ASW_-i of each group's own leave-one-out policy: [n]."""
         each = [game.others_welfare(samples, level)[i] for i, samples in enumerate(self.without)]
         return stacked(each)
 
-    def money(self, game: SampledGame, delivered: PolicySamples) -> tuple[Estimate, Estimate]:
-        """Return payments and gains by the estimate."""
-        return _money(game, delivered, self.estimate(game, delivered, game.at(2)))
-
-    def slack(self, game: SampledGame) -> Array | None:
-        """Return zeros: [n]."""
-        return np.zeros(len(game.sizes))
-
 
 @final
 @dataclass(frozen=True, eq=False)
-class ByMenu(OthersWelfare):
+class ByMenu(ByEstimate):
     """h_i = the best ASW_-i over policies that depend on the group's own report: checkpoints (H1) or soups."""
 
     entries: Sequence[PolicySamples]
 
-    def estimate(self, game: SampledGame, delivered: PolicySamples, level: float) -> Estimate:
+    def estimate(self, game: SampledGame, level: float) -> Estimate:
         """Return the largest of the entries: [n]."""
         each = 1 - (1 - level) / len(self.entries)
         found = [game.others_welfare(samples, each) for samples in self.entries]
         value, low, high = (np.max([getattr(one, end) for one in found], axis=0) for end in ("value", "low", "high"))
         return Estimate(value, low, high, level)
-
-    def money(self, game: SampledGame, delivered: PolicySamples) -> tuple[Estimate, Estimate]:
-        """Return payments and gains by the estimate."""
-        return _money(game, delivered, self.estimate(game, delivered, game.at(2)))
 
     def slack(self, game: SampledGame) -> Array | None:
         """Return None: the group's report moves the menu."""

@@ -8,8 +8,8 @@ from pydantic_core import PydanticCustomError
 
 from rlhf_game.files.documents import shown
 from rlhf_game.files.sampled import PaymentsFrom
-from rlhf_game.files.schema import Name, Positive, Strict
-from rlhf_game.files.training_fields import LoraSpec, OptimizationFields
+from rlhf_game.files.schema import Name, Positive
+from rlhf_game.files.training_fields import LoraSpec, PolicyTrainerFields
 from rlhf_game.mechanism.reports import LARGEST_SIZE
 from rlhf_game.optimization import FINETUNED
 from rlhf_game.outcomes.served_draws import ServerSpec
@@ -26,17 +26,7 @@ OF_DRAWS = frozenset(
 
 
 @final
-class PpoSpec(Strict):
-    """What PPO has beyond the others."""
-
-    epochs: Count = 2
-    gae: Share = 0.95
-    clip: Positive = 0.2
-    value_weight: Positive = 0.1
-
-
-@final
-class FinetunedSpec(OptimizationFields):
+class FinetunedSpec(PolicyTrainerFields):
     """The outcome is a policy that is trained, and known through samples."""
 
     kind: Literal["finetuned"]
@@ -46,19 +36,8 @@ class FinetunedSpec(OptimizationFields):
     """A file of draws that somebody made, with ``settle --draws``: nothing is drawn either."""
     servers: dict[Literal["policy", "reference"], ServerSpec] = {}
     """Servers that generate the draws of a policy that is there already, or of the reference."""
-    trainer: Literal["rloo", "grpo", "ppo", "best_of_n"] = "rloo"
-    steps: Count = 100
     learning_rate: Positive = FINETUNED.learning_rate
-    batch_size: Count = FINETUNED.batch_size
-    """Responses at a time on each device."""
-    num_generations: Annotated[int, Field(ge=2, le=10_000)] = 4
-    """Responses to one prompt in a step."""
     lora: LoraSpec | Literal["full"] = LoraSpec()
-    max_new_tokens: Count = 64
-    temperature: Positive = 1.0
-    save_steps: Count = FINETUNED.save_steps
-    kl_limit: Positive | None = None
-    ppo: PpoSpec | None = None
     payments_from: PaymentsFrom = "samples"
     stop_after: Count | None = None
     """Steps of each training without a group; with payments_from early_stopped."""

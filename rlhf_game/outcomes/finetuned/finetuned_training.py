@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,8 @@ from rlhf_game.files.conversations import document_of
 from rlhf_game.files.locks import held
 from rlhf_game.files.run_folder import Progress, unwatched, versions
 from rlhf_game.files.sampled import FINAL, without
-from rlhf_game.optimization import Pretrained
+from rlhf_game.files.training_fields import PolicyTrainerFields
+from rlhf_game.optimization import Optimization, Pretrained
 from rlhf_game.outcomes.finetuned.finetuned_spec import FinetunedSpec
 from rlhf_game.outcomes.run_config import Configuration, GroupSpec, hashes_of_code
 from rlhf_game.rewards.mix import Mix, MixPart
@@ -151,8 +152,6 @@ def in_unit(groups: Sequence[GroupSpec], base: Path) -> dict[str, Mix]:
 
 def policy_training(task: TrainingTask) -> "PolicyTraining":
     """Return a task as the trainers have it. Raises InputError that begins with the field."""
-    from rlhf_game.training_backends.trainers.policies import PolicyTraining, PpoSettings
-
     fields = task.configuration.fields
     spec, model = spec_of(task.configuration), task.configuration.source.model
     adapter = None if spec.lora == "full" else spec.lora
@@ -161,18 +160,35 @@ def policy_training(task: TrainingTask) -> "PolicyTraining":
         raise InputError("model.dtype: must be float32 or bfloat16 with outcomes finetuned, found float16")
     if model.device not in ("auto", "cpu", "cuda"):
         raise InputError(f"model.device: must be auto, cpu or cuda with outcomes finetuned, found {model.device}")
+    how = spec.optimization(adapter, fields.seed, steps=task.steps, keeps_checkpoints=task.keeps_checkpoints)
+    trained = Pretrained(str(model.name), model.revision, model.dtype, model.device, model.fold_system)  # type: ignore[arg-type]
+    shares = (heard[group.name] for group in task.groups)
+    return training_of(spec, trained, fields.strength, shares, how, fields.system)
+
+
+def training_of(
+    fields: PolicyTrainerFields,
+    model: Pretrained,
+    strength: float,
+    shares: Iterable[float],
+    how: Optimization,
+    system: str | None,
+) -> "PolicyTraining":
+    """Return the training of a model on rewards. shares: mu_i w_i of the groups, in order. Raises InputError."""
+    from rlhf_game.training_backends.trainers.policies import PolicyTraining, PpoSettings
+
     return PolicyTraining(
-        Pretrained(str(model.name), model.revision, model.dtype, model.device, model.fold_system),  # type: ignore[arg-type]
-        fields.strength,
-        tuple(heard[group.name] for group in task.groups),
-        spec.optimization(adapter, fields.seed, steps=task.steps, keeps_checkpoints=task.keeps_checkpoints),
-        trainer=spec.trainer,
-        num_generations=spec.num_generations,
-        max_new_tokens=spec.max_new_tokens,
-        temperature=spec.temperature,
-        system=fields.system,
-        kl_limit=spec.kl_limit,
-        ppo=None if spec.ppo is None else PpoSettings(**spec.ppo.model_dump()),
+        model,
+        strength,
+        tuple(shares),
+        how,
+        trainer=fields.trainer,
+        num_generations=fields.num_generations,
+        max_new_tokens=fields.max_new_tokens,
+        temperature=fields.temperature,
+        system=system,
+        kl_limit=fields.kl_limit,
+        ppo=None if fields.ppo is None else PpoSettings(**fields.ppo.model_dump()),
     )
 
 

@@ -14,11 +14,9 @@ from rlhf_game.files.conversations import Text
 from rlhf_game.files.documents import shown
 from rlhf_game.files.prompt_rows import Prompts, prompts_of
 from rlhf_game.files.schema import Name, Positive, Strict
-from rlhf_game.files.training_fields import Count, LoraSpec, ModelFields, OptimizationFields, Seed
+from rlhf_game.files.training_fields import Count, LoraSpec, ModelFields, PolicyTrainerFields, Seed
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.optimization import POLICIES
-from rlhf_game.outcomes.finetuned.finetuned_spec import PpoSpec
-from rlhf_game.outcomes.finetuned.finetuned_training import in_unit
+from rlhf_game.outcomes.finetuned.finetuned_training import in_unit, training_of
 from rlhf_game.outcomes.run_config import GroupSpec
 from rlhf_game.rewards.diagnostics import best_of_n_divergence
 from rlhf_game.rewards.nested import BATCHES, refuse_rank
@@ -65,7 +63,7 @@ class JudgedResponses:
     """The first response to each of the first few prompts."""
 
 
-class PolicyFields(TrainingFields, OptimizationFields, ModelFields, ABC):
+class PolicyFields(TrainingFields, PolicyTrainerFields, ModelFields, ABC):
     """A policy, the groups whose rewards it is trained on, and the trainer."""
 
     prompts: Prompts
@@ -73,20 +71,8 @@ class PolicyFields(TrainingFields, OptimizationFields, ModelFields, ABC):
     weights: dict[Name, Positive] | None = None
     """mu of each group in a general affine maximiser, beside its size; 1 where it is not named."""
     strength: Positive
-    trainer: Literal["rloo", "grpo", "ppo", "best_of_n"] = "rloo"
     lora: LoraSpec | None = None
-    steps: Count = 100
-    learning_rate: Positive = POLICIES.learning_rate
-    batch_size: Count = POLICIES.batch_size
-    """Responses at a time on each device."""
-    save_steps: Count = POLICIES.save_steps
-    num_generations: Annotated[int, Field(ge=2, le=10_000)] = 4
-    """Responses to a prompt in a step; n of best-of-n."""
-    max_new_tokens: Count = 64
-    temperature: Positive = 1.0
     keeps_checkpoints: bool = False
-    kl_limit: Positive | None = None
-    ppo: PpoSpec | None = None
     judged: JudgedSpec = JudgedSpec()
     seed: Seed = 0
 
@@ -118,22 +104,10 @@ class PolicyFields(TrainingFields, OptimizationFields, ModelFields, ABC):
 
     def training(self) -> "PolicyTraining":
         """Return the training itself. Raises InputError where its fields do not go together."""
-        from rlhf_game.training_backends.trainers.policies import PolicyTraining, PpoSettings
-
         mu = self.weights or {}
-        return PolicyTraining(
-            self.reference,
-            self.strength,
-            tuple(mu.get(group.name, 1.0) * group.size for group in self.groups),
-            self.optimization(self.lora, self.seed, keeps_checkpoints=self.keeps_checkpoints),
-            trainer=self.trainer,
-            num_generations=self.num_generations,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            system=self.system,
-            kl_limit=self.kl_limit,
-            ppo=None if self.ppo is None else PpoSettings(**self.ppo.model_dump()),
-        )
+        shares = (mu.get(group.name, 1.0) * group.size for group in self.groups)
+        how = self.optimization(self.lora, self.seed, keeps_checkpoints=self.keeps_checkpoints)
+        return training_of(self, self.reference, self.strength, shares, how, self.system)
 
     def train_into(
         self, place: Path, training: "PolicyTraining", reset: "ElasticReset | None", task: Task

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from math import ceil, isfinite
 from pathlib import Path
@@ -123,7 +122,8 @@ def train_eso(
     told = hashlib.sha256(json.dumps([list(row) for row in rows], default=document_of).encode()).hexdigest()
     what = {"trainer": "eso", **training.document()}
     document = json.loads(json.dumps({"training": what, "rows_sha256": told, "reward": digest_of(reward)}))
-    with torch.random.fork_rng(), quiet_transformers(), _explained(training, out):
+    lengths = f"max_new_tokens (now {training.max_new_tokens})"
+    with torch.random.fork_rng(), quiet_transformers(), explained(training.optimization, out, lengths):
         torch.manual_seed(training.optimization.seed)  # a LoRA's first weights
         settings = _settings(training, out / "checkpoints")
         if settings.should_save:
@@ -137,10 +137,6 @@ def train_eso(
             log = _log(trainer.state.log_history)
             finish(trainer, out, {**document, **more, **counted(trainer)}, log)
     return _read(out)
-
-
-def _explained(training: EsoTraining, out: Path) -> AbstractContextManager[None]:
-    return explained(training.optimization, out, f"max_new_tokens (now {training.max_new_tokens})")
 
 
 def _settings(training: EsoTraining, work: Path) -> Any:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -104,7 +103,8 @@ def train_policy(
     refuse_ranks(rewards)
     training = replace(training, model=training.model.placed(base))
     document = _document(training, prompts, rewards, columns)
-    with torch.random.fork_rng(), quiet_transformers(), _explained(training, out):
+    lengths = f"max_new_tokens (now {training.max_new_tokens})"
+    with torch.random.fork_rng(), quiet_transformers(), explained(training.optimization, out, lengths):
         torch.manual_seed(training.optimization.seed)  # a LoRA's first weights
         settings = make_settings(training, out / "checkpoints")
         if settings.should_save:
@@ -124,10 +124,6 @@ def train_policy(
             log = steps_of(trainer.state.log_history)
             finish(trainer, out, {**document, "callbacks": kept, **before, **counted(trainer)}, log)
     return _read(out)
-
-
-def _explained(training: PolicyTraining, out: Path) -> AbstractContextManager[None]:
-    return explained(training.optimization, out, f"max_new_tokens (now {training.max_new_tokens})")
 
 
 def _prepare(

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -111,7 +110,8 @@ def train_supervised(
         "training": json.loads(json.dumps(document_of_training(training))),
         "examples_sha256": hashlib.sha256(asked.encode()).hexdigest(),
     }
-    with torch.random.fork_rng(), quiet_transformers(), _explained(training, out):
+    lengths = f"max_length (now {training.max_length})"
+    with torch.random.fork_rng(), quiet_transformers(), explained(training.optimization, out, lengths):
         torch.manual_seed(how.seed)  # a LoRA's first weights
         begin(document, out)
         if not (out / CARD).exists():
@@ -124,10 +124,6 @@ def train_supervised(
             finish(trainer, out, {**document, **done}, log)
     card, steps = read_finished(out, f"{out}: must hold a trained policy")
     return Supervised(out, card["steps"], card["dropped_examples"], tuple(row["loss"] for row in steps))
-
-
-def _explained(training: SupervisedTraining, out: Path) -> AbstractContextManager[None]:
-    return explained(training.optimization, out, f"max_length (now {training.max_length})")
 
 
 def _log(history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from rlhf_game.outcomes.finetuned.finetuned_draws import samples_file
 from rlhf_game.outcomes.generation import read_drawn
 from rlhf_game.outcomes.given_rows import GivenSpec
 from rlhf_game.outcomes.prompts.prompts_game import settled_prompts
-from rlhf_game.outcomes.run_config import RunConfig, parse_config, read_config
+from rlhf_game.outcomes.run_config import Configuration, RunConfig, parse_config, read_config
 from rlhf_game.outcomes.run_pipeline import game_document, spreads
 from rlhf_game.outcomes.scoring import RAW, GroupScorer, read_rewards, rewards_again
 from rlhf_game.outcomes.sealing import seal_of, sealed_reports
@@ -116,6 +116,19 @@ def _json(path: Path) -> Any:
     return parse_json(read_text(path), str(path))
 
 
+def configuration_of(path: Path, config: Path | None) -> Configuration:
+    """Return the configuration of a finished run. config: its file; without it paths start from the current folder.
+
+    Raises InputError when it is not what the run was made of.
+    """
+    said = _json(path / CONFIG)
+    known = {key: value for key, value in said.items() if key != "files"}
+    configuration = parse_config(known, CONFIG, Path()) if config is None else read_config(config)
+    if configuration.document() != said:
+        raise InputError(f"{config or CONFIG}: must be what {path} was made of, files included, found it changed")
+    return configuration
+
+
 def rescored_differences(path: Path, config: Path | None, count: int, rng: np.random.Generator) -> list[str]:
     """Return a line for each score of some responses of a run, picked at random, that its rewards do not give again.
 
@@ -123,11 +136,7 @@ def rescored_differences(path: Path, config: Path | None, count: int, rng: np.ra
     paths in it start from the current folder. Raises InputError when it is not what the run was made of, or the run
     has no table of scores.
     """
-    folder = RunFolder(Workspace(path))
-    said = {key: value for key, value in _json(path / CONFIG).items() if key != "files"}
-    configuration = parse_config(said, CONFIG, Path()) if config is None else read_config(config)
-    if configuration.document() != _json(path / CONFIG):
-        raise InputError(f"{config or CONFIG}: must be what {path} was made of, files included, found it changed")
+    folder, configuration = RunFolder(Workspace(path)), configuration_of(path, config)
     if not folder.scores.exists():
         raise InputError(f"{path}: must be a run with {folder.scores.name} to compute rewards again, found none")
     columns = read_parquet(folder.scores)[0]

@@ -7,6 +7,7 @@ for it: ``AffinePayments`` refuses, and ``FinetunedPayments`` charges by a leave
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from operator import is_
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, final
@@ -33,7 +34,7 @@ from rlhf_game.mechanism.sampled.sampled_settlement import (
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 from rlhf_game.mechanism.training import AffineRule, Trained
 from rlhf_game.training_backends.lm.models import LanguageModel, load_reference
-from rlhf_game.training_backends.lm.sampling import Sample, log_probabilities, sample
+from rlhf_game.training_backends.lm.sampling import Sample, log_probabilities, sample, token_log_probabilities
 from rlhf_game.training_backends.trainers.policies import PolicyTraining, load_policy, train_policy
 
 TextReward: TypeAlias = Any
@@ -147,6 +148,13 @@ class Finetuned(PolicySpace[TextReward]):
         cap = least_cap(sizes * multipliers, strength) if self.cap is None else self.cap
         return SampledGame(sizes, multipliers, strength, self.level, cap)
 
+    def log_tokens(self, model: LanguageModel | None, sequence: Sequence[int], prompt: int) -> Array:
+        """Return log p of each token of a response. model: None is the reference. prompt: its place."""
+        if not 0 <= prompt < len(self.prompts):
+            raise InputError(f"must be one of {len(self.prompts)}, from 0, got {prompt}", field="prompt")
+        encoded = self._model.encode_prompt(self.prompts[prompt], self.training.system)
+        return token_log_probabilities(model or self._model, encoded, sequence, sampling=self.training.sampling)
+
     def _log_reference(self, rows: Sequence[Sequence[Sample]]) -> Array:
         encoded = self._model.encode_prompts(self.prompts, self.training.system)
         prompts = [ids for ids, row in zip(encoded, rows, strict=True) for _ in row]
@@ -162,7 +170,8 @@ class FinetunedPolicy(Policy[TextReward]):
     def __init__(
         self, space: Finetuned, folder: Path | None, draws: PolicyDraws, shares: Array, rewards: tuple[TextReward, ...]
     ) -> None:
-        self.space, self.folder, self.draws = space, folder, draws
+        self.space: Finetuned = space
+        self.folder, self.draws = folder, draws
         if not rewards:
             self.welfare = self.divergence = self.gap = 0.0
             return
@@ -175,6 +184,14 @@ class FinetunedPolicy(Policy[TextReward]):
     def values(self, rewards: Sequence[TextReward]) -> Array:
         """Return the mean of each reward over the draws: [k]."""
         return np.asarray(self.space.score(rewards, self.draws).rewards.mean(axis=(1, 2)))
+
+    def log_tokens(self, sequence: Sequence[int], prompt: int = 0) -> Array:
+        """Return log p of each token of a response to a prompt by its place; raise InputError of one not whole."""
+        return self.space.log_tokens(self._model, sequence, prompt)
+
+    @cached_property
+    def _model(self) -> LanguageModel | None:
+        return None if self.folder is None else load_policy(self.folder)
 
     def externalities(self, weights: Array, rewards: Sequence[TextReward]) -> Array:
         """Raise CombinationError: this is defined at the optimum, and a trained policy is not quite there."""

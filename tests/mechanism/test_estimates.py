@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rlhf_game.errors import InputError
-from rlhf_game.mechanism.sampled.estimates import Estimate, student_interval
+from rlhf_game.mechanism.sampled.estimates import Estimate, student_interval, student_total
 
 
 def test_sums_and_multiples_keep_the_truth_inside() -> None:
@@ -60,6 +60,20 @@ def test_a_mean_of_few_values_is_covered_as_often_as_stated(count: int) -> None:
     assert (np.abs(values.mean(axis=1) - 1) <= normal).mean() < 0.94
     if count == 2:
         assert (np.abs(values.mean(axis=1) - 1) <= normal).mean() == pytest.approx(0.70, abs=0.01)
+
+
+def test_a_total_of_further_values_is_covered_as_often_as_stated() -> None:
+    """1,000 seeded totals of two laws; the interval of their means alone misses most: it is the negative control."""
+    rng, counts, covered, by_means = np.random.default_rng(4), np.array([6.0, 30.0]), 0, 0
+    for _ in range(1000):
+        known = rng.normal([[1.0], [-2.0]], [[1.0], [0.5]], (2, 100))
+        total = rng.normal(1.0, 1.0, 6).sum() + rng.normal(-2.0, 0.5, 30).sum()
+        covered += student_total(known, counts).contains(total)
+        means = student_interval(known)
+        by_means += bool(counts @ means.low <= total <= counts @ means.high)
+    assert 930 <= covered <= 985
+    assert by_means < 800
+    assert student_total(np.zeros((3, 0, 2)), np.zeros(0)).value.tolist() == [0.0] * 3
 
 
 def test_a_mean_keeps_to_what_is_known() -> None:

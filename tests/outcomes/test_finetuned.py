@@ -1,6 +1,7 @@
 """``run`` with outcomes finetuned, on a language model whose responses can all be listed: the truth is known."""
 
 import json
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from pyarrow import parquet
 
 from rlhf_game import InputError
 from rlhf_game.files.sampled import read_sampled_game, sampled_receipt
+from rlhf_game.files.workspace import SUMS, Workspace
 from rlhf_game.mechanism.sampled.sampled_settlement import ByFormula, SampledGame, least_cap, settle_samples
 from rlhf_game.mechanism.spaces.menu import Menu
 from rlhf_game.outcomes import read_config, run
@@ -109,6 +111,55 @@ def cached(done: FinetunedRun) -> list[str]:
     configuration = read_config(done.folder.parent / "good.json")
     spec = finetuned_training.spec_of(configuration)
     return [finetuned_training.make(task).folder for task in finetuned_training.further_tasks(configuration, spec)]
+
+
+def test_responses_are_priced_by_the_models_with_and_without_each_group(
+    good: FinetunedRun, truth: Truth, place: Path, tmp_path: Path
+) -> None:
+    """The price is strength log p / p_-i of the tokens that were drawn; its mean is nearly the bill."""
+    p = truth.of(load_policy(good.folder / "policy"))
+    alone = [truth.of(load_policy(Path(folder))) for folder in cached(good)]
+    table = parquet.read_table(good.folder / "samples.parquet").to_pydict()
+    at = {ids: k for k, ids in enumerate(responses(LONGEST))}
+    drawn: dict[str, int] = {}
+    for policy, text, ids in zip(table["policy"], table["text"], table["token_ids"], strict=True):
+        if policy == "final":
+            drawn.setdefault(text, at[tuple(ids)])
+    rows = [(PROMPT, text) for text in drawn] + [("who?", "a"), (PROMPT, "a b c d")]
+    log = tmp_path / "served.jsonl"
+    log.write_text("".join(json.dumps({"prompt": asked, "response": said}) + "\n" for asked, said in rows))
+    arguments = ("meter", good.folder, "--responses", log, "--config", place / "good.json")
+    found = json.loads(command(*arguments, "--json").out)
+    assert found["unknown"] == [len(drawn), len(drawn) + 1]
+    for i, group in enumerate(found["groups"]):
+        prices = STRENGTH * np.log(p / alone[i])
+        assert group["responses"][:-2] == pytest.approx(prices[list(drawn.values())], abs=1e-4)
+        expected, mean = group["expected"], float(p @ prices)
+        assert expected["estimate"] / len(drawn) == pytest.approx(mean, abs=4 * float(prices.std()) / 2000**0.5)
+        assert mean == pytest.approx(truth.payments(p)[i], abs=0.02)
+        deviation = np.sqrt(p @ (prices - mean) ** 2 * len(drawn))
+        assert expected["high"] - expected["low"] == pytest.approx(2 * 1.96 * deviation, rel=0.1)
+    assert "KL(policy || policy without the group)" in command(*arguments).out
+    swapped = tmp_path / "swapped"
+    shutil.copytree(good.folder, swapped)
+    cost = json.loads((swapped / "cost.json").read_text())
+    final, first, second = (one["folder"] for one in cost["trainings"])
+    for folders, said in (((final, second, first), "the weights that this run drew from"), ((first,) * 3, "nowhere")):
+        for one, folder in zip(cost["trainings"], folders, strict=True):
+            one["folder"] = "nowhere" if said == "nowhere" else folder
+        (swapped / "cost.json").write_text(json.dumps(cost))
+        (swapped / SUMS).unlink()
+        Workspace(swapped).adopt(*Workspace(swapped).files())
+        wrong = command("meter", swapped, "--responses", log, "--config", place / "good.json")
+        assert (wrong.code, wrong.out) == (2, "")
+        assert (said if said != "nowhere" else "must name the folder of the policy 'final'") in wrong.err
+    game = (swapped / "game.json").read_text()
+    (swapped / "game.json").write_text(game.replace('"payments_from": "leave_one_out"', '"payments_from": "samples"'))
+    wrong = command("meter", swapped, "--responses", log, "--config", place / "good.json")
+    assert (wrong.code, "payments_from: must be leave_one_out" in wrong.err) == (2, True)
+    (place / "other.json").write_text(json.dumps(document(GOOD | {"steps": 61})))
+    wrong = command("meter", good.folder, "--responses", log, "--config", place / "other.json")
+    assert (wrong.code, "must be what" in wrong.err) == (2, True)
 
 
 def test_one_training_gives_all_payments_within_their_intervals(good: FinetunedRun, truth: Truth) -> None:

@@ -15,7 +15,7 @@ from rlhf_game.training_backends.lm.models import load_language_model
 from rlhf_game.training_backends.lm.soups import interpolate, save_language_model, simplex_grid
 from rlhf_game.training_backends.trainers.policies import PolicyTraining, load_policy
 from tests.outcomes.listed import SIZES, STRENGTH, Truth
-from tests.training_backends.trainers.policies.enumerable import PROMPT, REWARDS, save_model
+from tests.training_backends.trainers.policies.enumerable import END, PROMPT, REWARDS, responses, save_model
 from tests.trainings import changed, made
 
 REPORTS = [Report(reward, size=int(size)) for reward, size in zip(REWARDS.values(), SIZES, strict=True)]
@@ -54,6 +54,15 @@ def test_a_mechanism_settles_over_a_language_model(space: Finetuned, model: Path
     assert len(list(space.folder.iterdir())) == 3  # the policy, and one without each group
     profile = [space.read(report.reward) for report in REPORTS]
     assert settlement.policy.values(profile) == pytest.approx(settlement.values)
+    alone = [space.maximize(np.where(np.arange(2) == i, 0.0, SIZES), profile).folder for i in range(2)]
+    prices = STRENGTH * np.log(p / np.array([truth.of(load_policy(folder)) for folder in alone]))
+    tokens = [settlement.token_prices(sequence) for sequence in responses(2)[::6]]
+    np.testing.assert_allclose(np.array([one.sum(axis=1) for one in tokens]).T, prices[:, ::6], atol=1e-5)
+    assert {one.shape for one in tokens} == {(2, 1), (2, 2)}
+    assert len(list(space.folder.iterdir())) == 3  # the same policies without each group
+    for sequence, prompt in (((END, 2), 0), ((2,), 0), ((2, 2, END), 0), ((END,), 1)):
+        with pytest.raises(InputError, match=r"whole outcome|one of 1"):
+            settlement.token_prices(sequence, prompt)
 
 
 def test_nothing_is_trained_loaded_or_scored_twice(

@@ -107,6 +107,22 @@ def student_interval(
     return Estimate(value, low, high, level)
 
 
+def student_total(values: ArrayLike, counts: ArrayLike, level: float = 0.95) -> Estimate:
+    """Return the total of further values of B laws, of each of which N >= 2 are known, and an interval for it: [...].
+
+    values: [..., B, N]. counts: how many further ones of each law, [B]. The interval is for the total itself, not for
+    its expectation: it has the spread of the further values as well. Approximate, for few values a little too wide.
+    """
+    from scipy.special import stdtrit
+
+    array, further = finite(values, "values"), finite(counts, "counts")
+    known = array.shape[-1]
+    total = array.mean(axis=-1) @ further
+    variance = array.var(axis=-1, ddof=1) @ (further + further**2 / known)
+    reach = stdtrit(known - 1, (1 + level) / 2) * np.sqrt(variance)
+    return Estimate(total, total - reach, total + reach, level)
+
+
 def share_interval(share: float, count: int, level: float = 0.95) -> Estimate:
     """Return a share of ``count`` independent trials with the interval of Clopper and Pearson (1934) for its chance.
 

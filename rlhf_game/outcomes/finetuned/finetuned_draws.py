@@ -39,7 +39,7 @@ MODEL = Path("policy") / "model"
 TRAININGS = "trainings"
 """Where a run keeps the policies that no other run may take."""
 COST = "cost.json"
-"""The seconds of each training: the one thing that differs when a run is repeated, and so in no other file."""
+"""The seconds of each training and where its policy is: what differs when a run is repeated, in no other file."""
 Loader: TypeAlias = "Callable[[], LanguageModel]"
 Rows: TypeAlias = list[dict[str, Any]]
 
@@ -90,9 +90,8 @@ def draw(configuration: Configuration, folder: RunFolder, watch: Progress, engin
         rows = sampler.with_final(rows, final)
     for number, (label, load) in enumerate(loaders, start=1):
         rows += sampler.draw(number, label, load)
-    folder.workspace.write_json(
-        folder.path / COST, {"trainings": [{"of": one.label, "seconds": one.seconds} for one in made]}
-    )
+    took = [{"of": one.label, "seconds": one.seconds, "folder": _named(one.folder, folder.path)} for one in made]
+    folder.workspace.write_json(folder.path / COST, {"trainings": took})
     done = [{"of": one.label, "steps": one.steps, "tokens": one.tokens} for one in made]
     origin |= {"policy_sha256": weights, "trainings": done}
     columns = {name: [row[name] for row in rows] for name in rows[-1]}
@@ -153,6 +152,12 @@ def side_by_side() -> Engine:
 
     found = devices()
     return Serial() if len(found) < 2 else Devices(found)
+
+
+def _named(place: str, folder: Path) -> str:
+    """Return a path from the run's folder if it is in it, so that the folder can be moved."""
+    path = Path(place).resolve()
+    return str(path.relative_to(folder.resolve()) if path.is_relative_to(folder.resolve()) else path)
 
 
 def _places(made: Sequence[DoneTraining]) -> list[tuple[str, str]]:

@@ -288,8 +288,29 @@ def log_probabilities(
     found = np.zeros(len(cut))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        found[rows] = _score(language_model, [prompts[k] for k in rows], [cut[k] for k in rows], how)
+        scores = _score(language_model, [prompts[k] for k in rows], [cut[k] for k in rows], how)
+        found[rows] = [float(tokens.sum()) for tokens in scores]
     return found
+
+
+@torch.inference_mode()
+def token_log_probabilities(
+    language_model: LanguageModel, prompt: Sequence[int], response: Sequence[int], *, sampling: Sampling | None = None
+) -> Array:
+    """Return log q(token | prompt, tokens before it) in nats of each token of a response: [tokens].
+
+    Raises InputError when the response is no whole one: it goes on after its end, is longer than sampling lets it be,
+    or is neither ended nor cut there.
+    """
+    how = sampling or Sampling()
+    ended = bool(response) and response[-1] in language_model.end_ids
+    whole = len(response) == how.max_new_tokens or (ended and len(response) < how.max_new_tokens)
+    if not whole or len(_until_end(response, language_model.end_ids)) < len(response):
+        raise InputError(
+            f"must be a whole outcome, ended or of {how.max_new_tokens} tokens, got {list(response)}", field="sequence"
+        )
+    (tokens,) = _score(language_model, [prompt], [list(response)], how)
+    return np.asarray(tokens.cpu().numpy())
 
 
 @torch.inference_mode()
@@ -314,8 +335,8 @@ def _until_end(response: Sequence[int], end_ids: tuple[int, ...]) -> list[int]:
 
 def _score(
     language_model: LanguageModel, prompts: list[Sequence[int]], responses: list[list[int]], sampling: Sampling
-) -> Array:
-    """Return log p(response | prompt) of a batch, padded on the right: [B]; temperature and cut-offs as in sampling."""
+) -> list[Tensor]:
+    """Return log p of each token of the responses of a batch, padded on the right, tempered and cut as in sampling."""
     model, cache = language_model.model, DynamicCache(config=language_model.model.config)
     begun = commonprefix([list(prompt[:-1]) for prompt in prompts])
     if begun:
@@ -330,12 +351,11 @@ def _score(
         mask[row, : len(both)] = 1
     ids, mask = ids[:, len(begun) :].to(model.device), mask.to(model.device)
     logits = model(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True).logits
-    found = np.zeros(len(prompts))
+    found = []
     for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-        if response:
-            first = len(prompt) - 1 - len(begun)
-            steps = logits[row, first : first + len(response)].float() / sampling.temperature
-            log_steps = filter_logits(steps, sampling).double().log_softmax(dim=-1)
-            picked = log_steps.gather(-1, torch.tensor(response, device=log_steps.device)[:, None])
-            found[row] = float(picked.sum())
+        first = len(prompt) - 1 - len(begun)
+        steps = logits[row, first : first + len(response)].float() / sampling.temperature
+        log_steps = filter_logits(steps, sampling).double().log_softmax(dim=-1)
+        said = torch.tensor(response, dtype=torch.long, device=log_steps.device)
+        found.append(log_steps.gather(-1, said[:, None])[:, 0])
     return found

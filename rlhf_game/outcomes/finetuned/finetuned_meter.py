@@ -56,7 +56,7 @@ def meter_trained(path: Path, served: Sequence[Served], config: Path | None = No
     InputError when the run has no model without each group, or a folder of one no longer holds its weights.
     """
     run = _TrainedRun(RunFolder(Workspace(path)), configuration_of(path, config))
-    asked = [run.said(one) for one in served]
+    asked = [run.tokens_of(one) for one in served]
     known = [one for one in asked if one is not None]
     places = sorted({b for b, _ in known})
     drawn = [one for one in run.drawn if one[0] in places]
@@ -114,7 +114,7 @@ class _TrainedRun:
         texts = self.columns["text"]
         return {(self.columns["prompt"][k], texts[k]): self._row(k) for k in reversed(self._rows(self.delivered))}
 
-    def said(self, one: Served) -> Said | None:
+    def tokens_of(self, one: Served) -> Said | None:
         """Return a row of the log as tokens; None where it is no response that the policy could give."""
         words = self.configuration.source.words
         if one.prompt not in words:

@@ -54,12 +54,15 @@ def listing(folder: Path) -> str:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Add the page to cheat on, the files that pages link to, and those that these link to."""
+    """Add the page to cheat on, the schemas of files, the files that pages link to, and those that these link to."""
     from mkdocs.structure.files import File, InclusionLevel
 
+    from rlhf_game.cli.schema import SchemaKind, schema_text
     from rlhf_game.report.play import play_page
 
-    files.append(File.generated(config, PLAY, content=play_page(), inclusion=InclusionLevel.NOT_IN_NAV))
+    served = {PLAY: play_page()} | {f"schemas/{of.value}.schema.json": schema_text(of) for of in SchemaKind}
+    for uri, content in served.items():
+        files.append(File.generated(config, uri, content=content, inclusion=InclusionLevel.NOT_IN_NAV))
 
     pages = {f"docs/{file.src_uri}": Path(file.abs_src_path).read_text("utf-8") for file in files.documentation_pages()}
     waiting = [target for path, text in pages.items() for target in targets(text, path)]

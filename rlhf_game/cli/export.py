@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rlhf_game.cli.set_option import Settings
 from rlhf_game.cli.settle import TrustCode
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def export(
         ),
     ] = None,
     trusted: TrustCode = False,
+    settings: Settings = None,
 ) -> None:
     """Write the game in which every group chooses what to report from a menu, and print its equilibria.
 
@@ -44,18 +46,22 @@ def export(
     from rlhf_game.outcomes.exporting import ENGINES
 
     if str(game) in ENGINES and not game.exists():
-        _export_rewards(str(game), config, out)
+        _export_rewards(str(game), config, out, settings)
         return
-    _export_game(game, config, out, strategies, trusted)
+    _export_game(game, config, out, strategies, trusted, settings)
 
 
-def _export_rewards(engine: str, config: Path | None, out: Path) -> None:
+def _export_rewards(engine: str, config: Path | None, out: Path, settings: list[str] | None) -> None:
     from rlhf_game.errors import InputError
     from rlhf_game.files.atomic import write_bytes
     from rlhf_game.outcomes.exporting import exported
 
     if config is None:
         raise InputError(f"CONFIG: must be given after {engine}, found nothing")
+    if settings:
+        raise InputError(
+            f"{config}: must say itself what --set does: the exported rewards read it, found {settings[0]!a}"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out}: must be a new or empty folder, found {'files in it' if out.is_dir() else 'a file'}")
     files = exported(engine, config, out)
@@ -65,7 +71,14 @@ def _export_rewards(engine: str, config: Path | None, out: Path) -> None:
         typer.echo(f"{out / name}")
 
 
-def _export_game(game: Path, config: Path | None, out: Path, strategies: Path | None, trusted: bool) -> None:
+def _export_game(
+    game: Path,
+    config: Path | None,
+    out: Path,
+    strategies: Path | None,
+    trusted: bool,
+    settings: list[str] | None,
+) -> None:
     from rlhf_game.agents.normal_form import normal_form, standard_menu
     from rlhf_game.errors import InputError
     from rlhf_game.files.atomic import write_text
@@ -76,7 +89,7 @@ def _export_game(game: Path, config: Path | None, out: Path, strategies: Path | 
         raise InputError(f"GAME: must be trl, verl or openrlhf before a configuration, found {str(game)!a}")
     if out.suffix.lower() != ".nfg":
         raise InputError(f"{out}: must be a file ending in .nfg, found {out.suffix or 'no ending'!r}")
-    one = read_game(game, trusted=trusted)
+    one = read_game(game, trusted=trusted, settings=settings or ())
     space, mechanism, groups = build(one)
     menu = standard_menu() if strategies is None else _menu(strategies)
     table = space.running

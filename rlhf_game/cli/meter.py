@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from rlhf_game.cli.set_option import Settings, settings_of
+
 BY_MODELS = (
     "priced by the models: the mean is strength / weight * KL(policy || policy without the group), which is the bill "
     "where both are trained to the optimum; the interval is Student's, from the draws of the policy"
@@ -23,6 +25,7 @@ def meter(
         Path | None, typer.Option("--config", metavar="CONFIG", help="Of a trained policy: what the run was made of.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    settings: Settings = None,
 ) -> None:
     """Price every served response for every group; the mean price of a response is the bill.
 
@@ -42,13 +45,14 @@ def meter(
     is_trained = space_of(game) == "samples"
     if not is_trained and config is not None:
         raise InputError(f"--config: must be given with the run of a trained policy only, found it with {source}")
+    chosen = settings_of(game.parent if is_trained else source, settings)
     served = read_served(responses)
     if is_trained:
         from rlhf_game.outcomes.finetuned.finetuned_meter import meter_trained
 
         found = meter_trained(game.parent, served, config).document()
     else:
-        found = price(read_game(game), served).document()
+        found = price(read_game(game, settings=chosen), served).document()
     count = len(found["groups"][0]["responses"]) - len(found["unknown"])
     if not count:
         raise InputError(

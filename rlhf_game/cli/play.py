@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from rlhf_game.cli.set_option import Settings
+
 
 def play(
     game: Annotated[
@@ -17,11 +19,12 @@ def play(
     out: Annotated[
         Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write the page there and do not open it.")
     ] = None,
+    settings: Settings = None,
 ) -> None:
     """Write a page on which you are one of the groups and try to cheat, with and without payments; open it."""
     from rlhf_game.report.play import write_play_page
 
-    path = write_play_page(out or Path("play.html"), game)
+    path = write_play_page(out or Path("play.html"), game, settings or ())
     typer.echo(f"page: {path}")
     if out is None and sys.stdout.isatty():
         import webbrowser

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rlhf_game.cli.set_option import Settings, settings_of
 from rlhf_game.cli.settle import TrustCode
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def report(
         typer.Option("--figures", metavar="OUT", help="Write its figures and tables there: SVG, PDF, LaTeX, CSV."),
     ] = None,
     trusted: TrustCode = False,
+    settings: Settings = None,
 ) -> None:
     """Write one HTML page that holds all it shows: figures with their data, for screens, paper and screen readers."""
     from rlhf_game.errors import InputError
@@ -54,16 +56,18 @@ def report(
     from rlhf_game.report.folder_pages import LANGUAGE_MODELS, folder_page, settled_page
     from rlhf_game.report.page import write_page
 
+    chosen = settings_of(source, settings)
     if groups is not None:
-        if audit is not None or receipt is not None:
-            raise InputError(f"--groups: must be with rollouts, found it with {'--receipt' if receipt else '--audit'}")
+        others = {"--audit": audit, "--receipt": receipt, "--set": settings}
+        if given := [name for name, value in others.items() if value]:
+            raise InputError(f"--groups: must be with rollouts, found it with {given[0]}")
         page = _of_rollouts(source, groups)
     elif source.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
         raise InputError(f"--groups: must name whose rewards the rows of {source.name} have, found nothing")
     elif source.is_dir():
         page = _unfinished(source) or folder_page(source, receipt, audit, trusted=trusted)
     elif source.is_file() and space_of(source) not in LANGUAGE_MODELS:
-        page = settled_page(source, receipt, audit, trusted=trusted)
+        page = settled_page(source, receipt, audit, trusted=trusted, settings=chosen)
     else:
         raise InputError(
             f"{source}: must be a folder that a command filled, a game, or rollouts with --groups, found none"

@@ -26,7 +26,12 @@ def schema(
     ],
 ) -> None:
     """Print the JSON Schema of a file. What needs numbers to be read (shapes, sums) only the command checks."""
-    typer.echo(json.dumps(schema_of(of), indent=1))
+    typer.echo(schema_text(of), nl=False)
+
+
+def schema_text(of: SchemaKind) -> str:
+    """Return the JSON Schema of a file as ``schema`` prints it."""
+    return json.dumps(schema_of(of), indent=1) + "\n"
 
 
 def schema_of(of: SchemaKind) -> dict[str, Any]:

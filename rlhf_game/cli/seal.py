@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from rlhf_game.cli.set_option import Settings
+
 if TYPE_CHECKING:
     from rlhf_game.files.seals import SealedReport
 
@@ -29,6 +31,7 @@ def seal(
         typer.Option("--beacon", metavar="VALUE", help="A public value drawn after the root was published."),
     ] = None,
     sign: SignKey = None,
+    settings: Settings = None,
 ) -> None:
     """Commit to every report under a salt: the group's own (key `salt`), or made for it, and said so."""
     from rlhf_game.files.atomic import check_output, write_text
@@ -38,7 +41,7 @@ def seal(
     check_output(out, "configuration", config)
     check_output(out, "key", sign)
     check_key(sign)
-    made = make_seal(reports_in(config), beacon)
+    made = make_seal(reports_in(config, settings), beacon)
     write_text(out, Seal.model_validate(signed(made.document(), sign)).text())
     typer.echo(f"root: {made.root}")
     for group in made.groups:
@@ -50,11 +53,12 @@ def open_seal(
     sealed: Annotated[Path, typer.Argument(metavar="SEAL.json", help="What `seal` wrote.")],
     config: Reports,
     key: PublicKey = None,
+    settings: Settings = None,
 ) -> int:
     """For an auditor: make every commitment, the root and the seed again from the reports and their salts."""
     from rlhf_game.files.seals import read_seal, revealed_seed, seal_differences
 
-    found, reports = read_seal(sealed), reports_in(config)
+    found, reports = read_seal(sealed), reports_in(config, settings)
     wrong = seal_differences(found, reports) + unsigned(sealed, key)
     for line in wrong:
         typer.echo(line)
@@ -89,14 +93,14 @@ def print_signed(path: Path, key: Path | None, *, lines: bool = False) -> None:
         typer.echo("it is signed; by whom is not checked without --key PUB")
 
 
-def reports_in(path: Path) -> "list[SealedReport]":
-    """Return the reports in a configuration of a run, or in a game."""
+def reports_in(path: Path, settings: list[str] | None) -> "list[SealedReport]":
+    """Return the reports in a configuration of a run, or in a game. settings: fields to set, each ``path=value``."""
     from rlhf_game.files.games import read_game
     from rlhf_game.files.seals import reports_of
     from rlhf_game.outcomes.run_config import is_run, read_config
     from rlhf_game.outcomes.sealing import sealed_reports
 
     if is_run(path):
-        configuration = read_config(path)
+        configuration = read_config(path, settings or ())
         return sealed_reports(configuration.fields, configuration.files)
-    return reports_of(read_game(path, trusted=True))
+    return reports_of(read_game(path, trusted=True, settings=settings or ()))

@@ -1,8 +1,12 @@
 """``--set``, which every command that reads a configuration has."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
+
+from rlhf_game.errors import InputError
 
 Settings: TypeAlias = Annotated[
     list[str] | None,
@@ -10,3 +14,10 @@ Settings: TypeAlias = Annotated[
         "--set", metavar="PATH=VALUE", help="Set a field, such as groups[0].size=3; the value is YAML. May be repeated."
     ),
 ]
+
+
+def settings_of(source: Path, settings: list[str] | None) -> Sequence[str]:
+    """Return the settings of a file; raises InputError when they are given for a folder, which says what it is."""
+    if settings and source.is_dir():
+        raise InputError(f"{source}: must be a file with --set, found a folder")
+    return settings or ()

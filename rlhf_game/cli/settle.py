@@ -16,7 +16,7 @@ from rlhf_game.cli.checkpoints import (
     settle_checkpoint,
 )
 from rlhf_game.cli.seal import PublicKey, SealFile, SignKey, print_signed, unsigned
-from rlhf_game.cli.set_option import Settings
+from rlhf_game.cli.set_option import Settings, settings_of
 
 if TYPE_CHECKING:
     from rlhf_game.files.receipts import Receipt
@@ -242,6 +242,7 @@ def receipt(
     sealed: SealFile = None,
     sign: SignKey = None,
     trusted: TrustCode = False,
+    settings: Settings = None,
 ) -> None:
     """Write one group's own receipt: what it needs to check its bill with its own report and nobody else's."""
     from rlhf_game.errors import InputError
@@ -263,7 +264,7 @@ def receipt(
         raise InputError(
             f"{game}: space: a bill from samples is an estimate from everybody's rewards: no group can check it alone"
         )
-    own = own_receipt(read_game(game, trusted=trusted), name)
+    own = own_receipt(read_game(game, trusted=trusted, settings=settings_of(source, settings)), name)
     kept = source / "seal.json"  # of a run that was made under one
     if sealed is not None or kept.is_file():
         own = committed_own(own, read_seal(sealed or kept))

@@ -1,6 +1,6 @@
 """Which report a folder gets, and what is read for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -64,12 +64,21 @@ def _page(folder: Path, receipt: Path | None, audit: Path | None, trusted: bool)
     )
 
 
-def settled_page(game: Path, receipt: Path | None = None, audit: Path | None = None, *, trusted: bool = False) -> Page:
+def settled_page(
+    game: Path,
+    receipt: Path | None = None,
+    audit: Path | None = None,
+    *,
+    trusted: bool = False,
+    settings: Sequence[str] = (),
+) -> Page:
     """Return the report of a game file, with the receipt and the audit where there are such files.
+
+    settings: fields to set in the game, each ``path=value``.
 
     Raises InputError when one of them is wrong, or of another game.
     """
-    one = read_game(game, trusted=trusted)
+    one = read_game(game, trusted=trusted, settings=settings)
     said: Receipt | None = None
     if receipt is not None:
         name = shown(str(receipt), 200)

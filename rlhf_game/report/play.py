@@ -1,5 +1,6 @@
 """A page on which a reader tries to cheat in a game: the settlement runs in the page, by the package's formulas."""
 
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final, cast
@@ -18,12 +19,13 @@ MOST_OUTCOMES: Final = 12
 MOST_GROUPS: Final = 8
 
 
-def play_page(path: Path | None = None) -> str:
+def play_page(path: Path | None = None, settings: Sequence[str] = ()) -> str:
     """Return the page for a game file (None: the game that comes with the package) as one HTML document.
 
-    Raises InputError when the game cannot be played with sliders (see ``playable``), MissingExtra without jinja2.
+    settings: fields to set in it, each ``path=value``. Raises InputError when the game cannot be played with sliders
+    (see ``playable``), MissingExtra without jinja2.
     """
-    game = read_game(Path(str(files("rlhf_game.report").joinpath("templates/play.yaml"))) if path is None else path)
+    game = read_game(path or Path(str(files("rlhf_game.report").joinpath("templates/play.yaml"))), settings=settings)
     fault = unplayable(game)
     if fault is not None:
         raise InputError(f"{game.name}: {fault}")
@@ -40,11 +42,11 @@ def play_page(path: Path | None = None) -> str:
     )
 
 
-def write_play_page(path: Path, game: Path | None = None) -> Path:
+def write_play_page(path: Path, game: Path | None = None, settings: Sequence[str] = ()) -> Path:
     """Write the page at ``path``, whole or not at all (see ``play_page``)."""
     if game is not None:
         check_output(path, "game", game)
-    write_bytes(path, play_page(game).encode("utf-8", "replace"))
+    write_bytes(path, play_page(game, settings).encode("utf-8", "replace"))
     return path
 
 

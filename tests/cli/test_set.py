@@ -1,13 +1,16 @@
 """``--set path=value``: one field of a configuration, typed as YAML is; what is wrong with it is one line."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from typer.main import get_command
 
 from rlhf_game import InputError
+from rlhf_game.cli.app import _app
 from rlhf_game.discovery import read_discovery
 from rlhf_game.files.settings import changed, set_fields, steps
 from rlhf_game.outcomes import read_config
@@ -168,3 +171,41 @@ def test_a_wrong_setting_of_a_game_is_refused(command: str) -> None:
         result = run(command, GAME, "--set", setting)
         assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
         assert said in result.err
+
+
+def test_every_command_that_reads_a_configuration_has_it() -> None:
+    """Found by what their arguments are called: a game, a configuration or a scenario."""
+    group: Any = get_command(_app())
+    reads = {
+        name: {option for one in command.params for option in one.opts}
+        for name, command in group.commands.items()
+        if any(
+            re.search("GAME|CONFIG|SCENARIO", one.metavar or "")
+            for one in command.params
+            if one.param_type_name == "argument"
+        )
+    }
+    assert {"settle", "audit", "verify", "run", "train", "discover", "simulate", "seal", "open", "receipt"} <= set(
+        reads
+    )
+    assert [name for name, options in reads.items() if "--set" not in options] == []
+
+
+def test_what_is_sealed_with_a_setting_is_opened_and_billed_with_it(tmp_path: Path) -> None:
+    seal, own, other = (tmp_path / name for name in ("seal.json", "own.json", "other.json"))
+    document = yaml.safe_load(GAME.read_text())
+    name, changed_game = document["groups"][0]["name"], tmp_path / "game.yaml"
+    document["groups"][0]["size"] = 7
+    changed_game.write_text(yaml.safe_dump(document))
+    setting = ("--set", "groups[0].size=7")
+    assert run("seal", GAME, "-o", seal, *setting).code == 0
+    assert run("open", seal, GAME, *setting).code == run("open", seal, changed_game).code == 0
+    assert run("open", seal, GAME).code == 3
+    assert run("receipt", GAME, "--for", name, "-o", own, *setting).code == 0
+    assert run("receipt", changed_game, "--for", name, "-o", other).code == 0
+    assert own.read_bytes() == other.read_bytes()
+    assert run("export", GAME, "-o", tmp_path / "g.nfg", *setting).code == 0
+    refused = run("export", "trl", EXAMPLES / "given.yaml", "-o", tmp_path / "trl", *setting)
+    assert (refused.code, "must say itself what --set does" in refused.err) == (2, True)
+    refused = run("receipt", tmp_path, "--for", name, "-o", other, *setting)
+    assert (refused.code, "must be a" in refused.err) == (2, True)

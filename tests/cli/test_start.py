@@ -10,28 +10,34 @@ import yaml
 from rlhf_game import __version__
 from rlhf_game.cli import doctor
 from rlhf_game.cli.doctor import examination
-from rlhf_game.cli.init import StarterKind
+from rlhf_game.cli.schema import SchemaKind, schema_of
 from tests.cli.runner import run
 
 RUNS = {  # what runs the file of each kind, and what it leaves
-    StarterKind.GAME: ("settle", "-o", "receipt.json"),
-    StarterKind.SIMULATE: ("simulate", "results.parquet"),
-    StarterKind.DISCOVER: ("discover", "result.json"),
-    StarterKind.TRAIN: ("train", "metrics.json"),
-    StarterKind.RUN: ("run", "receipt.json"),
+    SchemaKind.GAME: ("settle", "-o", "receipt.json"),
+    SchemaKind.SIMULATE: ("simulate", "results.parquet"),
+    SchemaKind.DISCOVER: ("discover", "result.json"),
+    SchemaKind.TRAIN: ("train", "metrics.json"),
+    SchemaKind.RUN: ("run", "receipt.json"),
 }
 
 
-def start(kind: StarterKind, folder: Path) -> Path:
+READERS = {kind: "settle" if kind is SchemaKind.GAME else kind.value for kind in SchemaKind}
+
+
+def start(kind: SchemaKind, folder: Path) -> Path:
     path = folder / f"{kind.value}.yaml"
     assert run("init", kind.value, "-o", path).code == 0
     return path
 
 
-@pytest.mark.parametrize("kind", list(StarterKind))
-def test_a_starting_file_is_commented_and_is_what_is_printed(kind: StarterKind, tmp_path: Path) -> None:
-    text = start(kind, tmp_path).read_text()
+@pytest.mark.parametrize("kind", list(SchemaKind))
+def test_a_starting_file_is_commented_and_is_what_is_printed(kind: SchemaKind, tmp_path: Path) -> None:
+    named, text = start(kind, tmp_path).read_text().split("\n", 1)
     assert run("init", kind.value).out == text
+    schema = json.loads((tmp_path / named.removeprefix("# yaml-language-server: $schema=")).read_text())
+    assert schema == schema_of(kind)
+    assert run("init", kind.value, "-o", tmp_path / "folder" / "again.yaml").code == 2  # no folder is made
     assert text.startswith("# ")
     assert set(yaml.safe_load(text)) == {key.split(":")[0] for key in text.splitlines() if key and key[0] not in "# "}
     commented = [line for line in text.splitlines() if "#" in line]
@@ -39,7 +45,7 @@ def test_a_starting_file_is_commented_and_is_what_is_printed(kind: StarterKind, 
 
 
 def test_a_game_to_start_from_settles_audits_and_can_be_played(tmp_path: Path) -> None:
-    game = start(StarterKind.GAME, tmp_path)
+    game = start(SchemaKind.GAME, tmp_path)
     assert run("settle", game, "--json").code == 0
     assert run("audit", game, "--starts", "2", "--assert").code == 0
     assert run("play", game, "-o", tmp_path / "page.html").code == 0
@@ -48,21 +54,34 @@ def test_a_game_to_start_from_settles_audits_and_can_be_played(tmp_path: Path) -
 @pytest.mark.parametrize(
     "kind",
     [
-        StarterKind.SIMULATE,
-        pytest.param(StarterKind.DISCOVER, marks=pytest.mark.slow),
-        pytest.param(StarterKind.TRAIN, marks=[pytest.mark.slow, pytest.mark.weights]),
-        pytest.param(StarterKind.RUN, marks=[pytest.mark.slow, pytest.mark.weights]),
+        SchemaKind.SIMULATE,
+        pytest.param(SchemaKind.DISCOVER, marks=pytest.mark.slow),
+        pytest.param(SchemaKind.TRAIN, marks=[pytest.mark.slow, pytest.mark.weights]),
+        pytest.param(SchemaKind.RUN, marks=[pytest.mark.slow, pytest.mark.weights]),
     ],
 )
-def test_a_file_to_start_from_runs_as_it_is(kind: StarterKind, tmp_path: Path) -> None:
+def test_a_file_to_start_from_runs_as_it_is(kind: SchemaKind, tmp_path: Path) -> None:
     command, result = RUNS[kind]
     assert run(command, start(kind, tmp_path), "-o", tmp_path / "out").code == 0
     assert (tmp_path / "out" / result).exists()
 
 
-@pytest.mark.parametrize("kind", [StarterKind.GAME, StarterKind.TRAIN])
-def test_nothing_is_overwritten(kind: StarterKind, tmp_path: Path) -> None:
-    mine = tmp_path / ("preferences.jsonl" if kind is StarterKind.TRAIN else "game.yaml")
+def test_a_file_of_another_kind_is_told_who_reads_it(tmp_path: Path) -> None:
+    files = {READERS[kind]: start(kind, tmp_path) for kind in SchemaKind}
+    receipt = tmp_path / "receipt.json"
+    assert run("settle", files["settle"], "-o", receipt).code == 0
+    for command in files:
+        for reader, path in {**files, "verify": receipt}.items():
+            if reader != command:
+                found = run(command, path)
+                assert (found.code, found.out, found.err.count("\n")) == (2, "", 1)
+                assert f"which `rlhf-game {reader}` reads" in found.err, (command, path)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("kind", [SchemaKind.GAME, SchemaKind.TRAIN])
+def test_nothing_is_overwritten(kind: SchemaKind, tmp_path: Path) -> None:
+    mine = tmp_path / ("preferences.jsonl" if kind is SchemaKind.TRAIN else "game.yaml")
     mine.write_text("mine")
     found = run("init", kind.value, "-o", tmp_path / f"{kind.value}.yaml")
     assert found.code == 2

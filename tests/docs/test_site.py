@@ -1,6 +1,7 @@
 """The site builds without a warning, holds what its pages link to, and the theory's tests are there."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+
+from rlhf_game.cli.schema import SchemaKind, schema_of
 
 ROOT = Path(__file__).resolve().parents[2]
 THEORY = (ROOT / "docs/theory.md").read_text(encoding="utf-8")
@@ -81,6 +84,8 @@ def test_the_first_page_has_a_door_for_everybody_and_the_page_to_cheat_on_is_the
     assert all(door in first for door in doors)
     assert "Try to cheat" in (site / "try-to-cheat.html").read_text(encoding="utf-8")
     assert "search" in first
+    for of in SchemaKind:
+        assert json.loads((site / "schemas" / f"{of.value}.schema.json").read_text()) == schema_of(of)
 
 
 def _tests(path: Path) -> set[str]:

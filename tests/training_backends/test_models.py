@@ -4,10 +4,13 @@ import json
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from httpx2 import Request, Response
+from huggingface_hub.errors import HfHubHTTPError
 from transformers.utils import logging
 
 from rlhf_game import InputError
@@ -63,9 +66,40 @@ def test_a_path_that_is_not_there_is_said(name: str) -> None:
 
 
 def test_a_hub_name_without_a_network_is_one_line() -> None:
-    with pytest.raises(InputError, match=r"model: nobody/nothing cannot be loaded \(HF_HUB_OFFLINE is set\)") as caught:
+    with pytest.raises(
+        InputError, match=r"model: nobody/nothing cannot be loaded \(HF_HUB_OFFLINE is set; it is"
+    ) as caught:
         load_language_model("nobody/nothing")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_asked"),
+    [
+        (None, True),
+        (HfHubHTTPError("404", response=Response(404, request=Request("GET", "https://example.org"))), True),
+        (ConnectionError("no route"), False),
+    ],
+)
+def test_a_hub_that_does_not_answer_is_asked_once(
+    monkeypatch: pytest.MonkeyPatch, answer: Exception | None, is_asked: bool
+) -> None:
+    """Without a network transformers asked again for half a minute; a copy in the cache is still found."""
+    seen: list[bool] = []
+
+    def info(*_: Any, **__: Any) -> None:
+        if answer is not None:
+            raise answer
+
+    def load(*_: Any, local_files_only: bool, **__: Any) -> None:
+        seen.append(local_files_only)
+        raise OSError("nothing there")
+
+    monkeypatch.setattr("rlhf_game.training_backends.lm.models.HfApi.model_info", info)
+    monkeypatch.setattr("rlhf_game.training_backends.lm.models.AutoModelForCausalLM.from_pretrained", load)
+    with pytest.raises(InputError, match="nor one of smollm2-135m-instruct, all-minilm-l6-v2.*nothing there"):
+        load_language_model("nobody/nothing")
+    assert seen == [not is_asked]
 
 
 def test_a_wrong_gguf_file_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

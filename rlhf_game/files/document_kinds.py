@@ -1,0 +1,38 @@
+"""What a file is of, by the keys that only its kind has: another command than its own says which one reads it."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from rlhf_game.errors import InputError
+from rlhf_game.registry import names
+
+READ_BY: Final[Mapping[str, tuple[str, str]]] = {
+    "game": ("a game", "settle"),
+    "run": ("the configuration of a run", "run"),
+    "training": ("the configuration of a training", "train"),
+    "study": ("the configuration of a study", "simulate"),
+    "discovery": ("the configuration of a discovery", "discover"),
+    "receipt": ("a receipt", "verify"),
+}
+"""In words, and the first command that reads it."""
+
+
+def refuse_other_kind(document: Mapping[str, Any], of: str, name: str) -> None:
+    """Raise InputError where the keys of a document say that it is of another kind. of: a key of READ_BY."""
+    found = _kind_of(document)
+    if found is not None and found != of:
+        words, command = READ_BY[found]
+        raise InputError(f"{name}: must be {READ_BY[of][0]}, found {words}, which `rlhf-game {command}` reads")
+
+
+def _kind_of(document: Mapping[str, Any]) -> str | None:
+    wanted = document.get("kind")
+    signs = {
+        "receipt": "game_sha256" in document,
+        "discovery": bool({"generations", "proposer"} & document.keys()),
+        "study": bool({"scenario", "games"} & document.keys()),
+        "training": isinstance(wanted, str) and (wanted in names("train") or ":" in wanted),
+        "run": "model" in document or isinstance(document.get("outcomes"), dict),
+        "game": bool({"reference", "next_state"} & document.keys()),
+    }
+    return next((found for found, has_sign in signs.items() if has_sign), None)

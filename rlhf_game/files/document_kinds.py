@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from rlhf_game.errors import InputError
+from rlhf_game.files.documents import kind
 from rlhf_game.registry import names
 
 READ_BY: Final[Mapping[str, tuple[str, str]]] = {
@@ -17,10 +18,12 @@ READ_BY: Final[Mapping[str, tuple[str, str]]] = {
 """In words, and the first command that reads it."""
 
 
-def refuse_other_kind(document: Mapping[str, Any], of: str, name: str) -> None:
-    """Raise InputError where the keys of a document say that it is of another kind. of: a key of READ_BY."""
+def check_kind(document: Any, of: str, name: str) -> None:
+    """Raise InputError where a document is no mapping, or its keys say that it is of another kind than ``of``."""
+    if not isinstance(document, dict):
+        raise InputError(f"{name}: must be a mapping with the keys of a {of}, found {kind(document)}")
     found = _kind_of(document)
-    if found is not None and found != of:
+    if of in READ_BY and found not in (None, of):
         words, command = READ_BY[found]
         raise InputError(f"{name}: must be {READ_BY[of][0]}, found {words}, which `rlhf-game {command}` reads")
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from rlhf_game.errors import InputError
-from rlhf_game.files.document_kinds import refuse_other_kind
+from rlhf_game.files.document_kinds import check_kind
 from rlhf_game.files.documents import kind, shown
 from rlhf_game.files.game_checks import check_automaton, check_labels, check_missing, check_prompts
 from rlhf_game.files.parts import PLACES, SomePayment, SomeRegularizer, SomeSpace, SomeTraining
@@ -353,9 +353,7 @@ TEXTS = {"samples": "draws of a trained policy", "draws": "a tape of proposals"}
 
 def parse_fields(document: Any, name: str) -> Fields:
     """Return the checked fields of a game; raise InputError that starts with ``name`` and then names the field."""
-    if not isinstance(document, dict):
-        raise InputError(f"{name}: must be a mapping with the keys of a game, found {kind(document)}")
-    refuse_other_kind(document, "game", name)
+    check_kind(document, "game", name)
     space = document.get("space", "table")
     content = {key: value for key, value in document.items() if key != "$schema"}
     if isinstance(space, dict) or (isinstance(space, str) and (":" in space or space in names("space"))):

@@ -15,8 +15,8 @@ from pydantic_core import PydanticCustomError
 from rlhf_game.chat.chat_specs import ModelSpec, SomeModel
 from rlhf_game.errors import InputError, boundary
 from rlhf_game.files.conversations import Text
-from rlhf_game.files.document_kinds import READ_BY, refuse_other_kind
-from rlhf_game.files.documents import kind, parse_json, parse_yaml, read_text, shown
+from rlhf_game.files.document_kinds import check_kind
+from rlhf_game.files.documents import parse_json, parse_yaml, read_text, shown
 from rlhf_game.files.names import check_names
 from rlhf_game.files.parts import SomePayment, SomeRegularizer, SomeTraining, sources
 from rlhf_game.files.prompt_rows import Prompts, prompts_of
@@ -219,10 +219,7 @@ def read_document(path: str | os.PathLike[str], of: str, settings: Sequence[str]
         )
     text = read_text(path)
     document = parse_json(text, name) if suffix == ".json" else parse_yaml(text, name)
-    if not isinstance(document, dict):
-        raise InputError(f"{name}: must be a mapping with the keys of a {of}, found {kind(document)}")
-    if of in READ_BY:
-        refuse_other_kind(document, of, name)
+    check_kind(document, of, name)
     document.pop("files", None)  # of a config.json that this package wrote
     document.pop("$schema", None)  # for editors
     return set_fields(document, settings, name), name

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from rlhf_game.mechanism.arrays import Array
@@ -211,9 +212,14 @@ def show_plan(document: "Mapping[str, Any]", as_json: bool) -> None:
     for one in document["plans"]:
         write_out(f"{one['kind']}: {one['proves']}\n")
         if one["kind"] == "draws":
+            rates = [
+                (shorten(text, 60), f"{rate:.2%}", f"{one['draws'] / rate:.4g}")
+                for text, rate in zip(one["prompts"], one["acceptance_rates"], strict=True)
+            ]
+            heads = ("prompt", "accepted", f"proposals for {one['draws']} draws")
+            show_table("What each prompt would take", heads, rates)
             changes = [(change["change"], f"{change['proposals']:.4g}") for change in one["changes"]]
-            title = f"Proposals to the slowest prompt, for {one['draws']} draws"
-            show_table(title, ("declared instead", "proposals"), changes)
+            show_table("The slowest prompt, if it were declared otherwise", ("declared", "proposals"), changes)
     show_flat(document["flat"])
 
 

@@ -104,6 +104,10 @@ class RunFolder:
         """Return a piece of an unfinished stage."""
         return StagePart(self.workspace, self.path / "partial" / f"{stage}-{number:06d}.json")
 
+    def table_part(self, stage: str, number: int) -> "TablePart":
+        """Return a piece of an unfinished stage that is a table."""
+        return TablePart(self.workspace, self.path / "partial" / f"{stage}-{number:06d}.parquet")
+
     def drop_parts(self) -> None:
         """Forget the pieces; called once the stage is whole."""
         shutil.rmtree(self.path / "partial", ignore_errors=True)
@@ -124,6 +128,26 @@ class StagePart:
     def write(self, value: Any) -> None:
         """Write it whole."""
         self.workspace.write_json(self.path, value)
+
+
+@final
+@dataclass(frozen=True)
+class TablePart:
+    """One finished piece of an unfinished stage, by columns."""
+
+    workspace: Workspace
+    path: Path
+
+    def read(self) -> dict[str, list[Any]] | None:
+        """Return the columns that were written, or None. Raises InputError when it is not as this run wrote it."""
+        if not self.path.exists():
+            return None
+        self.workspace.read(self.path)
+        return read_parquet(self.path)[0]
+
+    def write(self, columns: Mapping[str, Any]) -> None:
+        """Write it whole."""
+        self.workspace.write(self.path, parquet_bytes(columns, {}))
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from rlhf_game.mechanism.arrays import Array
 
 FLAT = 0.1
 """Rewards that vary by less than this part of [0, 1] leave little to play for; sizes then count for little."""
+SPREAD = 0.5
+"""The scale of a logistic map that leaves something to play for, in standard deviations of scores."""
 
 
 def is_flat(rewards: Sequence[float] | Array) -> bool:

@@ -45,21 +45,42 @@ class Model:
         score = np.tensordot(self.problem.shares, cut_off, 1) + self.boost
         return np.asarray(np.log((self.reference * np.exp(score / self.problem.strength)).sum(axis=1)))
 
+    def rate(self, prompt: int) -> float:
+        """The acceptance rate."""
+        return float(np.exp(self.log_z()[prompt] - self.problem.top / self.problem.strength))
+
     def tape(self, prompt: int, draws: int, rng: np.random.Generator) -> Tape:
         """A tape of one prompt."""
-        outcomes, waits = np.zeros(0, dtype=np.intp), np.zeros(0)
-        rate = float(np.exp(self.log_z()[prompt] - self.problem.top / self.problem.strength))
+        return self.many(prompt, draws, 1, rng)[0]
+
+    def many(self, prompt: int, draws: int, count: int, rng: np.random.Generator) -> list[Tape]:
+        """So many independent tapes of one prompt: a long one, parted after each ``draws`` acceptances."""
+        outcomes, waits, shares = np.zeros(0, dtype=np.intp), np.zeros(0), self.reference[prompt].cumsum()
+        rate = self.rate(prompt)
         while True:
-            more = int(1.5 * draws / rate) + 8
-            picked = np.searchsorted(self.reference[prompt].cumsum(), rng.random(more))
+            more = int(1.1 * draws * count / rate) + int(3 / rate) + 8
+            picked = np.searchsorted(shares, rng.random(more))
             outcomes = np.append(outcomes, np.minimum(picked, self.reference.shape[1] - 1))
             waits = np.append(waits, rng.standard_exponential(more))
-            one = cut(self.problem, self.rewards[:, prompt][:, outcomes], waits, draws, self.boost[prompt][outcomes])
-            if one is not None:
-                return one
+            rewards, boosts = self.rewards[:, prompt][:, outcomes], self.boost[prompt][outcomes]
+            whole = cut(self.problem, rewards, waits, draws * count, boosts)
+            if whole is not None:
+                break
+        ends = whole.accepted[draws - 1 :: draws] + 1
+        return [
+            Tape(
+                self.problem,
+                whole.rewards[:, start:end],
+                whole.boosts[start:end],
+                whole.accepted[k * draws : (k + 1) * draws] - start,
+                whole.levels[:, start:end],
+            )
+            for k, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True))
+        ]
 
-    def tapes(self, draws: int, rng: np.random.Generator) -> list[Tape]:
-        return [self.tape(b, draws, rng) for b in range(len(self.reference))]
+    def tapes(self, draws: int, count: int, rng: np.random.Generator) -> list[tuple[Tape, ...]]:
+        """So many times a tape of each prompt."""
+        return list(zip(*(self.many(b, draws, count, rng) for b in range(len(self.reference))), strict=True))
 
     def drawn(self, prompt: int, count: int, rng: np.random.Generator) -> Array:
         """Rewards of exact draws of the optimum, picked from the table: [n, count]."""

@@ -86,7 +86,8 @@ def test_intervals_of_log_z_hold_it(weights: list[float], draws: int) -> None:
 def test_standard_errors_are_the_spread_of_the_estimates() -> None:
     model, rng = several(1.0), np.random.default_rng(3)
     drawn = [
-        settle_tapes(model.tapes(8, rng), 8, estimator="tape", prompt_weights=model.prompt_weights) for _ in range(80)
+        settle_tapes(tapes, 8, estimator="tape", prompt_weights=model.prompt_weights)
+        for tapes in model.tapes(8, 80, rng)
     ]
     for name in ("values", "payments", "utilities", "social_welfare", "affine_welfare", "divergence", "log_z"):
         spread = np.std([getattr(one, name).value for one in drawn], axis=0)
@@ -113,8 +114,8 @@ def check_coverage(model: Model, estimator: Estimator, draws: int, count: int) -
         "divergence": exact.policy.divergence, "log_z": model.log_z(),
     }  # fmt: skip
     missed = {name: np.zeros(np.shape(truth)) for name, truth in truths.items()}
-    for _ in range(count):
-        drawn = settle_tapes(model.tapes(draws, rng), draws, estimator=estimator, prompt_weights=model.prompt_weights)
+    for tapes in model.tapes(draws, count, rng):
+        drawn = settle_tapes(tapes, draws, estimator=estimator, prompt_weights=model.prompt_weights)
         assert (drawn.errors.payments is None) == (draws == 1)
         assert (drawn.least_utilities >= 0).all()
         assert_consistent(drawn, model)
@@ -146,7 +147,7 @@ def test_log_mean_settles_tapes_of_random_length_and_says_its_small_error() -> N
         errors.append(drawn.errors.payments)
     assert (np.abs(distances(found, exact.payments)) < FAR).all()
     assert np.mean(errors, axis=0) == pytest.approx(np.std(found, axis=0), rel=0.5)
-    plain = [settle_tapes(model.tapes(4, rng), 4, prompt_weights=model.prompt_weights) for _ in range(20)]
+    plain = [settle_tapes(tapes, 4, prompt_weights=model.prompt_weights) for tapes in model.tapes(4, 20, rng)]
     assert (np.std(found, axis=0) < 0.5 * np.std([one.payments.value for one in plain], axis=0)).all()
 
 

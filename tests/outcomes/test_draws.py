@@ -1,10 +1,6 @@
 """``run`` with outcomes draws, on a language model whose responses can all be listed: the truth is known."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +13,13 @@ from pyarrow import parquet
 from rlhf_game import InputError, RunError
 from rlhf_game.files.drawn import read_drawn_game, settle_drawn
 from rlhf_game.files.receipts import Receipt
+from rlhf_game.files.run_folder import open_folder
 from rlhf_game.outcomes import read_config, run
 from rlhf_game.outcomes.draws.draws_pipeline import DrawsRun
 from rlhf_game.training_backends.lm.models import load_language_model
 from tests import tiny
 from tests.cli.runner import run as command
+from tests.outcomes.killing import killed_everywhere
 from tests.outcomes.listed import LONGEST, SIZES, STRENGTH, Truth, document
 from tests.outcomes.test_run import contents
 from tests.servers import chatting, serving
@@ -75,10 +73,8 @@ def test_a_run_leaves_a_tape_and_a_receipt_that_verify(config: Config, tmp_path:
             assert group[name]["standard_error"] > 0
         kept = group["size"] * group["value"]["estimate"] - group["payment"]["estimate"]
         assert group["utility"]["estimate"] == pytest.approx(kept)
-    assert (command("verify", out / "receipt.json", out / "game.json").code, (out / "report.html").is_file()) == (
-        0,
-        True,
-    )
+    assert command("verify", out / "receipt.json", out / "game.json").code == 0
+    assert (out / "report.html").is_file()
     again = command("run", config(), "-o", out)
     assert "right in expectation; proposals to each prompt: " in again.out
 
@@ -150,18 +146,33 @@ def test_an_interrupted_tape_goes_on_and_becomes_the_same(
     assert again.game.fields.seed_from == seed_from
 
 
-@pytest.mark.slow
-def test_a_killed_run_goes_on_and_leaves_the_same_bytes(config: Config, tmp_path: Path) -> None:
-    path = config({"batch_size": 20, "draws": 60})
+def test_killed_before_any_rename_a_tape_goes_on_to_the_same_bytes(config: Config, tmp_path: Path) -> None:
+    """Killed (-9) between and inside rounds, between tape, game and receipt."""
+    path = config({"batch_size": 30, "draws": 3}, prompts=[PROMPT])
     done(path, tmp_path / "whole")
-    arguments = [sys.executable, "-m", "rlhf_game", "run", str(path), "-o", str(tmp_path / "out")]
-    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
-        while not list((tmp_path / "out").glob("partial/tape-0-000003.json")):
-            assert running.poll() is None
-        os.kill(running.pid, signal.SIGKILL)
-    assert not (tmp_path / "out/receipt.json").exists()
-    done(path, tmp_path / "out")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    renames = killed_everywhere(path, tmp_path / "killed")
+    assert renames >= 3 + (1 + 1 + 1 + 1 + 2)  # rounds, and config, model, tape, game, sums, receipt
+    for deadly in range(renames):
+        assert contents(tmp_path / "killed" / str(deadly)) == contents(tmp_path / "whole"), deadly
+
+
+def test_a_tape_of_pieces_of_an_earlier_release_is_not_gone_on_with(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlhf_game.outcomes.scoring import GroupScorer
+
+    def interrupted(self: GroupScorer, *arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GroupScorer, "score", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            done(config(), tmp_path / "out")
+    with open_folder(tmp_path / "out", read_config(config())) as folder:
+        begun = folder.part("model", 0)
+        begun.write({key: value for key, value in begun.read().items() if key != "pieces"})
+    result = command("run", config(), "-o", tmp_path / "out")
+    assert (result.code, "name another folder" in result.err, result.err.count("\n")) == (1, True, 1)
 
 
 def test_each_text_is_scored_once_for_all_groups(

@@ -65,6 +65,11 @@ def test_what_is_planned_is_near_what_it_takes(config: Config, place: Path, tmp_
     assert proposals[0] > proposals[1] > proposals[2]  # half, the same, twice the strength
     assert proposals[3] < proposals[1]  # ceilings
     assert proposals[1] == pytest.approx(30 / planned["acceptance_rate"])
+    center, spread = truth.rewards @ truth.q, np.sqrt(truth.rewards**2 @ truth.q - (truth.rewards @ truth.q) ** 2)
+    steep = 1 / (1 + np.exp(-(truth.rewards - center[:, None]) / (0.5 * spread[:, None])))
+    rate = truth.q @ np.exp((SIZES @ steep - SIZES.sum()) / STRENGTH)
+    assert planned["changes"][4]["change"] == "logistic calibrations of scale 0.5 standard deviations"
+    assert proposals[4] == pytest.approx(30 / rate, rel=0.4)
 
 
 def test_the_plan_is_printed_for_people(config: Config) -> None:
@@ -72,7 +77,10 @@ def test_the_plan_is_printed_for_people(config: Config) -> None:
     groups.append({"name": "bored", "reward": {"table": {"values": {}, "default": 0.5}}})
     result = command("run", config(groups=groups), "--plan")
     assert result.code == 0
-    for said in ("width of a payment", "ceilings first", "strength 0.2", "bored's reward varies by less than a tenth"):
+    for said in (
+        "width of a payment", "ceilings first", "strength 0.2", "bored's reward varies by less than a tenth",
+        "proposals for 30 draws", "logistic calibrations of scale 0.5", "right payments",
+    ):  # fmt: skip
         assert said in result.out
     assert "first's reward varies" not in result.out
 

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import os
 import re
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from rlhf_game.outcomes.run_config import GenerationInputs
 from rlhf_game.training_backends.lm.models import load_language_model
 from rlhf_game.training_backends.lm.sampling import Sampling, log_probabilities, sample
 from tests.cli.runner import run as command
+from tests.outcomes.killing import killed_everywhere
 
 FILES = ("config.json", "candidates.parquet", "scores.parquet", "game.json", "receipt.json")
 Write = Callable[..., Path]
@@ -239,49 +239,11 @@ def test_scores_of_deleted_candidates_are_forgotten(write: Write, tmp_path: Path
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
-KILLER = """
-import os, signal, sys
-from pathlib import Path
-import rlhf_game.training_backends.lm.models, rlhf_game.training_backends.lm.sampling, pyarrow.parquet
-from rlhf_game.outcomes import read_config, run
-
-config, folder = read_config(sys.argv[1]), Path(sys.argv[2])
-run(config, folder / "warm")  # so that no child has to import anything
-replace = os.replace
-
-def attempt(path, deadly):
-    # Run in a child, killed just before its deadly-th rename into place.
-    child = os.fork()
-    if child == 0:
-        left = deadly
-        def counted(source, target):
-            nonlocal left
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left -= 1
-            replace(source, target)
-        os.replace = counted
-        run(config, path)
-        os._exit(0)
-    return os.WTERMSIG(os.waitpid(child, 0)[1])
-
-deadly = 0
-while attempt(folder / str(deadly), deadly) == signal.SIGKILL:
-    deadly += 1
-    assert attempt(folder / str(deadly - 1), -1) == 0
-print(deadly)
-"""
-
-
 def test_killed_before_any_rename_a_run_goes_on_to_the_same_bytes(write: Write, tmp_path: Path) -> None:
     config = write()
     run(read_config(config), tmp_path / "whole")
     whole = contents(tmp_path / "whole")
-    (tmp_path / "killed").mkdir()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command_line = [sys.executable, "-W", "ignore", "-c", KILLER, str(config), str(tmp_path / "killed")]
-    done = subprocess.run(command_line, capture_output=True, text=True, env=environment, check=True)
-    renames = int(done.stdout)
+    renames = killed_everywhere(config, tmp_path / "killed")
     assert (
         renames == 1 + 1 + 4 + 1 + 3 + 1 + 1 + 2
     )  # config, model, batches, candidates, groups, scores, game, sums, receipt

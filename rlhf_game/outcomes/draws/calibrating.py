@@ -16,15 +16,13 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, parse_json_lines, read_text, shown
 from rlhf_game.outcomes.draws.draws_pipeline import DrawsRun
 from rlhf_game.outcomes.run_config import Configuration
-from rlhf_game.rewards.calibration import Logistic, is_flat
+from rlhf_game.rewards.calibration import SPREAD, Logistic, is_flat
 from rlhf_game.rewards.reward_specs import calibration_of
 from rlhf_game.rewards.texts import call_reward
 
 if TYPE_CHECKING:
     from rlhf_game.outcomes.run_pipeline import FinishedRun
 
-SPREAD = 0.5
-"""The scale, in standard deviations of the scores of the public texts."""
 LEAST = 20
 """Public texts: with fewer their spread is not known."""
 

@@ -4,8 +4,8 @@ What is asked for in a round depends on the rounds before it alone, and each is 
 interrupted tape goes on and becomes the same.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeAlias, final
 
 import numpy as np
@@ -25,14 +25,18 @@ Known: TypeAlias = dict[tuple[int, str], tuple[tuple[float, ...], tuple[float, .
 """Of a prompt and a text, every group's scores and rewards."""
 
 
+Columns: TypeAlias = Mapping[str, list[Any]]
+"""A round: of each proposal what Proposal has, and every group's scores and rewards where the text is seen first."""
+
+
 class RoundStore(Protocol):
     """What a finished round is kept in."""
 
-    def read(self) -> Any:
+    def read(self) -> Columns | None:
         """Return what was written, or None."""
         ...
 
-    def write(self, value: Any) -> None:
+    def write(self, columns: Columns, /) -> None:
         """Write it whole."""
         ...
 
@@ -123,19 +127,28 @@ class TapeSettings:
         kept = None if self.keep is None else self.keep(number)
         found = None if kept is None else kept.read()
         if found is None:
-            proposals = self.propose(draws, self._counts(draws))
-            keys = [(b, one.text) for (b, _), one in zip(draws, proposals, strict=True) if one.is_whole]
-            new = [key for key in dict.fromkeys(keys) if key not in known]
-            worth: list[list[Any]] = []
-            if new:
-                scores, rewards = self.score([b for b, _ in new], [text for _, text in new])
-                columns = zip(new, scores.T.tolist(), rewards.T.tolist(), strict=True)
-                worth = [[*key, mine, theirs] for key, mine, theirs in columns]
-            found = {"proposals": [list(astuple(one)) for one in proposals], "worth": worth}
+            found = self._new_round(draws, known)
             if kept is not None:
                 kept.write(found)
-        known.update({(b, text): (tuple(mine), tuple(theirs)) for b, text, mine, theirs in found["worth"]})
-        return [Proposal(*one) for one in found["proposals"]]
+        keys = [(b, text) for (b, _), text in zip(draws, found["text"], strict=True)]
+        worth = zip(keys, found["scores"], found["rewards"], strict=True)
+        known.update({key: (tuple(mine), tuple(theirs)) for key, mine, theirs in worth if mine is not None})
+        return [Proposal(*values) for values in zip(*(found[field.name] for field in fields(Proposal)), strict=True)]
+
+    def _new_round(self, draws: Sequence[Draw], known: Known) -> Columns:
+        """Return a round that is drawn and scored now."""
+        proposals = self.propose(draws, self._counts(draws))
+        keys = [(b, one.text) if one.is_whole else None for (b, _), one in zip(draws, proposals, strict=True)]
+        new = [key for key in dict.fromkeys(keys) if key is not None and key not in known]
+        worth: dict[tuple[int, str] | None, tuple[list[float], list[float]]] = {}
+        if new:
+            scores, rewards = self.score([b for b, _ in new], [text for _, text in new])
+            worth = dict(zip(new, zip(scores.T.tolist(), rewards.T.tolist(), strict=True), strict=True))
+        first = [worth.pop(key, (None, None)) for key in keys]
+        found: dict[str, list[Any]] = {
+            field.name: [getattr(one, field.name) for one in proposals] for field in fields(Proposal)
+        }
+        return {**found, "scores": [mine for mine, _ in first], "rewards": [theirs for _, theirs in first]}
 
     def _counts(self, draws: Sequence[Draw]) -> Counts | None:
         """Return what says which of a round's texts may still count, while they are written."""

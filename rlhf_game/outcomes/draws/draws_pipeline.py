@@ -111,7 +111,7 @@ def _draw(configuration: Configuration, folder: RunFolder, watch: Progress) -> N
         "config_sha256": configuration.sha256,
         "versions": versions(),
     }
-    check_resumed(folder, provenance)
+    check_resumed(folder, {**provenance, "pieces": "tables"})  # those of before were not
 
     bounds = scorer.bounds if scorer.bounds_beginnings() else None
 
@@ -123,7 +123,7 @@ def _draw(configuration: Configuration, folder: RunFolder, watch: Progress) -> N
             partial(exponentials, seed, part),
             spec.max_proposals,
             spec.batch_size,
-            partial(folder.part, f"tape-{part}"),
+            partial(folder.table_part, f"tape-{part}"),
             bounds,
         )
         return drawing.draw(wanted, partial(watch, "draw the tape" if part == MAIN else "draw a pilot"))

@@ -4,7 +4,7 @@ Nothing is written. The pilot's texts stand for all texts: expectations are thos
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, final
@@ -24,7 +24,7 @@ from rlhf_game.outcomes.draws.proposals import TextSampling, open_proposer
 from rlhf_game.outcomes.finetuned.finetuned_spec import FinetunedSpec
 from rlhf_game.outcomes.run_config import CandidatesSpec, Configuration, TrieSpec
 from rlhf_game.outcomes.scoring import GroupScorer
-from rlhf_game.rewards.calibration import is_flat
+from rlhf_game.rewards.calibration import SPREAD, Logistic, is_flat
 
 DRAWS: Final = 64
 """Reference draws of each prompt in a pilot."""
@@ -37,12 +37,14 @@ MOST: Final = 1_000_000
 BACKWARD: Final = 4.0
 """What a token that is trained on costs, in tokens that are drawn."""
 PROVES: Final = {
-    "candidates": "exact payments and truth as the best report, on the candidates; the width is how much a payment "
-    "depends on which are drawn",
-    "trie": "intervals that are certain for all responses; only for answers of a few tokens",
-    "draws": "truth as the best report and payments right in expectation, over all texts; no utility below 0 after any "
-    "draw",
-    "finetuned": "an interval for each payment and a bound on what a lie gains, at a stated level",
+    "candidates": "exact payments and truth as the best report, on the candidates; the width is how far a payment "
+    "depends on which are drawn (95 %)",
+    "trie": "intervals that are certain for all responses, of a width that is known once it is found; tokens are the "
+    "most that it reads; only for answers of a few tokens",
+    "draws": "in expectation over draws, truth as the best report and right payments, over all texts; no utility below "
+    "0 after any draw, but with log_mean; the width is that of a payment's interval",
+    "finetuned": "an interval for each payment and a bound on what a lie gains, at a stated level, both wider by what "
+    "training leaves undone, which only the training tells; the width is without it",
 }
 
 
@@ -53,6 +55,8 @@ class Pilot:
 
     problem: Problem
     names: tuple[str, ...]
+    scores: Array
+    """Every group's, before its calibration: [n, B, K]."""
     rewards: tuple[Array, ...]
     """Every group's, of each prompt: B of [n, K]."""
     lengths: Array
@@ -62,9 +66,9 @@ class Pilot:
     scored: float
     """Seconds to score a response for all groups."""
 
-    def rates(self, problem: Problem | None = None) -> Array:
-        """Return the acceptance rate of each prompt: [B]. problem: another strength or other ceilings."""
-        one = self.problem if problem is None else problem
+    def rates(self) -> Array:
+        """Return the acceptance rate of each prompt: [B]."""
+        one = self.problem
         tops = [one.shares @ np.minimum(rewards, one.ceilings[:, None]) - one.top for rewards in self.rewards]
         return np.array([np.exp(top / one.strength).mean() for top in tops])
 
@@ -117,7 +121,7 @@ def _pilot(configuration: Configuration, folder: Path) -> Pilot:
     begun = time.perf_counter()
     found = proposer.propose(wanted, source.seed, 0)
     drawn = time.perf_counter()
-    _, rewards = scorer.score([b for b, _ in wanted], [one.text for one in found])
+    scores, rewards = scorer.score([b for b, _ in wanted], [one.text for one in found])
     scored = time.perf_counter()
     names, sizes = [group.name for group in fields.groups], [group.size for group in fields.groups]
     spec = (
@@ -127,6 +131,7 @@ def _pilot(configuration: Configuration, folder: Path) -> Pilot:
     return Pilot(
         spec.problem(names, sizes, fields.weights or {}, fields.strength),
         tuple(names),
+        scores.reshape(len(names), len(asked), DRAWS),
         tuple(rewards[:, b * DRAWS : (b + 1) * DRAWS] for b in range(len(asked))),
         tokens.mean(axis=1),
         (drawn - begun) / max(float(tokens.sum()), 1.0),
@@ -185,27 +190,35 @@ def _draws(configuration: Configuration, pilot: Pilot, prompts: int) -> dict[str
     found = _way("draws", *_scaled(tokens, seconds, pilot, prompts), width)
     found["acceptance_rate"] = float(len(rates) / (1 / rates).sum())
     found["acceptance_rates"] = rates.tolist()
+    found["prompts"] = list(configuration.source.words[: len(rates)])
     found["draws"] = wanted
     found["changes"] = [
-        {"change": name, "proposals": float(wanted / pilot.rates(problem).min())} for name, problem in _changes(pilot)
+        {"change": name, "proposals": float(wanted / changed.rates().min())} for name, changed in _changes(pilot)
     ]
     return found
 
 
-def _changes(pilot: Pilot) -> list[tuple[str, Problem]]:
-    """Return other declarations: what they are called, and their problems. Proposals are the slowest prompt's."""
-    now = pilot.problem
-    least = [max(float(of[i].max()) for of in pilot.rewards) for i in range(len(pilot.names))]
+def _changes(pilot: Pilot) -> list[tuple[str, Pilot]]:
+    """Return what the pilot would be with other declarations, and what these are called."""
+    now, names = pilot.problem, pilot.names
+    least = [max(float(of[i].max()) for of in pilot.rewards) for i in range(len(names))]
     ceilings = np.minimum(now.ceilings, np.maximum(least, 0.01))
-    said = ", ".join(f"{name} {ceiling:.2g}" for name, ceiling in zip(pilot.names, ceilings, strict=True))
-    changed = [
-        (
-            f"strength {factor * now.strength:g}",
-            Problem(now.sizes, now.multipliers, factor * now.strength, now.ceilings),
-        )
-        for factor in (0.5, 1.0, 2.0)
+    said = ", ".join(f"{name} {ceiling:.2g}" for name, ceiling in zip(names, ceilings, strict=True))
+    steep = [
+        Logistic(float(of.mean()), SPREAD * float(of.std()))(of, []) if of.std() > 0 else now_of
+        for of, now_of in zip(pilot.scores, np.stack(pilot.rewards, axis=1), strict=True)
     ]
-    return [*changed, (f"ceilings {said}", Problem(now.sizes, now.multipliers, now.strength, ceilings))]
+    less, more = (replace(pilot, problem=replace(now, strength=factor * now.strength)) for factor in (0.5, 2.0))
+    return [
+        (f"strength {less.problem.strength:g}", less),
+        (f"strength {now.strength:g}, as now", pilot),
+        (f"strength {more.problem.strength:g}", more),
+        (f"ceilings {said}", replace(pilot, problem=replace(now, ceilings=ceilings))),
+        (
+            f"logistic calibrations of scale {SPREAD:g} standard deviations",
+            replace(pilot, rewards=tuple(np.stack(steep, axis=1))),
+        ),
+    ]
 
 
 def _finetuned(configuration: Configuration, pilot: Pilot, prompts: int) -> dict[str, Any]:

@@ -25,8 +25,8 @@ from rlhf_game.training_backends.trainers.policies import PolicyTraining, load_p
 from rlhf_game.training_backends.trainers.policies.policy_folders import TrainedFolder
 from rlhf_game.training_backends.trainers.self_training import Example, SupervisedTraining, train_supervised
 
-COUNTS, SHOWN, LONG, THREADS = (2, 4, 16), (0.25, 1.0), 12, 2
-"""Of fresh candidates; strengths of the figure's panels; steps of a training that is looked at halfway."""
+COUNTS, SHOWN, LONG, THREADS = (2, 4, 16), 0.25, 12, 2
+"""Of fresh candidates; the figure's strength; steps of a training that is looked at halfway."""
 HEADS = (
     "strength", "training", "learning rate", "seeds", "steps", "score gained", "KL to the reference, nats", "true gap",
     "kept of the gain, %", "estimated gap", "certified at 95 %", "tokens", "seconds", "pays after so many responses",
@@ -84,7 +84,12 @@ def optimal(yardstick: Yardstick, run: Run) -> list[Example]:
     return found
 
 
-RUNS: tuple[tuple[Run, ...], ...] = ()
+RUNS: tuple[tuple[Run, ...], ...] = (
+    (Run("drawn", None, 0.25, 12, 2e-4),),
+    (Run("drawn", None, 0.25, 32, 3e-4),),
+    (Run("drawn", None, 0.25, 16, 1e-3),),
+    (Run("rloo", "rloo", 0.25, 16, 3e-4),),
+)
 """Each with its seeds."""
 
 
@@ -170,22 +175,21 @@ def untrained(yardstick: Yardstick, strength: float) -> list[list[str]]:
     return rows
 
 
-def draw(axes: Any, yardstick: Yardstick, found: list[list[Point]]) -> None:
+def draw(axis: Any, yardstick: Yardstick, found: list[list[Point]]) -> None:
     """Draw what is kept against the tokens that the training took, and what fresh candidates keep with none."""
-    for axis, strength in zip(axes, SHOWN, strict=True):
-        for count, value in candidates(yardstick, strength).items():
-            axis.axhline(value, color="0.6", linestyle=":", linewidth=1)
-            axis.annotate(f"{count} candidates", (0.02, value), xycoords=("axes fraction", "data"), fontsize=7)
-        for run in dict.fromkeys(some[0].run for some in found if some[0].run.strength == strength):
-            line = [some for some in found if some[0].run == run]
-            shares = np.array([share(yardstick, some) for some in line])
-            tokens = [np.mean([point.tokens for point in some]) for some in line]
-            label = f"{run.name}, learning rate {run.learning_rate:g}"
-            axis.errorbar(tokens, shares[:, 0], shares[:, 1], fmt="o-", label=label, markersize=4)
-        axis.axhline(0, color="0.5", linewidth=0.8)
-        axis.set(xlabel="tokens of the training", title=f"strength {strength:g}")
-        axis.legend(fontsize=7)
-    axes[0].set_ylabel("kept of the exact gain, %")
+    for count, value in candidates(yardstick, SHOWN).items():
+        axis.axhline(value, color="0.6", linestyle=":", linewidth=1)
+        place, lifted = ("axes fraction", "data"), {"xytext": (0, 2), "textcoords": "offset points"}
+        axis.annotate(f"{count} candidates", (0.02, value), xycoords=place, fontsize=7, **lifted)
+    for run in dict.fromkeys(some[0].run for some in found if some[0].run.strength == SHOWN):
+        line = [some for some in found if some[0].run == run]
+        shares = np.array([share(yardstick, some) for some in line])
+        tokens = [np.mean([point.tokens for point in some]) for some in line]
+        label = f"{run.name}, learning rate {run.learning_rate:g}"
+        axis.errorbar(tokens, shares[:, 0], shares[:, 1], fmt="o-", label=label, markersize=4)
+    axis.axhline(0, color="0.5", linewidth=0.8)
+    axis.set(xlabel="tokens of the training", ylabel="kept of the exact gain, %")
+    axis.legend(fontsize=7, loc="center right")
 
 
 def main(folder: Path) -> None:
@@ -201,7 +205,7 @@ def main(folder: Path) -> None:
     write_table("policies.md", "training", HEADS, rows)
     shown = [0, 1, 2, 3, 4, 8, 11]
     write_table("draws.md", "trained", [HEADS[k] for k in shown], [[one[k] for k in shown] for one in rows])
-    write_figure("training", lambda *axes: draw(axes, yardstick, found), panels=len(SHOWN))
+    write_figure("training", lambda axis: draw(axis, yardstick, found), size=(6.0, 3.4), panels=1)
 
 
 if __name__ == "__main__":

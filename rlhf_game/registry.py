@@ -10,6 +10,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -115,6 +116,7 @@ _RECIPES: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Of each recipe of several stages, the function of a configuration and a task that trains by it."""
 _registered: dict[tuple[str, str], type] = {}
+_IS_REFUSED: Final = ContextVar("is_refused", default=False)
 
 
 def register(role: str, name: str) -> Callable[[Class], Class]:
@@ -182,9 +184,13 @@ def recipe(name: str) -> Callable[[Any, Any], dict[str, Any]]:
 def load(target: str, base: Path | None = None) -> Any:
     """Return what ``package.module:name`` or ``path/to/file.py:name`` is called; modules beside ``base`` come first.
 
-    A file can import the modules of its own folder. Raises InputError when there is no such module, file or name, and
-    RunError when the code fails.
+    A file can import the modules of its own folder. Raises InputError when there is no such module, file or name, or
+    code is refused (see ``refusing_code``), and RunError when the code fails.
     """
+    if _IS_REFUSED.get():
+        raise InputError(
+            f"{target}: must be trusted to be run, found code in what somebody wrote (--trust-code lets it)"
+        )
     place, colon, name = target.rpartition(":")
     if not colon or not place or not name:
         raise InputError(f"must be package.module:Name or path/to/file.py:Name, found {target!r}")
@@ -192,6 +198,16 @@ def load(target: str, base: Path | None = None) -> Any:
     if file is None or (not place.endswith(".py") and _origin(place) == file.resolve()):
         return _named(_module(target), target)
     return _named(_run(file.resolve()), target)
+
+
+@contextmanager
+def refusing_code(*, unless: bool = False) -> Iterator[None]:
+    """Let nothing be run that a file names as code, unless it is trusted; what is registered or installed may be."""
+    before = _IS_REFUSED.set(not unless)
+    try:
+        yield
+    finally:
+        _IS_REFUSED.reset(before)
 
 
 def source_file(target: str, base: Path | None = None) -> Path | None:

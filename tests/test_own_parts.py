@@ -178,6 +178,8 @@ def test_all_of_them_in_a_study(folder: Path) -> None:
     path.write_text(json.dumps(study))
     done = run("simulate", path, "-o", folder / "one", "--json")
     assert done.code == 0, done.err
+    assert "(--trust-code lets it)" in run("verify", folder / "one").err
+    assert run("verify", folder / "one", "--trust-code").code == 0
     spread = run("simulate", path, "-o", folder / "two", "--json", "--engine", "local", "--workers", 2)
     assert spread.code == 0, spread.err
     assert json.loads(spread.out)["summaries"] == json.loads(done.out)["summaries"]

@@ -64,6 +64,7 @@ def verify_folder(folder: Path, *, trusted: bool = False) -> tuple[list[str], li
     from rlhf_game.errors import InputError, boundary
     from rlhf_game.files.documents import shown
     from rlhf_game.files.workspace import SUMS, Workspace
+    from rlhf_game.registry import refusing_code
 
     workspace, name = Workspace(folder), shown(str(folder), 200)
     kind = next((kind for last, kind in KINDS.items() if (folder / last).exists()), None)
@@ -71,7 +72,7 @@ def verify_folder(folder: Path, *, trusted: bool = False) -> tuple[list[str], li
         raise InputError(f"{name}: must be a finished folder, with {' or '.join(KINDS)} in it, found none of them")
     if not workspace.is_sealed:
         raise InputError(f"{name}: must hold the seal of its files, {SUMS}, found none")
-    with boundary(f"{name}: its files must go together", InputError):
+    with boundary(f"{name}: its files must go together", InputError), refusing_code(unless=trusted):
         found = workspace.differences() or kind.differences(folder, trusted)
     if found:
         return found, []
@@ -83,23 +84,28 @@ def verify_folder(folder: Path, *, trusted: bool = False) -> tuple[list[str], li
     ]
 
 
-def again_differences(folder: Path, config: Path | None, replay: int | None, recompute: int | None) -> list[str]:
+def again_differences(
+    folder: Path, config: Path | None, replay: int | None, recompute: int | None, *, trusted: bool = False
+) -> list[str]:
     """Return what playing games of a study, or scoring responses of a run, again does not give: a line each.
 
     replay, recompute: how many, picked at random now, so that whoever made the folder cannot have known which.
+    trusted: whether code that the folder names may run; what ``config`` names is of whoever verifies.
     """
     import numpy as np
 
     from rlhf_game.errors import InputError
     from rlhf_game.outcomes.verifying import rescored_differences
+    from rlhf_game.registry import refusing_code
     from rlhf_game.simulations.simulation_pipeline import replay_differences
 
     found, rng = [], np.random.default_rng(secrets.randbits(64))
     for count, option, last in ((replay, "--replay", "study.json"), (recompute, "--recompute", "receipt.json")):
         if count is not None and not (folder / last).exists():
             raise InputError(f"{option}: must come with a finished folder with {last}, found {folder}")
-    if replay is not None:
-        found += replay_differences(folder, replay, rng)
-    if recompute is not None:
-        found += rescored_differences(folder, config, recompute, rng)
+    with refusing_code(unless=trusted or config is not None):
+        if replay is not None:
+            found += replay_differences(folder, replay, rng)
+        if recompute is not None:
+            found += rescored_differences(folder, config, recompute, rng)
     return found

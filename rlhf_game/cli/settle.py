@@ -216,7 +216,7 @@ def _verify_folder(
     from rlhf_game.cli.folder_kinds import again_differences, verify_folder
 
     found, said = verify_folder(folder, trusted=trusted)
-    found = found or again_differences(folder, config, *again)
+    found = found or again_differences(folder, config, *again, trusted=trusted)
     said += [
         f"{count} {what}, picked at random now"
         for count, what in zip(again, ("games played again", "responses scored again"), strict=True)

@@ -56,8 +56,8 @@ def sources(said: Mapping[str, Any], base: Path, *, trusted: bool) -> dict[str, 
     for role, name in _code(said):
         if not trusted:
             raise InputError(
-                f"{role}: must be one of {_known(role)}, for a game that is not trusted to run code; found {name!r} "
-                "(--trust-code lets it run)"
+                f"{role}: must be {_known(role) or 'no code'}, for a game that is not trusted to run code; "
+                f"found {name!r} (--trust-code lets it run)"
             )
         try:
             found[role] = source_of(name, base).document()

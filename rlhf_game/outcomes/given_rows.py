@@ -165,7 +165,7 @@ def _there(columns: ColumnsSpec, rows: Sequence[tuple[str, Mapping[str, Any]]], 
         having = [row.get(column) is not None for _, row in rows]
         if all(having):
             found[role] = column
-        elif any(having) or role in columns.model_fields_set:
+        elif any(having) or column != ColumnsSpec.model_fields[role].default:
             where = rows[having.index(False)][0]
             raise InputError(f"{where}: {shown(column)}: must be given in every row or in none, found nothing")
     logs = found.keys() - {"count"}

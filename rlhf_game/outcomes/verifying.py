@@ -95,7 +95,7 @@ def _game_differences(folder: RunFolder, config: RunConfig, files: Mapping[str, 
     scored["rewards"] = {name: {**scored["rewards"].get(name, {}), "reward": reward} for name, reward in known.items()}
     if isinstance(config.outcomes, GivenSpec):
         file = config.outcomes.file
-        origin["rows"] |= {"file": file, "sha256": files.get(file)}
+        origin["rows"] |= {"file": Path(file).name, "sha256": files.get(file)}
     columns, rows = read_parquet(folder.candidates)[0], read_parquet(folder.scores)[0]
     found = [line for name in ROWS for line in apart((folder.scores.name, name), rows[name], columns[name])]
     prompts = _prompts(columns)

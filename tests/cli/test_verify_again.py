@@ -8,6 +8,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from rlhf_game import registry
 from rlhf_game.files.tables import digest
 from rlhf_game.files.workspace import SUMS
 from rlhf_game.simulations import simulation_pipeline
@@ -77,3 +78,27 @@ def test_scores_that_were_made_up_are_found_by_scoring_again(tmp_path: Path) -> 
     make_fit(out, names)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:2]))
     assert run("verify", out, tmp_path / "run.json", "--recompute", "1").code == 2  # other rows than those of the run
+
+
+def test_code_that_a_folder_names_is_not_run_unless_it_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the one who made the run it is run as any program; whoever only gets the folder runs nothing by verifying."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from pathlib import Path\n\n(Path(__file__).parent / 'ran').touch()\n\n"
+        "def half(prompts, completions):\n    return [0.5] * len(completions)\n"
+    )
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "p", "response": "a"}\n{"prompt": "p", "response": "b"}\n')
+    config = {
+        "outcomes": {"kind": "given", "file": "rows.jsonl"}, "strength": 0.5, "payment": "none",
+        "groups": [{"name": "a", "reward": {"python": "mine.py:half"}, "calibration": "unit"}],
+    }  # fmt: skip
+    (tmp_path / "run.json").write_text(json.dumps(config))
+    assert run("run", tmp_path / "run.json", "-o", tmp_path / "out").code == 0
+    (tmp_path / "ran").unlink()
+    registry._run_once.cache_clear()  # as in another process
+    refused = run("verify", tmp_path / "out", "--recompute", "1")
+    assert (refused.code, "--trust-code" in refused.err, (tmp_path / "ran").exists()) == (2, True, False), refused
+    for trusted in (("--trust-code",), (tmp_path / "run.json",)):
+        assert run("verify", tmp_path / "out", *trusted, "--recompute", "1").code == 0

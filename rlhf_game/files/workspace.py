@@ -240,14 +240,16 @@ def open_workspace(
     *,
     log: str = "calls",
     renew: Callable[[Workspace, Any, Any], bool] = lambda workspace, before, now: False,
+    binding: str | None = None,
 ) -> Iterator[Workspace]:
     """Hold the folder at ``path``, made if it is not there, and check that every file in it is as it was written.
 
     last: the file that is written last; where it is, the folder is finished. log: the folder in it that grows until
     then. renew: whether another configuration may go on with what is there, told both; it drops what is not of use to
     it. When the work fails on its input before an earlier call bound the folder to its configuration, the folder is
-    left as it was. Raises InputError when it holds something else, work of another configuration or a changed file,
-    RunError when another process holds it (the hold ends with that process, however it ends).
+    left as it was, unless a file in it now matches ``binding``: what must not be made anew. Raises InputError when it
+    holds something else, work of another configuration or a changed file, RunError when another process holds it (the
+    hold ends with that process, however it ends).
     """
     if path.exists() and not path.is_dir():
         raise InputError(f"{shown(str(path), 200)}: must be a folder for the run, found a file")
@@ -275,7 +277,7 @@ def open_workspace(
             try:
                 yield workspace
             except InputError:
-                if not is_bound:
+                if not is_bound and not (binding and any(path.glob(binding))):
                     _undo(path, before)
                 raise
     except BlockingIOError:

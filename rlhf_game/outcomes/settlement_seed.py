@@ -3,7 +3,7 @@
 import secrets
 from typing import Final
 
-from rlhf_game.files.run_folder import RunFolder
+from rlhf_game.files.run_folder import SEED, RunFolder
 from rlhf_game.files.seals import revealed_seed
 from rlhf_game.outcomes.run_config import Configuration
 from rlhf_game.outcomes.sealing import seal_of, sealed_reports
@@ -21,7 +21,7 @@ def settlement_seed(configuration: Configuration, folder: RunFolder) -> tuple[in
         return revealed_seed(seal, reports), seal.seed_from
     if configuration.fields.settlement_seed is not None:
         return configuration.fields.settlement_seed, "config"
-    kept = folder.part("settlement-seed", 0)
+    kept = folder.part(SEED, 0)
     seed = kept.read()
     if seed is None:
         seed = secrets.randbelow(SEEDS)

@@ -1,17 +1,20 @@
 """Outcomes of kind draws: what a configuration may say about the tapes, the bills and what is declared beforehand."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, final
+from typing import Annotated, Final, Literal, final
 
 import numpy as np
 from pydantic import Field
 
-from rlhf_game.files.drawn import Ceiling, Count
+from rlhf_game.files.drawn import PILOT, Ceiling, Count
 from rlhf_game.files.schema import Name, Positive, Strict
 from rlhf_game.mechanism.draws.settlement import expected_proposals
 from rlhf_game.mechanism.draws.tapes import Problem
 from rlhf_game.mechanism.reports import LARGEST_SIZE
 from rlhf_game.outcomes.served_draws import ServerSpec
+
+LARGEST: Final = 1e300
+"""What stands in messages for larger numbers."""
 
 
 @final
@@ -42,6 +45,9 @@ class DrawsSpec(Strict):
         for name in self.ceilings:
             if name not in sizes:
                 return f"ceilings.{name}: must be the name of a group, found none of that name"
+        least = max(self.draws, PILOT) if self.estimator in ("auto", "log_mean") else self.draws
+        if self.max_proposals < least:
+            return f"max_proposals: must be at least the {least} draws of a prompt, found {self.max_proposals}"
         if self.size_limit is None:
             return None
         for name, size in sizes.items():
@@ -61,8 +67,9 @@ class DrawsSpec(Strict):
                 f"strength {reach / room:.3g}, or ceilings or calibrations {strength * room / reach:.3g} times as high"
             )
         return (
-            f"max_proposals: must be at least {expected:.6g}, what {self.draws} draws may take with sizes up to "
-            f"size_limit, found {self.max_proposals}; {fits} would do, and outcomes candidates need no such number"
+            f"max_proposals: must be at least {min(expected, LARGEST):.6g}, what {self.draws} draws may take with "
+            f"sizes up to size_limit, found {self.max_proposals}; {fits} would do, and outcomes candidates need no "
+            "such number"
         )
 
     def problem(

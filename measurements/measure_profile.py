@@ -28,7 +28,7 @@ from rlhf_game.training_backends.trainers.policies.trainers import NamedReward
 
 Parts: TypeAlias = dict[str, float]
 GENERATION, PASSES, GRADIENTS, REWARDS, REST = (
-    "generation", "log probabilities of what was drawn", "gradients", "rewards", "all else",
+    "generation", "log probabilities", "gradients", "rewards", "all else",
 )  # fmt: skip
 WATCHED: tuple[tuple[Any, str, str], ...] = (
     (GenerationMixin, "generate", GENERATION),

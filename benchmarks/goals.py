@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import cProfile
 import pstats
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -55,6 +56,10 @@ class Measured:
     """Further peers: theirs / ours, above 1 where ours is less."""
     ours: Callable[[], Any] | None = None
     """Our side, to be profiled where the goal is missed."""
+    profile: Callable[[], tuple[str, ...]] | None = None
+    """The profile of our side where it is another process."""
+    why: Callable[[], str] | None = None
+    """A sentence on what stands in the way, measured where the goal is missed."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,6 @@ class Row:
     goal: Goal
     measure: Callable[[], Measured]
     is_slow: bool = False
-    reason: str = ""
-    """Why it is missed, as far as its profile does not say so; shown only if it is."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,8 @@ class Verdict:
 
     row: Row
     measured: Measured
-    profile: tuple[str, ...]
-    """Where our time goes, if the goal is missed."""
+    why: str
+    """What stands in the way, and where our time goes, if the goal is missed."""
 
     @property
     def is_met(self) -> bool:
@@ -91,10 +94,13 @@ class Verdict:
 
 
 def judge(row: Row) -> Verdict:
-    """Measure a row, and profile our side if it misses its goal."""
+    """Measure a row, and if it misses its goal, what stands in the way and where our time goes."""
     measured = row.measure()
-    is_met = row.goal.is_met(measured.number)
-    return Verdict(row, measured, () if is_met or measured.ours is None else profiled(measured.ours))
+    if row.goal.is_met(measured.number):
+        return Verdict(row, measured, "")
+    lines = measured.profile() if measured.profile else profiled(measured.ours) if measured.ours else ()
+    said = [measured.why()] if measured.why else []
+    return Verdict(row, measured, " ".join([*said, *([f"{'; '.join(lines)}."] if lines else [])]))
 
 
 def cpu_seconds(
@@ -118,23 +124,41 @@ def cpu_seconds(
     return least
 
 
-def against(ours: Callable[[], Any], peers: Mapping[str, Callable[[], Any]], rounds: int = 5) -> Measured:
+def against(
+    ours: Callable[[], Any],
+    peers: Mapping[str, Callable[[], Any]],
+    rounds: int = 5,
+    why: Callable[[], str] | None = None,
+) -> Measured:
     """Return how many times as long ours takes as the first peer; what the other peers take goes beside it."""
     seconds = cpu_seconds({"ours": ours, **peers}, rounds)
     first, *others = peers
     detail = f"{duration(seconds['ours'])} against {duration(seconds[first])}"
-    return Measured(
-        seconds["ours"] / seconds[first], detail, {peer: seconds[peer] / seconds["ours"] for peer in others}, ours
-    )
+    ratios = {peer: seconds[peer] / seconds["ours"] for peer in others}
+    return Measured(seconds["ours"] / seconds[first], detail, ratios, ours, why=why)
 
 
 def profiled(function: Callable[[], Any]) -> tuple[str, ...]:
-    """Return the functions with most time of their own, numpy's included, with their shares."""
-    profile = cProfile.Profile()
-    profile.runcall(function)
-    stats = pstats.Stats(profile)
-    total = max(stats.total_tt, 1e-12)
-    largest = sorted(stats.stats.items(), key=lambda item: -item[1][2])[:PROFILED]
+    """Return the functions with most time of their own, numpy's included, and their shares: of all threads together."""
+    profiles = [cProfile.Profile()]
+
+    def begin(*_: Any) -> None:  # the first event of a new thread: from here on that thread has a profile of its own
+        profiles.append(cProfile.Profile())
+        profiles[-1].enable()
+
+    threading.setprofile(begin)
+    try:
+        profiles[0].runcall(function)
+    finally:
+        threading.setprofile(None)  # type: ignore[arg-type]
+    return heaviest(pstats.Stats(*profiles))
+
+
+def heaviest(stats: pstats.Stats) -> tuple[str, ...]:
+    """Return the functions with most time of their own, with their shares; waiting for a thread is nobody's time."""
+    known = {who: one for who, one in stats.stats.items() if "acquire" not in who[2]}  # type: ignore[attr-defined]
+    total = max(sum(one[2] for one in known.values()), 1e-12)
+    largest = sorted(known.items(), key=lambda item: -item[1][2])[:PROFILED]
     lines = []
     for (file, _, name), (_, calls, own, _, _) in largest:
         where = f"{Path(file).stem}." if file.endswith(".py") else ""
@@ -166,8 +190,7 @@ def table_lines(verdicts: list[Verdict]) -> list[str]:
             + (f" ({measured.detail})" if measured.detail else "")
         )
         lines += [f"    {peer}: {amount(ratio)} times ours" for peer, ratio in measured.others.items()]
-        lines += [f"    {line}" for line in ((row.reason,) if row.reason and not verdict.is_met else ())]
-        lines += [f"    {line}" for line in verdict.profile]
+        lines += [f"    {verdict.why}"] if verdict.why else []
     return lines
 
 
@@ -186,8 +209,10 @@ def page_section(verdicts: list[Verdict]) -> str:
         cells = (row.work, row.peer, amount(measured.number), str(row.goal), word, measured.detail, others)
         text += "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
     if missed:
-        text += "\n### Why they are missed\n\nWhere our time goes: functions by their own time, numpy's included.\n\n"
+        text += (
+            "\n### Why they are missed\n\nWhat stands in the way, measured in the same run, and where our time goes: "
+        )
+        text += "functions by their own time, numpy's included, of all threads together.\n\n"
     for verdict in missed:
-        why = " ".join(filter(None, (verdict.row.reason, "; ".join(verdict.profile) + "." * bool(verdict.profile))))
-        text += f"* **{verdict.row.work}**: {why or 'not profiled.'}\n"
+        text += f"* **{verdict.row.work}** (beside {verdict.row.peer}): {verdict.why}\n"
     return text + "\n"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import resource
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from typing import Any
 import numpy as np
 
 import rlhf_game as rg
+from benchmarks import floors
 from benchmarks.goals import Measured, Row, amount, at_least, at_most, cpu_seconds, duration
 from benchmarks.goals import against as beside
 from benchmarks.test_chain import GROUPS, HORIZON, STATES, TOKENS, automaton
@@ -57,8 +61,13 @@ def kernel(name: str, groups: int, outcomes: int) -> Callable[[], Any]:
 
 
 def passes_of_a_divergence(name: str) -> Measured:
-    weights, rewards, _ = table(8, 100_000)
-    return beside(kernel(name, 8, 100_000), {"one weights @ rewards": lambda: weights @ rewards}, rounds=3)
+    weights, rewards, reference = table(8, 100_000)
+
+    def why() -> str:
+        once = floors.evaluations(DIVERGENCES[name](1.0), weights, [row[None] for row in rewards], reference[None])
+        return floors.searches(once, cpu_seconds({"pass": lambda: weights @ rewards}, rounds=3)["pass"], "passes")
+
+    return beside(kernel(name, 8, 100_000), {"one weights @ rewards": lambda: weights @ rewards}, rounds=3, why=why)
 
 
 def vectors_of_a_divergence(name: str) -> Measured:
@@ -105,6 +114,7 @@ def many_games_beside_numpy() -> Measured:
         lambda: rg.settle_many(rewards, sizes, reference, regularizer),
         {"plain numpy, unchecked": lambda: plain_kl(rewards, sizes, reference, 0.2)},
         rounds=7,
+        why=partial(floors.lost_digits, found.payments, payments),
     )
 
 
@@ -114,8 +124,14 @@ def time_of_a_game(name: str) -> Measured:
     def run() -> Any:
         return rg.settle_many(rewards, sizes, reference, DIVERGENCES[name](0.2))
 
+    def why() -> str:
+        sheets, q = [rewards[:, i] for i in range(rewards.shape[1])], np.broadcast_to(reference, rewards[:, 0].shape)
+        once = floors.evaluations(DIVERGENCES[name](0.2), sizes.T, sheets, q)
+        return floors.searches(once, GAMES / 1e6, "µs a game")
+
     seconds = cpu_seconds({"ours": run}, rounds=3)["ours"]
-    return Measured(seconds / GAMES * 1e6, f"{duration(seconds)} for {GAMES:,}", ours=run)
+    detail = f"{duration(seconds)} for {GAMES:,}"
+    return Measured(seconds / GAMES * 1e6, detail, ours=run, why=why if name in DUAL else None)
 
 
 def games_a_minute(divergence: str) -> Measured:
@@ -169,7 +185,19 @@ def ragged_beside_uniform() -> Measured:
     lists = settle(
         [np.full(width, 1 / width) for _ in range(1000)], [[rng.random(width) for _ in range(1000)] for _ in range(8)]
     )
-    return beside(ragged, {"uniform prompts, one array": uniform, "uniform prompts, lists of arrays": lists})
+
+    def why() -> str:
+        given = [[rng.random(m) for m in widths] for _ in range(9)]
+        alone = {"joining": lambda: [np.isfinite(np.concatenate(rows)).all() for rows in given], "uniform": uniform}
+        seconds = cpu_seconds(alone)
+        return (
+            f"Putting the arrays of {9 * len(widths):,} prompts end to end, and seeing that they are finite, takes "
+            f"{amount(seconds['joining'] / seconds['uniform'])} times the uniform settlement; then each of "
+            f"{len(set(widths.tolist()))} numbers of outcomes is settled by itself, at the fixed cost of a small game."
+        )
+
+    peers = {"uniform prompts, one array": uniform, "uniform prompts, lists of arrays": lists}
+    return beside(ragged, peers, why=why)
 
 
 PROMPTS = """
@@ -234,26 +262,31 @@ def exps_of_a_chain() -> Measured:
     return beside(run, {"one exp of each reward": exps}, rounds=3)
 
 
+def process_seconds(command: Sequence[str]) -> float:
+    """The least CPU seconds of a process."""
+    least = float("inf")
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        least = min(least, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return least
+
+
 def start_up(command: str) -> Measured:
     """CPU seconds of a whole command, the interpreter included."""
-    import json
-    import resource
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         game = Path(folder) / "game.json"
         groups = [{"name": name, "reward": [i, 1 - i]} for i, name in enumerate("ab")]
         game.write_text(json.dumps({"reference": [0.5, 0.5], "strength": 0.5, "groups": groups}))
         arguments = ["--help"] if command == "--help" else ["settle", str(game)]
-        least = float("inf")
-        for _ in range(5):
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            start = time.perf_counter()
-            subprocess.run([sys.executable, "-m", "rlhf_game", *arguments], check=True, capture_output=True)
-            elapsed = time.perf_counter() - start
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            least = min(least, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return Measured(least, f"{duration(elapsed)} of wall time")
+        start = time.perf_counter()
+        least = process_seconds([sys.executable, "-m", "rlhf_game", *arguments])
+        elapsed = (time.perf_counter() - start) / 5
+        lines = floors.import_profile(*arguments)
+    libraries = "typer" if command == "--help" else "typer, numpy, pydantic"
+    why = partial(floors.interpreter, process_seconds, libraries)
+    return Measured(least, f"{duration(elapsed)} of wall time", profile=lambda: lines, why=why)
 
 
 PASS = "one weights @ rewards"
@@ -264,7 +297,6 @@ ROWS = (
             PASS,
             at_most(150, "passes"),
             partial(fn, name),
-            reason="Three to seven readings of each group, each of ten or more numpy calls on blocks in cache.",
         )
         for fn in (passes_of_a_divergence,)
         for name in DUAL

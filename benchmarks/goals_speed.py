@@ -6,6 +6,7 @@ Arrays are ordinary ones, which their author may change. A pass is one ``weights
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import resource
 import subprocess
@@ -19,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic_core import to_json
 
 import rlhf_game as rg
-from benchmarks import larger_than_memory, peers
+from benchmarks import floors, larger_than_memory, peers
 from benchmarks.goals import Measured, Row, against, amount, at_least, at_most, cpu_seconds, duration
 from benchmarks.goals_rates import DIVERGENCES, MECHANISM, table
+from rlhf_game.files.tables import digest
 from rlhf_game.mechanism.arrays import BLOCK, LARGE
 
 Array = np.ndarray
@@ -89,7 +92,8 @@ def passes(name: str, groups: int, outcomes: int, *, whole: bool) -> Measured:
     if name == "kl" and (groups, outcomes) == LARGEST:
         others = {"plain numpy": lambda: plain_kl(weights, rewards, reference, 1.0)}
         others |= {} if whole else torch_kl(rewards, reference)
-    return against(ours, {"one weights @ rewards": lambda: weights @ rewards, **others}, rounds=4)
+    why = partial(floors.passes, name, weights, rewards, reference, whole=whole)
+    return against(ours, {"one weights @ rewards": lambda: weights @ rewards, **others}, rounds=4, why=why)
 
 
 def copies(name: str) -> Measured:
@@ -103,22 +107,30 @@ def copies(name: str) -> Measured:
 
 
 CORES = """
-    import os, time
+    import json, os, time
     import numpy  # with all its threads: what is imported next tells it to take one
     from benchmarks import peers
-    from benchmarks.goals import cpu_seconds
+    from benchmarks.goals import cpu_seconds, profiled
     from benchmarks.goals_rates import table
     from benchmarks.goals_speed import LARGEST, settled
 
-    os.environ["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
+    cores = str(len(os.sched_getaffinity(0)))
+    run = settled("kl", *LARGEST)
+
+    def on(threads):
+        os.environ["OMP_NUM_THREADS"] = threads
+        return run()
+
     weights, rewards, reference = table(*LARGEST)
     tools = peers.kl_with_scipy(reference, 1.0)
     contestants = {
-        "ours": settled("kl", *LARGEST),
+        "ours": lambda: on(cores),
         "pass": lambda: weights @ rewards,
         "naive": lambda: peers.clarke(weights, rewards, *tools),
+        "one thread": lambda: on("1"),
     }
-    print(*cpu_seconds(contestants, rounds=3, clock=time.perf_counter).values())
+    seconds = cpu_seconds(contestants, rounds=3, clock=time.perf_counter)
+    print(json.dumps({"seconds": seconds, "cores": cores, "profile": profiled(lambda: on(cores))}))
 """
 
 
@@ -126,10 +138,17 @@ def on_all_cores(peer: str) -> Measured:
     """Wall time in a process of its own, where BLAS and ours use all cores."""
     environment = {name: value for name, value in os.environ.items() if not name.endswith("NUM_THREADS")}
     command = [sys.executable, "-c", textwrap.dedent(CORES)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
-    ours, one_pass, naive = map(float, done.stdout.split())
-    number = ours / one_pass if peer == "pass" else naive / ours
-    return Measured(number, f"{duration(ours)}; a pass {duration(one_pass)}, n + 1 solves {duration(naive)}")
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
+    ours, one_pass, naive, alone = found["seconds"].values()
+    return Measured(
+        ours / one_pass if peer == "pass" else naive / ours,
+        f"{duration(ours)}; a pass {duration(one_pass)}, n + 1 solves {duration(naive)}",
+        profile=lambda: tuple(found["profile"]),
+        why=lambda: (
+            f"{found['cores']} threads are {amount(alone / ours)} times as fast as one, which takes {duration(alone)}: "
+            "they share the way to the memory, and what comes before and after the one reading has one thread."
+        ),
+    )
 
 
 def many_groups(name: str) -> Measured:
@@ -169,7 +188,7 @@ def small_game(name: str) -> Measured:
         return policy(weights @ np.stack(rows)), peers.clarke(weights, np.stack(rows), welfare, policy)
 
     np.testing.assert_allclose(ours().payments, plain()[1], rtol=1e-9)
-    return against(ours, {"plain numpy with the same checks": plain}, rounds=40)
+    return against(ours, {"plain numpy with the same checks": plain}, rounds=40, why=partial(floors.calls, ours, plain))
 
 
 def command_seconds(game: Path) -> float:
@@ -191,11 +210,27 @@ def receipt_below_the_limit() -> Measured:
         for _ in range(3):
             for outcomes, game in games.items():
                 least[outcomes] = min(least[outcomes], command_seconds(game))
-    return Measured(least[4_194_000] / least[LARGE], f"{duration(least[4_194_000])} against {duration(least[LARGE])}")
+        lines = floors.command_profile(
+            "settle", str(games[4_194_000]), "-o", str(Path(folder) / "receipt.json"), "--json"
+        )
+
+    def why() -> str:
+        policy = np.random.default_rng(0).dirichlet(np.ones(4_194_000)).tolist()
+        seconds = cpu_seconds({"text": lambda: to_json(policy)}, rounds=2)["text"]
+        return (
+            f"Writing {len(policy):,} numbers as text takes {duration(seconds)}, {seconds / least[LARGE]:.0%} of what the "
+            "larger game takes, whose policy is a file of its own; that text is written to the receipt and printed."
+        )
+
+    ratio = least[4_194_000] / least[LARGE]
+    detail = f"{duration(least[4_194_000])} against {duration(least[LARGE])}"
+    return Measured(ratio, detail, profile=lambda: lines, why=why)
 
 
 def parquet(outcomes: int) -> Measured:
     """CPU time of the command beside reading the file's bytes once."""
+    import pyarrow.parquet as pq
+
     with tempfile.TemporaryDirectory() as folder:
         game = larger_than_memory.write_game(Path(folder), outcomes, ".parquet")
 
@@ -204,19 +239,28 @@ def parquet(outcomes: int) -> Measured:
                 while file.read(1 << 20):
                     pass
 
-        once = cpu_seconds({"reading": reading}, rounds=2)["reading"]
-        seconds = command_seconds(game)
-    return Measured(seconds / once, f"{duration(seconds)} against {duration(once)}")
+        def decoding() -> None:
+            with pq.ParquetFile(Path(folder) / "table.parquet", pre_buffer=False) as file:
+                for batch in file.iter_batches(2**17, use_threads=False):
+                    [column.to_numpy() for column in batch.columns]
+
+        parts = {"reading": reading, "decoding": decoding, "hashing": lambda: digest(Path(folder) / "table.parquet")}
+        alone = cpu_seconds(parts, rounds=2)
+        once, seconds = alone["reading"], command_seconds(game)
+        lines = floors.command_profile("settle", str(game), "-o", str(Path(folder) / "receipt.json"), "--json")
+    why = (
+        f"Decoding the columns alone takes {amount(alone['decoding'] / once)} times reading the file, the SHA-256 of "
+        f"its bytes {amount(alone['hashing'] / once)}; numbers that need not fit the memory are then kept in a temporary "
+        "file, which is written once and read for the checks and to settle."
+    )
+    detail = f"{duration(seconds)} against {duration(once)}"
+    return Measured(seconds / once, detail, profile=lambda: lines, why=lambda: why)
 
 
 PASS = "one weights @ rewards"
 AT = "n = 16, m = 2,000,000"
-FIXED = "Some eighty numpy calls and twenty small objects: all of it is fixed cost."
 ROWS = (
-    Row(
-        f"KL, {AT}, policy and payments", PASS, at_most(4.5, "passes"), partial(passes, "kl", *LARGEST, whole=False),
-        reason="An exponential of each reward takes 2 passes, scaling it into cache 1.3, two means .8.",
-    ),
+    Row(f"KL, {AT}, policy and payments", PASS, at_most(4.5, "passes"), partial(passes, "kl", *LARGEST, whole=False)),
     Row(f"KL, {AT}, whole settle", PASS, at_most(5.5, "passes"), partial(passes, "kl", *LARGEST, whole=True)),
     Row(f"KL, {AT}, memory of a whole settle", "one vector of m", at_most(3, "vectors"), partial(copies, "kl")),
     Row(f"KL, {AT}, whole settle on all cores", PASS, at_most(7, "passes"), partial(on_all_cores, "pass")),
@@ -234,14 +278,8 @@ ROWS = (
         for name, bound in (("kl", 5.5), ("l2", 6))
         for n, m in SIZES
     ),
-    Row("settle 3 x 10, KL", "numpy, same checks", at_most(3, "x"), partial(small_game, "kl"), reason=FIXED),
-    Row("settle 3 x 10, L2", "numpy, same checks", at_most(3, "x"), partial(small_game, "l2"), reason=FIXED),
-    Row(
-        "settle of 4,194,000 outcomes in .npy files", "of 4,194,304", at_most(1.3, "x"), receipt_below_the_limit,
-        reason="Four million numbers are written as text (90 MB, .23 s) and copied; the larger game has a file.",
-    ),
-    Row(
-        "parquet, 50 million x 8", "reading the file", at_most(15, "x"), partial(parquet, 50_000_000), is_slow=True,
-        reason="Decoded numbers go to a temporary file: half of the time; hashing and decoding take a seventh each.",
-    ),
+    Row("settle 3 x 10, KL", "numpy, same checks", at_most(3, "x"), partial(small_game, "kl")),
+    Row("settle 3 x 10, L2", "numpy, same checks", at_most(3, "x"), partial(small_game, "l2")),
+    Row("settle of 4,194,000 outcomes in .npy files", "of 4,194,304", at_most(1.3, "x"), receipt_below_the_limit),
+    Row("parquet, 50 million x 8", "reading the file", at_most(15, "x"), partial(parquet, 50_000_000), is_slow=True),
 )  # fmt: skip

@@ -218,8 +218,8 @@ def receipt_below_the_limit() -> Measured:
         policy = np.random.default_rng(0).dirichlet(np.ones(4_194_000)).tolist()
         seconds = cpu_seconds({"text": lambda: to_json(policy)}, rounds=2)["text"]
         return (
-            f"Writing {len(policy):,} numbers as text takes {duration(seconds)}, {seconds / least[LARGE]:.0%} of what the "
-            "larger game takes, whose policy is a file of its own; that text is written to the receipt and printed."
+            f"Writing {len(policy):,} numbers as text takes {duration(seconds)}, {seconds / least[LARGE]:.0%} of what "
+            "the larger game takes, whose policy is a file of its own; that text goes to the receipt and is printed."
         )
 
     ratio = least[4_194_000] / least[LARGE]
@@ -250,8 +250,8 @@ def parquet(outcomes: int) -> Measured:
         lines = floors.command_profile("settle", str(game), "-o", str(Path(folder) / "receipt.json"), "--json")
     why = (
         f"Decoding the columns alone takes {amount(alone['decoding'] / once)} times reading the file, the SHA-256 of "
-        f"its bytes {amount(alone['hashing'] / once)}; numbers that need not fit the memory are then kept in a temporary "
-        "file, which is written once and read for the checks and to settle."
+        f"its bytes {amount(alone['hashing'] / once)}; numbers that need not fit the memory are then kept in a "
+        "temporary file, which is written once and read for the checks and to settle."
     )
     detail = f"{duration(seconds)} against {duration(once)}"
     return Measured(seconds / once, detail, profile=lambda: lines, why=lambda: why)

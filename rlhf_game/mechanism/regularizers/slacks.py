@@ -31,7 +31,7 @@ PATIENCE = 20
 EPSILON = 2.0**-52
 SHORT = 64
 """Rows of fewer outcomes are worked on outcome after outcome: numpy sums over long inner loops."""
-PIECE = 2**14
+PIECE = 2**15
 """Entries that are worked on at a time: with what is made of them they stay in cache."""
 
 Indices: TypeAlias = NDArray[np.intp]

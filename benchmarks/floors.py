@@ -22,7 +22,7 @@ import numpy as np
 from benchmarks.goals import amount, cpu_seconds, duration, heaviest
 from rlhf_game.mechanism.arrays import content, row_minima
 from rlhf_game.mechanism.regularizers import departures, kl
-from rlhf_game.mechanism.regularizers.optimum import added, expectation
+from rlhf_game.mechanism.regularizers.optimum import added, expectation, scaled
 
 Array = np.ndarray
 MODULES = 6
@@ -33,14 +33,14 @@ def passes(name: str, weights: Array, rewards: Array, reference: Array, *, whole
     """What each step of a settlement takes alone, on blocks in cache, in passes."""
     groups, outcomes = rewards.shape
     width = min(max(1, kl.WIDE // (groups + 1)), outcomes)
-    block, out, p = np.empty((groups, 1, width)), np.empty((1, width)), reference[None, :width].copy()
+    block, out, p = np.full((groups, 1, width), -0.5), np.empty((1, width)), reference[None, :width].copy()
     cuts = [(start, min(width, outcomes - start)) for start in range(0, outcomes, width)]
-    rows = [reward[None] for reward in rewards]
+    rows, scales, memory = [reward[None] for reward in rewards], np.full((groups, 1, 1), -1.0), np.empty(block.size)
 
     def scaling() -> None:
         for start, size in cuts:
-            for row, reward in zip(block, rows, strict=True):
-                np.multiply(reward[:, start : start + size], -1.0, out=row[:, :size])
+            part = memory[: groups * size].reshape(groups, 1, size)
+            scaled(rows, scales, (slice(0, 1), slice(start, start + size)), part)
 
     def on_blocks(step: Callable[[Array, Array, Array], Any]) -> Callable[[], None]:
         return lambda: [step(block[:, :, :size], out[:, :size], p[:, :size]) for _, size in cuts] and None
@@ -49,8 +49,8 @@ def passes(name: str, weights: Array, rewards: Array, reference: Array, *, whole
         "scaling each reward into cache": scaling, "their sum": on_blocks(lambda b, o, _: added(b, o)),
     }  # fmt: skip
     if name == "kl":
-        block[:] = -0.5
-        steps["an exponential of each"] = on_blocks(lambda b, o, _: np.exp(b, out=b))
+        powers = np.empty_like(block)
+        steps["an exponential of each"] = on_blocks(lambda b, o, _: np.exp(b, out=powers[:, :, : b.shape[2]]))
         steps["two means of each under p"] = on_blocks(lambda b, _, q: (expectation(q, b), expectation(q, b)))
     else:
         steps["the least entry of each"] = lambda: [row_minima(row) for row in rows]

@@ -140,10 +140,10 @@ def against(
 
 def profiled(function: Callable[[], Any]) -> tuple[str, ...]:
     """Return the functions with most time of their own, numpy's included, and their shares: of all threads together."""
-    profiles = [cProfile.Profile()]
+    profiles = [cProfile.Profile(time.thread_time)]
 
     def begin(*_: Any) -> None:  # the first event of a new thread: from here on that thread has a profile of its own
-        profiles.append(cProfile.Profile())
+        profiles.append(cProfile.Profile(time.thread_time))
         profiles[-1].enable()
 
     threading.setprofile(begin)
@@ -162,6 +162,8 @@ def heaviest(stats: pstats.Stats) -> tuple[str, ...]:
     lines = []
     for (file, _, name), (_, calls, own, _, _) in largest:
         where = f"{Path(file).stem}." if file.endswith(".py") else ""
+        if own < total / 100:
+            break
         lines.append(f"{own / total:.0%} {where}{name.strip('<>')}, {calls:,} calls")
     return tuple(lines)
 

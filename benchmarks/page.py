@@ -35,13 +35,13 @@ SIDES = """## Ours beside others
 
 """
 REMARKS = """
-## Where more than three times a limit is left
+## Where much of a limit is left
 
-* KL beside `weights @ rewards`: that pass has no exponential in it, and one exponential per reward takes as long as two
-  passes. The rewards are read once: each is scaled into cache (1.3 passes, since every group has an array of its own),
-  summed into the score, averaged under p, exponentiated, and averaged again. Each of these is one pass over a block in
-  cache by one numpy call; fusing them would take compiled code, which the package does without (`read_block` is where
-  it would go). Below some thousand outcomes the fixed cost of a hundred numpy calls is all there is.
+* KL beside `weights @ rewards`: that pass has no exponential in it. The rewards are read once: each is scaled into
+  cache (every group has an array of its own), summed into the score, averaged under p, exponentiated, and averaged
+  again; what each of these takes alone is measured above. Each is one reading of a block in cache by one numpy call;
+  fusing them would take compiled code, which the package does without (`read_block` is where it would go). On small
+  tables the fixed cost of numpy's calls is all there is.
 * Squared L2: rewards are read for the score and for their least entries; after that only outcomes that may hold mass
   with or without some group are looked at. On small tables sorting wins: there the exact bookkeeping of who enters and
   leaves the support is all fixed cost.

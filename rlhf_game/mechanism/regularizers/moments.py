@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.regularizers.optimum import Block, added, expectation
+from rlhf_game.mechanism.regularizers.optimum import Block, added, expectation, scaled
 
 SHORT = 64
 """Many rows of fewer outcomes are worked on outcome after outcome: numpy sums over long inner loops."""
@@ -80,8 +80,7 @@ def read_block(
         exponents = memory.reshape(q.shape[1], groups + 1, len(q)).transpose(1, 2, 0)
     else:
         exponents = memory.reshape(groups + 1, *q.shape)
-    for reward, scale, one in zip(rewards, scales, exponents, strict=False):
-        np.multiply(reward[block], scale, out=one)
+    scaled(rewards, scales, block, exponents[:groups])
     below = added(exponents[:groups], exponents[groups])  # -s / strength
     np.multiply(below, -strength, out=score)
     lowest, highest = below.min(axis=1), below.max(axis=1)

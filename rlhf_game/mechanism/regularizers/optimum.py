@@ -194,15 +194,23 @@ def _accumulate(total: Array, weights: Array, rewards: Sequence[Array], held: Ar
             some = slice(start, start + step)
             parts = workspace[: len(rewards[some]) * target.size].reshape(-1, *target.shape)
             scales = weights[some, rows, None]
-            if held is None and target.size > SMALL:
-                for reward, scale, part in zip(rewards[some], scales, parts, strict=True):
-                    np.multiply(reward[block], scale, out=part)
+            if held is None:
+                scaled(rewards[some], scales, block, parts)
             else:
                 stack(rewards[some], block, parts)
-                if held is not None:
-                    parts -= held[some, rows, None]
+                parts -= held[some, rows, None]
                 parts *= scales
             target += added(parts, np.empty_like(target))
+
+
+def scaled(rewards: Sequence[Array], scales: Array, block: Block, out: Array) -> None:
+    """Put each reward on a block, times its scale, into ``out``: [k, rows, columns]; scales: [k, rows, 1]."""
+    if out[0].size <= SMALL and out.flags.c_contiguous:  # few entries of each: fewer calls
+        stack(rewards, block, out)
+        out *= scales
+        return
+    for reward, scale, one in zip(rewards, scales, out, strict=True):
+        np.multiply(reward[block], scale, out=one)
 
 
 def expectation(policy: Array, stacked: Array) -> Array:

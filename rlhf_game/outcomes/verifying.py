@@ -23,7 +23,7 @@ from rlhf_game.files.seals import committed_differences, revealed_seed
 from rlhf_game.files.tables import digest
 from rlhf_game.files.verify import Place, apart, verify
 from rlhf_game.files.workspace import CONFIG, Workspace
-from rlhf_game.outcomes.draws.draws_pipeline import tape_file
+from rlhf_game.outcomes.draws.draws_pipeline import drawn_document, tape_file
 from rlhf_game.outcomes.finetuned.finetuned_draws import samples_file
 from rlhf_game.outcomes.generation import read_drawn
 from rlhf_game.outcomes.given_rows import GivenSpec
@@ -60,6 +60,11 @@ def run_differences(path: Path, *, trusted: bool = False) -> list[str]:
         found += rewards_again(config, folder)
     if drawn == folder.candidates:
         found += _game_differences(folder, config, document.get("files", {}))
+    elif space == "draws":
+        columns = read_parquet(drawn)[0]
+        words = list(dict(zip(columns["prompt"], columns["prompt_text"], strict=True)).values())
+        game = json.loads(json.dumps(drawn_document(config, words, folder)))
+        found += [f"game.json: {line}" for line in apart((), _json(folder.game), game)]
     (receipt,) = read_receipts(folder.receipt)
     again = {
         "config_sha256": hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest(),

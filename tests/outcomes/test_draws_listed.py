@@ -11,6 +11,8 @@ import pytest
 from pyarrow import parquet
 
 from rlhf_game import KL, AffinePayments, InputError, Mechanism, Report, SocialWelfare, Table
+from rlhf_game.files.drawn import drawn_receipt, read_drawn_game
+from rlhf_game.files.workspace import Workspace
 from rlhf_game.outcomes import read_config, run
 from rlhf_game.outcomes.draws.listing import exact_game
 from rlhf_game.training_backends.lm.models import load_language_model
@@ -143,6 +145,25 @@ def test_a_run_that_is_unfinished_or_changed_is_not_audited(drawn: Path, tmp_pat
     assert (result.code, "--set: must come with a game or a configuration" in result.err) == (2, True)
 
 
+def test_a_game_that_is_not_its_configurations_is_found_though_receipt_and_seal_fit_it(
+    drawn: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(drawn, out)
+    assert command("verify", out).code == 0
+    game = json.loads((out / "game.json").read_text())
+    (out / "game.json").write_text(json.dumps(game | {"level": 0.5}))
+    provenance = json.loads((out / "receipt.json").read_text())["provenance"]
+    forged = drawn_receipt(read_drawn_game(out / "game.json")).with_provenance(provenance)
+    (out / "receipt.json").unlink()
+    workspace = Workspace(out)
+    workspace.forget(out)
+    workspace.finish(out / "receipt.json", forged.text().encode())
+    assert command("verify", out / "receipt.json", out / "game.json").code == 0
+    found = command("verify", out)
+    assert (found.code, "game.json: level" in found.out) == (3, True)
+
+
 def test_code_of_a_finished_run_is_not_run_unless_it_is_trusted(
     config: Config, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +178,6 @@ def test_code_of_a_finished_run_is_not_run_unless_it_is_trusted(
     (place / "ran").unlink()
     refused = json.loads(command("audit", out, "--json", "--starts", 2).out)
     assert (refused["outcomes"], (place / "ran").exists()) == ("tape", False)
-    assert "groups[0].reward: names code, which runs with --trust-code only" in refused["audited"]
+    assert "--trust-code" in refused["audited"]
     assert json.loads(command("audit", out, "--json", "--starts", 2, "--trust-code").out)["outcomes"] == "all"
     assert (place / "ran").exists()

@@ -33,7 +33,7 @@ from rlhf_game.outcomes.draws.draws_spec import DrawsSpec
 from rlhf_game.outcomes.draws.plan import writing_of
 from rlhf_game.outcomes.draws.proposals import open_proposer
 from rlhf_game.outcomes.generation import check_resumed
-from rlhf_game.outcomes.run_config import Configuration
+from rlhf_game.outcomes.run_config import Configuration, RunConfig
 from rlhf_game.outcomes.scoring import GroupScorer
 from rlhf_game.outcomes.sealing import committed
 from rlhf_game.outcomes.settlement_seed import settlement_seed
@@ -77,7 +77,8 @@ def run_draws(configuration: Configuration, folder: RunFolder, progress: Progres
         _draw(configuration, folder, watch)
     watch("settle", 0, 1)
     if not folder.game.exists():
-        _write_game(configuration, folder)
+        document = drawn_document(configuration.fields, configuration.source.words, folder)
+        folder.write(folder.game, lay_out(document).encode())
     game = read_drawn_game(folder.game)
     if not folder.receipt.exists():
         origin = read_parquet(tape_file(folder))[1]
@@ -176,10 +177,11 @@ def _columns(
     return columns
 
 
-def _write_game(configuration: Configuration, folder: RunFolder) -> None:
-    fields, spec = configuration.fields, spec_of(configuration)
-    origin = read_parquet(tape_file(folder))[1]
-    document: dict[str, Any] = {
+def drawn_document(fields: RunConfig, prompts: Sequence[str], folder: RunFolder) -> dict[str, Any]:
+    """Return what game.json says, given the tape. prompts: their words."""
+    spec, (_, origin) = fields.outcomes, read_parquet(tape_file(folder))
+    assert isinstance(spec, DrawsSpec)
+    return {
         "space": "draws",
         "regularizer": fields.regularizer,
         "strength": fields.strength,
@@ -194,10 +196,9 @@ def _write_game(configuration: Configuration, folder: RunFolder) -> None:
             {"name": group.name, "size": group.size, "ceiling": spec.ceilings.get(group.name, 1.0)}
             for group in fields.groups
         ],
-        "prompts": len(configuration.source.prompts),
+        "prompts": len(prompts),
         "settlement_seed": origin["settlement_seed"],
         "seed_from": origin["seed_from"],
         "tape": {"file": tape_file(folder).name, "sha256": digest(tape_file(folder))},
-        "provenance": {"prompts": configuration.source.words, "tape": origin},
+        "provenance": {"prompts": list(prompts), "tape": origin},
     }
-    folder.write(folder.game, lay_out(document).encode())

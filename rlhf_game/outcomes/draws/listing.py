@@ -18,11 +18,13 @@ from rlhf_game.files.drawn import MAIN, DrawnGame, read_drawn_game
 from rlhf_game.files.games import SUFFIXES
 from rlhf_game.files.run_folder import read_parquet
 from rlhf_game.files.sampled import space_of
-from rlhf_game.files.workspace import CONFIG, changes_of
+from rlhf_game.files.workspace import changes_of
 from rlhf_game.outcomes.draws.draws_spec import DrawsSpec
 from rlhf_game.outcomes.generation import open_model
-from rlhf_game.outcomes.run_config import Configuration, TrieSpec, is_run, parse_config, read_config
+from rlhf_game.outcomes.run_config import Configuration, TrieSpec, is_run, read_config
 from rlhf_game.outcomes.run_pipeline import run_over_texts
+from rlhf_game.outcomes.verifying import configuration_of
+from rlhf_game.registry import refusing_code
 
 MOST: Final = 200_000
 """Sequences of tokens that are listed for a prompt at most."""
@@ -77,7 +79,8 @@ def played_run(folder: Path, *, trusted: bool = False) -> PlayedDraws:
         raise InputError(f"{shown(str(folder), 200)}: {changed[0]}")
     game = read_drawn_game(folder / "game.json")
     try:
-        return replace(_played_exact(_configuration(folder, trusted)), sha256=game.sha256)
+        with refusing_code(unless=trusted):
+            return replace(_played_exact(configuration_of(folder, None)), sha256=game.sha256)
     except (InputError, RunError) as error:
         return _played_tape(game, str(error).rstrip("."))
 
@@ -89,17 +92,6 @@ def _played_exact(configuration: Configuration) -> PlayedDraws:
         "in expectation over draws",
         "audited: the exact game over all responses; what a lie gains in it is what it gains in expectation over draws",
     )
-
-
-def _configuration(folder: Path, trusted: bool) -> Configuration:
-    document = parse_json(read_text(folder / CONFIG), CONFIG)
-    configuration = parse_config({key: value for key, value in document.items() if key != "files"}, CONFIG, Path())
-    if configuration.document() != document:
-        raise InputError(f"{CONFIG}: must name the files that the run was made of, found them changed")
-    for i, group in enumerate(configuration.fields.groups):
-        if group.reward.code() and not trusted:
-            raise InputError(f"groups[{i}].reward: names code, which runs with --trust-code only")
-    return configuration
 
 
 def _played_tape(game: DrawnGame, why: str) -> PlayedDraws:

@@ -255,8 +255,8 @@ def show_yardstick(measured: "Mapping[str, Any]") -> None:
 def number(value: "Number") -> str:
     """Return a number, or the interval that it lies in, with six digits."""
     if isinstance(value, float):
-        return f"{value:.6g}"
-    return f"{value.estimate:.6g} [{value.low:.6g}, {value.high:.6g}]"
+        return f"{value:z.6g}"
+    return f"{value.estimate:z.6g} [{value.low:z.6g}, {value.high:z.6g}]"
 
 
 def write_out(*pieces: str) -> None:

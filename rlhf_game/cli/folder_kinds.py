@@ -86,8 +86,8 @@ def verify_folder(folder: Path, *, trusted: bool = False) -> tuple[list[str], li
 
 def again_differences(
     folder: Path, config: Path | None, replay: int | None, recompute: int | None, *, trusted: bool = False
-) -> list[str]:
-    """Return what playing games of a study, or scoring responses of a run, again does not give: a line each.
+) -> tuple[list[str], list[str]]:
+    """Return what playing games of a study, or scoring responses of a run, again does not give; and what was done.
 
     replay, recompute: how many, picked at random now, so that whoever made the folder cannot have known which.
     trusted: whether code that the folder names may run; what ``config`` names is of whoever verifies.
@@ -99,13 +99,17 @@ def again_differences(
     from rlhf_game.registry import refusing_code
     from rlhf_game.simulations.simulation_pipeline import replay_differences
 
-    found, rng = [], np.random.default_rng(secrets.randbits(64))
-    for count, option, last in ((replay, "--replay", "study.json"), (recompute, "--recompute", "receipt.json")):
-        if count is not None and not (folder / last).exists():
+    found, done, rng = list[str](), list[str](), np.random.default_rng(secrets.randbits(64))
+    for asked, option, last in ((replay, "--replay", "study.json"), (recompute, "--recompute", "receipt.json")):
+        if asked is not None and not (folder / last).exists():
             raise InputError(f"{option}: must come with a finished folder with {last}, found {folder}")
     with refusing_code(unless=trusted or config is not None):
         if replay is not None:
-            found += replay_differences(folder, replay, rng)
+            count, wrong = replay_differences(folder, replay, rng)
+            found += wrong
+            done.append(f"{count} games played again, picked at random now")
         if recompute is not None:
-            found += rescored_differences(folder, config, recompute, rng)
-    return found
+            count, wrong = rescored_differences(folder, config, recompute, rng)
+            found += wrong
+            done.append(f"{count} responses scored again, picked at random now")
+    return found, done

@@ -64,7 +64,7 @@ def meter(
     typer.echo(f"{count} responses priced; what the total should be, with probability {LEVEL:g}:")
     for group in found["groups"]:
         low, high = group["expected"]["low"], group["expected"]["high"]
-        typer.echo(f"  {group['name']}: {group['total']:.6g} (expected {low:.6g} to {high:.6g})")
+        typer.echo(f"  {group['name']}: {group['total']:z.6g} (expected {low:z.6g} to {high:z.6g})")
     if is_trained:
         typer.echo(BY_MODELS)
     if any(price is not None and price < 0 for group in found["groups"] for price in group["responses"]):

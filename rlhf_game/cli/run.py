@@ -156,7 +156,10 @@ def _show_over_questions(found: dict[str, Any] | None) -> None:
         typer.echo("one question alone: nothing says how far these numbers depend on it")
         return
     rows = [
-        (one["name"], *(f"{one[key]['low']:.4g} to {one[key]['high']:.4g}" for key in ("value", "payment", "utility")))
+        (
+            one["name"],
+            *(f"{one[key]['low']:z.4g} to {one[key]['high']:z.4g}" for key in ("value", "payment", "utility")),
+        )
         for one in found["groups"]
     ]
     title = f"With other questions and answers than these {found['questions']} (bootstrap, 95 %, approximate)"
@@ -175,7 +178,7 @@ def _show_over_members(found: dict[str, Any] | None) -> None:
 
     def written(one: dict[str, Any]) -> str:
         least, middle, most = (one["payment"][key] for key in ("min", "median", "max"))
-        return f"{middle:.4g} ({least:.4g} to {most:.4g})"
+        return f"{middle:z.4g} ({least:z.4g} to {most:z.4g})"
 
     own = {one["name"]: one for one in found["groups"]}
     rows = []

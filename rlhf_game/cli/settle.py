@@ -170,7 +170,7 @@ def verify(
     Numbers agree within 1e-9 of the larger one (payments however small) or within rounding of the game's own scale.
     """
     from rlhf_game.errors import InputError
-    from rlhf_game.files.own import PROVED, is_own, own_differences
+    from rlhf_game.files.own import check_own, is_own
     from rlhf_game.files.own_spread import spread_differences
 
     if receipt.is_dir():
@@ -184,9 +184,12 @@ def verify(
             f"{receipt}: must be the receipt, and {game} what it is checked with, found them the other way round"
         )
     if is_own(receipt):
-        found = own_differences(receipt, game) + unsigned(receipt, key)
-        found += [] if without is None else spread_differences(receipt, game, without)
-        return _print_verified(receipt, found, [f"verified: {receipt}", *PROVED], key)
+        found, proved = check_own(receipt, game)
+        found += unsigned(receipt, key)
+        if without is not None:
+            found += spread_differences(receipt, game, without)
+            proved.insert(1, f"checked: the policy of {without} is the one without this group")
+        return _print_verified(receipt, found, [f"verified: {receipt}", *proved], key)
     if without is not None:
         raise InputError(f"{receipt}: must be a group's own receipt with --without")
     from rlhf_game.files.games import is_list, read_game
@@ -216,12 +219,9 @@ def _verify_folder(
     from rlhf_game.cli.folder_kinds import again_differences, verify_folder
 
     found, said = verify_folder(folder, trusted=trusted)
-    found = found or again_differences(folder, config, *again, trusted=trusted)
-    said += [
-        f"{count} {what}, picked at random now"
-        for count, what in zip(again, ("games played again", "responses scored again"), strict=True)
-        if count is not None
-    ]
+    if not found:
+        found, done = again_differences(folder, config, *again, trusted=trusted)
+        said += done
     return _print_verified(folder, found + unsigned(folder, key), said, key)
 
 

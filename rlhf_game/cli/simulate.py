@@ -117,4 +117,4 @@ def _show(summary: dict[str, Any]) -> None:
 def _mean(measure: dict[str, float] | None) -> str:
     if measure is None:
         return "unknown"
-    return f"{measure['estimate']:.4g} ± {measure['high'] - measure['estimate']:.2g}"
+    return f"{measure['estimate']:z.4g} ± {measure['high'] - measure['estimate']:.2g}"

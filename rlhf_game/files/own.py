@@ -29,10 +29,8 @@ from rlhf_game.registry import is_code
 
 RELATIVE: Final = 1e-9
 """Numbers that differ by this share of what the group's reward is worth at most agree."""
-PROVED: Final = (
-    "proved: the bill, given the delivered policy and this report",
-    "not proved: that the policy is the best for the true reports of all",
-)
+GIVEN: Final = "given the delivered policy and this report"
+NOT_PROVED: Final = "not proved: that the policy is the best for the true reports of all"
 
 
 @final
@@ -68,6 +66,10 @@ class OwnReceipt(Strict):
     weight: Annotated[float, Field(gt=0)]
     reference: list[Any]
     policy: list[Any]
+    outcomes: list[Any] | None = None
+    """What the numbers of policy and reference, and those of the report, are about; where the game names outcomes."""
+    prompts: list[Any] | None = None
+    """What the outcomes are responses to, where the game says it."""
     prompt_weights: list[float]
     next_state: list[list[int]] | None = None
     """Of an automaton."""
@@ -129,6 +131,7 @@ def own_receipt(game: Game, name: str) -> OwnReceipt:
     parts = take_apart(settled)
     assert parts is not None  # affine payments are for affine maximisers
     part, weights = parts[at], fields.weights or {}
+    prompts = (fields.provenance or {}).get("prompts")
     policy: Any = settled.policy
     return OwnReceipt(
         version=__version__,
@@ -139,6 +142,8 @@ def own_receipt(game: Game, name: str) -> OwnReceipt:
         weight=weights.get(name, 1.0),
         reference=written(game.reference),
         policy=written(policy.probabilities),
+        outcomes=getattr(fields, "outcomes", None),
+        prompts=prompts if isinstance(prompts, list) else None,
         **of_space,
         value=float(settled.values[at]),
         payment=float(settled.payments[at]),
@@ -183,15 +188,16 @@ def is_own(path: str | os.PathLike[str]) -> bool:
     return isinstance(document, dict) and "for" in document
 
 
-def own_differences(receipt: str | os.PathLike[str], report: str | os.PathLike[str]) -> list[str]:
-    """Return one line for each number of an own receipt that its policy and the group's own report do not give.
+def check_own(receipt: str | os.PathLike[str], report: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
+    """Return what is wrong with an own receipt, a line each; and if nothing is, what that proves, a line each.
 
-    Raises InputError when a file cannot be read, or its tables have no common shape.
+    Wrong is each number that its policy and the group's own report do not give. Raises InputError when a file cannot be
+    read, or its tables have no common shape.
     """
     own, name = read_own(receipt), shown(os.fspath(report), 200)
     mine = parse_model(OwnReport, parse_json(read_text(report), name), name)
     if mine.size != own.size:
-        return [f"size: the receipt says {own.size}, the report says {mine.size}"]
+        return [f"size: the receipt says {own.size}, the report says {mine.size}"], []
     found = _commitment(own, mine)
     policies, references, rewards = own_tables(own, mine, name)
     where = shown(os.fspath(receipt), 200)
@@ -201,7 +207,7 @@ def own_differences(receipt: str | os.PathLike[str], report: str | os.PathLike[s
     for b, (p, q) in enumerate(zip(policies, references, strict=True)):
         found += _unfit(p, f"policy[{b}]", own.next_state is not None) + _unfit(q, f"reference[{b}]")
     if found:
-        return found
+        return found, []
     bill = _bill(own, regularizer, policies, references, rewards)
     scale = RELATIVE * own.size * max(float(np.abs(reward).max()) for reward in rewards) * _steps(own)
     worth = own.size * bill.value
@@ -212,7 +218,12 @@ def own_differences(receipt: str | os.PathLike[str], report: str | os.PathLike[s
     parts = own.breakdown
     found += _apart("breakdown.own_value", parts.own_value, worth, scale)
     found += _private_apart(own, policies, rewards)
-    return found + _apart("breakdown", parts.cost_to_others + parts.provider_share, own.payment, scale)
+    found += _apart("breakdown", parts.cost_to_others + parts.provider_share, own.payment, scale)
+    low, high = float(bill.payment.low), float(bill.payment.high)
+    proved = f"proved: the bill, {GIVEN}"
+    if high - low > scale:
+        proved = f"proved: the bill is between {low:.9g} and {high:.9g}, {GIVEN}; where the policy is 0 it is silent"
+    return found, [] if found else [proved, NOT_PROVED]
 
 
 def _private_apart(own: OwnReceipt, policies: list[Array], rewards: list[Array]) -> list[str]:

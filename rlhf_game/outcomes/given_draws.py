@@ -100,13 +100,20 @@ def read_given_draws(
 
 
 def fields_of_columns(document: dict[str, Any], name: str, taken: frozenset[str]) -> RunConfig:
-    """Return a configuration whose groups' rewards are the columns of their names, whatever else it says of texts.
+    """Return a configuration whose groups' rewards are the columns of their names.
 
-    taken: names of columns that say something else. Raises InputError that names the file and the field.
+    taken: names of columns that say something else. Raises InputError that names the file and the field, also where a
+    group says another reward: it would not be asked.
     """
-    for group in document["groups"] if isinstance(document.get("groups"), list) else ():
+    for i, group in enumerate(document["groups"] if isinstance(document.get("groups"), list) else ()):
         if isinstance(group, dict) and isinstance(group.get("name"), str):
-            group["reward"] = {"column": group["name"]}
+            own = {"column": group["name"]}
+            if group.get("reward") not in (None, own, {"kind": "column", **own}):
+                raise InputError(
+                    f"{name}: groups[{i}].reward: must be left out, as rewards are in the column "
+                    f"{shown(group['name'])!r} of the rows, found {kind(group['reward'])}"
+                )
+            group["reward"] = own
     fields = parse_model(RunConfig, document, name)
     check_config(fields, name)
     for i, group in enumerate(fields.groups):

@@ -134,8 +134,10 @@ def configuration_of(path: Path, config: Path | None) -> Configuration:
     return configuration
 
 
-def rescored_differences(path: Path, config: Path | None, count: int, rng: np.random.Generator) -> list[str]:
-    """Return a line for each score of some responses of a run, picked at random, that its rewards do not give again.
+def rescored_differences(
+    path: Path, config: Path | None, count: int, rng: np.random.Generator
+) -> tuple[int, list[str]]:
+    """Score some responses of a run, picked at random, again; return how many, and a line for each other score.
 
     Rewards are built and asked anew; what was answered before is not looked up. config: what was run; without it the
     paths in it start from the current folder. Raises InputError when it is not what the run was made of, or the run
@@ -157,7 +159,7 @@ def rescored_differences(path: Path, config: Path | None, count: int, rng: np.ra
             allowed = partial(_constant, SCORED_AGAIN * float(np.abs(scores).max(initial=0.0)))
             for row, score, one in zip(rows, scores, again.tolist(), strict=True):
                 found += apart((folder.scores.name, f"{RAW}{group.name}", row), score, one, allowed)
-    return found
+    return len(rows), found
 
 
 def _constant(slack: float, place: Place) -> float:

@@ -119,8 +119,8 @@ def study_differences(folder: Path) -> list[str]:
     return apart((), {**said, "version": again["version"]}, again)
 
 
-def replay_differences(folder: Path, count: int, rng: np.random.Generator) -> list[str]:
-    """Return a line for each number of some games, picked at random, that playing them again does not give.
+def replay_differences(folder: Path, count: int, rng: np.random.Generator) -> tuple[int, list[str]]:
+    """Play some games, picked at random, again; return how many, and a line for each number that this does not give.
 
     count: how many games, all of them where there are not more. Raises InputError as study_differences does.
     """
@@ -135,7 +135,7 @@ def replay_differences(folder: Path, count: int, rng: np.random.Generator) -> li
         again = point.fields.play(point.source, point.layout, point.trials(range(game, game + 1)), point.columns)
         said = parquet.read_table(folder / TABLE, filters=[("point", "=", number), ("game", "=", game)])
         found += apart((TABLE, f"point {number}, game {game}"), _known(said), _known(again))
-    return found
+    return len(picked), found
 
 
 def _known(rows: Any) -> list[dict[str, Any]]:

@@ -97,6 +97,8 @@ LISTED: Final[dict[str, dict[str, str]]] = {
         "version": "which release wrote it",
         "for": "whose it is; found with a seal",
         "initial": "where there is no automaton",
+        "outcomes": "what the outcomes are called: the report's numbers are about them",
+        "prompts": "what was asked: the same",
         "reference": "under KL the bill does not depend on it; others: changes of less than 1e-6",
         "privacy": "that there is a domain at all",
         "policy": "of an automaton, in states that are never reached; where it is 0, what the bill's interval allows",

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,8 @@ def test_an_own_receipt_agrees_with_the_own_report_and_the_whole_receipt(game: s
     found = run("verify", receipt, report)
     assert found.code == 0, found.out
     assert "not proved" in found.out
+    wanted = "the bill is between" if game == "l2" else "proved: the bill, given the delivered policy"
+    assert wanted in found.out
     whole = json.loads(run("settle", EXAMPLES / f"{game}.yaml", "--json").out)["groups"][0]
     mine = json.loads(receipt.read_text())
     assert {key: mine[key] for key in ("size", "value", "payment", "utility")} == {
@@ -37,6 +40,31 @@ def test_an_own_receipt_agrees_with_the_own_report_and_the_whole_receipt(game: s
     assert parts["cost_to_others"] + parts["provider_share"] == pytest.approx(mine["payment"], rel=1e-12)
     others = [group["name"] for group in yaml.safe_load((EXAMPLES / f"{game}.yaml").read_text())["groups"][1:]]
     assert not any(name in receipt.read_text() for name in others)
+
+
+@pytest.mark.parametrize("regularizer", ["l2", "chi2"])
+def test_where_the_policy_is_0_the_interval_is_said_to_be_proved_and_no_number(
+    regularizer: str, tmp_path: Path
+) -> None:
+    group = {"name": "legal", "size": 3, "reward": [1, 0, 0]}
+    others = [{"name": "sales", "size": 1, "reward": [0, 0.2, 0.8]}]
+    game = {"reference": [0.5, 0.3, 0.2], "regularizer": regularizer, "strength": 0.5, "groups": [group, *others]}
+    path, receipt, report = (tmp_path / f"{name}.json" for name in ("game", "own", "report"))
+    path.write_text(json.dumps(game))
+    report.write_text(json.dumps({"reward": group["reward"], "size": 3}))
+    assert run("receipt", path, "--for", "legal", "-o", receipt).code == 0
+    said = run("verify", receipt, report).out
+    match = re.search("the bill is between (.*) and (.*), given", said)
+    assert match is not None, said
+    low, high = map(float, match.groups())
+    mine = json.loads(receipt.read_text())
+    assert low <= mine["payment"] <= high
+    assert high - low > 0.01
+    for payment, code in ((low + 1e-6, 0), (high - 1e-6, 0), (low - 1e-6, 3), (high + 1e-6, 3)):
+        parts = {**mine["breakdown"], "provider_share": payment - mine["breakdown"]["cost_to_others"]}
+        forged = {**mine, "payment": payment, "utility": 3 * mine["value"] - payment, "breakdown": parts}
+        receipt.write_text(json.dumps(forged))
+        assert run("verify", receipt, report).code == code, payment
 
 
 def test_another_report_is_another_bill(tmp_path: Path) -> None:
@@ -147,7 +175,8 @@ def test_a_policy_without_the_group_that_was_trained_elsewhere_is_checked(game: 
     rest, without = tmp_path / "rest.json", tmp_path / "without.json"
     rest.write_text(json.dumps({**document, "groups": document["groups"][1:]}))
     assert run("settle", rest, "-o", without).code == 0
-    assert run("verify", receipt, report, "--without", without).code == 0
+    found = run("verify", receipt, report, "--without", without)
+    assert (found.code, "is the one without this group" in found.out) == (0, True)
     honest = json.loads(without.read_text())
     others = document["groups"][1:]
     others[0] |= {"size": others[0].get("size", 1) + 1}  # another game without the group

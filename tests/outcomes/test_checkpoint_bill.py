@@ -55,6 +55,8 @@ def settle(checkpoints: Path, tmp_path: Path) -> Settle:
     def settle(*options: object, outcomes: dict[str, Any] | None = None, **changes: Any) -> Result:
         asked = {**document({**OUTCOMES, **(outcomes or {})}), "settlement_seed": 3, **changes}
         asked.pop("model")
+        if "--draws" in options:  # whose rows have the rewards
+            asked["groups"] = [{key: of for key, of in group.items() if key != "reward"} for group in asked["groups"]]
         (tmp_path / "groups.json").write_text(json.dumps(asked))
         return command("settle", "--groups", tmp_path / "groups.json", *options)
 
@@ -271,3 +273,17 @@ def test_a_group_takes_no_column_that_says_something_else(
     result = settle("--draws", file, "-o", tmp_path / "receipt.json", groups=groups)
     assert (result.code, result.out) == (2, "")
     assert "groups[1].name: must be a column of rewards, found 'log_policy'" in result.err
+
+
+def test_a_reward_beside_the_columns_is_refused_and_not_ignored(
+    checkpoints: Path, truth: Truth, tmp_path: Path
+) -> None:
+    file = drawn(checkpoints, truth, tmp_path / "draws.parquet")
+    asked = document(OUTCOMES)
+    asked.pop("model")
+    for reward, code in (({"brevity": 3}, 2), ({"column": "second"}, 2), ({"column": "first"}, 0)):
+        groups = [{**asked["groups"][0], "reward": reward}, {"name": "second", "size": 1}]
+        (tmp_path / "groups.json").write_text(json.dumps({**asked, "groups": groups}))
+        result = command("settle", "--draws", file, "--groups", tmp_path / "groups.json", "--json")
+        assert result.code == code, result.err
+        assert ("groups[0].reward: must be left out" in result.err) == (code == 2)

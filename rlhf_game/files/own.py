@@ -222,7 +222,7 @@ def check_own(receipt: str | os.PathLike[str], report: str | os.PathLike[str]) -
     low, high = float(bill.payment.low), float(bill.payment.high)
     proved = f"proved: the bill, {GIVEN}"
     if high - low > scale:
-        proved = f"proved: the bill is between {low:.9g} and {high:.9g}, {GIVEN}; where the policy is 0 it is silent"
+        proved = f"proved: the bill is between {low:.9g} and {high:.9g}, {GIVEN}: the policy is 0 somewhere"
     return found, [] if found else [proved, NOT_PROVED]
 
 

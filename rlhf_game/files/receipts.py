@@ -3,12 +3,14 @@
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypeAlias, final
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError, to_json
 
 from rlhf_game import __version__
+from rlhf_game.errors import InputError
 from rlhf_game.files.documents import parse_json, parse_json_lines, read_text, shown
 from rlhf_game.files.fee_fields import fee_of, is_false_name_proof
 from rlhf_game.files.games import Game
@@ -237,6 +239,14 @@ def read_receipts(path: str | os.PathLike[str], *, lines: bool = False) -> list[
     name, text = shown(os.fspath(path), 200), read_text(path)
     documents = list(parse_json_lines(text, name)) if lines else [(name, parse_json(text, name))]
     return [parse_model(Receipt, document, where) for where, document in documents]
+
+
+def read_receipt_of(path: Path, sha256: str, game: str) -> Receipt:
+    """Return the receipt in a file; raise InputError unless it is that of the game ``game``, whose SHA-256 is given."""
+    (receipt,) = read_receipts(path)
+    if receipt.game_sha256 != sha256:
+        raise InputError(f"{shown(str(path), 200)}: game_sha256: must be that of {game}, found another")
+    return receipt
 
 
 def _intervals(estimate: Estimate) -> Any:

@@ -3,16 +3,15 @@
 from pathlib import Path
 from typing import Any, Final, final
 
-from rlhf_game.errors import InputError
 from rlhf_game.files.documents import shown
 from rlhf_game.files.drawn import MAIN, DrawnGame, read_drawn_game
-from rlhf_game.files.receipts import Interval, Receipt, read_receipts
+from rlhf_game.files.receipts import Interval, Receipt, read_receipt_of
 from rlhf_game.files.schema import OurDocument, parse_model
 from rlhf_game.files.verify import drawn_differences
 from rlhf_game.report.data_table import DataTable, column, number
 from rlhf_game.report.incentives import audited
 from rlhf_game.report.lies import read_audit
-from rlhf_game.report.money import estimate, range_of, settlement, summed
+from rlhf_game.report.money import range_of, receipt_facts, settlement
 from rlhf_game.report.page import Block, Note, Page, Section, TableBlock, names_of, provenance_rows, recomputed
 
 SERVED: Final = 3
@@ -63,12 +62,9 @@ def draws_page(folder: Path, audit: Path | None = None) -> Page:
 
     audit: what ``audit`` printed of the folder.
     """
-    path = folder / "receipt.json"
-    name, game = shown(str(path), 200), read_drawn_game(folder / "game.json")
-    (receipt,) = read_receipts(path)
-    said = parse_model(DrawsReceiptFields, receipt.model_dump(), name)
-    if receipt.game_sha256 != game.sha256:
-        raise InputError(f"{name}: game_sha256: must be that of the game beside it, found another")
+    path, game = folder / "receipt.json", read_drawn_game(folder / "game.json")
+    receipt = read_receipt_of(path, game.sha256, "the game beside it")
+    said = parse_model(DrawsReceiptFields, receipt.model_dump(), shown(str(path), 200))
     checked = recomputed(drawn_differences(receipt, game), "tape")
     names = names_of([group.name for group in receipt.groups])
     lies = () if audit is None else (audited(game, read_audit(audit, game)),)
@@ -89,17 +85,8 @@ def draws_page(folder: Path, audit: Path | None = None) -> Page:
 
 
 def _facts(receipt: Receipt, said: DrawsReceiptFields) -> tuple[tuple[str, str, str], ...]:
-    draws = said.draws
-    facts = [("Groups", str(len(receipt.groups)), f"{sum(group.size for group in receipt.groups)} members")]
-    for name, value, remark in (
-        ("Total payments", summed([group.payment for group in receipt.groups]), "units of reward"),
-        ("Social welfare", receipt.social_welfare, "value of all members"),
-        ("Moved from the reference", receipt.divergence, "KL divergence"),
-    ):
-        facts.append((name, number(estimate(value)), range_of(value) or remark))
-    accepted, proposals = (sum(getattr(one, of) for one in draws.prompts) for of in ("accepted", "proposals"))
-    facts.append(("Draws", f"{accepted:,}", f"of {proposals:,} proposals"))
-    return tuple(facts)
+    accepted, proposals = (sum(getattr(one, of) for one in said.draws.prompts) for of in ("accepted", "proposals"))
+    return (*receipt_facts(receipt), ("Draws", f"{accepted:,}", f"of {proposals:,} proposals"))
 
 
 def _bills(receipt: Receipt, said: DrawsReceiptFields) -> Section:

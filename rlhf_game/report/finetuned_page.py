@@ -4,15 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, final
 
-from rlhf_game.errors import InputError
 from rlhf_game.files.documents import shown
-from rlhf_game.files.receipts import Interval, Receipt, read_receipts
+from rlhf_game.files.receipts import Interval, Receipt, read_receipt_of
 from rlhf_game.files.sampled import KNOWN, SampledGameFile, read_sampled_game
 from rlhf_game.files.schema import OurDocument, parse_model
 from rlhf_game.files.verify import sampled_differences
 from rlhf_game.report.charts import Range, brackets
 from rlhf_game.report.data_table import Cell, DataTable, number
-from rlhf_game.report.money import estimate, range_of, settlement, summed
+from rlhf_game.report.money import range_of, receipt_facts, settlement
 from rlhf_game.report.page import (
     Block,
     Figure,
@@ -87,12 +86,9 @@ class FinetunedReceiptFields(OurDocument):
 
 def finetuned_page(folder: Path) -> Page:
     """Return the report. Raises InputError when a file is missing, wrong, or of another game."""
-    path = folder / "receipt.json"
-    name, game = shown(str(path), 200), read_sampled_game(folder / "game.json")
-    (receipt,) = read_receipts(path)
-    trained = parse_model(FinetunedReceiptFields, receipt.model_dump(), name)
-    if receipt.game_sha256 != game.sha256:
-        raise InputError(f"{name}: game_sha256: must be that of the game beside it, found another")
+    path, game = folder / "receipt.json", read_sampled_game(folder / "game.json")
+    receipt = read_receipt_of(path, game.sha256, "the game beside it")
+    trained = parse_model(FinetunedReceiptFields, receipt.model_dump(), shown(str(path), 200))
     checked = recomputed(sampled_differences(receipt, game), "draws")
     sections = (settlement(receipt, None, checked), _certificate(receipt, trained), _draws(game, trained.delivered))
     names = names_of([group.name for group in receipt.groups])
@@ -116,17 +112,12 @@ def _seed(trained: FinetunedReceiptFields) -> str:
 
 
 def _facts(receipt: Receipt, trained: FinetunedReceiptFields) -> tuple[tuple[str, str, str], ...]:
-    facts = [("Groups", str(len(receipt.groups)), f"{sum(group.size for group in receipt.groups)} members")]
-    for name, value, remark in (
-        ("Total payments", summed([group.payment for group in receipt.groups]), "units of reward"),
-        ("Social welfare", receipt.social_welfare, "value of all members"),
-        ("Moved from the reference", receipt.divergence, "KL divergence"),
+    facts = receipt_facts(
+        receipt,
         ("Affine welfare", trained.affine_social_welfare, "of what is delivered"),
         ("Affine welfare of the untouched model", trained.untouched_affine_social_welfare, ""),
-    ):
-        facts.append((name, number(estimate(value)), range_of(value) or remark))
-    facts.append(("Trainings", str(trained.cost.trainings), f"{trained.cost.tokens:,} tokens"))
-    return tuple(facts)
+    )
+    return (*facts, ("Trainings", str(trained.cost.trainings), f"{trained.cost.tokens:,} tokens"))
 
 
 def _certificate(receipt: Receipt, trained: FinetunedReceiptFields) -> Section:

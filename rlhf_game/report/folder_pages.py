@@ -8,7 +8,7 @@ from typing import Final
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import shown
 from rlhf_game.files.games import read_game
-from rlhf_game.files.receipts import Receipt, read_receipts
+from rlhf_game.files.receipts import Receipt, read_receipt_of
 from rlhf_game.files.sampled import space_of
 from rlhf_game.files.workspace import changes_of
 from rlhf_game.report.discoveries import discovery_page
@@ -81,9 +81,6 @@ def settled_page(
     one = read_game(game, trusted=trusted, settings=settings)
     said: Receipt | None = None
     if receipt is not None:
-        name = shown(str(receipt), 200)
-        (said,) = read_receipts(receipt)
-        if said.game_sha256 != one.sha256:
-            raise InputError(f"{name}: game_sha256: must be that of {shown(str(game), 200)}, found another")
+        said = read_receipt_of(receipt, one.sha256, shown(str(game), 200))
     found = None if audit is None else read_audit(audit, one)
     return game_page(SettledGame(one, (game if receipt is None else receipt).parent, said, found))

@@ -10,10 +10,9 @@ from rlhf_game.files.games import Game
 from rlhf_game.files.receipts import Receipt, receipt_of
 from rlhf_game.files.verify import game_differences
 from rlhf_game.mechanism.mechanism import Settlement
-from rlhf_game.report.data_table import number
 from rlhf_game.report.incentives import incentives
 from rlhf_game.report.lies import Audit
-from rlhf_game.report.money import estimate, payments, range_of, settlement, summed
+from rlhf_game.report.money import payments, receipt_facts, settlement
 from rlhf_game.report.page import Note, Page, Section, names_of, provenance_rows
 from rlhf_game.report.play import what_if
 from rlhf_game.report.policy_page import policies
@@ -145,14 +144,7 @@ def _measure(receipt: Receipt) -> str:
 
 
 def _facts(receipt: Receipt, moves: Sequence[PolicyChange]) -> tuple[tuple[str, str, str], ...]:
-    members = sum(group.size for group in receipt.groups)
-    facts = [("Groups", str(len(receipt.groups)), f"{members} member{'' if members == 1 else 's'}")]
+    groups, *facts = receipt_facts(receipt, measure=_measure(receipt))
     if len(moves) > 1:
-        facts.append(("Prompts", str(len(moves)), f"{sum(len(move.labels) for move in moves)} responses"))
-    for name, value, remark in (
-        ("Total payments", summed([group.payment for group in receipt.groups]), "units of reward"),
-        ("Social welfare", receipt.social_welfare, "value of all members"),
-        ("Moved from the reference", receipt.divergence, _measure(receipt)),
-    ):
-        facts.append((name, number(estimate(value)), range_of(value) or remark))
-    return tuple(facts)
+        facts.insert(0, ("Prompts", str(len(moves)), f"{sum(len(move.labels) for move in moves)} responses"))
+    return (groups, *facts)

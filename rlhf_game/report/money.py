@@ -1,7 +1,7 @@
 """The money of a settlement on the page: what each group gets, what it pays, and what the payment is made of."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from rlhf_game.files.receipts import GroupReceipt, Interval, Number, Receipt
 from rlhf_game.mechanism.breakdown import Breakdown
@@ -22,6 +22,7 @@ KINDS: Final = (
     ("utility", "keep"),
 )
 """The bars of a waterfall."""
+Texts: TypeAlias = tuple[str, str, str]
 MOST_PANELS: Final = 16
 """Groups that have drawings of their own."""
 
@@ -54,6 +55,20 @@ def summed(numbers: Sequence[Number]) -> Number:
     middle, low, high, levels = zip(*ends, strict=True)
     level = max(1e-9, 1 - sum(1 - level for level in levels))
     return Interval(estimate=sum(middle), low=sum(low), high=sum(high), level=level)
+
+
+def receipt_facts(receipt: Receipt, *more: tuple[str, Number, str], measure: str = "KL divergence") -> list[Texts]:
+    """Return what is at a report's head: the groups, and what the receipt sums up. more: further numbers of it."""
+    members = sum(group.size for group in receipt.groups)
+    facts = [("Groups", str(len(receipt.groups)), f"{members} member{'' if members == 1 else 's'}")]
+    for name, value, remark in (
+        ("Total payments", summed([group.payment for group in receipt.groups]), "units of reward"),
+        ("Social welfare", receipt.social_welfare, "value of all members"),
+        ("Moved from the reference", receipt.divergence, measure),
+        *more,
+    ):
+        facts.append((name, number(estimate(value)), range_of(value) or remark))
+    return facts
 
 
 def settlement(receipt: Receipt, parts: Sequence[Breakdown] | None, checked: Note) -> Section:

@@ -6,18 +6,15 @@ from typing import Annotated
 import typer
 
 from rlhf_game.cli.seal import SignKey
-from rlhf_game.cli.set_option import Settings
+from rlhf_game.cli.set_option import DryRun, OutFolder, Settings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Count the calls of language models and their tokens; make none.")
-]
 
 
 def discover(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="What to search: .yaml, .yml or .json.")],
     as_json: AsJson = False,
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: runs/CONFIG's name.")] = None,
+    out: OutFolder = None,
     dry_run: DryRun = False,
     settings: Settings = None,
     sign: SignKey = None,

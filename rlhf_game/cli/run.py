@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlhf_game.cli.seal import SealFile, SignKey
-from rlhf_game.cli.set_option import Settings
+from rlhf_game.cli.set_option import DryRun, OutFolder, Settings
 from rlhf_game.cli.simulate import Address, EngineName, Workers
 
 if TYPE_CHECKING:
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from rlhf_game.outcomes.run_pipeline import FinishedRun
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the receipt as JSON.")]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Count the calls of language models and their tokens; make none.")
-]
 Plan = Annotated[
     bool,
     typer.Option("--plan", help="Draw a few responses and say what each kind of outcome would take; write nothing."),
@@ -38,7 +35,7 @@ Spread = Annotated[float, typer.Option(help="With --calibrate: the scale of a ma
 def run(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="What to run: .yaml, .yml or .json.")],
     as_json: AsJson = False,
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: runs/CONFIG's name.")] = None,
+    out: OutFolder = None,
     dry_run: DryRun = False,
     settings: Settings = None,
     plan: Plan = False,

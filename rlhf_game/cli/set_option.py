@@ -1,4 +1,4 @@
-"""``--set``, which every command that reads a configuration has."""
+"""Options that every command has which reads a configuration and fills a folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,3 +21,11 @@ def settings_of(source: Path, settings: list[str] | None) -> Sequence[str]:
     if settings and source.is_dir():
         raise InputError(f"{source}: must be a file with --set, found a folder")
     return settings or ()
+
+
+DryRun: TypeAlias = Annotated[
+    bool, typer.Option("--dry-run", help="Count the calls of language models and their tokens; make none.")
+]
+OutFolder: TypeAlias = Annotated[
+    Path | None, typer.Option("-o", "--out", metavar="DIR", help="Default: runs/CONFIG's name.")
+]

@@ -10,7 +10,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from rlhf_game.mechanism.draws.tapes import Problem, cut, may_count
+from rlhf_game.mechanism.draws.tapes import Problem, averaged_utilities, cut, may_count
 from rlhf_game.outcomes import read_config, run
 from rlhf_game.outcomes.scoring import GroupScorer
 from rlhf_game.rewards import Affine, Brevity, Clean, Sentiment
@@ -90,10 +90,13 @@ def test_a_bound_holds_for_every_text_that_begins_so(reward: Any) -> None:
 
 
 def test_given_up_proposals_change_no_bill() -> None:
-    """Rewards of proposals that may not count are raised to their bounds: nothing changes, of random tapes."""
+    """Rewards of proposals that may not count are raised to their bounds: nothing changes, of random tapes.
+
+    The control: where the first two groups' scores rule out the draw alone, the third's may not be left out.
+    """
     rng = np.random.default_rng(0)
     problem = Problem(np.array([2.0, 1.0, 1.0]), np.ones(3), 0.5, np.array([1.0, 0.8, 1.0]))
-    given_up = 0
+    given_up, changed = 0, 0
     for _ in range(40):
         rewards, waits = rng.random((3, 400)), rng.standard_exponential(400)
         most = rewards + (1 - rewards) * rng.random((3, 400)) ** 3
@@ -105,4 +108,11 @@ def test_given_up_proposals_change_no_bill() -> None:
         assert np.array_equal(tapes[0].accepted, tapes[1].accepted)
         assert np.array_equal(tapes[0].levels, tapes[1].levels)
         assert (tapes[0].levels[:, left[: tapes[0].proposals]] == 1).all()
+        short = problem.shares @ np.maximum(problem.ceilings[:, None] - rewards, 0) - np.maximum(1 - rewards[2], 0)
+        unscored = np.vstack([rewards[:2], np.where(short > problem.strength * waits, 1.0, rewards[2])])
+        without = cut(problem, unscored, waits, 2)
+        assert without is not None
+        assert np.array_equal(without.accepted, tapes[1].accepted)
+        changed += (np.abs(averaged_utilities(without) - averaged_utilities(tapes[1])) > 1e-6).any()
     assert given_up > 1000
+    assert changed > 20

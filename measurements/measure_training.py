@@ -91,6 +91,7 @@ RUNS: tuple[tuple[Run, ...], ...] = (
     (Run("rloo", "rloo", 0.25, 16, 3e-4),),
     (Run("ppo", "ppo", 0.25, 8, 3e-4),),
     (Run("grpo", "grpo", 0.25, 8, 3e-4),),
+    (Run("rloo", "rloo", 1.0, 8, 3e-4),),
 )
 """Each with its seeds."""
 

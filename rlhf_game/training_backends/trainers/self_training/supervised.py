@@ -56,6 +56,8 @@ class Example:
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt", text_of(self.prompt, "prompt"))
         object.__setattr__(self, "response", response_of(self.response, "response"))
+        if not self.is_finished and not self.lead and not self.response:
+            raise InputError("response must not be empty where it was cut, got nothing to write")
 
 
 @final

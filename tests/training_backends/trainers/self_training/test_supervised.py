@@ -38,6 +38,12 @@ def test_the_loss_is_the_mean_over_tokens_of_responses(folder: Path, tmp_path: P
     assert trained.losses == (pytest.approx(nats(model, examples).sum() / (3 + 5 + 2), rel=1e-4),)  # float32
 
 
+def test_a_cut_response_has_something_to_write() -> None:
+    assert Example("good", "", lead="maybe ", is_finished=False).lead
+    with pytest.raises(InputError, match="response must not be empty where it was cut"):
+        Example("good", "", is_finished=False)
+
+
 @pytest.mark.parametrize("lora", [None, Lora(rank=4)], ids=["full", "lora"])
 def test_a_training_that_was_stopped_ends_with_the_same_weights(
     folder: Path, tmp_path: Path, lora: Lora | None

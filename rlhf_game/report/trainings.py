@@ -35,6 +35,8 @@ MOST_POINTS: Final = 240
 
 LOG: Final = "steps.jsonl"
 UNTOLD: Final = ("tokens", "seconds")
+EARNED: Final = {"reward": "reward", "kl": "KL to the reference"}
+"""What is said of the steps of a policy: columns of its log, in words."""
 
 
 @final
@@ -196,16 +198,22 @@ def _logged(logs: Mapping[str, Rows]) -> Iterator[tuple[Place, Rows]]:
 
 
 def _course(logs: Mapping[str, Rows]) -> str:
-    """Return how the loss of each training went: its mean over the first and over the last tenth of the steps."""
+    """Return how each training went: means over the first and over the last tenth of the steps.
+
+    Of a policy that is what it earns and how far it goes: the loss of a policy gradient is about 0 whatever is learned.
+    """
     said = []
     for name, rows in logs.items():
-        losses = [float(row["loss"]) for row in rows if _is_number(row.get("loss"))]
-        if len(losses) > 1:
-            tenth = max(1, len(losses) // 10)
-            ends = [number(sum(part) / tenth) for part in (losses[:tenth], losses[-tenth:])]
-            whose = "" if name == "." else f" of {name}"
-            said.append(f"The loss{whose} went from {ends[0]} to {ends[1]} in {len(losses)} steps")
-    return f"{'; '.join(said[:4])} (means of the first and of the last tenth)." if said else ""
+        for column in EARNED if any("reward" in row for row in rows) else ("loss",):
+            values = [float(row[column]) for row in rows if _is_number(row.get(column))]
+            if len(values) > 1:
+                tenth = max(1, len(values) // 10)
+                ends = [number(sum(part) / tenth) for part in (values[:tenth], values[-tenth:])]
+                whose = "" if name == "." else f" of {name}"
+                words = EARNED.get(column, column)
+                said.append(f"the {words}{whose} went from {ends[0]} to {ends[1]} in {len(values)} steps")
+    text = "; ".join(said[:4])
+    return f"{text[0].upper()}{text[1:]} (means of the first and of the last tenth)." if said else ""
 
 
 def curves_of(metrics: Any, path: Place = ()) -> Iterator[tuple[Place, Rows]]:

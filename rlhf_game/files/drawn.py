@@ -18,6 +18,7 @@ from pydantic import Field
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import shown
+from rlhf_game.files.private import PrivacyFields, fields_of
 from rlhf_game.files.receipts import Receipt
 from rlhf_game.files.sampled import DrawsFile, SeedFrom, read_known, receipt_head, sizes_and_weights
 from rlhf_game.files.schema import Name, Positive, Strict, parse_model
@@ -26,6 +27,7 @@ from rlhf_game.mechanism.arrays import Array, numbers
 from rlhf_game.mechanism.draws.log_mean import doublings
 from rlhf_game.mechanism.draws.settlement import DrawsSettlement, Estimator, regret_bounds, settle_tapes
 from rlhf_game.mechanism.draws.tapes import Problem, Tape, cut
+from rlhf_game.mechanism.privacy import privacy
 from rlhf_game.mechanism.reports import LARGEST_SIZE
 from rlhf_game.mechanism.sampled.estimates import Estimate
 
@@ -237,7 +239,12 @@ def _group(game: DrawnGame, drawn: DrawsSettlement, i: int, bound: float | None)
     errors = [
         None if of is None else of[i] for of in (drawn.errors.values, drawn.errors.payments, drawn.errors.utilities)
     ]
-    found = {"name": group.name, "size": group.size, "value": _estimate_document(value, errors[0])}
+    found = {
+        "name": group.name,
+        "size": group.size,
+        "value": _estimate_document(value, errors[0]),
+        "privacy": _privacy(game, i).model_dump(),
+    }
     if game.fields.payment == "none":
         error = None if errors[0] is None else group.size * errors[0]
         return {
@@ -253,6 +260,14 @@ def _group(game: DrawnGame, drawn: DrawsSettlement, i: int, bound: float | None)
         "regret_bound": bound,
         "draws_needed": _draws_needed(game.fields.draws, float(drawn.payments.value[i]), errors[1]),
     }
+
+
+def _privacy(game: DrawnGame, i: int) -> PrivacyFields:
+    """Return what a draw of the optimum tells of a group's reward, which counts from 0 to its ceiling."""
+    fields, problem = game.fields, problem_of(game.fields)
+    span = float(problem.ceilings[i])
+    found = privacy((), (), share=float(problem.shares[i]), strength=fields.strength, span=span)
+    return fields_of(found, fields.prompts)
 
 
 def _estimate_document(estimate: Estimate, error: Array | float | None) -> dict[str, Any]:

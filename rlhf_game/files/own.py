@@ -5,7 +5,6 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final, final
 
@@ -18,12 +17,12 @@ from rlhf_game.files.build import build, regularizer_of, settle
 from rlhf_game.files.documents import kind, parse_json, read_text, shown
 from rlhf_game.files.games import Game
 from rlhf_game.files.parts import label
+from rlhf_game.files.private import PrivacyFields, privacies_of, table_privacy
 from rlhf_game.files.schema import Salt, Strict, parse_model
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.breakdown import take_apart
 from rlhf_game.mechanism.own_bill import OwnBill, own_bill, own_chain_bill
 from rlhf_game.mechanism.payments import AffinePayments
-from rlhf_game.mechanism.privacy import privacy
 from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.registry import is_code
 
@@ -40,16 +39,6 @@ class BreakdownFields(Strict):
     own_value: float
     cost_to_others: float
     provider_share: float
-
-
-@final
-class PrivacyFields(Strict):
-    """What one served response tells of the group's reward, in nats (rlhf_game.mechanism.privacy)."""
-
-    epsilon: float | None = None
-    """None where no domain is declared, so that nothing bounds a reward."""
-    epsilon_leaving: float | None = None
-    realised_loss: float
 
 
 @final
@@ -133,6 +122,7 @@ def own_receipt(game: Game, name: str) -> OwnReceipt:
     part, weights = parts[at], fields.weights or {}
     prompts = (fields.provenance or {}).get("prompts")
     policy: Any = settled.policy
+    private = privacies_of(game, settled)
     return OwnReceipt(
         version=__version__,
         name=name,
@@ -151,22 +141,8 @@ def own_receipt(game: Game, name: str) -> OwnReceipt:
         breakdown=BreakdownFields(
             own_value=part.value, cost_to_others=sum(part.costs), provider_share=part.payment - sum(part.costs)
         ),
-        privacy=_privacy(game, at, policy) if fields.is_whole_table and space.regularizer.is_entropic else None,
+        privacy=None if private is None else private[at],
     )
-
-
-def _privacy(game: Game, at: int, policy: Any) -> PrivacyFields:
-    """Return the privacy of one group of a table under KL; a declared domain bounds what rewards there may be."""
-    fields: Any = game.fields
-    group = fields.groups[at]
-    found = privacy(
-        [np.asarray(row) for row in rows_of(written(policy.probabilities))],
-        [np.asarray(row) for row in rows_of(written(game.rewards[at]))],
-        share=group.size * (fields.weights or {}).get(group.name, 1.0),
-        strength=fields.strength,
-        span=None if fields.normalization == "none" else 1.0,
-    )
-    return PrivacyFields(**asdict(found))
 
 
 def read_own(path: str | os.PathLike[str]) -> OwnReceipt:
@@ -231,10 +207,9 @@ def _private_apart(own: OwnReceipt, policies: list[Array], rewards: list[Array])
     said, share = own.privacy, own.size * own.weight
     if said is None:
         return []
-    span = None if said.epsilon is None else 1.0
-    again = asdict(privacy(policies, rewards, share=share, strength=own.strength, span=span))
+    again = table_privacy(policies, rewards, share, own.strength, said.epsilon is not None).model_dump()
     found = []
-    for key, value in said.model_dump().items():
+    for key, value in said.model_dump(exclude_unset=True).items():
         if (value is None) != (again[key] is None):
             found.append(f"privacy.{key}: the receipt says {value!r}, the policy and the report give {again[key]!r}")
         elif value is not None:

@@ -16,6 +16,7 @@ from rlhf_game.files.fee_fields import fee_of, is_false_name_proof
 from rlhf_game.files.games import Game
 from rlhf_game.files.parts import label
 from rlhf_game.files.policies import PolicyFile, PolicyFolder, is_long
+from rlhf_game.files.private import privacies_of
 from rlhf_game.files.schema import Strict, parse_model
 from rlhf_game.mechanism.mechanism import Settlement
 from rlhf_game.mechanism.sampled.estimates import Estimate
@@ -219,10 +220,12 @@ def _of_fee(game: Game) -> dict[str, Any]:
 
 
 def _of_groups(game: Game, settlement: Settlement) -> list[dict[str, Any]]:
-    """Return what a receipt says of each group beside its money: the fee in its payment, whether it takes part."""
+    """Return what a receipt says of each group beside its money: the fee in its payment, its part, its privacy."""
     more: list[dict[str, Any]] = [{} for _ in game.fields.groups]
     if settlement.policy.takes_part is not None:
         more = [{"takes_part": inside} for inside in settlement.policy.takes_part]
+    elif (private := privacies_of(game, settlement)) is not None:
+        more = [{"privacy": one.model_dump()} for one in private]
     return more if game.fields.fee is None else [{**one, "fee": fee_of(game.fields)} for one in more]
 
 

@@ -28,8 +28,9 @@ class Privacy:
     """Against exchanging its reward for any of the domain; None where the domain bounds no reward."""
     epsilon_leaving: float | None
     """Against leaving."""
-    realised_loss: float
-    """max |log p / p_-i| over responses and prompts: what leaving would have changed at this policy."""
+    realised_loss: float | None
+    """max |log p / p_-i| over responses and prompts: what leaving would have changed at this policy; None where p is
+    not known."""
 
     def after(self, responses: int) -> float | None:
         """Return epsilon of so many served responses together."""
@@ -41,15 +42,15 @@ def privacy(
 ) -> Privacy:
     """Return the privacy of one group under KL.
 
-    policies, rewards: p and its own r of each prompt, B of [m_b]. share: mu_i w_i. span: the range of rewards that the
-    domain allows; None: unbounded. p_-i is proportional to p exp(-share r / strength).
+    policies, rewards: p and its own r of each prompt, B of [m_b]; none where p is not known. share: mu_i w_i. span: the
+    range of rewards that the domain allows; None: unbounded. p_-i is proportional to p exp(-share r / strength).
     """
-    realised = 0.0
+    losses = []
     for p, r in zip(policies, rewards, strict=True):
         there = p > 0
         a = share / strength * r[there]
         low = float(a.min())
         log_ratio = (a - low) + np.log(p[there] @ np.exp(low - a))
-        realised = max(realised, float(np.abs(log_ratio).max()))
+        losses.append(float(np.abs(log_ratio).max()))
     leaving = None if span is None else share * span / strength
-    return Privacy(None if leaving is None else 2 * leaving, leaving, realised)
+    return Privacy(None if leaving is None else 2 * leaving, leaving, max(losses, default=None))

@@ -83,8 +83,33 @@ def settlement(receipt: Receipt, parts: Sequence[Breakdown] | None, checked: Not
         sure = "for certain, whatever responses were not found" if level == 1 else f"with probability {level:g}"
         lead += f" In small print: between which numbers it lies {sure}."
     table = _table(receipt, None if intervals else parts)
-    blocks = (checked, table, *spread_blocks(receipt), _shares(receipt))
+    blocks = (checked, table, *spread_blocks(receipt), _shares(receipt), *_private(receipt))
     return Section("settlement", "Who gets what", lead, blocks)
+
+
+def _private(receipt: Receipt) -> tuple[Note, ...]:
+    """Return what served responses tell of the reports, where the receipt says it."""
+    said = [(group.name, (group.model_extra or {}).get("privacy")) for group in receipt.groups]
+    known = [(name, found) for name, found in said if isinstance(found, dict)]
+
+    def listed(key: str) -> str:
+        found = [f"{name} {number(of[key])}" for name, of in known if isinstance(of.get(key), float | int)]
+        return ", ".join(found)
+
+    lines = []
+    if listed("epsilon"):
+        lines.append(
+            f"One served response is private in a group's reward up to these nats: {listed('epsilon')}; several "
+            "responses add up."
+        )
+    if listed("realised_loss"):
+        lines.append(
+            f"Had a group stayed away, the log probability of no response would have moved by more than this: "
+            f"{listed('realised_loss')}."
+        )
+    if not lines:
+        return ()
+    return (Note("plain", " ".join([*lines, "Weights and probabilities tell more: rewards follow from them."])),)
 
 
 def _table(receipt: Receipt, parts: Sequence[Breakdown] | None) -> TableBlock:

@@ -134,3 +134,34 @@ def test_what_has_no_price_is_refused() -> None:
             token_prices(trained(space, rewards, [1, 1]), sequence)
     with pytest.raises(InputError, match="prompt must be one of 1, from 0, got 1"):
         token_prices(trained(begun, rewards, [1, 1]), (0, 1), prompt=1)
+
+
+def test_a_wrong_price_is_caught_by_who_knows_the_policy_and_its_own_report_and_a_wrong_policy_is_not() -> None:
+    """What is left after a response is -(strength / mu) log E_p exp(-g r / strength); the negative control is p.
+
+    A policy that is not the best for the true reports of the others has prices of its own that pass: only who trains
+    again, with all reports, finds it.
+    """
+    rng, strength, size, mu = np.random.default_rng(8), 0.4, 2.0, 0.5
+    rewards, rho = rng.random((3, 2, 4)), np.array([0.3, 0.7])
+    space = Table(rng.dirichlet(np.ones(4), 2), KL(strength), prompt_weights=rho)
+    one = trained(space, rewards, [2, 1, 3], [mu, 1.0, 2.0])
+
+    def wrong(prices: Any, policy: Any) -> float:
+        left = size * rewards[0] - prices
+        kept = -(strength / mu) * np.log((policy * np.exp(-mu * size * rewards[0] / strength)).sum(axis=1))
+        return float(np.abs(left - kept[:, None]).max())
+
+    p, prices = np.asarray(one.policy.probabilities), np.stack([row[0] for row in response_prices(one)])
+    assert wrong(prices, p) < 1e-12
+    bill = rho @ (p * prices).sum(axis=1)
+    single, all_up, moved = np.zeros((2, 4)), np.full((2, 4), 1e-6), np.array([[0.7], [-0.3]]) * np.full((2, 4), 1e-5)
+    single[1, 2] = 1e-6
+    for change in (single, all_up, moved):  # the last leaves the bill as it is
+        assert wrong(prices + change, p) > 1e-7
+    assert rho @ (p * (prices + moved)).sum(axis=1) == pytest.approx(bill, abs=1e-15)
+    shaded = trained(space, rewards, [2, 1, 1], [mu, 1.0, 2.0])  # the third group was not served as it should be
+    other, its = np.asarray(shaded.policy.probabilities), np.stack([row[0] for row in response_prices(shaded)])
+    assert np.abs(other - p).max() > 0.01
+    assert wrong(its, other) < 1e-12
+    assert wrong(its, p) > 1e-3

@@ -48,3 +48,19 @@ def test_no_exchange_of_a_reward_moves_a_response_by_more_and_some_moves_it_by_n
     p, changed = (optimum(rare, 3 * r) for r in (np.array([1.0, 0.0]), np.array([0.0, 1.0])))
     assert np.abs(np.log(p / changed)).max() == pytest.approx(12.0, rel=1e-3)
     assert largest > 0.8
+
+
+def test_of_several_responses_the_losses_add_up_and_no_game_exceeds_the_sum() -> None:
+    """Two prompts, one response each: the exact log ratio of pairs, over exchanges of one group's reward."""
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        q = rng.dirichlet(np.full(3, 0.5), size=2) + 1e-9
+        others, mine, other = rng.random((3, 2, 3)).round()
+        policies = [[optimum(q[b] / q[b].sum(), others[b] + 2 * r[b]) for b in (0, 1)] for r in (mine, other)]
+        found = privacy(policies[0], list(mine), share=2.0, strength=STRENGTH, span=1.0)
+        pairs = [np.log(np.outer(*policies[k])) for k in (0, 1)]
+        together = found.after(2)
+        assert together is not None
+        assert np.abs(pairs[0] - pairs[1]).max() <= together + 1e-9
+        assert together == 2 * (found.epsilon or 0)
+    assert privacy([], [], share=2.0, strength=STRENGTH, span=0.5).realised_loss is None

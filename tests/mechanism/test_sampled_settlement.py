@@ -186,6 +186,42 @@ def test_every_interval_holds_at_least_as_often_as_it_says(rule: str) -> None:
     assert settled.certificate.gap.width < 0.3
 
 
+def rare() -> World:
+    """One response in a hundred decides: only it is worth something to a group, and nothing to another one."""
+    q = np.array([[0.49, 0.3, 0.2, 0.01], [0.25, 0.25, 0.49, 0.01]])
+    rewards = np.array([[[0, 0, 0, 1.0]] * 2, [[1, 1, 1, 0.0]] * 2, [[0.5, 0, 1, 0.5]] * 2])
+    return replace(World.make(0), q=q, rewards=rewards)
+
+
+@pytest.mark.parametrize(
+    ("rule", "repetitions"),
+    [
+        ("formula", REPETITIONS),
+        pytest.param("formula", 2000, marks=pytest.mark.slow),
+        pytest.param("reference", 2000, marks=pytest.mark.slow),
+    ],
+)
+def test_every_interval_holds_where_a_response_that_draws_miss_decides(rule: str, repetitions: int) -> None:
+    """At 90 % and three standard errors; the negative control is the normal interval of a value."""
+    world, rng, count = rare(), np.random.default_rng(19), 40
+    p = world.trained(world.game.shares, 0.7)
+    formula = SIZES * world.values(p) + (STRENGTH / MULTIPLIERS) * np.log(
+        (p * np.exp(-world.game.shares[:, None, None] * world.rewards / STRENGTH)).sum(axis=2)
+    ).mean(axis=1)
+    true = truths(world, p, formula if rule == "formula" else world.affine_payments(p))
+    misses, normal, most = np.zeros(len(true)), 0, repetitions * 0.1 + 3 * np.sqrt(repetitions * 0.09)
+    for _ in range(repetitions):
+        delivered, reference = world.draw(p, count, rng), world.draw(world.q, count, rng)
+        terms = ByFormula(reference) if rule == "formula" else ByReference(reference)
+        settled = settle_samples(world.game, delivered, reference, terms)
+        for k, (one, truth) in enumerate(zip(numbers(settled), true, strict=True)):
+            misses[k] += not one.contains(truth, 1e-9)
+        drawn = delivered.rewards[0].ravel()
+        normal += abs(drawn.mean() - true[0][0]) > 1.645 * drawn.std(ddof=1) / np.sqrt(drawn.size)
+    assert (misses <= most).all(), misses
+    assert normal > most
+
+
 def test_at_the_optimum_every_rule_charges_the_affine_payments() -> None:
     world = World.make(7)
     optimum = world.trained(world.game.shares)

@@ -1,0 +1,60 @@
+"""What a receipt says of privacy: what served responses tell of each group's reward, where that is known."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Final, final
+
+from rlhf_game.files.games import Game
+from rlhf_game.files.policies import is_long
+from rlhf_game.files.schema import Strict
+from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.mechanism import Settlement
+from rlhf_game.mechanism.privacy import Privacy, privacy
+from rlhf_game.mechanism.training import AffineWelfare, SocialWelfare
+
+EXACT: Final = (SocialWelfare, AffineWelfare)
+"""Rules whose optimum under KL is the exponential mechanism; of a class of one's own that is not known."""
+
+
+@final
+class PrivacyFields(Strict):
+    """What served responses tell of a group's reward, in nats (rlhf_game.mechanism.privacy)."""
+
+    epsilon: float | None = None
+    """Of one response; None where no domain is declared, so that nothing bounds a reward."""
+    epsilon_leaving: float | None = None
+    epsilon_of_each_prompt: float | None = None
+    """Of one response to each prompt, together."""
+    realised_loss: float | None
+    """None where p is not known."""
+
+
+def table_privacy(
+    policies: Sequence[Array], rewards: Sequence[Array], share: float, strength: float, is_bounded: bool
+) -> PrivacyFields:
+    """Return the privacy of a group of a table under KL; a declared domain bounds its reward by 0 and 1."""
+    found = privacy(policies, rewards, share=share, strength=strength, span=1.0 if is_bounded else None)
+    return fields_of(found, len(policies))
+
+
+def fields_of(found: Privacy, prompts: int) -> PrivacyFields:
+    """Return what a receipt says of one group."""
+    return PrivacyFields(**asdict(found), epsilon_of_each_prompt=found.after(prompts))
+
+
+def privacies_of(game: Game, settlement: Settlement) -> list[PrivacyFields] | None:
+    """Return the privacy of each group of a settled table; None where the policy is not the optimum under KL of all.
+
+    Neither is it there for policies that are too long for a receipt.
+    """
+    fields, policy, trained = game.fields, settlement.policy, settlement.trained
+    is_entropic = getattr(getattr(settlement.space, "regularizer", None), "is_entropic", False)
+    is_of_all = policy.takes_part is None and policy.parts is None
+    if is_long(game) or not (fields.is_whole_table and is_entropic and is_of_all and type(trained.rule) in EXACT):
+        return None
+    views, is_bounded = settlement.space.views(policy, game.rewards), fields.normalization != "none"
+    policies = [view.policy for view in views]
+    return [
+        table_privacy(policies, [view.rewards[i] for view in views], float(share), fields.strength, is_bounded)
+        for i, share in enumerate(trained.shares)
+    ]

@@ -184,8 +184,8 @@ def _interim(
     from rlhf_game.mechanism.reports import Normalization, Report
     from rlhf_game.simulations.priors import others_of, read_prior, types_of
 
-    table = space.enumeration
-    if not table.layout.is_flat:
+    table = space.enumeration if game.fields.space == "table" else None
+    if table is None or not table.layout.is_flat:
         raise InputError(
             f"{game.name}: must be a table of outcomes for one prompt, to go with a prior; found another game"
         )

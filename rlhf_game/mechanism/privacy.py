@@ -50,7 +50,8 @@ def privacy(
         there = p > 0
         a = share / strength * r[there]
         low = float(a.min())
-        log_ratio = (a - low) + np.log(p[there] @ np.exp(low - a))
+        lost = float(p[there] @ np.expm1(low - a))  # exactly 0 where the group minds nothing
+        log_ratio = (a - low) + (np.log1p(lost) if lost > -0.5 else np.log(p[there] @ np.exp(low - a)))
         losses.append(float(np.abs(log_ratio).max()))
     leaving = None if span is None else share * span / strength
     return Privacy(None if leaving is None else 2 * leaving, leaving, max(losses, default=None))

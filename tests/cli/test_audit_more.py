@@ -104,3 +104,14 @@ def test_what_does_not_fit_is_one_line(
     assert (result.code, result.out) == (code, "")
     assert message in result.err
     assert result.err.count("\n") == 1
+
+
+def test_a_prior_goes_with_tables_of_one_prompt_only(game: Path) -> None:
+    several = {**GAME, "reference": [[0.5, 0.3, 0.2]] * 2}
+    several["groups"] = [{**group, "reward": [group["reward"]] * 2} for group in GAME["groups"]]
+    menu = {"space": "menu", "outcomes": ["x", "y", "z"], "strength": 1.0, "groups": GAME["groups"]}
+    for other in (several, menu):
+        game.write_text(json.dumps(other))
+        found = run("audit", game, "--prior", game.parent / "prior.yaml", "--starts", "1")
+        assert found.code == 2
+        assert "game.json: must be a table of outcomes for one prompt" in found.err

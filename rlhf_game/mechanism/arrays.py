@@ -152,11 +152,14 @@ def content(array: Array) -> list[float]:
         return [float(array)]
     row = array if array.ndim == 1 else array.reshape(-1) if array.flags.c_contiguous else array.ravel(order="K")
     sums: list[float] = []
+
+    def read(block: tuple[slice, slice], _: Array) -> list[float]:
+        part = row[block[1]]
+        found: list[float] = np.vecdot(part[: len(part) // DOT * DOT].reshape(-1, DOT), _weighing()).tolist()
+        return found
+
     if row.size > DOT:
-        with np.errstate(invalid="ignore"):
-            for _, part in blocks((1, row.size), 1, [array], 128 * DOT):
-                whole = row[part][: (part.stop - part.start) // DOT * DOT].reshape(-1, DOT)
-                sums += np.vecdot(whole, _weighing()).tolist()
+        sums = list(chain.from_iterable(each_block(read, (1, row.size), 1, [array], 128 * DOT)))
     rest = row[DOT * len(sums) :]
     return [*sums, float(np.vdot(rest, _weighing()[: rest.size]))]
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import rlhf_game as rg
+from rlhf_game.mechanism.arrays import DOT, content
 from rlhf_game.mechanism.breakdown import take_apart
 from rlhf_game.mechanism.prices import response_prices
 from rlhf_game.mechanism.spaces import table
@@ -80,3 +81,16 @@ def test_arrays_that_are_viewed_are_checked_for_changes_once_however_many_groups
         checked.clear()
         work()
         assert len(checked) == len(rewards)
+
+
+def test_what_tells_a_change_is_the_same_for_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.random.default_rng(5).normal(size=300 * DOT + 77)  # three blocks and a rest
+    found = []
+    for threads in ("1", "2", "5"):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        found.append(content(array))
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 301
+    array[-1] += 1e-3
+    assert content(array)[:300] == found[0][:300]
+    assert content(array)[300] != found[0][300]

@@ -4,6 +4,7 @@ The layouts are those of the engines' public sources at the commits that tests/o
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +22,7 @@ from rlhf_game.outcomes.scoring import GroupScorer
 from rlhf_game.rewards.nested import BATCHES, refuse_rank
 
 REWARDS: Final = "rewards.py"
-HEAD: Final = '''"""The rewards of the groups in {config}, as {engine} calls them.
+HEAD: Final = '''"""The rewards of the groups of a configuration, as {engine} calls them.
 
 What is maximised is E[s] - lambda KL over whole responses: s = sum of mu size reward, each reward in [0, 1], and
 lambda = {strength!r}.
@@ -143,6 +144,13 @@ def _verl_row(configuration: Configuration, b: int, asked: Mapping[str, Any]) ->
     }
 
 
+def _override(key: str, path: object) -> str:
+    """Return what sets a key to a path, for Hydra in a shell: what is more than a plain word is quoted for both."""
+    word = str(path)
+    plain = word if re.fullmatch(r"[\w./:@+-]+", word) else "'" + word.replace("'", r"\'") + "'"
+    return quote(f"{key}={plain}")
+
+
 def _verl_launch(configuration: Configuration, spec: FinetunedSpec, out: Path) -> list[str]:
     prompts = min(len(configuration.source.prompts), max(1, spec.batch_size // spec.num_generations))
     return [
@@ -157,16 +165,16 @@ def _verl_launch(configuration: Configuration, spec: FinetunedSpec, out: Path) -
         "actor_rollout_ref.actor.ppo_epochs=1",
         f"actor_rollout_ref.actor.ppo_mini_batch_size={prompts}",
         f"actor_rollout_ref.actor.optim.lr={spec.learning_rate!r}",
-        f"actor_rollout_ref.model.path={_model(configuration)}",
+        _override("actor_rollout_ref.model.path", _model(configuration)),
         *([] if spec.lora == "full" else [f"actor_rollout_ref.model.lora_rank={spec.lora.rank}"]),
         "actor_rollout_ref.rollout.name=vllm",
         f"actor_rollout_ref.rollout.n={spec.num_generations}",
         f"actor_rollout_ref.rollout.temperature={spec.temperature!r}",
-        f"data.train_files={out / 'prompts.parquet'}",
-        f"data.val_files={out / 'prompts.parquet'}",
+        _override("data.train_files", out / "prompts.parquet"),
+        _override("data.val_files", out / "prompts.parquet"),
         f"data.train_batch_size={prompts}",
         f"data.max_response_length={spec.max_new_tokens}",
-        f"custom_reward_function.path={out / REWARDS}",
+        _override("custom_reward_function.path", out / REWARDS),
         "custom_reward_function.name=compute_score",
         f"trainer.total_training_steps={spec.steps}",
         f"trainer.save_freq={spec.save_steps}",
@@ -186,9 +194,9 @@ def _openrlhf_launch(configuration: Configuration, spec: FinetunedSpec, out: Pat
         "--algo.kl.estimator k1",
         f"--algo.kl.init_coef {configuration.fields.strength!r}",
         f"--reward.clip_range {-most!r} {most!r}",
-        f"--reward.remote_url {out / REWARDS}",
-        f"--actor.model_name_or_path {_model(configuration)}",
-        f"--data.prompt_dataset {out / 'prompts.jsonl'}",
+        f"--reward.remote_url {quote(str(out / REWARDS))}",
+        f"--actor.model_name_or_path {quote(str(_model(configuration)))}",
+        f"--data.prompt_dataset {quote(str(out / 'prompts.jsonl'))}",
         "--data.input_key input --data.label_key label --data.apply_chat_template",
         f"--rollout.n_samples_per_prompt {spec.num_generations}",
         f"--rollout.temperature {spec.temperature!r}",
@@ -268,16 +276,15 @@ def exported(engine: str, config: Path, out: Path) -> dict[str, bytes]:
         )
     for i, group in enumerate(configuration.fields.groups):
         refuse_rank(group.reward, f"groups[{i}].reward", BATCHES, group.calibration)
-    head = HEAD.format(
-        config=config.name, engine=engine, strength=configuration.fields.strength, path=str(config.resolve())
-    )
+    head = HEAD.format(engine=engine, strength=configuration.fields.strength, path=str(config.resolve()))
     system = configuration.source.system
     rows = [
         one.rows(configuration, b, {"messages": dialogue(prompt, system).document()})
         for b, prompt in enumerate(configuration.source.prompts)
     ]
     launch = " \\\n  ".join(one.launch(configuration, spec, out.resolve()))
-    bill = f"rlhf-game settle --policy CHECKPOINT --reference {_model(configuration)} --groups {config.resolve()}"
+    reference, groups = (quote(path) for path in (_model(configuration), str(config.resolve())))
+    bill = f"rlhf-game settle --policy CHECKPOINT --reference {reference} --groups {groups}"
     return {
         REWARDS: (head + one.rewards).encode(),
         one.data: _file(rows, one.data),

@@ -3,9 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil, floor, isfinite, log, log2, log10
-from typing import final
+from typing import Final, final
 
 from rlhf_game.report.data_table import number
+
+LARGEST: Final = 1e300
+"""What is beyond it has no place on an axis: two such numbers may be farther apart than float64 can say."""
 
 
 @final
@@ -49,8 +52,8 @@ class Axis:
 
 
 def spanning(values: Iterable[float], start: float, end: float, *, zero: bool = False, room: float = 0.06) -> Axis:
-    """Return a linear axis that holds all finite values (and 0, if ``zero``), with a share of ``room`` to spare."""
-    finite = [value for value in values if isfinite(value)] + ([0.0] if zero else [])
+    """Return a linear axis that holds all values up to LARGEST (and 0, if ``zero``), with ``room`` of it to spare."""
+    finite = [value for value in values if abs(value) < LARGEST] + ([0.0] if zero else [])
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     if high - low <= 1e-12 * max(abs(low), abs(high)):
         middle = max(abs(low), abs(high)) or 1.0

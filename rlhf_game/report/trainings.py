@@ -5,6 +5,7 @@ the steps; a column that never changes is said, not drawn.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any, Final, TypeAlias, final
 
@@ -205,13 +206,15 @@ def _course(logs: Mapping[str, Rows]) -> str:
     said = []
     for name, rows in logs.items():
         for column in EARNED if any("reward" in row for row in rows) else ("loss",):
-            values = [float(row[column]) for row in rows if _is_number(row.get(column))]
+            every = [float(row[column]) for row in rows if _is_number(row.get(column))]
+            values = [value for value in every if isfinite(value)]
+            words = f"the {EARNED.get(column, column)}{'' if name == '.' else f' of {name}'}"
             if len(values) > 1:
                 tenth = max(1, len(values) // 10)
                 ends = [number(sum(part) / tenth) for part in (values[:tenth], values[-tenth:])]
-                whose = "" if name == "." else f" of {name}"
-                words = EARNED.get(column, column)
-                said.append(f"the {words}{whose} went from {ends[0]} to {ends[1]} in {len(values)} steps")
+                said.append(f"{words} went from {ends[0]} to {ends[1]} in {len(values)} steps")
+            if len(values) < len(every):
+                said.append(f"{words} was no number in {len(every) - len(values)} of {len(every)} steps")
     text = "; ".join(said[:4])
     return f"{text[0].upper()}{text[1:]} (means of the first and of the last tenth)." if said else ""
 

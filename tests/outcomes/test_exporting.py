@@ -14,7 +14,9 @@ TRL at the version that is installed: its own class is asked.
 import importlib.util
 import inspect
 import json
+import os
 import shlex
+import subprocess
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -189,3 +191,43 @@ def test_an_engine_needs_a_configuration_and_a_new_folder(tmp_path: Path) -> Non
         result = command("export", *arguments)
         assert (result.code, result.out) == (2, "")
         assert said in result.err
+
+
+ODD = ["class", "it's", 'say "hi"', "two\nlines", "\u00fc\u4e2d", "a\\b", "{x}", "$(touch owned)", '"""']
+"""Names that are keywords, or mean something to Python, a shell or Hydra."""
+
+
+@pytest.mark.parametrize("engine", ["trl", "verl", "openrlhf"])
+def test_odd_names_are_names(tmp_path: Path, engine: str) -> None:
+    """Of groups, of the configuration and of the folder: what is exported loads, and its launch is one command."""
+    place = tmp_path / "a 'b' $(touch owned) \"c\", d=e"
+    place.mkdir()
+    tiny.save_language_model(place / "model")
+    named = [{"name": name, "reward": {"brevity": k + 2}} for k, name in enumerate(ODD)]
+    file = place / '"""; x.json'
+    file.write_text(json.dumps({"model": "model", "prompts": PROMPTS, "strength": 0.5, "groups": named}))
+    result = command("export", engine, file, "-o", place / "out 1")
+    assert (result.code, result.err) == (0, "")
+    module = loaded(place / "out 1")
+    if engine == "trl":
+        assert [one.__name__ for one in module.reward_funcs] == [f"group_{name}" for name in ODD]
+        assert module.reward_funcs[0](prompts=["x"], completions=["yes"], place=[0]) == [0.5]
+    elif engine == "verl":
+        found = module.compute_score("rlhf-game", "yes", "0")
+        assert [key for key in found if key != "score"] == [f"group_{name}" for name in ODD]
+    else:
+        assert list(module.reward_func(["good yes"], ["good "], ["0"])["extra_logs"]) == ODD
+    script = (place / "out 1/launch.sh").read_text()
+    words = shlex.split(script.split("set -e\n")[1])
+    assert words[-1] == "$@"
+    assert any(str(place / "out 1") in word.replace("\\'", "'") for word in words)
+    seen = tmp_path / "seen"
+    fake = f"#!/bin/sh\nprintf '%s\\n' \"$@\" > {shlex.quote(str(seen))}\n"
+    (tmp_path / "python3").write_text(fake)
+    (tmp_path / "python3").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    subprocess.run(["sh", place / "out 1/launch.sh", "--more"], cwd=tmp_path, env=environment, check=True)
+    given = seen.read_text().splitlines()
+    assert given[0] == ("-c" if engine == "trl" else "-m")
+    assert given[-1] == "--more"
+    assert not list(tmp_path.rglob("owned"))

@@ -114,3 +114,35 @@ def test_of_a_policy_it_is_said_what_it_earns_not_its_loss(tmp_path: Path) -> No
     said = page_of(write_report(folder)).one(id="steps").text
     assert "The reward went from 0.05000 to 1.850 in 20 steps; the KL to the reference went from 0.2500 to 9.2" in said
     assert "loss went" not in said
+
+
+STEPS: list[dict[str, Any]] = [{"step": k + 1, "loss": 1 / (k + 1), "rewards": {"a": k / 10}} for k in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ([{**row, "loss": float("nan")} for row in STEPS], "The loss was no number in 5 of 5 steps"),
+        ([{**row, "loss": float("inf") if row["step"] == 2 else 1.0} for row in STEPS], "the loss was no number in 1 of 5 steps"),
+        ([{**row, "loss": 1e308 * (-1) ** row["step"]} for row in STEPS], "in 5 steps"),
+        ([{**row, "loss": 10**400} for row in STEPS], "The loss was no number in 5 of 5 steps"),
+        ([{**row, "step": float("nan")} for row in STEPS], "went from 1.000 to 0.2000"),
+        ([{**row, "step": 10**400 + row["step"]} for row in STEPS], "went from 1.000 to 0.2000"),
+        ([{"loss": 1.0}, {"step": 2}, {"step": 3, "loss": 2.0}], "went from 1.000 to 2.000 in 2 steps"),
+        (
+            [{**row, "step": str(row["step"]), "<script>x": row["step"], "": 1, "a\nb": 2} for row in STEPS],
+            "in 5 steps",
+        ),
+        ([{**row, **{f"c{k}": row["step"] * k for k in range(100)}} for row in STEPS], "more columns are in the data"),
+        ([[1, 2], 3, None], None),
+    ],
+)
+def test_a_log_of_odd_numbers_and_columns_has_a_page(tmp_path: Path, changed: list[Any], said: str | None) -> None:
+    """Logs are others' too: what has no place on an axis is said, and nothing of it breaks the page or its figures."""
+    folder = folder_of(tmp_path / "model", CONFIG, {key: value for key, value in METRICS.items() if key != "log"})
+    (folder / "steps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in changed))
+    page = write_report(folder).read_text()
+    assert said is None or said in page
+    assert "from nan" not in page
+    assert "<script>x" not in page
+    assert ">nan</text>" not in page

@@ -1,6 +1,8 @@
 """``settle --policy`` and ``--draws``: the bill of a checkpoint from elsewhere, where the truth is known."""
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,39 @@ def test_a_checkpoint_in_a_bill_out(settle: Settle, checkpoints: Path, truth: Tr
     changed = command("verify", out, folder / "game.json")
     weights.write_bytes(whole)
     assert (changed.code, changed.out.partition(":")[0]) == (3, "policy.sha256")
+
+
+def test_after_kill_9_the_same_bill(settle: Settle, checkpoints: Path, tmp_path: Path) -> None:
+    """A process that dies at any of its renames leaves nothing half-written, and the next one ends with the same."""
+    given = ("--policy", checkpoints / "better", "--reference", checkpoints / "model")
+    small = {"samples": 90, "choosing": 10}  # two pieces of each policy
+
+    def settled(name: str, dies_at: int | None = None) -> int:
+        child = os.fork()
+        if child == 0:
+            renames, replace = iter(range(10_000)), os.replace
+
+            def dying(*paths: Any, **named: Any) -> None:
+                if next(renames) == dies_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                replace(*paths, **named)
+
+            os.replace = dying
+            os._exit(settle(*given, "-o", tmp_path / name / "receipt.json", outcomes=small).code)
+        return os.waitpid(child, 0)[1]
+
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    assert settled("whole") == 0
+    deaths = [settled("stopped", dies_at=k) for k in (2, 4, 1)]
+    assert deaths == [signal.SIGKILL] * len(deaths)
+    assert not (tmp_path / "stopped/receipt.json").exists()
+    assert settled("stopped") == 0
+    for name in ("receipt.json", "receipt.run/samples.parquet", "receipt.run/game.json"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes(), name
+    assert command("verify", tmp_path / "stopped/receipt.run").code == 0
+    left = {path.name for path in (tmp_path / "stopped/receipt.run").iterdir()}
+    assert left == {path.name for path in (tmp_path / "whole/receipt.run").iterdir()}
 
 
 def test_what_made_things_worse_is_not_delivered(

@@ -40,9 +40,13 @@ def load_sharded(model: Any, optimizer: Any, folder: Path) -> None:
     for key, value in {**tensors, **numbers}.items():
         of, _, name = key.partition(".")
         parts[of][name] = tuple(value) if name.endswith(".betas") else value
+    groups = optimizer.param_groups
+    optimizer.param_groups = [group for group in groups if group["params"]]  # of none torch knows no name
     set_state_dict(
         model, optimizer, model_state_dict=parts["model"], optim_state_dict=parts["optimizer"], options=OPTIONS
     )
+    loaded = iter(optimizer.param_groups)
+    optimizer.param_groups = [next(loaded) if group["params"] else group for group in groups]
 
 
 def _state(model: Any, optimizer: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:

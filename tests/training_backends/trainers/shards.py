@@ -29,7 +29,8 @@ class Sharded(SafeCheckpoints):
         self.model.model.embed_tokens.weight.requires_grad_(False)
         for part in (*self.model.model.layers, self.model):
             fully_shard(part, mesh=mesh)
-        self.optimizer = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=1e-2)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW([{"params": trained}, {"params": []}], lr=1e-2)  # as a LoRA's has no biases
         self.lr_scheduler = torch.optim.lr_scheduler.LinearLR(self.optimizer, total_iters=9)
         self.args = SimpleNamespace(process_index=rank, should_save=rank == 0, device=torch.device("cpu"))
         self.is_fsdp_enabled = True

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
+from safetensors.torch import load_file
 
 from tests import tiny
 from tests.training_backends.trainers.shards import Sharded, losses
@@ -37,12 +38,44 @@ def test_a_sharded_training_goes_on_with_the_same_losses(tmp_path: Path, alone: 
     assert not broken._is_finite()
 
 
+def launch(module: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a module of the tests in two processes, with gloo."""
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    known = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    asked = [*launcher, "-m", f"tests.training_backends.trainers.{module}", *arguments]
+    return subprocess.run(asked, cwd=ROOT, env=known, capture_output=True, text=True, check=False)
+
+
 @pytest.mark.slow
 def test_two_processes_go_on_with_the_same_losses(tmp_path: Path) -> None:
     model = tiny.save_language_model(tmp_path / "model")
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    script = ("-m", "tests.training_backends.trainers.shards", str(model), str(tmp_path / "checkpoint"))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launcher, *script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = launch("shards", str(model), str(tmp_path / "checkpoint"))
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "checkpoint/shards").glob("*.safetensors"))) == 2
+
+
+@pytest.mark.slow
+def test_a_training_on_accelerates_own_path_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    """Cut into shards by accelerate, all weights or an adapter; stopped and gone on with; and not cut at all."""
+    model, weights = tiny.save_language_model(tmp_path / "model"), {}
+    for way, name in (("full", "model"), ("lora", "adapter_model")):
+        for folder, stops in (("whole", ()), ("resumed", ({"STOP_AT": "3"},))):
+            place = tmp_path / f"{way}-{folder}"
+            for environment in stops:
+                stopped = launch("accelerated", str(model), str(place), way, **environment)
+                assert stopped.returncode != 0
+                assert "stopped on purpose" in stopped.stderr
+                assert len(list(place.glob("checkpoints/checkpoint-2/shards/*.safetensors"))) == 2
+            done = launch("accelerated", str(model), str(place), way)
+            assert done.returncode == 0, done.stderr
+        whole, resumed = (tmp_path / f"{way}-{folder}" for folder in ("whole", "resumed"))
+        assert (whole / "steps.jsonl").read_bytes() == (resumed / "steps.jsonl").read_bytes()
+        weights[way] = whole / f"model/{name}.safetensors"
+        assert weights[way].read_bytes() == (resumed / f"model/{name}.safetensors").read_bytes()
+    done = launch("accelerated", str(model), str(tmp_path / "ddp"), "ddp")
+    assert done.returncode == 0, done.stderr
+    sharded, plain = load_file(weights["full"]), load_file(tmp_path / "ddp/model/model.safetensors")
+    untouched = load_file(model / "model.safetensors")
+    for name, value in plain.items():
+        assert (sharded[name] - value).abs().max() < 1e-5
+    assert max(float((untouched[name] - value).abs().max()) for name, value in plain.items()) > 1e-2

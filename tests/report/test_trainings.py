@@ -123,7 +123,7 @@ STEPS: list[dict[str, Any]] = [{"step": k + 1, "loss": 1 / (k + 1), "rewards": {
     ("changed", "said"),
     [
         ([{**row, "loss": float("nan")} for row in STEPS], "The loss was no number in 5 of 5 steps"),
-        ([{**row, "loss": float("inf") if row["step"] == 2 else 1.0} for row in STEPS], "the loss was no number in 1 of 5 steps"),
+        ([{**row, "loss": float("inf") if row["step"] == 2 else 1.0} for row in STEPS], "the loss was no number in 1"),
         ([{**row, "loss": 1e308 * (-1) ** row["step"]} for row in STEPS], "in 5 steps"),
         ([{**row, "loss": 10**400} for row in STEPS], "The loss was no number in 5 of 5 steps"),
         ([{**row, "step": float("nan")} for row in STEPS], "went from 1.000 to 0.2000"),

@@ -181,10 +181,15 @@ def check_own(receipt: str | os.PathLike[str], report: str | os.PathLike[str]) -
         raise InputError(f"{where}: regularizer: must be one that is known, found code of its own: {own.regularizer!r}")
     regularizer = regularizer_of(own.regularizer, own.strength, Path(), where)
     for b, (p, q) in enumerate(zip(policies, references, strict=True)):
-        found += _unfit(p, f"policy[{b}]", own.next_state is not None) + _unfit(q, f"reference[{b}]")
+        found += unfit(p, f"policy[{b}]", own.next_state is not None) + unfit(q, f"reference[{b}]")
     if found:
         return found, []
-    bill = _bill(own, regularizer, policies, references, rewards)
+    try:
+        with np.errstate(all="ignore"):  # what overflows is refused
+            bill = _bill(own, regularizer, policies, references, rewards)
+            found = _private_apart(own, policies, rewards)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
     scale = RELATIVE * own.size * max(float(np.abs(reward).max()) for reward in rewards) * _steps(own)
     worth = own.size * bill.value
     found += _apart("value", own.value, bill.value, scale)
@@ -193,7 +198,6 @@ def check_own(receipt: str | os.PathLike[str], report: str | os.PathLike[str]) -
     found += _apart("utility", own.utility, worth - own.payment, scale)
     parts = own.breakdown
     found += _apart("breakdown.own_value", parts.own_value, worth, scale)
-    found += _private_apart(own, policies, rewards)
     found += _apart("breakdown", parts.cost_to_others + parts.provider_share, own.payment, scale)
     low, high = float(bill.payment.low), float(bill.payment.high)
     proved = f"proved: the bill, {GIVEN}"
@@ -349,7 +353,7 @@ def _steps(own: OwnReceipt) -> int:
     return 1 if own.next_state is None else len(own.policy)
 
 
-def _unfit(rows: Array, field: str, may_be_empty: bool = False) -> list[str]:
+def unfit(rows: Array, field: str, may_be_empty: bool = False) -> list[str]:
     """Return a line if rows are no probabilities. may_be_empty: zeros alone say that a state is not reached."""
     table = np.atleast_2d(rows)
     totals = table.sum(axis=1)

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import parse_json, read_text, shown
-from rlhf_game.files.own import RELATIVE, OwnReport, own_tables, read_own, rows_of
+from rlhf_game.files.own import RELATIVE, OwnReport, own_tables, read_own, rows_of, unfit
 from rlhf_game.files.receipts import read_receipts
 from rlhf_game.files.schema import parse_model
 
@@ -34,7 +34,12 @@ def spread_differences(
     rows = [np.asarray(row, dtype=np.float64) for row in rows_of(said)] if isinstance(said, list) else []
     if [row.shape for row in rows] != [p.shape for p in policies]:
         raise InputError(f"{other}: policy: must be shaped like that of the receipt, found another shape")
-    share, found = own.size * own.weight, []
+    share, found = (
+        own.size * own.weight,
+        [line for b, q in enumerate(rows) for line in unfit(q, f"{other}: policy[{b}]")],
+    )
+    if found:
+        return found
     for b, (p, q, r) in enumerate(zip(policies, rows, rewards, strict=True)):
         there = (p > 0) & (q > 0)
         apart = own.strength * (np.log(p[there]) - np.log(q[there])) - share * r[there]

@@ -63,6 +63,8 @@ def own_bill(
         low.append(min(ends))
         high.append(max(ends))
     ends_of_mean = [float(prompt_weights @ np.array(end)) / weight for end in (low, high)]
+    if not np.isfinite([*values, *ends_of_mean]).all():
+        raise InputError("must give a bill that float64 can hold, found numbers that overflow it", field="reward")
     middle = np.array(sum(ends_of_mean) / 2)
     return OwnBill(
         float(prompt_weights @ np.array(values)), Estimate(middle, np.array(ends_of_mean[0]), np.array(ends_of_mean[1]))

@@ -184,8 +184,24 @@ def test_a_policy_without_the_group_that_was_trained_elsewhere_is_checked(game: 
     run("settle", rest, "-o", without)
     found = run("verify", receipt, report, "--without", without)
     assert (found.code, "a spread of" in found.out) == (3, True)
+    rows = [row if isinstance(row, list) else [row] for row in honest["policy"]]
+    scaled = [[3 * x for x in row] if len(row) > 1 else 3 * row[0] for row in rows]  # as constant a spread
+    without.write_text(json.dumps({**honest, "policy": scaled}))
+    assert run("verify", receipt, report, "--without", without).code == 3
     without.write_text(json.dumps({**honest, "policy": [1.0]}))
     assert run("verify", receipt, report, "--without", without).code == 2
     rest.write_text((EXAMPLES / "l2.yaml").read_text())
     assert run("verify", own(tmp_path, "l2")[0], report, "--without", without).code == 2
     assert run("verify", without, rest, "--without", without).code == 2
+
+
+def test_numbers_that_overflow_are_one_line_and_no_warning(tmp_path: Path) -> None:
+    receipt, report = own(tmp_path, "table")
+    honest, mine = json.loads(receipt.read_text()), json.loads(report.read_text())
+    report.write_text(json.dumps({**mine, "reward": [1e308, -1e308, 1e308]}))
+    found = run("verify", receipt, report)
+    assert (found.code, found.err.count("\n"), found.err.count("float64 can hold")) == (2, 1, 1), found
+    report.write_text(json.dumps(mine))
+    receipt.write_text(json.dumps({**honest, "strength": 1e308}))
+    found = run("verify", receipt, report)
+    assert (found.code, found.err) == (3, ""), found

@@ -90,3 +90,23 @@ def test_a_game_without_prompts_has_no_meter(tmp_path: Path) -> None:
     found = run("meter", folder, "--responses", log(tmp_path, [("May I?", "yes")]))
     assert found.code == 2
     assert "provenance.prompts" in found.err
+
+
+def test_the_responses_of_a_trie_are_billed_by_the_mechanism_that_runs(tmp_path: Path) -> None:
+    """Each response at its probability costs what the game over the listed responses charges."""
+    game = {
+        "space": "table", "reference": [[0.7, 0.3], [0.6, 0.4]], "missing": [0.1, 0.2], "bounds": [0, 1],
+        "outcomes": [["yes", "no"], ["tea", "milk"]], "strength": 0.4,
+        "groups": [{"name": "a", "size": 2, "reward": [[1, 0], [0.5, 0.1]]},
+                   {"name": "b", "reward": [[0, 1], [0.2, 0.9]]}],
+        "provenance": {"prompts": ["May I?", "What to drink?"]},
+    }  # fmt: skip
+    folder = folder_of(tmp_path / "run", game)
+    rows = [("May I?", "yes"), ("May I?", "no"), ("What to drink?", "tea"), ("What to drink?", "milk"), ("Why?", "no")]
+    found = json.loads(run("meter", folder, "--responses", log(tmp_path, rows), "--json").out)
+    assert found["unknown"] == [4]
+    receipt = json.loads((folder / "receipt.json").read_text())
+    for group, paid in zip(found["groups"], receipt["groups"], strict=True):
+        weights = np.ravel(receipt["policy"]) / 2
+        assert weights @ group["responses"][:4] == pytest.approx(paid["payment"]["estimate"], rel=1e-10)
+        assert paid["payment"]["low"] < paid["payment"]["high"]

@@ -14,6 +14,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from rlhf_game.files.verify import _release
+
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", ".gitignore", "rlhf_game")
 TAGGED = "9.8.7"
@@ -90,6 +92,22 @@ def test_the_version_is_that_of_the_last_tag(tmp_path: Path) -> None:
     assert version_of(tmp_path) == "3.1.4"
     git(tmp_path, "commit", "--allow-empty", "-m", "three")
     assert version_of(tmp_path) == "3.1.5.dev1"
+
+
+@pytest.mark.parametrize(
+    ("version", "numbers"),
+    [
+        ("0.1.0", (0, 1, 0)),
+        ("0.2.0.dev12", (0, 2, 0)),
+        ("1.2.dev3+g1a2b", (1, 2)),
+        ("0+unknown", (0,)),
+        ("0.1.0x", ()),
+        ("1.0.dev", ()),
+        ("", ()),
+    ],
+)
+def test_a_receipt_of_a_version_under_way_is_one_of_its_release(version: str, numbers: tuple[int, ...]) -> None:
+    assert _release(version) == numbers
 
 
 @pytest.mark.slow

@@ -28,6 +28,8 @@ def init(
     if out is None:
         typer.echo(text, nl=False)
         return
+    if out.suffix.lower() not in (".yaml", ".yml"):
+        raise InputError(f"{out}: must be a file ending in .yaml or .yml, found {out.suffix or 'no ending'!r}")
     schema = out.parent / f"{kind.value}.schema.json"
     wanted = {out: f"# yaml-language-server: $schema={schema.name}\n{text}", schema: schema_text(kind)}
     if kind is SchemaKind.TRAIN:

@@ -79,6 +79,13 @@ def test_a_file_of_another_kind_is_told_who_reads_it(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("name", ["game.json", "game.schema.json", "preferences.jsonl", "game"])
+def test_a_file_to_start_from_is_yaml(name: str, tmp_path: Path) -> None:
+    found = run("init", "train", "-o", tmp_path / name)
+    assert (found.code, "must be a file ending in .yaml or .yml" in found.err) == (2, True)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("kind", [SchemaKind.GAME, SchemaKind.TRAIN])
 def test_nothing_is_overwritten(kind: SchemaKind, tmp_path: Path) -> None:
     mine = tmp_path / ("preferences.jsonl" if kind is SchemaKind.TRAIN else "game.yaml")

@@ -56,7 +56,7 @@ def machine() -> dict[str, str]:
     """Return what the numbers depend on, in words."""
     here = {
         "CPU": _cpu(),
-        "cores": f"{os.cpu_count()}; everything on one thread, except language models",
+        "cores": f"{os.cpu_count()}; everything on one thread, except what says all cores, and language models",
         "load when it ended": f"{os.getloadavg()[0]:.1f} (1 minute); above 1, others worked too, and times are uneven",
         "GPU": _gpu(),
         "system": f"{platform.system()}, Python {platform.python_version()}",

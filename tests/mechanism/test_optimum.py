@@ -4,6 +4,7 @@ import itertools
 import os
 import tracemalloc
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -141,7 +142,6 @@ def test_inputs_are_left_as_they_were(name: str) -> None:
 
 
 def test_phi_has_full_relative_accuracy() -> None:
-    import mpmath
 
     xs = np.concatenate([np.logspace(-150, 2.5, 400), -np.logspace(-150, 2.5, 400), [0.0]])
     with mpmath.workdps(350):
@@ -327,3 +327,23 @@ def test_pairs_that_leave_at_once_are_as_exact_as_one_by_one(name: str, rows: in
     pairs = Pairs(optimum.slacks, slice(0, rows), weights, rewards)
     sure = left(optimum.link, pairs.parts, pairs.typical, pairs.ends)[1]
     assert sure.mean() > (0.1 if (name, rows) == ("alpha:-1", 1) else 0.9)  # its slacks range over nine decades
+
+
+def test_exponents_of_hundreds_lose_no_digit_in_one_reading() -> None:
+    """Means of shares up to 600, where payments are tiny or the policy is almost certain."""
+    rng, hundreds = np.random.default_rng(1), 0
+    with mpmath.workdps(700):
+        for _ in range(40):
+            groups, outcomes = 3, int(rng.integers(2, 9))
+            strength, weights = float(10 ** rng.uniform(-3.5, -1.2)), rng.integers(1, 6, groups).astype(float)
+            rewards, q = rng.random((groups, outcomes)) + rng.choice([0.0, 0.3]), rng.dirichlet(np.ones(outcomes))
+            settled = rg.KL(strength).settle(weights, [reward[None] for reward in rewards], q[None])
+            shares = [[mpf(w) * mpf(r) / mpf(strength) for r in row] for w, row in zip(weights, rewards, strict=True)]
+            powers = [mpf(x) * mpmath.exp(sum(column)) for x, column in zip(q, zip(*shares, strict=True), strict=True)]
+            p = [power / sum(powers) for power in powers]
+            for i, row in enumerate(shares):
+                mean = mpmath.fdot(p, row)
+                paid = mpf(strength) * (mpmath.log(mpmath.fdot(p, [mpmath.exp(-share) for share in row])) + mean)
+                hundreds += bool(100 < mean < 600)
+                assert error(settled.externalities[i, 0], paid, 1e-290) <= 1e-10
+    assert hundreds > 20

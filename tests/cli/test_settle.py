@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import rlhf_game
@@ -85,8 +86,10 @@ def test_the_game_by_hand(tmp_path: Path) -> None:
     assert receipt["policy"] == pytest.approx([0.5, 0.5], abs=1e-15)  # one rounding
     assert receipt["affine_social_welfare"] == pytest.approx(1, abs=1e-15)
     for name, group in zip("ab", receipt["groups"], strict=True):
-        assert list(group) == ["name", "size", "value", "payment", "utility"]
+        assert list(group) == ["name", "size", "value", "payment", "utility", "privacy"]
         assert (group["name"], group["size"], group["value"]) == (name, 1, 0.5)
+        assert group["privacy"]["epsilon"] is None  # no domain is declared
+        assert group["privacy"]["realised_loss"] == pytest.approx(np.log((1 + np.e) / 2), rel=1e-12)
         assert group["payment"] == pytest.approx(0.120114506958, abs=5e-13)  # as printed, 12 digits
         assert group["utility"] == pytest.approx(0.379885493042, abs=5e-13)
 

@@ -108,9 +108,7 @@ def test_verify_finds_every_wrong_number(changes: dict[str, Any], tmp_path: Path
         wrong = []
     for i in range(2):
         for key, value in receipt["groups"][i].items():
-            other = (
-                (not value) if isinstance(value, bool) else value + 1 if isinstance(value, int | float) else value + "x"
-            )
+            other = (not value) if isinstance(value, bool) else value + 1 if isinstance(value, int | float) else "x"
             groups = [dict(group) for group in receipt["groups"]]
             groups[i][key] = other
             wrong.append(receipt | {"groups": groups})

@@ -1,5 +1,7 @@
 """Trainings from flat settings: what belongs to the model, to its optimisation and to the training finds its place."""
 
+import os
+import signal
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -31,3 +33,9 @@ def changed(training: Any, **said: Any) -> Any:
         model |= {"name": str(said.pop("model"))} if "model" in said else {}
         said["model"] = replace(training.model, **model)
     return replace(training, **said)  # type: ignore[type-var]
+
+
+def killed(what: str, step: int, total: int) -> None:
+    """Watch a training of a policy, and kill its process without warning after eight steps."""
+    if what.startswith("train the policy") and step == 8:
+        os.kill(os.getpid(), signal.SIGKILL)

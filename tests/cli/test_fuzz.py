@@ -3,7 +3,7 @@
 import copy
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,22 +40,33 @@ def places(document: Any) -> Iterator[tuple[Any, Any]]:
             yield from places(value)
 
 
-@st.composite
-def mutated(draw: st.DrawFn) -> Any:
-    """An example game with one to three places replaced, removed, doubled or renamed."""
-    document = parse_yaml(draw(st.sampled_from(EXAMPLES)).read_text(), "example")
+def mutate(draw: st.DrawFn, document: Any, other: Callable[[Any, Any], Any]) -> None:
+    """Replace, remove, double or rename one to three places. other: what is put at a key of a holder."""
     for _ in range(draw(st.integers(1, 3))):
-        holder, key = draw(st.sampled_from(list(places(document)) or [({}, "x")]))
+        holder, key = draw(st.sampled_from(list(places(document)) or [([0], 0)]))
         match draw(st.sampled_from(["replace", "replace", "replace", "remove", "double", "rename"])):
-            case "replace" if key != "horizon":  # a horizon of 2**31 is right, and takes its time
-                is_number = isinstance(holder[key], int | float) and draw(st.booleans())
-                holder[key] = draw(NUMBERS) if is_number else copy.deepcopy(draw(VALUES))
+            case "replace":
+                holder[key] = other(holder, key)
             case "remove":
                 del holder[key]
             case "double" if isinstance(holder, list):
                 holder.append(copy.deepcopy(holder[key]))
             case "rename" if isinstance(holder, dict):
                 holder[draw(st.text(max_size=3))] = holder.pop(key)
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> Any:
+    """An example game with one to three places replaced, removed, doubled or renamed."""
+    document = parse_yaml(draw(st.sampled_from(EXAMPLES)).read_text(), "example")
+
+    def other(holder: Any, key: Any) -> Any:
+        if key == "horizon":  # one of 2**31 is right, and takes its time
+            return holder[key]
+        is_number = isinstance(holder[key], int | float) and draw(st.booleans())
+        return draw(NUMBERS) if is_number else copy.deepcopy(draw(VALUES))
+
+    mutate(draw, document, other)
     return document
 
 

@@ -25,7 +25,7 @@ from rlhf_game.outcomes.given_rows import GivenSpec, read_given
 from rlhf_game.simulations.study import read_study
 from rlhf_game.training import read_training
 from tests.cli.runner import run
-from tests.cli.test_fuzz import VALUES, places
+from tests.cli.test_fuzz import VALUES, mutate
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 CONFIGURATIONS: dict[str, tuple[Callable[[Path], Any], tuple[str, ...]]] = {
@@ -52,17 +52,7 @@ def example(name: str) -> Any:
 @st.composite
 def mutated(draw: st.DrawFn, documents: list[Any]) -> Any:
     document = copy.deepcopy(draw(st.sampled_from(documents)))
-    for _ in range(draw(st.integers(1, 3))):
-        holder, key = draw(st.sampled_from(list(places(document)) or [([0], 0)]))
-        match draw(st.sampled_from(["replace", "replace", "remove", "double", "rename"])):
-            case "replace":
-                holder[key] = copy.deepcopy(draw(VALUES | MORE))
-            case "remove":
-                del holder[key]
-            case "double" if isinstance(holder, list):
-                holder.append(copy.deepcopy(holder[key]))
-            case "rename" if isinstance(holder, dict):
-                holder[draw(st.text(max_size=3))] = holder.pop(key)
+    mutate(draw, document, lambda holder, key: copy.deepcopy(draw(VALUES | MORE)))
     return document
 
 

@@ -1,7 +1,5 @@
 """A training that kills itself without warning after eight of twelve steps: the kind, the model, the folder."""
 
-import os
-import signal
 import sys
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import torch
 from rlhf_game.optimization import Lora
 from rlhf_game.training_backends.trainers.policies import PolicyTraining, PpoSettings, train_policy
 from tests.training_backends.trainers.policies.enumerable import REWARDS
-from tests.trainings import made
+from tests.trainings import killed, made
 
 PROMPTS = ["a b", "c", "d a", "b b", "a d c"]
 
@@ -25,11 +23,6 @@ def training(kind: str, model: str) -> PolicyTraining:
     )  # fmt: skip
 
 
-def watch(what: str, step: int, total: int) -> None:
-    if what.startswith("train the policy") and step == 8:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    train_policy(training(sys.argv[1], sys.argv[2]), PROMPTS, REWARDS, Path(sys.argv[3]), watch=watch)
+    train_policy(training(sys.argv[1], sys.argv[2]), PROMPTS, REWARDS, Path(sys.argv[3]), watch=killed)

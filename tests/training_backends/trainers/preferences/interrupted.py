@@ -1,7 +1,5 @@
 """A training that kills itself without warning after eight of twelve steps. Arguments: the model, a folder, how."""
 
-import os
-import signal
 import sys
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import torch
 from rlhf_game.optimization import Lora
 from rlhf_game.training_backends.trainers.preferences import PreferenceTraining, train_preferences
 from tests.preferences import preferences, triples
-from tests.trainings import made
+from tests.trainings import killed, made
 
 PAIRS = triples(preferences(64, seed=0))
 
@@ -24,11 +22,6 @@ def training(model: str, how: str) -> PreferenceTraining:
     )  # fmt: skip
 
 
-def watch(what: str, step: int, total: int) -> None:
-    if what.startswith("train the policy") and step == 8:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    train_preferences(training(sys.argv[1], sys.argv[3]), PAIRS, Path(sys.argv[2]) / "killed", watch=watch)
+    train_preferences(training(sys.argv[1], sys.argv[3]), PAIRS, Path(sys.argv[2]) / "killed", watch=killed)

@@ -88,7 +88,7 @@ RUNS: tuple[tuple[Run, ...], ...] = (
     (Run("drawn", None, 0.25, 12, 2e-4),),
     (Run("drawn", None, 0.25, 32, 3e-4),),
     (Run("drawn", None, 0.25, 16, 1e-3),),
-    (Run("rloo", "rloo", 0.25, 16, 3e-4),),
+    (Run("rloo", "rloo", 0.25, 16, 3e-4), Run("rloo", "rloo", 0.25, 16, 3e-4, seed=1)),
     (Run("ppo", "ppo", 0.25, 8, 3e-4),),
     (Run("grpo", "grpo", 0.25, 8, 3e-4),),
     (Run("rloo", "rloo", 1.0, 8, 3e-4),),

@@ -48,7 +48,7 @@ def spread_differences(
             found.append(f"policy[{b}]: must be 0 where the policy without the group is 0, found others")
         elif spread > RELATIVE * max(share * float(np.abs(r).max()), own.strength):
             found.append(
-                f"policy[{b}]: strength log(p / p without) - size reward must be one number, found a spread of "
+                f"policy[{b}]: strength log(p / p without) - weight size reward must be one number, found a spread of "
                 f"{spread:.3g}"
             )
     return found

@@ -152,6 +152,10 @@ def test_what_made_things_worse_is_not_delivered(
     for rule in ("samples", "reference"):
         result = settle(*given, "-o", tmp_path / f"{rule}.json", outcomes={"payments_from": rule})
         assert "delivered: the untouched model" in result.out
+        assert "affine welfare of the untouched model" in result.out
+        assert ("it is near the bill of the optimum, even where nothing was learned" in result.out) == (
+            rule == "samples"
+        )
         receipt = json.loads((tmp_path / f"{rule}.json").read_text())
         assert (receipt["delivered"], receipt["policy"], receipt["divergence"]["estimate"]) == ("reference", None, 0.0)
         untouched = receipt["untouched_affine_social_welfare"]

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed.run import get_args_parser
 
 from rlhf_game.training import launched
 from tests import tiny
+from tests.cli.runner import run as command
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
@@ -63,3 +65,35 @@ def test_accelerate_understands_the_examples(name: str) -> None:
     found = load_config_from_file(str(ROOT / "examples/accelerate" / f"{name}.yaml"))
     assert found.num_processes == 2
     assert (name == "fsdp2") == (found.distributed_type == "FSDP")
+
+
+@pytest.mark.parametrize(("script", "asked"), [("ray.sh", ("run",)), ("train.sbatch", ("train",))])
+def test_the_examples_for_clusters_call_what_there_is(tmp_path: Path, script: str, asked: tuple[str, ...]) -> None:
+    """Their syntax, and what they start: programs of the cluster are stand-ins that say what they were given."""
+    path = ROOT / "examples/cluster" / script
+    assert subprocess.run(["bash", "-n", path], check=False).returncode == 0
+    for name, does in (
+        ("rlhf-game", 'printf "%s\\n" "$@"'), ("torchrun", 'printf "%s\\n" "$@"'), ("srun", 'exec "$@"'),
+        ("scontrol", "echo first; echo second"),
+    ):  # fmt: skip
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    given = {
+        **os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NNODES": "2",
+        "SLURM_JOB_ID": "7", "SLURM_GPUS_ON_NODE": "8",
+    }  # fmt: skip
+    missing = str(tmp_path / "no such.yaml")
+    said = subprocess.run(["bash", path, missing, str(tmp_path / "out 1")], env=given, capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    words = said.stdout.splitlines()
+    if script == "train.sbatch":
+        known = get_args_parser().parse_args(words)
+        assert (known.nnodes, known.nproc_per_node, known.rdzv_endpoint) == ("2", "8", "first:29500")
+        assert (known.module, known.training_script) == (True, "rlhf_game")
+        words = known.training_script_args
+    assert tuple(words[:1]) == asked
+    assert str(tmp_path / "out 1") in words
+    result = command(*words)  # every option is one of ours: what is missing is the file
+    assert result.code == 2
+    assert "no such.yaml" in result.err
+    assert "option" not in result.err.lower()

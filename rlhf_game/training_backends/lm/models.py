@@ -22,6 +22,8 @@ from rlhf_game.training_backends.lm.templates import encode, render, turn_end
 
 PATIENCE = 10.0
 """Seconds to wait for the hub's first answer."""
+TOKENIZERS = ("tokenizer*", "vocab*", "*.model")
+"""Files of a folder that hold a tokenizer."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -124,16 +126,19 @@ def load_language_model(
     dtype: str = "float32",
     base: Path | None = None,
     folds_system: bool = False,
+    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> LanguageModel:
     """Load a causal language model from safetensors, never from a pickle and never running code from the checkpoint.
 
     name: see ``find_checkpoint``; revision: a commit, tag or branch on the hub; device: ``auto`` takes a GPU when
-    there is one; HF_HUB_OFFLINE is respected; folds_system: see ``LanguageModel``. Raises InputError when there is no
-    such model.
+    there is one; HF_HUB_OFFLINE is respected; folds_system: see ``LanguageModel``; tokenizer: for a folder that has
+    none. Raises InputError when there is no such model.
     """
     checkpoint = find_checkpoint(name, revision=revision, base=base)
     model = load_pretrained(AutoModelForCausalLM, checkpoint, dtype=dtype).to(pick_device(device)).eval()
-    tokenizer = load_pretrained(AutoTokenizer, checkpoint)
+    folder = Path(checkpoint.location)
+    if tokenizer is None or any(file for pattern in TOKENIZERS for file in folder.glob(pattern)):
+        tokenizer = load_pretrained(AutoTokenizer, checkpoint)
     loaded = LanguageModel(model, tokenizer, loaded_provenance(checkpoint, model), folds_system)
     if model.generation_config is not None:  # what TRL and transformers draw with ends where a turn does
         model.generation_config.eos_token_id = list(loaded.end_ids) or None

@@ -192,20 +192,23 @@ def load_policy(
     dtype: str = "float32",
     folds_system: bool = False,
     backbone: tuple[str, str | None] | None = None,
+    tokenizer: Any = None,
 ) -> LanguageModel:
     """Load a trained policy: the folder of train_policy, its model/, or one of its checkpoints.
 
     An adapter is put on the backbone that it was trained on and merged. Its distribution is the policy's at the
     temperature of the training (``PolicyTraining.sampling``). It folds a refused system turn where the training did, or
     with ``folds_system``. backbone: name and revision of what an adapter that was trained elsewhere goes on, where the
-    one that it names is no folder here. Raises InputError when there is no such policy, or its backbone has other
-    weights now.
+    one that it names is no folder here. tokenizer: for a whole model that was saved without one. Raises InputError when
+    there is no such policy, or its backbone has other weights now.
     """
     place = folder / "model" if (folder / "model").is_dir() else folder
     folds_system = folds_system or _folded_when_trained(place)
     described = place / "adapter_config.json"
     if not described.exists():
-        return load_language_model(str(place), device=device, dtype=dtype, folds_system=folds_system)
+        return load_language_model(
+            str(place), device=device, dtype=dtype, folds_system=folds_system, tokenizer=tokenizer
+        )
     known = json.loads(described.read_text(encoding="utf-8"))
     name, revision, card = known["base_model_name_or_path"], known.get("revision"), place.parent / CARD
     if card.exists():  # it has the name that was trained on, which may be that of a wheel, not of its copy
@@ -227,7 +230,8 @@ def load_beside(folder: Path, reference: LanguageModel, backbone: tuple[str, str
     backbone: name and revision of the reference's weights, on which an adapter goes unless the backbone that it names
     is a folder here. Raises InputError when its tokens are not the reference's.
     """
-    policy = load_policy(folder, device=str(reference.model.device), backbone=backbone)
+    device = str(reference.model.device)
+    policy = load_policy(folder, device=device, backbone=backbone, tokenizer=reference.tokenizer)
     mine, theirs = reference.tokenizer.get_vocab(), policy.tokenizer.get_vocab()
     apart = next((word for word in mine if theirs.get(word) != mine[word]), None)
     sizes = [int(one.model.config.get_text_config().vocab_size) for one in (policy, reference)]

@@ -160,8 +160,7 @@ def test_the_thirty_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     assert command("verify", tmp_path / "out/settled").code == 0
 
 
-@pytest.mark.parametrize("objective", ["dpo", "cell"])
-def test_a_preference_loss_in_a_script_of_trl(tmp_path: Path, objective: str) -> None:
+def test_a_preference_loss_in_a_script_of_trl(tmp_path: Path) -> None:
     model = tiny.save_language_model(tmp_path / "model", chat=None)
     rows = {"prompt": ["good ", "no "] * 4, "chosen": ["yes please", "thanks"] * 4, "rejected": ["bad", "maybe no"] * 4}
 
@@ -182,10 +181,11 @@ def test_a_preference_loss_in_a_script_of_trl(tmp_path: Path, objective: str) ->
             made.train()
         return [row["loss"] for row in made.state.log_history if "loss" in row]
 
-    mine = losses(PreferenceTrainer, objective=objective)
     theirs = losses(DPOTrainer)
-    assert mine[-1] < mine[0]
-    assert (mine == pytest.approx(theirs, rel=1e-5)) == (objective == "dpo")
+    for objective in ("dpo", "cell"):
+        mine = losses(PreferenceTrainer, objective=objective)
+        assert mine[-1] < mine[0]
+        assert (mine == pytest.approx(theirs, rel=1e-5)) == (objective == "dpo")
     with pytest.raises(InputError, match="which needs strength"):
         losses(PreferenceTrainer, objective="spce")
 

@@ -80,7 +80,7 @@ class ExportedRewards:
     def __init__(self, config: Path) -> None:
         self._configuration = _read(config)
         self._scorer = GroupScorer(self._configuration, config.parent / "calls")
-        self.shares = shares_of(self._configuration)
+        self.shares = self._configuration.fields.shares
 
     def __call__(self, places: Sequence[int], texts: Sequence[str]) -> tuple[list[float], dict[str, list[float]]]:
         """Return s of responses, [k], and each group's reward by its name. places: their prompts, from 0, [k]."""
@@ -126,12 +126,6 @@ def _read(config: Path) -> Configuration:
     """Return a configuration; one that says nothing of outcomes is trained as outcomes finetuned are."""
     document, name = read_document(config, "run")
     return parse_config({"outcomes": {"kind": "finetuned"}, **document}, name, config.parent)
-
-
-def shares_of(configuration: Configuration) -> dict[str, float]:
-    """Return mu size of each group, by its name."""
-    weights = configuration.fields.weights or {}
-    return {group.name: weights.get(group.name, 1.0) * group.size for group in configuration.fields.groups}
 
 
 def _verl_row(configuration: Configuration, b: int, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,7 +180,7 @@ def _openrlhf_row(configuration: Configuration, b: int, asked: Mapping[str, Any]
 
 
 def _openrlhf_launch(configuration: Configuration, spec: FinetunedSpec, out: Path) -> list[str]:
-    most = sum(shares_of(configuration).values())
+    most = sum(configuration.fields.shares.values())
     responses = spec.batch_size * spec.accumulation_steps
     return [
         "python3 -m openrlhf.cli.train_ppo_ray",

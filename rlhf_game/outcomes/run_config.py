@@ -140,6 +140,12 @@ class RunConfig(Strict):
     settlement_seed: Annotated[int | None, Field(ge=0, lt=2**63)] = None
     """Of the draws that are made after the reports; None: taken then, and kept in the folder."""
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """mu size of each group, by its name."""
+        weights = self.weights or {}
+        return {group.name: weights.get(group.name, 1.0) * group.size for group in self.groups}
+
 
 @final
 @dataclass(frozen=True)

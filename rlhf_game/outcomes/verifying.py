@@ -25,6 +25,7 @@ from rlhf_game.files.verify import Place, apart, verify
 from rlhf_game.files.workspace import CONFIG, Workspace
 from rlhf_game.outcomes.draws.draws_pipeline import drawn_document, tape_file
 from rlhf_game.outcomes.finetuned.finetuned_draws import samples_file
+from rlhf_game.outcomes.finetuned.finetuned_run import sampled_document, words_of
 from rlhf_game.outcomes.generation import read_drawn
 from rlhf_game.outcomes.given_rows import GivenSpec
 from rlhf_game.outcomes.prompts.prompts_game import settled_prompts
@@ -60,11 +61,14 @@ def run_differences(path: Path, *, trusted: bool = False) -> list[str]:
         found += rewards_again(config, folder)
     if drawn == folder.candidates:
         found += _game_differences(folder, config, document.get("files", {}))
-    elif space == "draws":
-        columns = read_parquet(drawn)[0]
-        words = list(dict(zip(columns["prompt"], columns["prompt_text"], strict=True)).values())
-        game = json.loads(json.dumps(drawn_document(config, words, folder)))
-        found += [f"game.json: {line}" for line in apart((), _json(folder.game), game)]
+    else:
+        columns, said = read_parquet(drawn)[0], _json(folder.game)
+        if space == "draws":
+            made = drawn_document(config, words_of(columns), folder)
+        else:  # the policy's file was met above; what trained it is its trainer's word
+            made = sampled_document(config, columns, origin, folder)
+            made |= {key: said.get(key) for key in ("policy", "trainer")}
+        found += [f"game.json: {line}" for line in apart((), said, json.loads(json.dumps(made)))]
     (receipt,) = read_receipts(folder.receipt)
     again = {
         "config_sha256": hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest(),
@@ -85,8 +89,8 @@ def run_differences(path: Path, *, trusted: bool = False) -> list[str]:
     if drawn == folder.candidates:
         asked, game = _prompts(read_parquet(drawn)[0]), read_game(folder.game, trusted=trusted)
         again |= spreads(config, game, asked, *read_drawn(folder), folder)
-    said = receipt.provenance
-    return found + apart(("provenance",), {key: said.get(key) for key in again}, again)
+    known = receipt.provenance
+    return found + apart(("provenance",), {key: known.get(key) for key in again}, again)
 
 
 def _game_differences(folder: RunFolder, config: RunConfig, files: Mapping[str, str]) -> list[str]:

@@ -253,6 +253,29 @@ def test_a_changed_receipt_draw_score_or_policy_is_found(tuned: Write, tmp_path:
     assert "certificate in the receipt" in audited.err
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"level": 0.5}, "level"), ({"cap": 50.0}, "cap"), ({"strength": 3.0}, "strength"), ({"weights": {}}, "weights")],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_game_that_is_not_its_configurations_is_found_though_receipt_and_seal_fit_it(
+    good: FinetunedRun, tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(good.folder, out)
+    assert command("verify", out).code == 0
+    game = json.loads((out / "game.json").read_text())
+    (out / "game.json").write_text(json.dumps(game | change))
+    forged = sampled_receipt(read_sampled_game(out / "game.json")).with_provenance(good.receipt["provenance"])
+    (out / "receipt.json").unlink()
+    workspace = Workspace(out)
+    workspace.forget(out)
+    workspace.finish(out / "receipt.json", forged.text().encode())
+    assert command("verify", out / "receipt.json", out / "game.json").code == 0
+    found = command("verify", out)
+    assert (found.code, f"game.json: {said}" in found.out) == (3, True)
+
+
 def test_soups_are_a_menu_that_the_menu_space_settles(tuned: Write, place: Path, tmp_path: Path) -> None:
     done = finished(tuned({**GOOD, "payments_from": "soups", "grid": 2, "steps": 15, "samples": 200}), tmp_path / "out")
     names, draws = done.game.fields.policies, done.game.draws

@@ -47,16 +47,9 @@ from rlhf_game.outcomes.finetuned.finetuned_draws import (
     soups,
 )
 from rlhf_game.outcomes.finetuned.finetuned_spec import FinetunedSpec
-from rlhf_game.outcomes.finetuned.finetuned_training import (
-    main_task,
-    make,
-    own_tasks,
-    policy_training,
-    shares_of,
-    spec_of,
-)
+from rlhf_game.outcomes.finetuned.finetuned_training import main_task, make, own_tasks, policy_training, spec_of
 from rlhf_game.outcomes.generation import DrawnCandidates
-from rlhf_game.outcomes.run_config import Configuration
+from rlhf_game.outcomes.run_config import Configuration, RunConfig
 from rlhf_game.outcomes.scoring import counted, score
 from rlhf_game.outcomes.sealing import committed
 
@@ -123,7 +116,7 @@ def distinct(columns: Mapping[str, list[Any]]) -> DrawnCandidates:
 def _check(configuration: Configuration) -> None:
     """Refuse what could be trained but not be settled, before anything is trained."""
     fields, spec = configuration.fields, spec_of(configuration)
-    least = least_cap(np.array(list(shares_of(configuration).values())), fields.strength)
+    least = least_cap(np.array(list(fields.shares.values())), fields.strength)
     if spec.cap is not None and spec.cap < least:
         raise InputError(
             f"outcomes.cap: must be at least {least:.6g}, the sum of weights and sizes over the strength, plus 1; "
@@ -143,10 +136,10 @@ def foreseen(configuration: Configuration) -> str | None:
 
     With how many draws of each prompt it would say something, from strength, sizes, prompts and draws alone.
     """
-    fields, spec, shares = configuration.fields, spec_of(configuration), shares_of(configuration)
+    fields, spec = configuration.fields, spec_of(configuration)
     sizes = np.array([float(group.size) for group in fields.groups])
-    multipliers = np.array(list(shares.values())) / sizes
-    game = SampledGame(sizes, multipliers, fields.strength, spec.level, _cap(configuration, spec)[0])
+    multipliers = np.array(list(fields.shares.values())) / sizes
+    game = SampledGame(sizes, multipliers, fields.strength, spec.level, _cap(fields, spec)[0])
     prompts, rng = len(configuration.source.prompts), np.random.default_rng(0)
     tightness = foreseen_tightness(game, prompts, spec.samples, rng)
     if tightness < 1:
@@ -168,9 +161,26 @@ def _write_game(
 ) -> None:
     if folder.game.exists():
         return
-    fields, spec = configuration.fields, spec_of(configuration)
-    cap, cap_from = _cap(configuration, spec)
-    document: dict[str, Any] = {
+    spec = spec_of(configuration)
+    document = sampled_document(configuration.fields, columns, origin, folder)
+    document["trainer"] = trainer or _trainer(configuration, spec)
+    if spec.payments_from == "soups":
+        document["policy"] = _deliver_soup(configuration, document, folder)
+    elif origin["policy_sha256"] is not None:
+        place, own = place_of_policy(configuration.source, spec, folder), folder.path / MODEL
+        place = MODEL if place.resolve() == own.resolve() else place
+        document["policy"] = {"folder": place.as_posix(), "sha256": origin["policy_sha256"]}
+    folder.write(folder.game, lay_out(document).encode())
+
+
+def sampled_document(
+    fields: RunConfig, columns: Mapping[str, list[Any]], origin: Mapping[str, Any], folder: RunFolder
+) -> dict[str, Any]:
+    """Return what game.json says but for the policy and what trained it, which are None, given draws and scores."""
+    spec: Any = fields.outcomes
+    assert isinstance(spec, FinetunedSpec)
+    cap, cap_from = _cap(fields, spec)
+    return {
         "space": "samples",
         "regularizer": fields.regularizer,
         "strength": fields.strength,
@@ -184,7 +194,7 @@ def _write_game(
         "samples": {"file": samples_file(folder).name, "sha256": digest(samples_file(folder))},
         "scores": {"file": folder.scores.name, "sha256": digest(folder.scores)},
         "policy": None,
-        "trainer": trainer or _trainer(configuration, spec),
+        "trainer": None,
         "cost": {
             "trainings": len(origin["trainings"]),
             "tokens": sum(one["tokens"] for one in origin["trainings"]),
@@ -195,15 +205,13 @@ def _write_game(
         "choosing": _choosing(spec, columns),
         "settlement_seed": origin["settlement_seed"],
         "seed_from": origin["seed_from"],
+        "provenance": {"prompts": words_of(columns), "samples": dict(origin)},
     }
-    if spec.payments_from == "soups":
-        document["policy"] = _deliver_soup(configuration, document, folder)
-    elif origin["policy_sha256"] is not None:
-        place, own = place_of_policy(configuration.source, spec, folder), folder.path / MODEL
-        place = MODEL if place.resolve() == own.resolve() else place
-        document["policy"] = {"folder": place.as_posix(), "sha256": origin["policy_sha256"]}
-    document["provenance"] = {"prompts": configuration.source.words, "samples": origin}
-    folder.write(folder.game, lay_out(document).encode())
+
+
+def words_of(columns: Mapping[str, list[Any]]) -> list[str]:
+    """Return the words of each prompt, [B], from the columns of draws."""
+    return list(dict(zip(columns["prompt"], columns["prompt_text"], strict=True)).values())
 
 
 def _choosing(spec: FinetunedSpec, columns: Mapping[str, list[Any]]) -> int:
@@ -222,15 +230,14 @@ def _trainer(configuration: Configuration, spec: FinetunedSpec) -> dict[str, Any
     return {"name": spec.trainer, **asdict(policy_training(main_task(configuration, spec, Path())).faithfulness)}
 
 
-def _cap(configuration: Configuration, spec: FinetunedSpec) -> tuple[float, CapFrom]:
+def _cap(fields: RunConfig, spec: FinetunedSpec) -> tuple[float, CapFrom]:
     """Return the cap of log ratios, and what it is from."""
-    fields, shares = configuration.fields, shares_of(configuration)
     if spec.cap is not None:
         return spec.cap, "cap"
     if spec.size_limit is None:
-        return least_cap(np.array(list(shares.values())), fields.strength), "sizes"
+        return least_cap(np.array(list(fields.shares.values())), fields.strength), "sizes"
     weights = fields.weights or {}
-    most = np.array([weights.get(name, 1.0) * spec.size_limit for name in shares])
+    most = np.array([weights.get(name, 1.0) * spec.size_limit for name in fields.shares])
     return least_cap(most, fields.strength), "size_limit"
 
 

@@ -60,16 +60,10 @@ class DoneTraining:
     """Label and folder of each that was kept, the oldest first."""
 
 
-def shares_of(configuration: Configuration) -> dict[str, float]:
-    """Return mu w of each group."""
-    weights = configuration.fields.weights or {}
-    return {group.name: weights.get(group.name, 1.0) * group.size for group in configuration.fields.groups}
-
-
 def main_task(configuration: Configuration, spec: FinetunedSpec, out: Path) -> TrainingTask:
     """Return the training on everybody's rewards."""
     keeps = spec.payments_from == "checkpoints" and configuration.fields.payment == "affine"
-    return TrainingTask(configuration, FINAL, tuple(shares_of(configuration).items()), spec.steps, out, keeps)
+    return TrainingTask(configuration, FINAL, tuple(configuration.fields.shares.items()), spec.steps, out, keeps)
 
 
 def further_tasks(configuration: Configuration, spec: FinetunedSpec, own: Path | None = None) -> list[TrainingTask]:
@@ -77,7 +71,7 @@ def further_tasks(configuration: Configuration, spec: FinetunedSpec, own: Path |
 
     own: the folder for those that no other run may take, as they listen to an endpoint without a version.
     """
-    shares = shares_of(configuration)
+    shares = configuration.fields.shares
     if configuration.fields.payment == "none" or len(shares) < 2:
         return []
     if spec.payments_from not in ("leave_one_out", "early_stopped"):
@@ -100,7 +94,7 @@ def own_tasks(configuration: Configuration, spec: FinetunedSpec, own: Path | Non
 
     own: see further_tasks.
     """
-    shares = shares_of(configuration)
+    shares = configuration.fields.shares
     total = sum(shares.values())
     return [
         TrainingTask(

@@ -12,7 +12,7 @@ from rlhf_game import InputError
 from rlhf_game.files.build import settle
 from rlhf_game.files.drawn import drawn_receipt, read_drawn_game
 from rlhf_game.files.games import parse_game
-from rlhf_game.files.own import own_differences, own_receipt
+from rlhf_game.files.own import check_own, own_receipt
 from rlhf_game.files.receipts import receipt_of
 from rlhf_game.files.verify import verify
 from tests.files import forgeries
@@ -79,7 +79,7 @@ def test_a_wrong_number_is_found_in_the_whole_and_in_the_own_receipt(key: str, t
         part["privacy"][key] *= factor
         receipt.write_text(json.dumps(whole))
         own.write_text(json.dumps(part))
-        found = [*verify(receipt, game)[1], *own_differences(own, mine)]
+        found = [*verify(receipt, game)[1], *check_own(own, mine)[0]]
         assert len(found) == 2 * count
         assert all(f"privacy.{key}" in line for line in found)
     del part["privacy"][key], whole["groups"][0]["privacy"][key]
@@ -87,10 +87,10 @@ def test_a_wrong_number_is_found_in_the_whole_and_in_the_own_receipt(key: str, t
     receipt.write_text(json.dumps(whole))
     assert len(verify(receipt, game)[1]) == 1
     if key == "epsilon":
-        assert len(own_differences(own, mine)) > 0
+        assert len(check_own(own, mine)[0]) > 0
     if key == "realised_loss":
         with pytest.raises(InputError, match="privacy.realised_loss"):
-            own_differences(own, mine)
+            check_own(own, mine)
 
 
 def test_draws_say_what_a_response_tells_at_most(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import final
 
 import numpy as np
 
+from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import Array
 
 
@@ -37,6 +38,7 @@ class Privacy:
         return None if self.epsilon is None else responses * self.epsilon
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is refused
 def privacy(
     policies: Sequence[Array], rewards: Sequence[Array], *, share: float, strength: float, span: float | None
 ) -> Privacy:
@@ -44,6 +46,7 @@ def privacy(
 
     policies, rewards: p and its own r of each prompt, B of [m_b]; none where p is not known. share: mu_i w_i. span: the
     range of rewards that the domain allows; None: unbounded. p_-i is proportional to p exp(-share r / strength).
+    Raises InputError where a number overflows.
     """
     losses = []
     for p, r in zip(policies, rewards, strict=True):
@@ -54,4 +57,6 @@ def privacy(
         log_ratio = (a - low) + (np.log1p(lost) if lost > -0.5 else np.log(p[there] @ np.exp(low - a)))
         losses.append(float(np.abs(log_ratio).max()))
     leaving = None if span is None else share * span / strength
+    if not np.isfinite([2 * (leaving or 0.0), *losses]).all():
+        raise InputError("must be such that float64 holds what a response tells, found an overflow", field="strength")
     return Privacy(None if leaving is None else 2 * leaving, leaving, max(losses, default=None))

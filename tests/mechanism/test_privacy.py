@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from rlhf_game import InputError
 from rlhf_game.mechanism.privacy import privacy
 
 Q, STRENGTH = np.array([0.7, 0.2, 0.1]), 0.5
@@ -71,3 +72,8 @@ def test_who_minds_nothing_loses_exactly_nothing_and_steep_games_lose_no_digits(
     assert privacy([p], [np.full(3, 0.3)], share=3.0, strength=0.1, span=None).realised_loss == 0.0
     steep = privacy([np.array([1e-9, 1 - 1e-9])], [np.array([0.0, 1.0])], share=60.0, strength=1.0, span=None)
     assert steep.realised_loss == pytest.approx(60 + np.log(1e-9 + (1 - 1e-9) * np.exp(-60.0)), rel=1e-12)
+
+
+def test_what_float64_cannot_hold_is_refused() -> None:
+    with pytest.raises(InputError, match="strength must be such that float64 holds"):
+        privacy([np.array([0.5, 0.5])], [np.array([0.2, 0.1])], share=3.0, strength=1e-308, span=1.0)

@@ -7,6 +7,7 @@ import mpmath
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 
 from rlhf_game import KL, AffinePayments, AffineWelfare, Mechanism, Menu, Report, SquaredL2, Table
 from rlhf_game.errors import InputError
@@ -117,6 +118,30 @@ def test_with_the_fee_no_names_gain_and_without_it_many_do() -> None:
             assert found <= most + 1e-9
     assert best[1.0] <= 1e-9
     assert best[0.5] > 0.05
+
+
+def test_no_strategy_gains_from_the_fee_on_with_the_profile_searched_for() -> None:
+    """Reference, others, names' reports and truth climb what the names gain; without the fee they come near it."""
+    rng, tried, most = np.random.default_rng(161), 0, 0.0
+    for sizes in ((2, 2), (1, 3), (1, 1, 1), (4, 2)):
+        mu, limit = float(rng.choice([0.5, 1.0, 2.0])), sum(sizes)
+        fee = false_name_fee(STRENGTH, limit, weight=mu)
+
+        def gain(x: Array, paid: float, sizes: tuple[int, ...] = sizes, mu: float = mu) -> float:
+            nonlocal tried
+            tried += 1
+            odds, other, truth, *names = x.reshape(-1, 3)
+            q = np.exp(8 * (odds - odds.max()))
+            return gain_of_names(q / q.sum(), [(other, 2)], list(zip(names, sizes, strict=True)), truth, paid, mu)
+
+        for _ in range(2):
+            start = rng.random(3 * (3 + len(sizes)))
+            bounds = [(0.0, 1.0)] * start.size
+            found = minimize(lambda x: -gain(x, 0.0), start, method="L-BFGS-B", bounds=bounds, options={"maxiter": 25})
+            assert gain(found.x, fee) <= 1e-9
+            most = max(most, gain(found.x, 0.0) / fee / (len(sizes) - 1))
+    assert tried >= 1000
+    assert most > 0.9
 
 
 def test_a_limit_for_each_name_alone_is_not_enough() -> None:

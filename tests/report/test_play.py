@@ -49,6 +49,32 @@ def played(chromium: Browser, page: Path) -> Browser:
     return chromium
 
 
+def game_of_the_page() -> dict[str, Any]:
+    loaded = yaml.safe_load((Path(play_page.__code__.co_filename).parent / "templates" / "play.yaml").read_text())
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def settled_by(groups: list[dict[str, Any]]) -> Any:
+    """The page's game under these reports, settled by the package."""
+    game = game_of_the_page()
+    reports = [Report(np.reshape(one["reward"], (1, -1)), one["size"]) for one in groups]
+    space = Table([game["reference"]], KL(game["strength"]))
+    return Mechanism(AffineWelfare(np.ones(len(groups)), None), AffinePayments()).settle(reports, space)
+
+
+def got_by(i: int, groups: list[dict[str, Any]], is_paid: bool) -> float:
+    """What group i of the page's game gets by its true wishes when these are the reports."""
+    out = settled_by(groups)
+    mine = game_of_the_page()["groups"][i]
+    worth = mine["size"] * float(np.ravel(out.policy.probabilities) @ np.asarray(mine["reward"]))
+    return worth - is_paid * float(out.payments[i])
+
+
+REPORTS = "return document.querySelector('.play').api.state.reports"
+TEXT = "return document.querySelector('[data-part={}]').textContent"
+
+
 def drawn(rng: np.random.Generator) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """A random game: strengths over six orders of magnitude, sizes, weights, a boost, excluded outcomes."""
     prompts, n, m = (int(k) for k in rng.integers([1, 1, 2], [4, 6, 8]))
@@ -103,7 +129,7 @@ def test_the_bill_is_what_the_others_lose_and_what_moving_the_model_costs(played
         "const s = Settlement.settle(a.rules.game, a.rules.truth), b = a.bill();"
         "return [b.total, b.others, b.provider, s.payments[0]]"
     )
-    game = yaml.safe_load((Path(play_page.__code__.co_filename).parent / "templates" / "play.yaml").read_text())
+    game = game_of_the_page()
     rewards = np.array([group["reward"] for group in game["groups"]])
     sizes = np.array([group["size"] for group in game["groups"]])
     table = Table(game["reference"], KL(game["strength"]))
@@ -126,6 +152,119 @@ def test_without_payments_the_best_lie_gains_and_with_them_no_lie_does(played: B
     assert paid["gain"] < 1e-12
     assert min(free["tried"], paid["tried"]) > 1000
     assert "None gains" in played.run("return document.querySelector('[data-part=searched]').textContent")
+
+
+@needs_chromium
+def test_a_lie_is_compared_with_my_own_truth_as_the_others_report(played: Browser) -> None:
+    rng = np.random.default_rng(11)
+    truth = game_of_the_page()["groups"]
+    signs = set()
+    for me, is_paid in [(0, False), (1, False), (2, False), (0, True), (1, True), (2, True)]:
+        lies = [{**one, "reward": rng.random(5).tolist(), "size": int(rng.integers(1, 7))} for one in truth]
+        if not is_paid:
+            lies[me] = {**truth[me], "size": 6}
+        said = json.dumps([{**one, "reward": [one["reward"]]} for one in lies])
+        played.run(
+            f"const a = document.querySelector('.play').api; a.state.me = {me}; a.state.reports = {said};"
+            f"a.pays({json.dumps(is_paid)})"
+        )
+        sincere = [truth[me] if i == me else one for i, one in enumerate(lies)]
+        before, now = got_by(me, sincere, is_paid), got_by(me, lies, is_paid)
+        does = "gains" if now > before else "costs"
+        signs.add(does)
+        assert played.run(TEXT.format("verdict")) == (
+            f"As the others report now, this lie {does} you {abs(now - before):.3f}."
+        )
+        row = f"[...document.querySelectorAll('[data-part=numbers] tr')][{int(is_paid)}]"
+        cells = played.run(f"return [...{row}.querySelectorAll('td')].map(c => c.textContent)")
+        assert [float(cell.replace("\u2212", "-")) for cell in cells] == pytest.approx(
+            [before, now, now - before], abs=6e-4
+        )
+        liars = [one["name"] for i, one in enumerate(truth) if i != me]
+        assert played.run(TEXT.format("others")) == f"{liars[0]} and {liars[1]} are lying now."
+    assert signs == {"gains", "costs"}
+
+
+@needs_chromium
+def test_after_everybody_exaggerated_the_next_step_starts_with_honest_others(played: Browser) -> None:
+    for _ in range(3):
+        played.click("[data-part=next]")
+    played.click("[data-part=everybody]")
+    truth = game_of_the_page()["groups"]
+    shouts = [{**one, "reward": one["reward"][0]} for one in played.run(REPORTS)]
+    assert all(one["size"] == 6 for one in shouts)
+    all_honest, shouted = (got_by(0, reports, False) for reports in (truth, shouts))
+    alone = got_by(0, [truth[0], *shouts[1:]], False)
+    assert alone < shouted < all_honest  # shouting is everybody's better answer, for the others below
+    for i in (1, 2):
+        assert got_by(i, [truth[j] if j == i else one for j, one in enumerate(shouts)], False) < got_by(
+            i, shouts, False
+        )
+    said = played.run(TEXT.format("searched"))
+    net_honest, net_shouted = (
+        sum(got_by(i, reports, False) for i in range(3)) - settled_by(reports).policy.divergence
+        for reports in (truth, shouts)
+    )
+    assert net_shouted < net_honest
+    assert f"get {net_shouted:.3f}; when everybody was honest it was {net_honest:.3f}." in said
+    assert f"You get {shouted:.3f}; when everybody was honest it was {all_honest:.3f}" in said
+    assert said.endswith(f"if you alone went back to the truth now, {alone:.3f}.")
+    gain = f"As the others report now, this lie gains you {shouted - alone:.3f}."
+    assert played.run(TEXT.format("verdict")) == gain
+    played.click("[data-part=next]")
+    assert [one["reward"][0] for one in played.run(REPORTS)[1:]] == [one["reward"] for one in truth[1:]]
+    assert played.run(TEXT.format("others")) == "Everybody else tells the truth."
+    assert played.run(TEXT.format("searched")) == ""
+    gain = got_by(0, [shouts[0], *truth[1:]], True) - got_by(0, truth, True)
+    assert played.run(TEXT.format("verdict")) == f"As the others report now, this lie costs you {-gain:.3f}."
+
+
+@needs_chromium
+def test_what_was_told_of_a_break_goes_when_the_role_or_the_payments_change(played: Browser) -> None:
+    played.click("[data-part=skip]")
+    leave = (
+        "const role = document.querySelector('[data-part=who] select'); role.value = '1';"
+        "role.dispatchEvent(new Event('change'))",
+        "document.querySelector('[data-part=charge]').click()",
+    )
+    for press, part in {"collude": "together", "split": "names", "invent": "provider"}.items():
+        for change in leave:
+            played.click(f"[data-part={press}]")
+            assert played.run(TEXT.format(part)) != ""
+            played.run(change)
+            assert played.run(TEXT.format(part)) == ""
+            assert played.run(TEXT.format("others")) == "Everybody else tells the truth." or press == "collude"
+
+
+@needs_chromium
+def test_the_friends_table_is_what_the_package_settles(played: Browser) -> None:
+    played.click("[data-part=skip]")
+    played.click("[data-part=collude]")
+    truth = game_of_the_page()["groups"]
+    lies = [{**one, "reward": one["reward"][0]} for one in played.run(REPORTS)]
+    changes = [got_by(i, lies, True) - got_by(i, truth, True) for i in range(3)]
+    rows = dict(
+        played.run(
+            "return [...document.querySelectorAll('[data-part=together] table:nth-of-type(2) tbody tr')]"
+            ".map(r => [r.cells[0].textContent, r.cells[3].textContent])"
+        )
+    )
+    wanted = {
+        "Marketing keeps, bill paid": changes[0],
+        "Legal keeps, bill paid": changes[1],
+        "You two keep together": changes[0] + changes[1],
+        "The others keep": changes[2],
+    }
+    for name, change in wanted.items():
+        assert float(rows[name].replace("\u2212", "-")) == pytest.approx(change, abs=6e-4)
+    fates = [
+        f"{name} {'loses' if x < 0 else 'gains'} {abs(x):.3f}"
+        for name, x in zip(["Marketing", "Legal"], changes[:2], strict=True)
+    ]
+    said = played.run(TEXT.format("together"))
+    assert f"{fates[0]}, {fates[1]}: together you gain 0.493." in said
+    costs = [got_by(i, [*lies[:i], truth[i], *lies[i + 1 :]], True) - got_by(i, lies, True) for i in (0, 1)]
+    assert f"(yours {costs[0]:.3f}, that of Legal {costs[1]:.3f})" in said
 
 
 @needs_chromium

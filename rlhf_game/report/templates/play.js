@@ -51,13 +51,15 @@
       const worth = truth.map((group) => group.size * Settlement.value(game, result.policy, group.reward));
       return { ...result, worth };
     };
+    // What the model is tuned for, by the true wishes: no reports make it more than the true ones do.
+    const net = (result) => total(result.worth.map((worth, i) => (game.weights ? game.weights[i] : 1) * worth)) + (game.boosts ? Settlement.value(game, result.policy, game.boosts) : 0) - game.strength * result.divergence;
     const honest = outcome(truth);
-    const said = (changes) => truth.map((group, i) => changes[i] || group);
 
-    // Climb from several reports of the members; objective(result) is what they want more of. A lower bound by nature.
-    function climb(members, objective, seed, rounds = 3) {
+    // Climb from several reports of the members, the others reporting as in base; objective(result) is what the members
+    // want more of. A lower bound by nature.
+    function climb(base, members, objective, seed, rounds = 3) {
       const random = generator(seed);
-      const settleWith = (changes) => objective(outcome(said(changes)));
+      const settleWith = (changes) => objective(outcome(base.map((one, i) => changes[i] || one)));
       let best = { gain: -Infinity, changes: null };
       const extremes = (group, threshold) => fit(group.reward.map((row) => row.map((r) => (r >= threshold ? top : 0))));
       const starts = [Object.fromEntries(members.map((i) => [i, copy(truth[i])]))];
@@ -101,7 +103,7 @@
       }
       return { ...best, tried };
     }
-    return { game, truth, top, limit, fit, outcome, honest, said, climb };
+    return { game, truth, top, limit, fit, outcome, net, honest, climb };
   }
 
   // What group i gets, with and without payments, when the reports are these.
@@ -125,16 +127,16 @@
     return points;
   }
 
-  // Two curves over one axis, the truth as a dashed line under a name of its own band, the present report as two dots.
-  function plot(figure, { points, now, truthAt, truthName, left, right, label, paid }) {
+  // Two curves over one axis from 0 (or the lowest loss) to the most that can be got, the truth as a dashed line under a name of its own band, the present report as two dots.
+  function plot(figure, { points, most, now, truthAt, truthName, left, right, label, paid }) {
     const [W, H, L, R, T, B] = [340, 206, 44, 12, 30, 30];
     const ys = points.flatMap((p) => (paid ? [p.free, p.paid] : [p.free]));
-    const [low, high] = [Math.min(...ys), Math.max(...ys)];
-    const pad = (high - low || 1) * 0.08;
+    const [low, high] = [Math.min(0, ...ys), most || 1];
+    const pad = (high - low) * 0.08;
     const x = (t) => L + t * (W - L - R);
     const y = (v) => T + (high + pad - v) / (high - low + 2 * pad) * (H - T - B);
     const svg = draw("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": label });
-    for (const v of [low, (low + high) / 2, high]) {
+    for (const v of [...(low < -high / 5 ? [low] : []), 0, high / 2, high]) {
       svg.append(draw("line", { class: "grid", x1: L, x2: W - R, y1: y(v), y2: y(v) }));
       svg.append(draw("text", { class: "tick", x: L - 6, y: y(v) + 4, "text-anchor": "end" }, (v <= -0.005 ? "\u2212" : "") + Math.abs(v).toFixed(2)));
     }
@@ -157,20 +159,25 @@
     names: "One group under several names, with payments", provider: "The provider, with an invented group" };
   function scores(rules) {
     let kept = {};
+    let role = 0;
     const mine = JSON.stringify([rules.game, rules.truth]).split("").reduce((h, c) => (Math.imul(h, 31) + c.charCodeAt(0)) | 0, 7);
     try { kept = JSON.parse(localStorage.getItem(`${KEY}-${mine}`)) || {}; } catch { kept = {}; }
     const table = make("tbody");
     const render = () => table.replaceChildren(...Object.entries(NAMES).map(([key, name]) => make("tr", {},
-      make("th", { scope: "row" }, name), make("td", { className: "n" }, key in kept ? signed(kept[key]) : "not tried"))));
+      make("th", { scope: "row" }, name), make("td", { className: "n" }, score(key)))));
+    const score = (key) => {
+      const gain = kept[role]?.[key];
+      return gain === undefined ? "not tried" : gain > 5e-4 ? signed(gain) : "nothing gained";
+    };
     const note = (key, gain) => {
-      if (key in kept && kept[key] >= gain - 1e-12) return;
-      kept[key] = gain;
+      if (kept[role]?.[key] >= gain - 1e-12) return;
+      kept[role] = { ...kept[role], [key]: gain };
       try { localStorage.setItem(`${KEY}-${mine}`, JSON.stringify(kept)); } catch { /* a page of a private window keeps nothing */ }
       render();
     };
     const forget = () => { kept = {}; try { localStorage.removeItem(`${KEY}-${mine}`); } catch { /* likewise */ } render(); };
     render();
-    return { table, note, forget };
+    return { table, note, forget, of: (i) => { role = i; render(); } };
   }
 
   function mount(root) {
@@ -182,7 +189,25 @@
     const parts = Object.fromEntries([...root.querySelectorAll("[data-part]")].map((node) => [node.dataset.part, node]));
     const mine = () => state.reports[state.me];
     const labels = () => data.outcomes[state.prompt];
-    const isTruth = () => JSON.stringify(state.reports) === JSON.stringify(truth);
+    const isTrue = (i) => JSON.stringify(state.reports[i]) === JSON.stringify(truth[i]);
+    const liars = () => truth.flatMap((group, i) => (i === state.me || isTrue(i) ? [] : [group.name]));
+
+    // What was told of one set of reports is taken back when the reports change: the page says again what it said at first.
+    const told = ["searched", "together", "names", "provider"].filter((key) => parts[key]).map((key) => [parts[key], parts[key].textContent]);
+    const takeBack = () => told.forEach(([node, first]) => node.replaceChildren(first));
+    function rank() {
+      board.of(state.me);
+      if (parts.player) parts.player.textContent = truth[state.me].name;
+    }
+    function report(reports) {
+      state.reports = reports;
+      takeBack();
+      controls();
+      update();
+    }
+    const row = (name, ...amounts) => make("tr", {}, make("th", { scope: "row" }, name), ...amounts.map((amount) => make("td", { className: "n" }, amount)));
+    const sheet = (head, rows) => make("table", {}, make("thead", {}, make("tr", {}, ...head.map((name, k) => make("th", { scope: "col", className: k ? "n" : "" }, name)))), make("tbody", {}, ...rows));
+    const moved = (name, before, after) => row(name, show(before), show(after), signed(after - before));
 
     function chooser(label, names, at, pick) {
       const select = make("select", { "aria-label": label });
@@ -194,15 +219,15 @@
       const input = make("input", { type: "range", min: "0", max: String(most), step: String(step), "aria-label": name });
       input.value = String(value);
       input.setAttribute("aria-valuetext", describe(value));
-      input.addEventListener("input", () => { parts.searched.textContent = ""; change(Number(input.value)); input.setAttribute("aria-valuetext", describe(Number(input.value))); });
+      input.addEventListener("input", () => { takeBack(); change(Number(input.value)); input.setAttribute("aria-valuetext", describe(Number(input.value))); });
       return input;
     }
 
     const rows = [];
     function controls() {
       const names = truth.map((group) => group.name);
-      const top = [chooser("You are", names, state.me, (k) => { state.me = k; state.partner = k === 0 ? 1 : 0; state.reports = copy(truth); controls(); update(); })];
-      if (data.outcomes.length > 1) top.push(chooser("Prompt", data.prompts, state.prompt, (k) => { state.prompt = k; controls(); update(); }));
+      const top = [chooser("You are", names, state.me, (k) => { state.me = k; state.partner = k === 0 ? 1 : 0; rank(); report(copy(truth)); })];
+      if (data.outcomes.length > 1) top.push(chooser("Prompt", data.prompts, state.prompt, (k) => { state.prompt = k; report(state.reports); }));
       parts.who.replaceChildren(...top);
       rows.length = 0;
       const list = labels().map((label, x) => {
@@ -235,14 +260,16 @@
     function actTwo() {
       if (!parts.together) return;
       const others = truth.map((group, k) => [group.name, k]).filter(([, k]) => k !== state.me);
-      parts.partner.replaceChildren(chooser("Your friend", others.map(([name]) => name), others.findIndex(([, k]) => k === state.partner), (at) => { state.partner = others[at][1]; }));
+      parts.partner.replaceChildren(chooser("Your friend", others.map(([name]) => name), others.findIndex(([, k]) => k === state.partner), (at) => { state.partner = others[at][1]; takeBack(); }));
     }
 
     const sent = () => state.reports.map((one) => ({ ...one, reward: rules.fit(one.reward) }));
+    // The reports with the truth in my place: what a lie of mine is compared with.
+    const sincere = (reports) => reports.map((one, i) => (i === state.me ? truth[i] : one));
     function update() {
       const reports = sent();
       const me = state.me;
-      const honest = utilities(rules, truth, me);
+      const honest = utilities(rules, sincere(reports), me);
       const now = utilities(rules, reports, me);
       rows.forEach(({ input, said, x }) => {
         const value = x === null ? mine().size : mine().reward[state.prompt][x];
@@ -255,26 +282,24 @@
       numbers(honest, now);
       const lie = reports[me];
       const between = (t) => ({ size: truth[me].size + t * (lie.size - truth[me].size), reward: lie.reward.map((row, b) => row.map((r, x) => truth[me].reward[b][x] + t * (r - truth[me].reward[b][x]))) });
-      plot(parts.curve, { points: curve(rules, reports, me, between), now: 1, truthAt: 0, truthName: "the truth", left: "what is true", right: "what you say", paid: state.paid,
-        label: "Your utility on the way from your true wishes to what you say" });
+      const most = truth[me].size * Math.max(...truth[me].reward.flat());
+      plot(parts.curve, { points: curve(rules, reports, me, between), most, now: 1, truthAt: 0, truthName: "the truth", left: "left: exactly true", right: "right: your sliders", paid: state.paid,
+        label: "What you get on the way from your true wishes to what you say" });
       const sized = (t) => ({ ...lie, size: 1 + t * (rules.limit - 1) });
       const at = (size) => (rules.limit > 1 ? (size - 1) / (rules.limit - 1) : 0);
-      plot(parts.sizes, { points: curve(rules, reports, me, sized), now: at(lie.size), truthAt: at(truth[me].size), truthName: `you are ${truth[me].size}`, left: "1 member", right: `${rules.limit} members`,
-        paid: state.paid, label: "Your utility against the number of members that you claim" });
+      plot(parts.sizes, { points: curve(rules, reports, me, sized), most, now: at(lie.size), truthAt: at(truth[me].size), truthName: `you are ${truth[me].size}`, left: "1 member", right: `${rules.limit} members`,
+        paid: state.paid, label: "What you get against the number of members that you claim" });
       invoice(reports, now);
-      if (!isTruth()) {
-        const alone = reports.every((one, j) => j === me || JSON.stringify(one) === JSON.stringify(truth[j]));
-        if (alone) { board.note("free", now.free - honest.free); board.note("paid", now.paid - honest.paid); }
-      }
-      root.dispatchEvent(new CustomEvent("played", { detail: { gainFree: now.free - honest.free, gainPaid: now.paid - honest.paid } }));
+      if (!isTrue(me) && !liars().length) board.note(state.paid ? "paid" : "free", gainOf(honest, now));
     }
+    const gainOf = (honest, now) => (state.paid ? now.paid - honest.paid : now.free - honest.free);
 
     function policy(before, after) {
       parts.policy.replaceChildren(...labels().map((label, x) => {
         const bar = make("span", { className: "bar-track" }, make("i", { className: "after" }), make("i", { className: "honest" }));
         bar.style.setProperty("--after", String(after[x]));
         bar.style.setProperty("--honest", String(before[x]));
-        return make("li", {}, make("bdi", {}, label), bar, make("span", { className: "said" }, percent(after[x])));
+        return make("li", {}, make("bdi", {}, label), bar, make("span", { className: "said" }, percent(after[x]), make("small", {}, `was ${percent(game.reference[state.prompt][x])}`)));
       }));
     }
 
@@ -284,76 +309,98 @@
       const body = [make("tr", {}, make("th", { scope: "row" }, "without payments"), ...cell("free", honest.free, now.free))];
       if (state.paid) body.push(make("tr", {}, make("th", { scope: "row" }, "with payments"), ...cell("paid", honest.paid, now.paid)));
       parts.numbers.replaceChildren(...body);
-      const gain = state.paid ? now.paid - honest.paid : now.free - honest.free;
-      const words = isTruth() ? "You are telling the truth." : gain > 5e-4 ? `This lie gains you ${show(gain)}.` : gain < -5e-4 ? `This lie costs you ${show(-gain)}.` : "This lie changes nothing for you.";
-      parts.verdict.textContent = words;
-      parts.verdict.className = `verdict ${isTruth() ? "" : gain > 5e-4 ? "more" : gain < -5e-4 ? "less" : ""}`;
+      const gain = isTrue(state.me) ? 0 : gainOf(honest, now);
+      const colour = gain > 5e-4 ? "more" : gain < -5e-4 ? "less" : "";
+      const lie = { more: `this lie gains you ${show(gain)}`, less: `this lie costs you ${show(-gain)}`, "": "this lie changes nothing for you" }[colour];
+      parts.verdict.textContent = isTrue(state.me) ? "You are telling the truth." : `As the others report now, ${lie}.`;
+      parts.verdict.className = `verdict ${colour}`;
+      const names = liars();
+      parts.others.textContent = names.length ? `${listed(names)} ${names.length > 1 ? "are" : "is"} lying now.` : "Everybody else tells the truth.";
+      parts.others.classList.toggle("lie", names.length > 0);
     }
 
     function invoice(reports, now) {
       if (!parts.bill) return;
       const due = bill(rules, reports, state.me);
       const worth = now.result.worth[state.me];
-      const line = (name, amount, strong) => make("tr", {}, make("th", { scope: "row" }, name), make("td", { className: strong ? "n strong" : "n" }, show(amount)));
-      parts.bill.replaceChildren(line("What the model is worth to you now", worth), line(due.others >= 0 ? "What your report takes from the others" : "What your report gives the others", due.others),
-        line(due.provider >= 0 ? "What it costs to move the model further" : "What it saves in moving the model", due.provider), line("Your bill (the last two added up)", due.total, true),
-        line("Left for you", worth - due.total, true));
+      const home = game.boosts ? "its old habits and the provider's wishes" : "its old habits";
+      const line = (name, off, amount) => row(amount < 0 ? `Off the bill: ${off}` : name, show(Math.abs(amount)));
+      parts.bill.replaceChildren(line("What your report takes from the others", "what your report gives the others", due.others),
+        line(`Your report's part of moving the model away from ${home}`, `your report keeps the model nearer to ${home}`, due.provider),
+        row("Your bill", show(due.total)), row("What the model is worth to you now", show(worth)), row("Left for you", show(worth - due.total)));
     }
 
-    // The best lie: a search, started where lies are known to be good. It is a lower bound on what lying could gain.
+    // The best lie as the others report now: a search, started where lies are known to be good. It is a lower bound.
     function bestLie() {
       const me = state.me;
       const want = state.paid ? (result) => result.worth[me] - result.payments[me] : (result) => result.worth[me];
-      const found = rules.climb([me], want, 1);
-      state.reports = copy(truth);
-      state.reports[me] = { ...truth[me], ...copy(found.changes[me]) };
-      const gain = found.gain - want(rules.honest);
-      if (gain < 1e-9) state.reports = copy(truth);
-      controls();
-      update();
-      parts.searched.textContent = gain < 1e-9 ? `${found.tried} lies were tried. None gains anything: the truth is your best report.` : `${found.tried} lies were tried. This one gains ${show(gain)}.`;
+      const base = sincere(sent());
+      const found = rules.climb(base, [me], want, 1);
+      const gain = found.gain - want(rules.outcome(base));
+      report(state.reports.map((one, i) => (i !== me ? one : gain < 1e-9 ? copy(truth[me]) : { ...truth[me], ...copy(found.changes[me]) })));
+      parts.searched.textContent = gain < 1e-9 ? `${found.tried} lies were tried. None gains anything as the others report now: the truth is your best report.` : `${found.tried} lies were tried. This one gains ${show(gain)} as the others report now.`;
       return { gain, tried: found.tried };
     }
+    // Everybody claims the most members, and full worth for whatever is worth half of its favourite or more.
     function everybody() {
-      state.reports = truth.map((group) => {
-        const best = Math.max(...group.reward[0]);
-        return { ...group, size: rules.limit, reward: rules.fit(group.reward.map((row) => row.map((r) => (r >= Math.max(...row) * 0.999 || r === best ? rules.top : 0)))) };
-      });
-      controls();
-      update();
-      const result = rules.outcome(sent());
-      parts.searched.textContent = `When everybody exaggerates, all groups together get ${show(total(result.worth))} instead of ${show(total(rules.honest.worth))}.`;
+      report(truth.map((group) => ({ ...group, size: rules.limit, reward: rules.fit(group.reward.map((row) => row.map((r) => (r >= Math.max(...row) / 2 ? rules.top : 0)))) })));
+      const [before, after, alone] = [truth, sent(), sincere(sent())].map(rules.outcome);
+      const mine = (result) => show(result.worth[state.me]);
+      const weighed = game.boosts || (game.weights || []).some((w) => w !== 1) ? ", as the provider weighs them" : "";
+      parts.searched.textContent = `Before any bill, all groups together${weighed}, less what moving the model costs, get ${show(rules.net(after))}; when everybody was honest it was ${show(rules.net(before))}. You get ${mine(after)}; when everybody was honest it was ${mine(before)}; if you alone went back to the truth now, ${mine(alone)}.`;
     }
+
+    // The three that remain start where everybody is honest and pays.
     function together() {
+      pays(true);
       const pair = [state.me, state.partner];
-      const want = (result) => total(pair.map((i) => result.worth[i] - result.payments[i]));
-      const found = rules.climb(pair, want, 2);
+      const [me, friend] = pair.map((i) => truth[i].name);
+      const kept = (result) => result.worth.map((worth, i) => worth - result.payments[i]);
+      const want = (result) => total(pair.map((i) => kept(result)[i]));
+      const found = rules.climb(truth, pair, want, 2);
       const gain = found.gain - want(rules.honest);
       board.note("together", gain);
-      state.reports = copy(truth);
-      pair.forEach((i) => { state.reports[i] = { ...truth[i], ...copy(found.changes[i]) }; });
-      controls();
-      update();
-      parts.together.textContent = gain > 5e-4 ? `${truth[pair[0]].name} and ${truth[pair[1]].name} gain ${show(gain)} together, payments and all: each says what makes the other's bill smaller.` : "Nothing that these two could say together was found to gain.";
+      if (gain <= 5e-4) {
+        report(copy(truth));
+        parts.together.textContent = "Nothing that these two could say together was found to gain.";
+        return;
+      }
+      report(truth.map((group, i) => ({ ...group, ...copy(found.changes[i] || {}) })));
+      const [before, after] = [rules.honest, rules.outcome(sent())];
+      const lie = found.changes[state.partner];
+      const ofPair = (i) => (name) => [moved(`${name} pays`, before.payments[i], after.payments[i]), moved(`${name} keeps, bill paid`, kept(before)[i], kept(after)[i])];
+      const others = (result) => total(kept(result).filter((_, i) => !pair.includes(i)));
+      const [mine, theirs] = pair.map((i) => kept(after)[i] - kept(before)[i]);
+      const ownCost = pair.map((i) => utilities(rules, sent().map((one, j) => (j === i ? truth[j] : one)), i).paid - kept(after)[i]);
+      const fate = (x) => `${x < 0 ? "loses" : "gains"} ${show(Math.abs(x))}`;
+      parts.together.replaceChildren(make("div", { className: "plots" },
+        sheet([`${friend} says`, "in truth", "now"], [...labels().map((label, x) => row(label, show(truth[state.partner].reward[state.prompt][x]), show(lie.reward[state.prompt][x]))), row("Members", `${truth[state.partner].size}`, `${lie.size}`)]),
+        sheet(["Points", "all honest", "you two lie", "change"], [...pair.flatMap((i) => ofPair(i)(truth[i].name)), moved("You two keep together", want(before), want(after)),
+          ...(truth.length > 2 ? [moved("The others keep", others(before), others(after))] : []), moved("All bills together", total(before.payments), total(after.payments))])),
+        make("p", {}, `${me} ${fate(mine)}, ${friend} ${fate(theirs)}: together you gain ${show(gain)}.${mine < 0 || theirs < 0 ? " The one who gains can repay the other." : ""} By itself each lie costs its teller (yours ${show(ownCost[0])}, that of ${friend} ${show(ownCost[1])}): each lies for the other.`));
     }
     function severalNames(count) {
+      pays(true);
+      report(copy(truth));
       const me = state.me;
       const size = truth[me].size;
       const parts_ = Array.from({ length: Math.min(count, size) }, (_, k) => Math.floor(size / count) + (k < size % count ? 1 : 0)).filter((w) => w > 0);
+      if (parts_.length < 2) { parts.names.textContent = "A group of one member cannot be divided."; return; }
       const split = [...truth.filter((_, j) => j !== me), ...parts_.map((w) => ({ ...truth[me], size: w }))];
       const mu = game.weights && [...game.weights.filter((_, j) => j !== me), ...parts_.map(() => game.weights[me])];
-      const result = Settlement.settle({ ...game, weights: mu }, split);
-      const paid = total(result.payments.slice(truth.length - 1));
-      const gain = rules.honest.payments[me] - paid;
+      const bills = Settlement.settle({ ...game, weights: mu }, split).payments.slice(truth.length - 1);
+      const gain = rules.honest.payments[me] - total(bills);
       board.note("names", gain);
-      parts.names.textContent = `As ${parts_.length} groups of ${listed(parts_)} members you say exactly the truth and the model stays the same, but your bills add up to ${show(paid)} instead of ${show(rules.honest.payments[me])}: ${gain > 5e-4 ? "you keep" : "a change of"} ${show(gain)}.`;
+      parts.names.replaceChildren(
+        sheet(["Bills", "one name", `${bills.length} names`], [...bills.map((due, k) => row(`Name ${k + 1}, ${parts_[k]} member${parts_[k] > 1 ? "s" : ""}`, "", show(due))), row("You pay in all", show(rules.honest.payments[me]), show(total(bills)))]),
+        make("p", {}, `The model stays the same, ${gain > 5e-4 ? `and you keep ${show(gain)} more` : gain < -5e-4 ? `and you pay ${show(-gain)} more` : "and so does what you pay"}.`));
     }
     function invent() {
+      pays(true);
+      report(copy(truth));
       const random = generator(3);
-      const revenue = (extra) => {
-        const result = Settlement.settle({ ...game, weights: game.weights && [...game.weights, 1] }, [...truth, extra]);
-        return total(result.payments.slice(0, truth.length));
-      };
+      const bills = (extra) => Settlement.settle({ ...game, weights: game.weights && [...game.weights, 1] }, [...truth, extra]).payments.slice(0, truth.length);
+      const revenue = (extra) => total(bills(extra));
       const honest = total(rules.honest.payments);
       let best = null;
       for (let start = 0; start < 20; start += 1) {
@@ -375,11 +422,15 @@
       const gain = best.reached - honest;
       board.note("provider", gain);
       const favourite = best.extra.reward[0].indexOf(Math.max(...best.extra.reward[0]));
-      parts.provider.textContent = gain > 5e-4 ? `Honest revenue: ${show(honest)}. With an invented group of ${best.extra.size} that wants \u201c${data.outcomes[0][favourite]}\u201d the real groups pay ${show(best.reached)}: ${show(gain)} more, and every single bill still adds up.` : `Honest revenue: ${show(honest)}. No invented group was found that brings more.`;
+      if (gain <= 5e-4) { parts.provider.textContent = "No invented group was found that brings more."; return; }
+      const after = bills(best.extra);
+      parts.provider.replaceChildren(
+        sheet(["Bills", "honest", "now", "change"], [...truth.map((group, i) => moved(group.name, rules.honest.payments[i], after[i])), moved("You collect", honest, best.reached)]),
+        make("p", {}, `You invent a group of ${best.extra.size} that wants \u201c${data.outcomes[0][favourite]}\u201d most. The real groups pay ${show(gain)} more, and the till keeps it.`));
     }
 
     const press = (name, action) => { if (parts[name]) parts[name].addEventListener("click", action); };
-    press("truthful", () => { state.reports = copy(truth); controls(); update(); parts.searched.textContent = ""; });
+    press("truthful", () => report(copy(truth)));
     press("best", bestLie);
     press("everybody", everybody);
     press("collude", together);
@@ -390,10 +441,12 @@
       state.paid = paid;
       root.classList.toggle("paying", paid);
       if (parts.charge) parts.charge.checked = paid;
+      takeBack();
       update();
     };
     if (parts.charge) parts.charge.addEventListener("change", () => pays(parts.charge.checked));
     if (parts.board) parts.board.replaceChildren(board.table);
+    rank();
     controls();
     pays(state.paid);
     root.hidden = false;
@@ -410,7 +463,8 @@
       parts.back.disabled = step === 0;
       parts.next.disabled = step === steps.length - 1;
       parts.skip.hidden = step === steps.length - 1;
-      if (steps[step].dataset.pays) pays(steps[step].dataset.pays === "yes");
+      state.reports = truth.map((group, i) => (i === state.me ? mine() : copy(group)));
+      pays(steps[step].dataset.pays === "yes"); // every step starts with honest others
     };
     press("back", () => { go(step - 1); parts.story.focus(); });
     press("next", () => { go(step + 1); parts.story.focus(); });

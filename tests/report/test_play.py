@@ -10,12 +10,10 @@ import pytest
 import yaml
 
 from rlhf_game import KL, AffinePayments, AffineWelfare, Mechanism, Report, Table
-from rlhf_game.cli import main
-from rlhf_game.errors import InputError
 from rlhf_game.report import write_report
 from rlhf_game.report.play import play_page, write_play_page
 from tests.report.browser import CHROMEDRIVER, CHROMIUM, Browser, browser
-from tests.report.test_games import PROMPTS, TRIE, folder_of
+from tests.report.test_games import PROMPTS, folder_of
 
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None or CHROMEDRIVER is None,
@@ -72,6 +70,10 @@ def got_by(i: int, groups: list[dict[str, Any]], is_paid: bool) -> float:
 
 
 REPORTS = "return document.querySelector('.play').api.state.reports"
+ROLE = (
+    "const role = document.querySelector('[data-part=who] select'); role.value = '{}';"
+    "role.dispatchEvent(new Event('change'))"
+)
 TEXT = "return document.querySelector('[data-part={}]').textContent"
 
 
@@ -220,11 +222,36 @@ def test_after_everybody_exaggerated_the_next_step_starts_with_honest_others(pla
 
 
 @needs_chromium
+def test_where_the_provider_weighs_the_groups_it_is_that_sum_which_exaggerating_lowers(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    chromium.open(write_play_page(tmp_path / "affine.html", EXAMPLES / "affine_maximiser.yaml"))
+    game, truth, honest, shouted, shouts = chromium.run(
+        "const p = document.querySelector('.play'), a = p.api, R = a.rules;"
+        "document.querySelector('[data-part=everybody]').click();"
+        "return [R.game, R.truth, R.net(R.honest), R.net(R.outcome(a.state.reports)), a.state.reports]"
+    )
+
+    def net(reports: list[dict[str, Any]]) -> float:
+        policy = settled(game, reports)
+        p = np.asarray(policy["policy"])
+        worth = [w * one["size"] * np.asarray(one["reward"]) for w, one in zip(game["weights"], truth, strict=True)]
+        wanted = sum(worth) + (0 if game["boosts"] is None else np.asarray(game["boosts"]))
+        return float(np.asarray(game["promptWeights"]) @ (p * wanted).sum(axis=1)) - game["strength"] * float(
+            policy["divergence"]
+        )
+
+    assert [honest, shouted] == pytest.approx([net(truth), net(shouts)], rel=1e-9)
+    assert shouted < honest
+    assert "as the provider weighs them" in chromium.run(TEXT.format("searched"))
+    assert "as the provider weighs them" in chromium.run(TEXT.format("story"))
+
+
+@needs_chromium
 def test_what_was_told_of_a_break_goes_when_the_role_or_the_payments_change(played: Browser) -> None:
     played.click("[data-part=skip]")
     leave = (
-        "const role = document.querySelector('[data-part=who] select'); role.value = '1';"
-        "role.dispatchEvent(new Event('change'))",
+        ROLE.format(1),
         "document.querySelector('[data-part=charge]').click()",
     )
     for press, part in {"collude": "together", "split": "names", "invent": "provider"}.items():
@@ -296,6 +323,11 @@ def test_scores_outlive_the_page_and_belong_to_its_game(
     read = "return [...document.querySelectorAll('[data-part=board] td')].map(t => t.textContent)"
     chromium.open(page)
     assert chromium.run(read)[3] == "+0.247"
+    chromium.run(ROLE.format(1))
+    assert set(chromium.run(read)) == {"not tried"}
+    chromium.run(ROLE.format(0))
+    chromium.run("const a = document.querySelector('.play').api; a.state.reports[0].size = 4; a.pays(true)")
+    assert chromium.run(read) == ["not tried", "nothing gained", "not tried", "+0.247", "not tried"]
     chromium.open(write_play_page(tmp_path / "other.html", EXAMPLES / "table.yaml"))
     assert set(chromium.run(read)) == {"not tried"}
 
@@ -370,33 +402,3 @@ def test_a_report_lets_a_group_try_other_reports(chromium: Browser, tmp_path: Pa
     payments = json.loads((tmp_path / "run" / "receipt.json").read_text())["groups"]
     mine = chromium.run("const a = document.querySelector('.play').api; return a.rules.honest.payments")
     np.testing.assert_allclose(mine, [group["payment"] for group in payments], rtol=TWELVE_DIGITS)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (TRIE, "space: must be a table"),
-        ({**PROMPTS, "regularizer": "l2"}, "regularizer: must be kl"),
-        ({**PROMPTS, "groups": PROMPTS["groups"][:1]}, "groups: must be 2 to 8"),
-        ({"reference": [1 / 13] * 13, "strength": 1.0, "groups": [
-            {"name": name, "size": 1, "reward": [1.0] * 13} for name in "ab"
-        ]}, "at most 12 outcomes"),
-        ({"reference": [0.5, 0.5], "strength": 1.0, "groups": [
-            {"name": name, "size": 1, "reward": [1.0, -1.0]} for name in "ab"
-        ]}, r"groups\[0\].reward: must be >= 0"),
-    ],
-)  # fmt: skip
-def test_a_game_that_cannot_be_played_is_refused_in_one_line(
-    change: dict[str, Any], words: str, tmp_path: Path
-) -> None:
-    (tmp_path / "game.json").write_text(json.dumps(change))
-    with pytest.raises(InputError, match=words):
-        write_play_page(tmp_path / "play.html", tmp_path / "game.json")
-    assert not (tmp_path / "play.html").exists()
-
-
-@pytest.mark.parametrize("name", ["table", "prompts", "affine_maximiser"])
-def test_the_command_writes_the_page_of_a_game(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["play", str(EXAMPLES / f"{name}.yaml"), "-o", str(tmp_path / "page.html")]) == 0
-    assert capsys.readouterr().out == f"page: {tmp_path / 'page.html'}\n"
-    assert "Try to cheat" in (tmp_path / "page.html").read_text()

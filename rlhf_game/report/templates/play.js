@@ -426,7 +426,7 @@
       const after = bills(best.extra);
       parts.provider.replaceChildren(
         sheet(["Bills", "honest", "now", "change"], [...truth.map((group, i) => moved(group.name, rules.honest.payments[i], after[i])), moved("You collect", honest, best.reached)]),
-        make("p", {}, `You invent a group of ${best.extra.size} that wants \u201c${data.outcomes[0][favourite]}\u201d most. The real groups pay ${show(gain)} more, and the till keeps it.`));
+        make("p", {}, `You invent a group of ${best.extra.size} that wants \u201c${data.outcomes[0][favourite]}\u201d most. Together the real groups pay ${show(gain)} more, and the till keeps it.`));
     }
 
     const press = (name, action) => { if (parts[name]) parts[name].addEventListener("click", action); };

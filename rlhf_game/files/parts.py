@@ -55,9 +55,10 @@ def sources(said: Mapping[str, Any], base: Path, *, trusted: bool) -> dict[str, 
     found = {}
     for role, name in _code(said):
         if not trusted:
+            known = _known(role)
             raise InputError(
-                f"{role}: must be {_known(role) or 'no code'}, for a game that is not trusted to run code; "
-                f"found {name!r} (--trust-code lets it run)"
+                f"{role}: must be {f'one of {known}' if known else 'no code'}, for a game that is not trusted to run "
+                f"code; found {name!r} (--trust-code lets it run)"
             )
         try:
             found[role] = source_of(name, base).document()

@@ -1,7 +1,6 @@
 """The page to cheat on: its settlement is the package's, and what it says of lies is true. Needs Chromium."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import yaml
 from rlhf_game import KL, AffinePayments, AffineWelfare, Mechanism, Report, Table
 from rlhf_game.report import write_report
 from rlhf_game.report.play import play_page, write_play_page
-from tests.report.browser import CHROMEDRIVER, CHROMIUM, Browser, browser
+from tests.report.browser import CHROMEDRIVER, CHROMIUM, Browser
 from tests.report.test_games import PROMPTS, folder_of
 
 needs_chromium = pytest.mark.skipif(
@@ -24,27 +23,6 @@ GAMES = 1000
 TWELVE_DIGITS = 1e-12
 SMALL = 1e-11
 """Of payments far below 1: what the package itself keeps of them (60 digits were the judge: the page is the nearer)."""
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with browser() as one:
-        one.resize(1200)
-        one.prefer("light")
-        yield one
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_play_page(tmp_path_factory.mktemp("play") / "play.html")
-
-
-@pytest.fixture
-def played(chromium: Browser, page: Path) -> Browser:
-    chromium.open(page)
-    chromium.run("localStorage.clear()")
-    chromium.open(page)
-    return chromium
 
 
 def game_of_the_page() -> dict[str, Any]:
@@ -174,15 +152,15 @@ def test_a_lie_is_compared_with_my_own_truth_as_the_others_report(played: Browse
         before, now = got_by(me, sincere, is_paid), got_by(me, lies, is_paid)
         does = "gains" if now > before else "costs"
         signs.add(does)
+        liars = [one["name"] for i, one in enumerate(truth) if i != me]
         assert played.run(TEXT.format("verdict")) == (
-            f"As the others report now, this lie {does} you {abs(now - before):.3f}."
+            f"Alone, against what {liars[0]} and {liars[1]} now say, this lie {does} you {abs(now - before):.3f}."
         )
         row = f"[...document.querySelectorAll('[data-part=numbers] tr')][{int(is_paid)}]"
         cells = played.run(f"return [...{row}.querySelectorAll('td')].map(c => c.textContent)")
         assert [float(cell.replace("\u2212", "-")) for cell in cells] == pytest.approx(
             [before, now, now - before], abs=6e-4
         )
-        liars = [one["name"] for i, one in enumerate(truth) if i != me]
         assert played.run(TEXT.format("others")) == f"{liars[0]} and {liars[1]} are lying now."
     assert signs == {"gains", "costs"}
 
@@ -211,7 +189,7 @@ def test_after_everybody_exaggerated_the_next_step_starts_with_honest_others(pla
     assert f"get {net_shouted:.3f}; when everybody was honest it was {net_honest:.3f}." in said
     assert f"You get {shouted:.3f}; when everybody was honest it was {all_honest:.3f}" in said
     assert said.endswith(f"if you alone went back to the truth now, {alone:.3f}.")
-    gain = f"As the others report now, this lie gains you {shouted - alone:.3f}."
+    gain = f"Alone, against what Legal and Support now say, this lie gains you {shouted - alone:.3f}."
     assert played.run(TEXT.format("verdict")) == gain
     played.click("[data-part=next]")
     assert [one["reward"][0] for one in played.run(REPORTS)[1:]] == [one["reward"] for one in truth[1:]]
@@ -245,91 +223,6 @@ def test_where_the_provider_weighs_the_groups_it_is_that_sum_which_exaggerating_
     assert shouted < honest
     assert "as the provider weighs them" in chromium.run(TEXT.format("searched"))
     assert "as the provider weighs them" in chromium.run(TEXT.format("story"))
-
-
-@needs_chromium
-def test_what_was_told_of_a_break_goes_when_the_role_or_the_payments_change(played: Browser) -> None:
-    played.click("[data-part=skip]")
-    leave = (
-        ROLE.format(1),
-        "document.querySelector('[data-part=charge]').click()",
-    )
-    for press, part in {"collude": "together", "split": "names", "invent": "provider"}.items():
-        for change in leave:
-            played.click(f"[data-part={press}]")
-            assert played.run(TEXT.format(part)) != ""
-            played.run(change)
-            assert played.run(TEXT.format(part)) == ""
-            assert played.run(TEXT.format("others")) == "Everybody else tells the truth." or press == "collude"
-
-
-@needs_chromium
-def test_the_friends_table_is_what_the_package_settles(played: Browser) -> None:
-    played.click("[data-part=skip]")
-    played.click("[data-part=collude]")
-    truth = game_of_the_page()["groups"]
-    lies = [{**one, "reward": one["reward"][0]} for one in played.run(REPORTS)]
-    changes = [got_by(i, lies, True) - got_by(i, truth, True) for i in range(3)]
-    rows = dict(
-        played.run(
-            "return [...document.querySelectorAll('[data-part=together] table:nth-of-type(2) tbody tr')]"
-            ".map(r => [r.cells[0].textContent, r.cells[3].textContent])"
-        )
-    )
-    wanted = {
-        "Marketing keeps, bill paid": changes[0],
-        "Legal keeps, bill paid": changes[1],
-        "You two keep together": changes[0] + changes[1],
-        "The others keep": changes[2],
-    }
-    for name, change in wanted.items():
-        assert float(rows[name].replace("\u2212", "-")) == pytest.approx(change, abs=6e-4)
-    fates = [
-        f"{name} {'loses' if x < 0 else 'gains'} {abs(x):.3f}"
-        for name, x in zip(["Marketing", "Legal"], changes[:2], strict=True)
-    ]
-    said = played.run(TEXT.format("together"))
-    assert f"{fates[0]}, {fates[1]}: together you gain 0.493." in said
-    costs = [got_by(i, [*lies[:i], truth[i], *lies[i + 1 :]], True) - got_by(i, lies, True) for i in (0, 1)]
-    assert f"(yours {costs[0]:.3f}, that of Legal {costs[1]:.3f})" in said
-
-
-@needs_chromium
-def test_a_story_of_seven_steps_leads_to_the_three_ways_that_remain(played: Browser) -> None:
-    assert played.run("return document.querySelectorAll('.step').length") == 7
-    seen = "return [...document.querySelectorAll('{}')].map(s => s.checkVisibility())"
-    for step in range(7):
-        assert played.run(seen.format(".step")) == [k == step for k in range(7)]
-        if step < 6:
-            played.click("[data-part=next]")
-    assert all(played.run(seen.format(".act")))
-    for part in ("collude", "split", "invent"):
-        played.click(f"[data-part={part}]")
-    played.run("document.querySelector('.play').api.pays(true)")
-    scores = played.run("return [...document.querySelectorAll('[data-part=board] td')].map(t => t.textContent)")
-    assert scores == ["not tried", "not tried", "+0.493", "+0.247", "+0.340"]
-    played.click("[data-part=forget]")
-    assert set(played.run("return [...document.querySelectorAll('[data-part=board] td')].map(t => t.textContent)")) == {
-        "not tried"
-    }
-
-
-@needs_chromium
-def test_scores_outlive_the_page_and_belong_to_its_game(
-    played: Browser, page: Path, tmp_path: Path, chromium: Browser
-) -> None:
-    played.click("[data-part=skip]")
-    played.click("[data-part=split]")
-    read = "return [...document.querySelectorAll('[data-part=board] td')].map(t => t.textContent)"
-    chromium.open(page)
-    assert chromium.run(read)[3] == "+0.247"
-    chromium.run(ROLE.format(1))
-    assert set(chromium.run(read)) == {"not tried"}
-    chromium.run(ROLE.format(0))
-    chromium.run("const a = document.querySelector('.play').api; a.state.reports[0].size = 4; a.pays(true)")
-    assert chromium.run(read) == ["not tried", "nothing gained", "not tried", "+0.247", "not tried"]
-    chromium.open(write_play_page(tmp_path / "other.html", EXAMPLES / "table.yaml"))
-    assert set(chromium.run(read)) == {"not tried"}
 
 
 @needs_chromium

@@ -52,7 +52,7 @@
       return { ...result, worth };
     };
     // What the model is tuned for, by the true wishes: no reports make it more than the true ones do.
-    const net = (result) => total(result.worth.map((worth, i) => (game.weights ? game.weights[i] : 1) * worth)) + (game.boosts ? Settlement.value(game, result.policy, game.boosts) : 0) - game.strength * result.divergence;
+    const net = (result, worths = result.worth) => total(worths.map((worth, i) => (game.weights ? game.weights[i] : 1) * worth)) + (game.boosts ? Settlement.value(game, result.policy, game.boosts) : 0) - game.strength * result.divergence;
     const honest = outcome(truth);
 
     // Climb from several reports of the members, the others reporting as in base; objective(result) is what the members
@@ -106,10 +106,13 @@
     return { game, truth, top, limit, fit, outcome, net, honest, climb };
   }
 
-  // What group i gets, with and without payments, when the reports are these.
+  // What group i gets when the reports are these, with and without payments; and what all get less what moving the model
+  // costs, by the truth of i and what the others say, in points of i: that and "paid" differ by what i cannot change.
   function utilities(rules, reports, i) {
     const result = rules.outcome(reports);
-    return { free: result.worth[i], paid: result.worth[i] - result.payments[i], result };
+    const worths = result.worth.map((worth, j) => (j === i ? worth : reports[j].size * result.values[j]));
+    const all = rules.net(result, worths) / (rules.game.weights ? rules.game.weights[i] : 1);
+    return { free: result.worth[i], paid: result.worth[i] - result.payments[i], all, result };
   }
 
   // The bill of group i in two parts: what the others lose by its report, and what the provider's closeness costs.
@@ -155,8 +158,9 @@
   }
 
   const KEY = "rlhf-game-scores";
-  const NAMES = { free: "Lying alone, nobody pays", paid: "Lying alone, with payments", together: "Two groups together, with payments",
-    names: "One group under several names, with payments", provider: "The provider, with an invented group" };
+  const NAMES = { free: "Lying alone, nobody pays", paid: "Lying alone, with payments", together: "You and a friend together, with payments",
+    names: "You under several names, with payments", provider: "The provider, with an invented group: what it collects more" };
+  const COUNTS = ["", "one", "two", "three"];
   function scores(rules) {
     let kept = {};
     let role = 0;
@@ -184,11 +188,13 @@
     const data = JSON.parse(root.dataset.game);
     const rules = rulesOf(data);
     const { truth, game } = rules;
-    const state = { me: 0, prompt: 0, paid: !data.story, reports: copy(truth), partner: truth.length > 1 ? 1 : null, names: 2 };
+    const state = { me: 0, prompt: 0, paid: !data.story, reports: copy(truth), partner: truth.length > 1 ? 1 : null };
     const board = scores(rules);
     const parts = Object.fromEntries([...root.querySelectorAll("[data-part]")].map((node) => [node.dataset.part, node]));
     const mine = () => state.reports[state.me];
     const labels = () => data.outcomes[state.prompt];
+    const weighed = game.boosts || (game.weights || []).some((w) => w !== 1) ? ", as the provider weighs them" : "";
+    const namesOf = (size) => Math.min(COUNTS.length - 1, size); // a group of two has no third name
     const isTrue = (i) => JSON.stringify(state.reports[i]) === JSON.stringify(truth[i]);
     const liars = () => truth.flatMap((group, i) => (i === state.me || isTrue(i) ? [] : [group.name]));
 
@@ -197,7 +203,14 @@
     const takeBack = () => told.forEach(([node, first]) => node.replaceChildren(first));
     function rank() {
       board.of(state.me);
-      if (parts.player) parts.player.textContent = truth[state.me].name;
+      if (!data.story) return;
+      const { name, size, reward } = truth[state.me];
+      parts.player.textContent = name;
+      const count = COUNTS[namesOf(size)];
+      parts.count.textContent = `${count} group${size > 1 ? "s that share" : " that has"} your members`;
+      parts.split.textContent = `Appear as ${count} group${size > 1 ? "s" : ""}`;
+      const ways = [...(reward.some((row) => Math.max(...row) < rules.top) ? ["push your favourite up"] : []), "push the others down", ...(size < rules.limit ? ["claim more members"] : [])].join(", ");
+      parts.ways.textContent = ways[0].toUpperCase() + ways.slice(1);
     }
     function report(reports) {
       state.reports = reports;
@@ -260,7 +273,11 @@
     function actTwo() {
       if (!parts.together) return;
       const others = truth.map((group, k) => [group.name, k]).filter(([, k]) => k !== state.me);
-      parts.partner.replaceChildren(chooser("Your friend", others.map(([name]) => name), others.findIndex(([, k]) => k === state.partner), (at) => { state.partner = others[at][1]; takeBack(); }));
+      parts.partner.replaceChildren(chooser("Your friend", others.map(([name]) => name), others.findIndex(([, k]) => k === state.partner), (at) => {
+        state.partner = others[at][1];
+        report(copy(truth));
+        parts.partner.querySelector("select").focus();
+      }));
     }
 
     const sent = () => state.reports.map((one) => ({ ...one, reward: rules.fit(one.reward) }));
@@ -307,14 +324,15 @@
       const cell = (kind, a, b) => [make("td", { className: "n" }, show(a)), make("td", { className: "n" }, show(b)),
         make("td", { className: `n ${b - a > 5e-4 ? "more" : b - a < -5e-4 ? "less" : ""}`, "data-gain": kind }, signed(b - a))];
       const body = [make("tr", {}, make("th", { scope: "row" }, "without payments"), ...cell("free", honest.free, now.free))];
-      if (state.paid) body.push(make("tr", {}, make("th", { scope: "row" }, "with payments"), ...cell("paid", honest.paid, now.paid)));
+      const names = liars();
+      const all = `everybody together${weighed}, less what moving the model costs${weighed ? ", over your weight" : ""}${names.length ? ", by what the others say" : ""}`;
+      if (state.paid) body.push(...[["with payments", "paid"], [all, "all"]].map(([name, key]) => make("tr", {}, make("th", { scope: "row" }, name), ...cell(key, honest[key], now[key]))));
       parts.numbers.replaceChildren(...body);
       const gain = isTrue(state.me) ? 0 : gainOf(honest, now);
       const colour = gain > 5e-4 ? "more" : gain < -5e-4 ? "less" : "";
       const lie = { more: `this lie gains you ${show(gain)}`, less: `this lie costs you ${show(-gain)}`, "": "this lie changes nothing for you" }[colour];
-      parts.verdict.textContent = isTrue(state.me) ? "You are telling the truth." : `As the others report now, ${lie}.`;
+      parts.verdict.textContent = isTrue(state.me) ? "You are telling the truth." : `${names.length ? `Alone, against what ${listed(names)} now say${names.length > 1 ? "" : "s"}` : "As the others report now"}, ${lie}.`;
       parts.verdict.className = `verdict ${colour}`;
-      const names = liars();
       parts.others.textContent = names.length ? `${listed(names)} ${names.length > 1 ? "are" : "is"} lying now.` : "Everybody else tells the truth.";
       parts.others.classList.toggle("lie", names.length > 0);
     }
@@ -338,6 +356,7 @@
       const found = rules.climb(base, [me], want, 1);
       const gain = found.gain - want(rules.outcome(base));
       report(state.reports.map((one, i) => (i !== me ? one : gain < 1e-9 ? copy(truth[me]) : { ...truth[me], ...copy(found.changes[me]) })));
+      if (!liars().length) board.note(state.paid ? "paid" : "free", gain);
       parts.searched.textContent = gain < 1e-9 ? `${found.tried} lies were tried. None gains anything as the others report now: the truth is your best report.` : `${found.tried} lies were tried. This one gains ${show(gain)} as the others report now.`;
       return { gain, tried: found.tried };
     }
@@ -346,7 +365,6 @@
       report(truth.map((group) => ({ ...group, size: rules.limit, reward: rules.fit(group.reward.map((row) => row.map((r) => (r >= Math.max(...row) / 2 ? rules.top : 0)))) })));
       const [before, after, alone] = [truth, sent(), sincere(sent())].map(rules.outcome);
       const mine = (result) => show(result.worth[state.me]);
-      const weighed = game.boosts || (game.weights || []).some((w) => w !== 1) ? ", as the provider weighs them" : "";
       parts.searched.textContent = `Before any bill, all groups together${weighed}, less what moving the model costs, get ${show(rules.net(after))}; when everybody was honest it was ${show(rules.net(before))}. You get ${mine(after)}; when everybody was honest it was ${mine(before)}; if you alone went back to the truth now, ${mine(alone)}.`;
     }
 
@@ -379,20 +397,21 @@
           ...(truth.length > 2 ? [moved("The others keep", others(before), others(after))] : []), moved("All bills together", total(before.payments), total(after.payments))])),
         make("p", {}, `${me} ${fate(mine)}, ${friend} ${fate(theirs)}: together you gain ${show(gain)}.${mine < 0 || theirs < 0 ? " The one who gains can repay the other." : ""} By itself each lie costs its teller (yours ${show(ownCost[0])}, that of ${friend} ${show(ownCost[1])}): each lies for the other.`));
     }
-    function severalNames(count) {
+    function severalNames() {
       pays(true);
       report(copy(truth));
       const me = state.me;
       const size = truth[me].size;
-      const parts_ = Array.from({ length: Math.min(count, size) }, (_, k) => Math.floor(size / count) + (k < size % count ? 1 : 0)).filter((w) => w > 0);
-      if (parts_.length < 2) { parts.names.textContent = "A group of one member cannot be divided."; return; }
+      const count = namesOf(size);
+      const parts_ = Array.from({ length: count }, (_, k) => Math.floor(size / count) + (k < size % count ? 1 : 0));
+      if (count < 2) { parts.names.textContent = "A group of one member cannot be divided."; return; }
       const split = [...truth.filter((_, j) => j !== me), ...parts_.map((w) => ({ ...truth[me], size: w }))];
       const mu = game.weights && [...game.weights.filter((_, j) => j !== me), ...parts_.map(() => game.weights[me])];
       const bills = Settlement.settle({ ...game, weights: mu }, split).payments.slice(truth.length - 1);
       const gain = rules.honest.payments[me] - total(bills);
       board.note("names", gain);
       parts.names.replaceChildren(
-        sheet(["Bills", "one name", `${bills.length} names`], [...bills.map((due, k) => row(`Name ${k + 1}, ${parts_[k]} member${parts_[k] > 1 ? "s" : ""}`, "", show(due))), row("You pay in all", show(rules.honest.payments[me]), show(total(bills)))]),
+        sheet(["Bills", "one name", `${COUNTS[count]} names`], [...bills.map((due, k) => row(`Name ${k + 1}, ${parts_[k]} member${parts_[k] > 1 ? "s" : ""}`, "", show(due))), row("You pay in all", show(rules.honest.payments[me]), show(total(bills)))]),
         make("p", {}, `The model stays the same, ${gain > 5e-4 ? `and you keep ${show(gain)} more` : gain < -5e-4 ? `and you pay ${show(-gain)} more` : "and so does what you pay"}.`));
     }
     function invent() {
@@ -434,7 +453,7 @@
     press("best", bestLie);
     press("everybody", everybody);
     press("collude", together);
-    press("split", () => severalNames(3));
+    press("split", severalNames);
     press("invent", invent);
     press("forget", board.forget);
     const pays = (paid) => {
@@ -450,7 +469,11 @@
     controls();
     pays(state.paid);
     root.hidden = false;
-    root.api = { state, rules, bestLie, bill: () => bill(rules, sent(), state.me), pays };
+    const gains = () => {
+      const [honest, now] = [sincere(sent()), sent()].map((reports) => utilities(rules, reports, state.me));
+      return { paid: now.paid - honest.paid, all: now.all - honest.all };
+    };
+    root.api = { state, rules, bestLie, gains, bill: () => bill(rules, sent(), state.me), pays };
 
     const steps = [...root.querySelectorAll(".step")];
     if (!steps.length) return;

@@ -195,7 +195,7 @@
     const labels = () => data.outcomes[state.prompt];
     const weighed = game.boosts || (game.weights || []).some((w) => w !== 1) ? ", as the provider weighs them" : "";
     const namesOf = (size) => Math.min(COUNTS.length - 1, size); // a group of two has no third name
-    const isTrue = (i) => JSON.stringify(state.reports[i]) === JSON.stringify(truth[i]);
+    const isTrue = (i) => ["size", "reward"].every((key) => JSON.stringify(state.reports[i][key]) === JSON.stringify(truth[i][key]));
     const liars = () => truth.flatMap((group, i) => (i === state.me || isTrue(i) ? [] : [group.name]));
 
     // What was told of one set of reports is taken back when the reports change: the page says again what it said at first.

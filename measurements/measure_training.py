@@ -8,7 +8,7 @@ keeps every finished training and what was drawn of its checkpoints, so that an 
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -21,6 +21,8 @@ from measurements.smollm2 import ASKED, MODEL, SEED, SYSTEM, TOKENS, Drawn, Yard
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.draws.yardstick import fresh_candidates, kept
 from rlhf_game.optimization import Lora, Optimization, Pretrained
+from rlhf_game.training_backends import LanguageModel
+from rlhf_game.training_backends.lm.soups import interpolate
 from rlhf_game.training_backends.trainers.policies import PolicyTraining, load_policy, train_policy
 from rlhf_game.training_backends.trainers.policies.policy_folders import TrainedFolder
 from rlhf_game.training_backends.trainers.self_training import Example, SupervisedTraining, train_supervised
@@ -28,8 +30,9 @@ from rlhf_game.training_backends.trainers.self_training import Example, Supervis
 COUNTS, SHOWN, LONG, THREADS = (2, 4, 16), 0.25, 12, 2
 """Of fresh candidates; the figure's strength; steps of a training that is looked at halfway."""
 HEADS = (
-    "strength", "training", "learning rate", "seeds", "steps", "score gained", "KL to the reference, nats", "true gap",
-    "kept of the gain, %", "estimated gap", "certified at 95 %", "tokens", "seconds", "pays after so many responses",
+    "rewards", "strength", "training", "learning rate", "seeds", "steps", "score gained", "KL to the reference, nats",
+    "true gap", "kept of the gain, %", "estimated gap", "certified at 95 %", "tokens", "seconds",
+    "pays after so many responses",
 )  # fmt: skip
 
 
@@ -45,6 +48,9 @@ class Run:
     learning_rate: float
     batch: int = 32
     seed: int = 0
+    alone: str | None = None
+    """Whose reward is trained on with everybody's size, if not all are with their own."""
+    rewards: str = "trained"
 
     @property
     def looked_at(self) -> tuple[int, ...]:
@@ -54,7 +60,8 @@ class Run:
     @property
     def label(self) -> str:
         """The folder that it is kept in."""
-        return f"{self.name}-{self.strength:g}-{self.learning_rate:g}-{self.steps}x{self.batch}-{self.seed}"
+        kind = "" if self.rewards == "trained" else f"{self.rewards}-"
+        return f"{kind}{self.name}-{self.strength:g}-{self.learning_rate:g}-{self.steps}x{self.batch}-{self.seed}"
 
 
 def done(yardstick: Yardstick, run: Run) -> TrainedFolder:
@@ -68,10 +75,11 @@ def done(yardstick: Yardstick, run: Run) -> TrainedFolder:
         training = SupervisedTraining(model, how, system=SYSTEM)
         return train_supervised(training, optimal(yardstick, run), out)
     training = PolicyTraining(
-        model, run.strength, tuple(SIZES), how, trainer=run.trainer, num_generations=run.batch // len(ASKED),
-        max_new_tokens=TOKENS, system=SYSTEM,
+        model, run.strength, tuple(SIZES) if run.alone is None else (float(SIZES.sum()),), how, trainer=run.trainer,
+        num_generations=run.batch // len(ASKED), max_new_tokens=TOKENS, system=SYSTEM,
     )  # fmt: skip
-    return train_policy(training, ASKED, yardstick.rewards, out)
+    rewards = {name: reward for name, reward in yardstick.rewards.items() if run.alone in (None, name)}
+    return train_policy(training, ASKED, rewards, out)
 
 
 def optimal(yardstick: Yardstick, run: Run) -> list[Example]:
@@ -91,9 +99,18 @@ RUNS: tuple[tuple[Run, ...], ...] = (
     (Run("rloo", "rloo", 0.25, 16, 3e-4), Run("rloo", "rloo", 0.25, 16, 3e-4, seed=1)),
     (Run("ppo", "ppo", 0.25, 8, 3e-4),),
     (Run("grpo", "grpo", 0.25, 8, 3e-4),),
+    (Run("rloo", "rloo", 0.5, 8, 3e-4),),
     (Run("rloo", "rloo", 1.0, 8, 3e-4),),
+    (Run("rloo", "rloo", 2.0, 8, 3e-4),),
+    (Run("rloo", "rloo", 0.25, 8, 3e-4, rewards="lexical"),),
+    (Run("rloo", "rloo", 0.5, 8, 3e-4, rewards="lexical"),),
+    (Run("rloo", "rloo", 1.0, 8, 3e-4, rewards="lexical"),),
 )
 """Each with its seeds."""
+MEMBERS = tuple(Run(f"rloo on {name}", "rloo", 0.25, 8, 3e-4, alone=name) for name in ("helpful", "harmless"))
+"""Of soups: each is trained on one group's reward alone."""
+SHARES = ((1.0, 0.0), (2 / 3, 1 / 3), (1 / 3, 2 / 3), (0.0, 1.0))
+"""Of the members' weights in a soup: (2/3, 1/3) are those of the sizes."""
 
 
 @final
@@ -121,6 +138,24 @@ def points(yardstick: Yardstick, run: Run) -> list[Point]:
     return found
 
 
+def soups(yardstick: Yardstick) -> list[Point]:
+    """Draw from policies whose weights are means of the members' weights, which took what both trainings took."""
+    places = [done(yardstick, run).folder for run in MEMBERS]
+    last = [points(yardstick, run)[-1] for run in MEMBERS]
+    tokens, seconds = sum(point.tokens for point in last), sum(point.seconds for point in last)
+    found = []
+    for shares in SHARES:
+        name = f"soup, {shares[0]:.0%} {MEMBERS[0].alone}"
+
+        def made(shares: tuple[float, ...] = shares) -> LanguageModel:
+            members = [load_policy(place, device="cpu") for place in places]
+            return interpolate(yardstick.reference, members, shares)
+
+        run = replace(MEMBERS[0], name=name, alone=None)
+        found.append(Point(run, run.steps, tokens, seconds, yardstick.draws(name, made)))
+    return found
+
+
 def gained(yardstick: Yardstick, some: list[Point]) -> tuple[Array, Array]:
     """Return what policies gained, the mean over seeds, and standard errors over draws: [3] both."""
     values, errors = np.swapaxes([yardstick.gained(point.drawn, point.run.strength) for point in some], 0, 1)
@@ -143,7 +178,7 @@ def row(yardstick: Yardstick, some: list[Point]) -> list[str]:
     estimated, certified = np.mean([yardstick.certified(drawn, run.strength) for drawn in draws], axis=0)
     tokens, seconds = np.mean([(point.tokens, point.seconds) for point in some], axis=0)
     return [
-        f"{run.strength:g}", run.name, f"{run.learning_rate:g}", str(len(some)), str(some[0].steps),
+        run.rewards, f"{run.strength:g}", run.name, f"{run.learning_rate:g}", str(len(some)), str(some[0].steps),
         f"{score:.3f} ± {errors[1]:.3f}", f"{divergence:.3f}",
         f"{best - yardstick.untouched() - value:.3f} ± {np.hypot(errors[0], unsure):.3f}",
         f"{kept_of:.0f} ± {around:.0f}", f"{estimated:.3f}", f"{certified:.2f}", f"{tokens:,.0f}", f"{seconds:.0f}",
@@ -170,10 +205,13 @@ def untrained(yardstick: Yardstick, strength: float) -> list[list[str]]:
     """Rows of what needs no training: the untouched model, and fresh candidates with the tokens of one response."""
     best, unsure = yardstick.best(strength)
     gain, each = best - yardstick.untouched(), yardstick.tape.tokens / yardstick.tape.scores.size
-    rows = [[f"{strength:g}", "none", "", "", "0", "0", "0", f"{gain:.3f} ± {unsure:.3f}", "0", "", "", "0", "0", ""]]
+    kind = yardstick.kind
+    rows = [
+        [kind, f"{strength:g}", "none", "", "", "0", "0", "0", f"{gain:.3f} ± {unsure:.3f}", "0", "", "", "0", "0", ""]
+    ]
     for count, value in candidates(yardstick, strength).items():
         left, what = f"{(1 - value / 100) * gain:.3f}", f"{count} candidates a response"
-        cells = [f"{strength:g}", what, "", "", "0", "", "", left, f"{value:.0f}", "", ""]
+        cells = [kind, f"{strength:g}", what, "", "", "0", "", "", left, f"{value:.0f}", "", ""]
         rows.append([*cells, f"{count * each:.0f} a response", "0", "0"])
     return rows
 
@@ -184,7 +222,7 @@ def draw(axis: Any, yardstick: Yardstick, found: list[list[Point]]) -> None:
         axis.axhline(value, color="0.6", linestyle=":", linewidth=1)
         place, lifted = ("axes fraction", "data"), {"xytext": (0, 2), "textcoords": "offset points"}
         axis.annotate(f"{count} candidates", (0.02, value), xycoords=place, fontsize=7, **lifted)
-    for run in dict.fromkeys(some[0].run for some in found if some[0].run.strength == SHOWN):
+    for run in dict.fromkeys(some[0].run for some in found):
         line = [some for some in found if some[0].run == run]
         shares = np.array([share(yardstick, some) for some in line])
         tokens = [np.mean([point.tokens for point in some]) for some in line]
@@ -198,17 +236,24 @@ def draw(axis: Any, yardstick: Yardstick, found: list[list[Point]]) -> None:
 def main(folder: Path) -> None:
     """Train, draw, and write."""
     torch.set_num_threads(THREADS)
-    yardstick, found = Yardstick(folder), []
-    for seeds in RUNS:
-        found += [list(some) for some in zip(*(points(yardstick, run) for run in seeds), strict=True)]
-    rows = []
-    for strength in dict.fromkeys(some[0].run.strength for some in found):
-        rows += untrained(yardstick, strength)
-        rows += [row(yardstick, some) for some in found if some[0].run.strength == strength]
+    yardsticks = {kind: Yardstick(folder, kind) for kind in ("trained", "lexical")}
+    found = [
+        list(some)
+        for seeds in RUNS
+        for some in zip(*(points(yardsticks[run.rewards], run) for run in seeds), strict=True)
+    ]
+    found += [[point] for point in soups(yardsticks["trained"])]
+    rows, games = [], {(some[0].run.rewards, some[0].run.strength): list[list[Point]]() for some in found}
+    for some in found:
+        games[some[0].run.rewards, some[0].run.strength].append(some)
+    for kind, strength in sorted(games, key=lambda game: (game[0] != "trained", game[1])):
+        rows += untrained(yardsticks[kind], strength)
+        rows += [row(yardsticks[kind], some) for some in games[kind, strength]]
     write_table("policies.md", "training", HEADS, rows)
-    shown = [0, 1, 2, 3, 4, 8, 11]
+    shown = [0, 1, 2, 3, 4, 5, 9, 12]
     write_table("draws.md", "trained", [HEADS[k] for k in shown], [[one[k] for k in shown] for one in rows])
-    write_figure("training", lambda axis: draw(axis, yardstick, found), size=(6.0, 3.4), panels=1)
+    drawn = games["trained", SHOWN]
+    write_figure("training", lambda axis: draw(axis, yardsticks["trained"], drawn), size=(6.0, 3.4), panels=1)
 
 
 if __name__ == "__main__":

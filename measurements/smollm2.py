@@ -25,6 +25,11 @@ SYSTEM = ""
 """An empty system turn, which is shorter than the one that the model's template puts there."""
 ASKED = (PROMPTS[0], PROMPTS[3])
 TAPE, DRAWS, BATCH = 1024, 256, 256
+LEXICAL: tuple[dict[str, Any], ...] = (
+    {"name": "pleasant", "reward": "sentiment"},
+    {"name": "short", "reward": {"brevity": TOKENS}},
+)
+"""Groups whose rewards nobody trained, as configurations have them."""
 
 
 def group_documents(folder: Path) -> list[dict[str, Any]]:
@@ -66,17 +71,21 @@ def gains(scores: Array, log_ratios: Array, strength: float) -> Array:
 
 @final
 class Yardstick:
-    """The reference, its tape, and what they say about a policy. folder: keeps what was drawn."""
+    """The reference, its tape, and what they say about a policy.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.rewards = in_unit([GroupSpec.model_validate(group) for group in group_documents(folder)], folder)
+    folder: keeps what was drawn; kind: of rewards, trained or lexical.
+    """
+
+    def __init__(self, folder: Path, kind: str = "trained") -> None:
+        self.folder, self.kind = folder, kind
+        groups = group_documents(folder) if kind == "trained" else LEXICAL
+        self.rewards = in_unit([GroupSpec.model_validate(group) for group in groups], folder)
         self.reference = load_language_model(MODEL)
         self.tape = self.draws("tape", lambda: self.reference, TAPE)
 
     def draws(self, name: str, load: Callable[[], LanguageModel], count: int = DRAWS) -> Drawn:
         """Draw from a policy, or read what was drawn before under that name."""
-        path = self.folder / "drawn" / f"{name}.json"
+        path = self.folder / ("drawn" if self.kind == "trained" else f"drawn_{self.kind}") / f"{name}.json"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps(self._drawn(load(), count)), encoding="utf-8")

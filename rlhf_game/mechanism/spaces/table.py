@@ -139,9 +139,9 @@ class Table(PolicySpace[Sheets]):
     def views(self, policy: Any, rewards: Sequence[Any]) -> list[PolicyView]:
         """Return one view of each prompt."""
         sheets, found, is_flat = [self.read_boost(reward) for reward in rewards], [], self.layout.is_flat
+        policies = [policy.probabilities] if is_flat else policy.probabilities
         for b, (sheet, row) in enumerate(self.layout.places()):
-            p = np.asarray(policy.probabilities if is_flat else policy.probabilities[b])
-            rows = np.stack([reward[sheet][row] for reward in sheets])
+            p, rows = np.asarray(policies[b]), np.stack([reward[sheet][row] for reward in sheets])
             weight, q = float(self.prompt_weights[b]), self.reference[sheet][row]
             found.append(PolicyView("" if is_flat else f"Prompt {b + 1}", True, "outcome", weight, q, p, rows))
         return found

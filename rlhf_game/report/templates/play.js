@@ -5,15 +5,17 @@
   const SVG = "http://www.w3.org/2000/svg";
   const copy = (value) => JSON.parse(JSON.stringify(value));
   const total = (numbers) => numbers.reduce((a, b) => a + b, 0);
-  const show = (x) => (x <= -5e-4 ? "\u2212" : "") + Math.abs(x).toFixed(3);
-  const signed = (x) => (Math.abs(x) < 5e-4 ? "\u00b1" : x > 0 ? "+" : "\u2212") + Math.abs(Math.abs(x) < 5e-4 ? 0 : x).toFixed(3);
+  // Which way a number goes, where its third digit shows it.
+  const way = (x) => (x >= 5e-4 ? "more" : x <= -5e-4 ? "less" : "");
+  const show = (x, digits = 3) => (x <= -0.5 / 10 ** digits ? "\u2212" : "") + Math.abs(x).toFixed(digits);
+  const signed = (x) => ({ more: "+", less: "\u2212", "": "\u00b1" })[way(x)] + Math.abs(x).toFixed(3);
   const listed = (items) => (items.length > 1 ? `${items.slice(0, -1).join(", ")} and ${items[items.length - 1]}` : `${items[0]}`);
   const percent = (x) => (100 * x).toFixed(x < 0.0995 ? 1 : 0) + " %";
 
   function make(tag, properties = {}, ...children) {
     const node = document.createElement(tag);
     for (const [key, value] of Object.entries(properties)) {
-      if (key in node && key !== "list") node[key] = value; else node.setAttribute(key, value);
+      if (key in node) node[key] = value; else node.setAttribute(key, value);
     }
     node.append(...children);
     return node;
@@ -141,7 +143,7 @@
     const svg = draw("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": label });
     for (const v of [...(low < -high / 5 ? [low] : []), 0, high / 2, high]) {
       svg.append(draw("line", { class: "grid", x1: L, x2: W - R, y1: y(v), y2: y(v) }));
-      svg.append(draw("text", { class: "tick", x: L - 6, y: y(v) + 4, "text-anchor": "end" }, (v <= -0.005 ? "\u2212" : "") + Math.abs(v).toFixed(2)));
+      svg.append(draw("text", { class: "tick", x: L - 6, y: y(v) + 4, "text-anchor": "end" }, show(v, 2)));
     }
     svg.append(draw("line", { class: "mark-line", x1: x(truthAt), x2: x(truthAt), y1: T - 8, y2: H - B }));
     const side = truthAt < 0.2 ? "start" : truthAt > 0.8 ? "end" : "middle";
@@ -171,7 +173,7 @@
       make("th", { scope: "row" }, name), make("td", { className: "n" }, score(key)))));
     const score = (key) => {
       const gain = kept[role]?.[key];
-      return gain === undefined ? "not tried" : gain > 5e-4 ? signed(gain) : "nothing gained";
+      return gain === undefined ? "not tried" : way(gain) === "more" ? signed(gain) : "nothing gained";
     };
     const note = (key, gain) => {
       if (kept[role]?.[key] >= gain - 1e-12) return;
@@ -220,7 +222,11 @@
     }
     const row = (name, ...amounts) => make("tr", {}, make("th", { scope: "row" }, name), ...amounts.map((amount) => make("td", { className: "n" }, amount)));
     const sheet = (head, rows) => make("table", {}, make("thead", {}, make("tr", {}, ...head.map((name, k) => make("th", { scope: "col", className: k ? "n" : "" }, name)))), make("tbody", {}, ...rows));
-    const moved = (name, before, after) => row(name, show(before), show(after), signed(after - before));
+    const moved = (name, before, after) => {
+      const found = row(name, show(before), show(after), signed(after - before));
+      found.lastChild.className = `n ${way(after - before)}`;
+      return found;
+    };
 
     function chooser(label, names, at, pick) {
       const select = make("select", { "aria-label": label });
@@ -321,15 +327,13 @@
     }
 
     function numbers(honest, now) {
-      const cell = (kind, a, b) => [make("td", { className: "n" }, show(a)), make("td", { className: "n" }, show(b)),
-        make("td", { className: `n ${b - a > 5e-4 ? "more" : b - a < -5e-4 ? "less" : ""}`, "data-gain": kind }, signed(b - a))];
-      const body = [make("tr", {}, make("th", { scope: "row" }, "without payments"), ...cell("free", honest.free, now.free))];
+      const body = [moved("without payments", honest.free, now.free)];
       const names = liars();
       const all = `everybody together${weighed}, less what moving the model costs${weighed ? ", over your weight" : ""}${names.length ? ", by what the others say" : ""}`;
-      if (state.paid) body.push(...[["with payments", "paid"], [all, "all"]].map(([name, key]) => make("tr", {}, make("th", { scope: "row" }, name), ...cell(key, honest[key], now[key]))));
+      if (state.paid) body.push(moved("with payments", honest.paid, now.paid), moved(all, honest.all, now.all));
       parts.numbers.replaceChildren(...body);
       const gain = isTrue(state.me) ? 0 : gainOf(honest, now);
-      const colour = gain > 5e-4 ? "more" : gain < -5e-4 ? "less" : "";
+      const colour = way(gain);
       const lie = { more: `this lie gains you ${show(gain)}`, less: `this lie costs you ${show(-gain)}`, "": "this lie changes nothing for you" }[colour];
       parts.verdict.textContent = isTrue(state.me) ? "You are telling the truth." : `${names.length ? `Alone, against what ${listed(names)} now say${names.length > 1 ? "" : "s"}` : "As the others report now"}, ${lie}.`;
       parts.verdict.className = `verdict ${colour}`;
@@ -378,7 +382,7 @@
       const found = rules.climb(truth, pair, want, 2);
       const gain = found.gain - want(rules.honest);
       board.note("together", gain);
-      if (gain <= 5e-4) {
+      if (way(gain) !== "more") {
         report(copy(truth));
         parts.together.textContent = "Nothing that these two could say together was found to gain.";
         return;
@@ -412,7 +416,7 @@
       board.note("names", gain);
       parts.names.replaceChildren(
         sheet(["Bills", "one name", `${COUNTS[count]} names`], [...bills.map((due, k) => row(`Name ${k + 1}, ${parts_[k]} member${parts_[k] > 1 ? "s" : ""}`, "", show(due))), row("You pay in all", show(rules.honest.payments[me]), show(total(bills)))]),
-        make("p", {}, `The model stays the same, ${gain > 5e-4 ? `and you keep ${show(gain)} more` : gain < -5e-4 ? `and you pay ${show(-gain)} more` : "and so does what you pay"}.`));
+        make("p", {}, `The model stays the same, and ${{ more: `you keep ${show(gain)} more`, less: `you pay ${show(-gain)} more`, "": "so does what you pay" }[way(gain)]}.`));
     }
     function invent() {
       pays(true);
@@ -441,7 +445,7 @@
       const gain = best.reached - honest;
       board.note("provider", gain);
       const favourite = best.extra.reward[0].indexOf(Math.max(...best.extra.reward[0]));
-      if (gain <= 5e-4) { parts.provider.textContent = "No invented group was found that brings more."; return; }
+      if (way(gain) !== "more") { parts.provider.textContent = "No invented group was found that brings more."; return; }
       const after = bills(best.extra);
       parts.provider.replaceChildren(
         sheet(["Bills", "honest", "now", "change"], [...truth.map((group, i) => moved(group.name, rules.honest.payments[i], after[i])), moved("You collect", honest, best.reached)]),

@@ -23,6 +23,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Text, response_of, text_of
 from rlhf_game.files.documents import kind, shown
 from rlhf_game.files.rows import number_of, read_rows
+from rlhf_game.files.sampled import sizes_and_weights
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.sampled.sampled_payments import sampled_payments
 from rlhf_game.mechanism.sampled.sampled_settlement import jensen_gap
@@ -144,8 +145,7 @@ def _rewards(fields: RunConfig, rows: Sequence[_Rollout], columns: Sequence[str]
 
 
 def _curves(fields: RunConfig, rows: Sequence[_Rollout], rewards: Array) -> Rollouts:
-    sizes = np.array([float(group.size) for group in fields.groups])
-    multipliers = np.array([(fields.weights or {}).get(group.name, 1.0) for group in fields.groups])
+    sizes, multipliers = sizes_and_weights(fields.groups, fields.weights)
     places: dict[float, dict[Text, list[int]]] = {}
     for k, row in enumerate(rows):
         places.setdefault(row.step, {}).setdefault(row.prompt, []).append(k)

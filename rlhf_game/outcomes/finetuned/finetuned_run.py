@@ -28,6 +28,7 @@ from rlhf_game.files.sampled import (
     read_sampled_game,
     sampled_receipt,
     settle_sampled,
+    sizes_and_weights,
 )
 from rlhf_game.files.schema import parse_model
 from rlhf_game.files.tables import digest
@@ -137,8 +138,7 @@ def foreseen(configuration: Configuration) -> str | None:
     With how many draws of each prompt it would say something, from strength, sizes, prompts and draws alone.
     """
     fields, spec = configuration.fields, spec_of(configuration)
-    sizes = np.array([float(group.size) for group in fields.groups])
-    multipliers = np.array(list(fields.shares.values())) / sizes
+    sizes, multipliers = sizes_and_weights(fields.groups, fields.weights)
     game = SampledGame(sizes, multipliers, fields.strength, spec.level, _cap(fields, spec)[0])
     prompts, rng = len(configuration.source.prompts), np.random.default_rng(0)
     tightness = foreseen_tightness(game, prompts, spec.samples, rng)
@@ -236,9 +236,8 @@ def _cap(fields: RunConfig, spec: FinetunedSpec) -> tuple[float, CapFrom]:
         return spec.cap, "cap"
     if spec.size_limit is None:
         return least_cap(np.array(list(fields.shares.values())), fields.strength), "sizes"
-    weights = fields.weights or {}
-    most = np.array([weights.get(name, 1.0) * spec.size_limit for name in fields.shares])
-    return least_cap(most, fields.strength), "size_limit"
+    multipliers = sizes_and_weights(fields.groups, fields.weights)[1]
+    return least_cap(multipliers * spec.size_limit, fields.strength), "size_limit"
 
 
 def _deliver_soup(configuration: Configuration, document: dict[str, Any], folder: RunFolder) -> dict[str, Any]:

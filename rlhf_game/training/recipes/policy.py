@@ -13,6 +13,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Text
 from rlhf_game.files.documents import shown
 from rlhf_game.files.prompt_rows import Prompts, prompts_of
+from rlhf_game.files.sampled import sizes_and_weights
 from rlhf_game.files.schema import Name, Positive, Strict
 from rlhf_game.files.training_fields import Count, LoraSpec, ModelFields, PolicyTrainerFields, Seed
 from rlhf_game.mechanism.arrays import Array
@@ -104,8 +105,8 @@ class PolicyFields(TrainingFields, PolicyTrainerFields, ModelFields, ABC):
 
     def training(self) -> "PolicyTraining":
         """Return the training itself. Raises InputError where its fields do not go together."""
-        mu = self.weights or {}
-        shares = (mu.get(group.name, 1.0) * group.size for group in self.groups)
+        sizes, multipliers = sizes_and_weights(self.groups, self.weights)
+        shares = (multipliers * sizes).tolist()
         how = self.optimization(self.lora, self.seed, keeps_checkpoints=self.keeps_checkpoints)
         return training_of(self, self.reference, self.strength, shares, how, self.system)
 

@@ -84,6 +84,7 @@ def evaluations(regularizer: Any, weights: Array, rewards: Sequence[Array], refe
     link, z = optimum.link, optimum.slacks.at()
     share = np.concatenate([1e-3 * (reward - reward.mean(axis=1, keepdims=True)) for reward in rewards]).ravel()
     slack = np.tile(z.ravel(), len(rewards))
+    share *= np.abs(slack)  # a slack that is in the link's domain stays there
     parts = [slice(start, start + departures.PIECE) for start in range(0, share.size, departures.PIECE)]
     density = link.density(slack[None])
 

@@ -186,7 +186,8 @@ def by_row(weights: Array, rows: int) -> Array:
 
 def _accumulate(total: Array, weights: Array, rewards: Sequence[Array], held: Array | None) -> None:
     """Add sum_i weights_i (r_i - held_i) to ``total`` [B, m], block by block. weights, held: [n, B]."""
-    workspace = np.empty(max(min(TEMPORARIES * BLOCK, len(rewards) * total.size), 1))
+    widest = min(total.size, max(BLOCK // TEMPORARIES, 1))  # entries of a block
+    workspace = np.empty(max(min(TEMPORARIES * BLOCK, len(rewards) * widest), 1))
     for block in blocks(total.shape, TEMPORARIES, rewards):
         rows, target = block[0], total[block]
         step = max(1, workspace.size // target.size)

@@ -1,6 +1,6 @@
 """``rlhf-game run``: draw candidates, score them, settle; each stage is done once and an interrupted one goes on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -151,32 +151,29 @@ def spreads(
     folder: RunFolder,
 ) -> dict[str, Any]:
     """Return how far the money depends on questions, over system prompts, and on the members of ensembles, or None."""
-    found = {"over_members": _members_spread(config, game, prompts, drawn, origin, folder)}
+    rewards = read_rewards(folder)[0]
+
+    def table_of(name: str, own: Sequence[float]) -> Table:
+        document = game_document(config, prompts, drawn, origin, {**rewards, name: own})
+        (reward,) = (group["reward"] for group in document["groups"] if group["name"] == name)
+        return from_lists(reward)
+
+    found = {"over_members": _members_spread(config, game, table_of, folder)}
     if "system_prompts" in origin:
-        rewards = read_rewards(folder)[0]
         found["over_questions"] = over_questions(game, origin, len(prompts), rewards, config.seed)
     return found
 
 
 def _members_spread(
-    config: RunConfig,
-    game: Game,
-    prompts: Sequence[str],
-    drawn: DrawnCandidates,
-    origin: Mapping[str, Any],
-    folder: RunFolder,
+    config: RunConfig, game: Game, table_of: Callable[[str, Sequence[float]], Table], folder: RunFolder
 ) -> dict[str, Any] | None:
     """Return the bills under the members of ensembles (see over_members); None where no group has one.
 
-    Where a member cannot be a report (its own map or the domain refuses it), ``unknown`` says why.
+    table_of: gives the table of a group in the game, from its rewards. Where a member cannot be a report (its own map
+    or the domain refuses it), ``unknown`` says why.
     """
     try:
-        members, rewards = member_rewards(config, folder), read_rewards(folder)[0]
-        tables: dict[str, list[Table]] = {}
-        for i, group in enumerate(config.groups):
-            for own in members.get(group.name, ()):
-                said = game_document(config, prompts, drawn, origin, {**rewards, group.name: own})
-                tables.setdefault(group.name, []).append(from_lists(said["groups"][i]["reward"]))
+        tables = {name: [table_of(name, own) for own in each] for name, each in member_rewards(config, folder).items()}
         return over_members(replace(game, name="a member"), tables, config.seed) if tables else None
     except InputError as error:
         return {"unknown": str(error)}

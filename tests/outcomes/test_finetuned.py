@@ -23,6 +23,7 @@ from rlhf_game.training_backends.lm.models import load_language_model
 from rlhf_game.training_backends.lm.sampling import log_probabilities
 from rlhf_game.training_backends.trainers.policies import load_policy
 from tests.cli.runner import run as command
+from tests.outcomes.forged import differences_after
 from tests.outcomes.listed import GOOD, LONGEST, QUICK, SIZES, STRENGTH, Truth, Write, document, finished
 from tests.training_backends.trainers.policies.enumerable import PROMPT, responses
 
@@ -261,19 +262,10 @@ def test_a_changed_receipt_draw_score_or_policy_is_found(tuned: Write, tmp_path:
 def test_a_game_that_is_not_its_configurations_is_found_though_receipt_and_seal_fit_it(
     good: FinetunedRun, tmp_path: Path, change: dict[str, Any], said: str
 ) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(good.folder, out)
-    assert command("verify", out).code == 0
-    game = json.loads((out / "game.json").read_text())
-    (out / "game.json").write_text(json.dumps(game | change))
-    forged = sampled_receipt(read_sampled_game(out / "game.json")).with_provenance(good.receipt["provenance"])
-    (out / "receipt.json").unlink()
-    workspace = Workspace(out)
-    workspace.forget(out)
-    workspace.finish(out / "receipt.json", forged.text().encode())
-    assert command("verify", out / "receipt.json", out / "game.json").code == 0
-    found = command("verify", out)
-    assert (found.code, f"game.json: {said}" in found.out) == (3, True)
+    found = differences_after(
+        good.folder, tmp_path / "out", change, lambda game: sampled_receipt(read_sampled_game(game))
+    )
+    assert f"game.json: {said}" in found
 
 
 def test_soups_are_a_menu_that_the_menu_space_settles(tuned: Write, place: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from measurements.measured import write_figure, write_table
-from rlhf_game.mechanism.sampled.sampled_settlement import SampledGame, certify, least_cap
+from rlhf_game.mechanism.sampled.sampled_settlement import SampledGame, least_cap, welfare_gap
 from rlhf_game.optimization import Optimization, Pretrained
 from rlhf_game.training_backends.lm.models import load_language_model
 from rlhf_game.training_backends.trainers.policies import PolicyTraining, load_policy, train_policy
@@ -47,7 +47,7 @@ def trained(trainer: Any, seed: int, model: Path, out: Path) -> tuple[list[Path]
 def gaps(truth: Truth, p: np.ndarray, rng: np.random.Generator) -> tuple[float, float, float]:
     """Return the true gap, its estimate and what is certified, of a policy over all responses: p, [m]."""
     game = SampledGame(SIZES, np.ones(2), STRENGTH, 0.95, least_cap(SIZES, STRENGTH))
-    found = certify(game, truth.samples(p, DRAWS, rng), truth.samples(truth.q, DRAWS, rng), None).gap
+    found = welfare_gap(game, truth.samples(p, DRAWS, rng), truth.samples(truth.q, DRAWS, rng))
     return truth.best(SIZES) - truth.welfare(p, SIZES), float(found.value), float(found.high)
 
 

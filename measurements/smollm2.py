@@ -15,7 +15,7 @@ import numpy as np
 from measurements.measure_draws import PROMPTS, SIZES
 from measurements.measure_tape import reward_model
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.sampled.sampled_settlement import PolicySamples, SampledGame, certify, least_cap
+from rlhf_game.mechanism.sampled.sampled_settlement import PolicySamples, SampledGame, least_cap, welfare_gap
 from rlhf_game.outcomes.finetuned.finetuned_training import in_unit
 from rlhf_game.outcomes.run_config import GroupSpec
 from rlhf_game.training_backends import LanguageModel, Sampling, load_language_model, log_probabilities, sample
@@ -133,5 +133,5 @@ class Yardstick:
     def certified(self, drawn: Drawn, strength: float) -> tuple[float, float]:
         """Return the gap as a settlement estimates it from the policy's draws, and what it certifies."""
         game = SampledGame(SIZES, np.ones(len(SIZES)), strength, 0.95, least_cap(SIZES, strength))
-        gap = certify(game, drawn.samples, self.tape.samples, None).gap
+        gap = welfare_gap(game, drawn.samples, self.tape.samples)
         return float(gap.value), float(gap.high)

@@ -27,9 +27,9 @@ from rlhf_game.mechanism.sampled.sampled_settlement import (
     PolicySamples,
     SampledGame,
     SampledSettlement,
-    certify,
     least_cap,
     settle_samples,
+    welfare_gap,
 )
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 from rlhf_game.mechanism.training import AffineRule, Trained
@@ -179,7 +179,7 @@ class FinetunedPolicy(Policy[TextReward]):
         delivered, reference = space.score(rewards, draws), space.score(rewards, space.reference)
         self.welfare = float(game.welfare(delivered, game.level).value)
         self.divergence = float(game.costs(delivered).mean())
-        self.gap = float(certify(game, delivered, reference, None).gap.high)
+        self.gap = float(welfare_gap(game, delivered, reference).high)
 
     def values(self, rewards: Sequence[TextReward]) -> Array:
         """Return the mean of each reward over the draws: [k]."""

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.sampled.sampled_settlement import PolicySamples, SampledGame, certify
+from rlhf_game.mechanism.sampled.sampled_settlement import PolicySamples, SampledGame, welfare_gap
 
 MOST = 2**17
 """Draws of all prompts together that are looked at."""
@@ -28,7 +28,7 @@ def foreseen_tightness(game: SampledGame, prompts: int, draws: int, rng: np.rand
     picked = np.stack([_picked(row, draws, rng) for row in log_ratios])
     rewards = np.take_along_axis(pool, picked[None], axis=2)
     delivered = PolicySamples(rewards, np.take_along_axis(log_ratios, picked, axis=1))
-    return certify(game, delivered, PolicySamples(reference, np.zeros((prompts, draws))), None).tightness
+    return game.tightness(welfare_gap(game, delivered, PolicySamples(reference, np.zeros((prompts, draws)))))
 
 
 def draws_that_would_do(game: SampledGame, prompts: int, draws: int, rng: np.random.Generator) -> int | None:

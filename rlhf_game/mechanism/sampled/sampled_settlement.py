@@ -110,6 +110,10 @@ class SampledGame:
         """Return the capped log ratios: [B, N]."""
         return np.clip(samples.log_ratios, -self.cap, self.cap)
 
+    def tightness(self, gap: Estimate) -> float:
+        """Return the bound on a gap over all that can be at stake, sum_i g_i."""
+        return float(gap.high) / _sum(self.shares)
+
     def _mean(self, shares: Array, samples: PolicySamples, level: float) -> Estimate:
         worth = np.tensordot(shares, samples.rewards, 1) - self.strength * self.costs(samples)
         reach = self.strength * self.cap
@@ -303,11 +307,7 @@ def certify(
     game: SampledGame, delivered: PolicySamples, reference: PolicySamples, others: OthersWelfare | None
 ) -> Certificate:
     """Return what holds for the delivered policy whatever a group says, see ``Certificate``."""
-    level = game.at(2)
-    best = max_welfare(_scores(game.shares, reference), game.strength, (0.0, _sum(game.shares)), level=level)
-    held = game.welfare(delivered, level)
-    low, high = np.maximum(best.low - held.high, 0.0), np.maximum(best.high - held.low, 0.0)
-    gap = _inside(_gap(game, delivered), Estimate(low, low, high, game.level), game.level)
+    level, gap = game.at(2), welfare_gap(game, delivered, reference)
     slack = None if others is None else others.slack(game)
     stake = np.minimum(gap.high, _largest_gains(game, delivered, reference))
     bracket = best_welfare(game, reference, level) + game.others_welfare(delivered, level).scaled(-1.0)
@@ -316,8 +316,17 @@ def certify(
         gap=gap,
         regret_bounds=None if slack is None else (stake + slack) / game.multipliers,
         affine_payments=_at_level(bracket.scaled(1 / game.multipliers), game.level),
-        tightness=float(gap.high) / _sum(game.shares),
+        tightness=game.tightness(gap),
     )
+
+
+def welfare_gap(game: SampledGame, delivered: PolicySamples, reference: PolicySamples) -> Estimate:
+    """Return max ASW - ASW(p^): []."""
+    level = game.at(2)
+    best = max_welfare(_scores(game.shares, reference), game.strength, (0.0, _sum(game.shares)), level=level)
+    held = game.welfare(delivered, level)
+    low, high = np.maximum(best.low - held.high, 0.0), np.maximum(best.high - held.low, 0.0)
+    return _inside(_gap(game, delivered), Estimate(low, low, high, game.level), game.level)
 
 
 def _largest_gains(game: SampledGame, delivered: PolicySamples, reference: PolicySamples) -> Array:

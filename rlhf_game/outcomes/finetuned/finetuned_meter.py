@@ -58,13 +58,14 @@ def meter_trained(path: Path, served: Sequence[Served], config: Path | None = No
     run = _TrainedRun(RunFolder(Workspace(path)), configuration_of(path, config))
     asked = [run.tokens_of(one) for one in served]
     known = [one for one in asked if one is not None]
-    places = sorted({b for b, _ in known})
-    drawn = [one for one in run.drawn if one[0] in places]
+    places, counts = np.unique([b for b, _ in known], return_counts=True)
+    wanted = set(places.tolist())
+    drawn = [one for one in run.drawn if one[0] in wanted]
     found = run.prices([*known, *drawn])
     prices = np.full((len(found), len(served)), np.nan)
     prices[:, [one is not None for one in asked]] = found[:, : len(known)]
-    laws = [found[:, len(known) :][:, [at == b for at, _ in drawn]] for b in places]
-    counts = np.array([sum(at == b for at, _ in known) for b in places], dtype=np.float64)
+    of_draws, at = found[:, len(known) :], np.array([b for b, _ in drawn])
+    laws = [of_draws[:, at == b] for b in places]
     names = tuple(group.name for group in run.game.fields.groups)
     total = student_total(np.stack(laws, axis=1) if laws else np.zeros((len(names), 0, 2)), counts, LEVEL)
     return Metered(names, prices, total)
@@ -110,16 +111,20 @@ class _TrainedRun:
         return [self._row(k) for k in self._rows(self.delivered)]
 
     @cached_property
+    def _prompts(self) -> dict[str, int]:
+        words = self.configuration.source.words
+        return {words[b]: b for b in reversed(range(len(words)))}
+
+    @cached_property
     def _drawn_texts(self) -> dict[tuple[int, str], Said]:
         texts = self.columns["text"]
         return {(self.columns["prompt"][k], texts[k]): self._row(k) for k in reversed(self._rows(self.delivered))}
 
     def tokens_of(self, one: Served) -> Said | None:
         """Return a row of the log as tokens; None where it is no response that the policy could give."""
-        words = self.configuration.source.words
-        if one.prompt not in words:
+        b, spec = self._prompts.get(one.prompt), spec_of(self.configuration)
+        if b is None:
             return None
-        b, spec = words.index(one.prompt), spec_of(self.configuration)
         if (b, one.response) in self._drawn_texts:
             return self._drawn_texts[b, one.response]
         system, prompt = self.configuration.source.system, self.configuration.source.prompts[b]
@@ -131,11 +136,12 @@ class _TrainedRun:
     def prices(self, said: Sequence[Said]) -> Array:
         """Return (strength / mu) log p / p_-i of responses: [n, k]."""
         fields, distinct = self.game.fields, list(dict.fromkeys(said))
+        places = {one: k for k, one in enumerate(distinct)}
         sizes, multipliers = sizes_and_weights(fields.groups, fields.weights)
         here = self._logs(self.delivered, distinct)
         alone = [self._logs(without(group.name, len(sizes)), distinct) for group in fields.groups]
         prices = fields.strength / multipliers[:, None] * (here - np.array(alone))
-        return np.asarray(prices[:, [distinct.index(one) for one in said]])
+        return np.asarray(prices[:, [places[one] for one in said]])
 
     def _logs(self, policy: str, said: Sequence[Said]) -> Array:
         """Return log p of responses, [k], after some of the policy's own draws are found to be as likely as they were.

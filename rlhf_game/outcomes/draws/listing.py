@@ -5,12 +5,13 @@ these can be listed, what lies gain on the table of them is what they gain in ex
 cannot, the texts that the tape holds are candidates like others: the same rule over them alone.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal, final
+
+import numpy as np
 
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.files.documents import parse_json, read_text, shown
@@ -97,14 +98,15 @@ def _played_exact(configuration: Configuration) -> PlayedDraws:
 def _played_tape(game: DrawnGame, why: str) -> PlayedDraws:
     """Return the game over the distinct whole texts among a tape's proposals, with how often each was proposed."""
     fields, columns = game.fields, read_parquet(game.folder / game.fields.tape.file)[0]
-    rows = [k for k, part in enumerate(columns["part"]) if part == MAIN and columns["is_whole"][k]]
-    counts = Counter((columns["prompt"][k], columns["response"][k]) for k in rows)
-    rewards = {(columns["prompt"][k], columns["response"][k]): k for k in rows}
-    by_prompt = [[key for key in counts if key[0] == b] for b in range(fields.prompts)]
+    rows: list[dict[str, list[int]]] = [{} for _ in range(fields.prompts)]  # of each prompt's texts
+    for k, part in enumerate(columns["part"]):
+        if part == MAIN and columns["is_whole"][k]:
+            rows[columns["prompt"][k]].setdefault(columns["response"][k], []).append(k)
+    counts = [np.array([len(alike) for alike in of.values()]) for of in rows]
     document = {
         "space": "table",
-        "reference": [[counts[key] / sum(counts[one] for one in keys) for key in keys] for keys in by_prompt],
-        "outcomes": [[text for _, text in keys] for keys in by_prompt],
+        "reference": [(of / of.sum()).tolist() for of in counts],
+        "outcomes": [list(of) for of in rows],
         "regularizer": fields.regularizer,
         "strength": fields.strength,
         "normalization": "none",
@@ -114,17 +116,18 @@ def _played_tape(game: DrawnGame, why: str) -> PlayedDraws:
                 "name": group.name,
                 "size": group.size,
                 "reward": [
-                    [min(columns[f"reward:{group.name}"][rewards[key]], group.ceiling) for key in keys]
-                    for keys in by_prompt
+                    [min(columns[f"reward:{group.name}"][alike[-1]], group.ceiling) for alike in of.values()]
+                    for of in rows
                 ],
             }
             for group in fields.groups
         ],
         **({} if fields.weights is None else {"weights": fields.weights}),
     }
+    texts = sum(map(len, rows))
     said = (
         f"not audited: the exact game, for {why}. What is proved of it is the rule, by theorem, and what the receipt "
-        f"certifies, in expectation over draws. Audited instead: the rule over the {len(counts)} texts on the tape "
+        f"certifies, in expectation over draws. Audited instead: the rule over the {texts} texts on the tape "
         "alone, as if they had been candidates; that says nothing about texts that are not on it"
     )
     return PlayedDraws(document, "tape", "on the tape's texts alone", said, game.sha256)

@@ -2,6 +2,7 @@
 // A game that a reader may cheat in. Each element of class "play" holds {game, truth, story} as JSON in data-game.
 (() => {
   const POINTS = 40;
+  const ROUNDS = 3; // of each search
   const SVG = "http://www.w3.org/2000/svg";
   const copy = (value) => JSON.parse(JSON.stringify(value));
   const total = (numbers) => numbers.reduce((a, b) => a + b, 0);
@@ -54,12 +55,12 @@
       return { ...result, worth };
     };
     // What the model is tuned for, by the true wishes: no reports make it more than the true ones do.
-    const net = (result, worths = result.worth) => total(worths.map((worth, i) => (game.weights ? game.weights[i] : 1) * worth)) + (game.boosts ? Settlement.value(game, result.policy, game.boosts) : 0) - game.strength * result.divergence;
+    const net = (result, worths = result.worth) => total(worths.map((worth, i) => game.weights[i] * worth)) + (game.boosts ? Settlement.value(game, result.policy, game.boosts) : 0) - game.strength * result.divergence;
     const honest = outcome(truth);
 
     // Climb from several reports of the members, the others reporting as in base; objective(result) is what the members
     // want more of. A lower bound by nature.
-    function climb(base, members, objective, seed, rounds = 3) {
+    function climb(base, members, objective, seed) {
       const random = generator(seed);
       const settleWith = (changes) => objective(outcome(base.map((one, i) => changes[i] || one)));
       let best = { gain: -Infinity, changes: null };
@@ -80,7 +81,7 @@
       for (const start of starts) {
         let changes = start;
         let reached = settleWith(changes);
-        for (let round = 0; round < rounds; round += 1) {
+        for (let round = 0; round < ROUNDS; round += 1) {
           for (const i of members) {
             for (const size of [1, truth[i].size, limit, changes[i].size + 1, changes[i].size - 1]) {
               if (size < 1 || size > limit) continue;
@@ -113,17 +114,17 @@
   function utilities(rules, reports, i) {
     const result = rules.outcome(reports);
     const worths = result.worth.map((worth, j) => (j === i ? worth : reports[j].size * result.values[j]));
-    const all = rules.net(result, worths) / (rules.game.weights ? rules.game.weights[i] : 1);
+    const all = rules.net(result, worths) / rules.game.weights[i];
     return { free: result.worth[i], paid: result.worth[i] - result.payments[i], all, result };
   }
 
   // The bill of group i in two parts: what the others lose by its report, and what the provider's closeness costs.
-  function bill(rules, reports, i) {
-    const mu = rules.game.weights || reports.map(() => 1);
-    const without = Settlement.settle(rules.game, reports.map((one, j) => (j === i ? { ...one, size: 0 } : one)));
-    const now = Settlement.settle(rules.game, reports);
-    const others = total(reports.map((one, j) => (j === i ? 0 : mu[j] * one.size * (without.values[j] - now.values[j]))));
-    return { total: now.payments[i], others: others / mu[i], provider: now.payments[i] - others / mu[i] };
+  // now: how the reports are settled.
+  function bill({ game }, reports, i, now) {
+    const without = Settlement.settle(game, reports.map((one, j) => (j === i ? { ...one, size: 0 } : one)));
+    const lost = reports.map((one, j) => (j === i ? 0 : game.weights[j] * one.size * (without.values[j] - now.values[j])));
+    const others = total(lost) / game.weights[i];
+    return { total: now.payments[i], others, provider: now.payments[i] - others };
   }
 
   function curve(rules, reports, i, at) {
@@ -167,7 +168,7 @@
     let kept = {};
     let role = 0;
     const mine = JSON.stringify([rules.game, rules.truth]).split("").reduce((h, c) => (Math.imul(h, 31) + c.charCodeAt(0)) | 0, 7);
-    try { kept = JSON.parse(localStorage.getItem(`${KEY}-${mine}`)) || {}; } catch { kept = {}; }
+    try { kept = JSON.parse(localStorage.getItem(`${KEY}-${mine}`)) || {}; } catch { /* a page of a private window has none */ }
     const table = make("tbody");
     const render = () => table.replaceChildren(...Object.entries(NAMES).map(([key, name]) => make("tr", {},
       make("th", { scope: "row" }, name), make("td", { className: "n" }, score(key)))));
@@ -178,11 +179,10 @@
     const note = (key, gain) => {
       if (kept[role]?.[key] >= gain - 1e-12) return;
       kept[role] = { ...kept[role], [key]: gain };
-      try { localStorage.setItem(`${KEY}-${mine}`, JSON.stringify(kept)); } catch { /* a page of a private window keeps nothing */ }
+      try { localStorage.setItem(`${KEY}-${mine}`, JSON.stringify(kept)); } catch { /* nor keeps any */ }
       render();
     };
     const forget = () => { kept = {}; try { localStorage.removeItem(`${KEY}-${mine}`); } catch { /* likewise */ } render(); };
-    render();
     return { table, note, forget, of: (i) => { role = i; render(); } };
   }
 
@@ -195,19 +195,19 @@
     const parts = Object.fromEntries([...root.querySelectorAll("[data-part]")].map((node) => [node.dataset.part, node]));
     const mine = () => state.reports[state.me];
     const labels = () => data.outcomes[state.prompt];
-    const weighed = game.boosts || (game.weights || []).some((w) => w !== 1) ? ", as the provider weighs them" : "";
+    const weighed = game.boosts || game.weights.some((w) => w !== 1) ? ", as the provider weighs them" : "";
     const namesOf = (size) => Math.min(COUNTS.length - 1, size); // a group of two has no third name
     const isTrue = (i) => ["size", "reward"].every((key) => JSON.stringify(state.reports[i][key]) === JSON.stringify(truth[i][key]));
     const liars = () => truth.flatMap((group, i) => (i === state.me || isTrue(i) ? [] : [group.name]));
 
-    // What was told of one set of reports is taken back when the reports change: the page says again what it said at first.
-    const told = ["searched", "together", "names", "provider"].filter((key) => parts[key]).map((key) => [parts[key], parts[key].textContent]);
-    const takeBack = () => told.forEach(([node, first]) => node.replaceChildren(first));
+    // What was told of one set of reports is taken back when the reports change.
+    const takeBack = () => ["searched", "together", "names", "provider"].forEach((key) => parts[key]?.replaceChildren());
     function rank() {
       board.of(state.me);
       if (!data.story) return;
       const { name, size, reward } = truth[state.me];
       parts.player.textContent = name;
+      parts.weighed.textContent = weighed;
       const count = COUNTS[namesOf(size)];
       parts.count.textContent = `${count} group${size > 1 ? "s that share" : " that has"} your members`;
       parts.split.textContent = `Appear as ${count} group${size > 1 ? "s" : ""}`;
@@ -313,9 +313,10 @@
       plot(parts.sizes, { points: curve(rules, reports, me, sized), most, now: at(lie.size), truthAt: at(truth[me].size), truthName: `you are ${truth[me].size}`, left: "1 member", right: `${rules.limit} members`,
         paid: state.paid, label: "What you get against the number of members that you claim" });
       invoice(reports, now);
-      if (!isTrue(me) && !liars().length) board.note(state.paid ? "paid" : "free", gainOf(honest, now));
+      if (!isTrue(me) && !liars().length) board.note(rule(), gainOf(honest, now));
     }
-    const gainOf = (honest, now) => (state.paid ? now.paid - honest.paid : now.free - honest.free);
+    const rule = () => (state.paid ? "paid" : "free");
+    const gainOf = (honest, now) => now[rule()] - honest[rule()];
 
     function policy(before, after) {
       parts.policy.replaceChildren(...labels().map((label, x) => {
@@ -343,7 +344,7 @@
 
     function invoice(reports, now) {
       if (!parts.bill) return;
-      const due = bill(rules, reports, state.me);
+      const due = bill(rules, reports, state.me, now.result);
       const worth = now.result.worth[state.me];
       const home = game.boosts ? "its old habits and the provider's wishes" : "its old habits";
       const line = (name, off, amount) => row(amount < 0 ? `Off the bill: ${off}` : name, show(Math.abs(amount)));
@@ -360,7 +361,7 @@
       const found = rules.climb(base, [me], want, 1);
       const gain = found.gain - want(rules.outcome(base));
       report(state.reports.map((one, i) => (i !== me ? one : gain < 1e-9 ? copy(truth[me]) : { ...truth[me], ...copy(found.changes[me]) })));
-      if (!liars().length) board.note(state.paid ? "paid" : "free", gain);
+      if (!liars().length) board.note(rule(), gain);
       parts.searched.textContent = gain < 1e-9 ? `${found.tried} lies were tried. None gains anything as the others report now: the truth is your best report.` : `${found.tried} lies were tried. This one gains ${show(gain)} as the others report now.`;
       return { gain, tried: found.tried };
     }
@@ -407,29 +408,29 @@
       const me = state.me;
       const size = truth[me].size;
       const count = namesOf(size);
-      const parts_ = Array.from({ length: count }, (_, k) => Math.floor(size / count) + (k < size % count ? 1 : 0));
+      const sizes = Array.from({ length: count }, (_, k) => Math.floor(size / count) + (k < size % count ? 1 : 0));
       if (count < 2) { parts.names.textContent = "A group of one member cannot be divided."; return; }
-      const split = [...truth.filter((_, j) => j !== me), ...parts_.map((w) => ({ ...truth[me], size: w }))];
-      const mu = game.weights && [...game.weights.filter((_, j) => j !== me), ...parts_.map(() => game.weights[me])];
-      const bills = Settlement.settle({ ...game, weights: mu }, split).payments.slice(truth.length - 1);
+      const split = [...truth.filter((_, j) => j !== me), ...sizes.map((w) => ({ ...truth[me], size: w }))];
+      const weights = [...game.weights.filter((_, j) => j !== me), ...sizes.map(() => game.weights[me])];
+      const bills = Settlement.settle({ ...game, weights }, split).payments.slice(truth.length - 1);
       const gain = rules.honest.payments[me] - total(bills);
       board.note("names", gain);
       parts.names.replaceChildren(
-        sheet(["Bills", "one name", `${COUNTS[count]} names`], [...bills.map((due, k) => row(`Name ${k + 1}, ${parts_[k]} member${parts_[k] > 1 ? "s" : ""}`, "", show(due))), row("You pay in all", show(rules.honest.payments[me]), show(total(bills)))]),
+        sheet(["Bills", "one name", `${COUNTS[count]} names`], [...bills.map((due, k) => row(`Name ${k + 1}, ${sizes[k]} member${sizes[k] > 1 ? "s" : ""}`, "", show(due))), row("You pay in all", show(rules.honest.payments[me]), show(total(bills)))]),
         make("p", {}, `The model stays the same, and ${{ more: `you keep ${show(gain)} more`, less: `you pay ${show(-gain)} more`, "": "so does what you pay" }[way(gain)]}.`));
     }
     function invent() {
       pays(true);
       report(copy(truth));
       const random = generator(3);
-      const bills = (extra) => Settlement.settle({ ...game, weights: game.weights && [...game.weights, 1] }, [...truth, extra]).payments.slice(0, truth.length);
+      const bills = (extra) => Settlement.settle({ ...game, weights: [...game.weights, 1] }, [...truth, extra]).payments.slice(0, truth.length);
       const revenue = (extra) => total(bills(extra));
       const honest = total(rules.honest.payments);
       let best = null;
       for (let start = 0; start < 20; start += 1) {
         let extra = { reward: rules.fit(game.reference.map((row) => row.map(() => (random() < 0.5 ? 0 : rules.top)))), size: rules.limit };
         let reached = revenue(extra);
-        for (let round = 0; round < 3; round += 1) {
+        for (let round = 0; round < ROUNDS; round += 1) {
           extra.reward.forEach((row, b) => row.forEach((_, x) => {
             for (const level of [0, rules.top / 2, rules.top]) {
               const reward = copy(extra.reward);
@@ -477,7 +478,7 @@
       const [honest, now] = [sincere(sent()), sent()].map((reports) => utilities(rules, reports, state.me));
       return { paid: now.paid - honest.paid, all: now.all - honest.all };
     };
-    root.api = { state, rules, bestLie, gains, bill: () => bill(rules, sent(), state.me), pays };
+    root.api = { state, rules, bestLie, gains, bill: () => bill(rules, sent(), state.me, rules.outcome(sent())), pays };
 
     const steps = [...root.querySelectorAll(".step")];
     if (!steps.length) return;
@@ -490,8 +491,8 @@
       parts.back.disabled = step === 0;
       parts.next.disabled = step === steps.length - 1;
       parts.skip.hidden = step === steps.length - 1;
-      state.reports = truth.map((group, i) => (i === state.me ? mine() : copy(group)));
-      pays(steps[step].dataset.pays === "yes"); // every step starts with honest others
+      state.reports = truth.map((group, i) => (i === state.me ? mine() : copy(group))); // every step starts with honest others
+      pays(steps[step].dataset.pays === "yes");
     };
     press("back", () => { go(step - 1); parts.story.focus(); });
     press("next", () => { go(step + 1); parts.story.focus(); });

@@ -35,8 +35,7 @@ const Settlement = (() => {
   }
 
   function settle(game, reports) {
-    const { reference, promptWeights, strength } = game;
-    const mu = game.weights || reports.map(() => 1);
+    const { reference, promptWeights, strength, weights: mu } = game;
     const mean = (ofPrompt) => dot(promptWeights, reference.map((_, b) => ofPrompt(b)));
     const shares = reports.map((one, i) => one.reward.map((row) => row.map((r) => mu[i] * one.size * r / strength)));
     const score = reference.map((row, b) => row.map((_, k) =>

@@ -265,8 +265,9 @@ def test_the_page_fits_every_width_and_colour(played: Browser, width: int, schem
 def test_on_paper_the_whole_story_is_there(played: Browser) -> None:
     played.devtools("Emulation.setEmulatedMedia", media="print")
     try:
-        assert all(played.run("return [...document.querySelectorAll('.step')].map(s => s.checkVisibility())"))
-        assert not played.run("return document.querySelector('[data-part=next]').checkVisibility()")
+        seen = "return [...document.querySelectorAll('{}')].map(s => s.checkVisibility())"
+        assert all(played.run(seen.format(".step, .tally, .curves, .invoice, .act")))
+        assert not any(played.run(seen.format("[data-part=next], .presses, .switch, .act button")))
     finally:
         played.devtools("Emulation.setEmulatedMedia", media="")
         played.prefer("light")

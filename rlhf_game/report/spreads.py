@@ -33,11 +33,25 @@ class OverQuestions(Strict):
 
 
 @final
+class BillsOfMembers(Strict):
+    """The least, the middle and the largest bill of several."""
+
+    min: float
+    median: float
+    max: float
+
+    @property
+    def numbers(self) -> tuple[float, float, float]:
+        """The median and its ends."""
+        return self.median, self.min, self.max
+
+
+@final
 class BillSpread(Strict):
     """A group's bill under several rewards; of its own ensemble also how far members are from the report."""
 
     name: str
-    payment: dict[str, float]
+    payment: BillsOfMembers
     members: int = 0
     error: float = 0.0
     regret_bound: float | None = None
@@ -74,9 +88,10 @@ def spread_blocks(receipt: Receipt) -> tuple[Block, ...]:
 
 
 def _questions(said: OverQuestions) -> TableBlock:
-    numbers = [[getattr(group, name) for group in said.groups] for name in ("value", "payment", "utility")]
+    names = ("value", "payment", "utility")
+    numbers = [[getattr(group, name) for group in said.groups] for name in names]
     header, rows = ["group"], [[group.name for group in said.groups]]
-    for name, values in zip(("value", "payment", "utility"), numbers, strict=True):
+    for name, values in zip(names, numbers, strict=True):
         for end in ("estimate", "low", "high"):
             header.append(name if end == "estimate" else f"{name} {end}")
             rows.append([getattr(value, end) for value in values])
@@ -101,7 +116,7 @@ def _members(said: OverMembers) -> Block:
     header, columns = ["group"], list[list[Cell]]([list(names)])
     texts = []
     for title, groups in (("own member", own), ("all members", {one.name: one for one in said.joint.groups})):
-        ends = [_ends(groups.get(name)) for name in names]
+        ends = [groups[name].payment.numbers if name in groups else None for name in names]
         header += [f"{title} {end}" for end in ("median", "min", "max")]
         columns += [[None if row is None else row[k] for row in ends] for k in range(3)]
         shown = iter(_with_range([row for row in ends if row is not None]))
@@ -118,10 +133,6 @@ def _members(said: OverMembers) -> Block:
         "reported at most. Bound: 2 size error; if the truth is no further away, no report had gained the group more.",
         DataTable((*header, "error", "bound"), tuple(zip(*columns, errors, bounds, strict=True))),
     )
-
-
-def _ends(group: BillSpread | None) -> tuple[Any, ...] | None:
-    return None if group is None else tuple(group.payment.get(key, 0.0) for key in ("median", "min", "max"))
 
 
 def _with_range(rows: list[tuple[Any, ...]]) -> list[str]:

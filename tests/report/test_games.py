@@ -364,6 +364,7 @@ def test_what_could_have_been_otherwise_is_on_the_page(tmp_path: Path) -> None:
     (note,) = spread_blocks(Receipt.model_validate({**receipt, "provenance": unknown}))
     assert isinstance(note, Note)
     assert "groups[0]: member 1" in note.text
-    for wrong in ({"over_questions": {"groups": []}}, {"over_members": [1]}):
+    half = {**over["over_members"], "joint": {**joint, "groups": [{"name": names[0], "payment": {"min": 0.25}}]}}
+    for wrong in ({"over_questions": {"groups": []}}, {"over_members": [1]}, {"over_members": half}):
         with pytest.raises(InputError, match=r"provenance\.over_"):
             spread_blocks(Receipt.model_validate({**receipt, "provenance": wrong}))

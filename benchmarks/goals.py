@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import cProfile
 import pstats
+import resource
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -122,6 +123,14 @@ def cpu_seconds(
                 function()
             least[who] = min(least[who], (clock() - start) / often[who])
     return least
+
+
+def child_seconds(work: Callable[[], Any]) -> float:
+    """Return the CPU seconds of the processes that some work starts and waits for."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    work()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def against(

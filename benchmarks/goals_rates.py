@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,7 +18,7 @@ import numpy as np
 
 import rlhf_game as rg
 from benchmarks import floors
-from benchmarks.goals import Measured, Row, amount, at_least, at_most, cpu_seconds, duration
+from benchmarks.goals import Measured, Row, amount, at_least, at_most, child_seconds, cpu_seconds, duration
 from benchmarks.goals import against as beside
 from benchmarks.test_chain import GROUPS, HORIZON, STATES, TOKENS, automaton
 from benchmarks.test_chain import settle as settle_chain
@@ -38,7 +37,7 @@ DIVERGENCES: dict[str, Callable[[float], Any]] = {
 }
 DUAL = ("reverse KL", "chi2", "Hellinger", "JS", "alpha:3")
 """Those whose optimum is found by a search for one number."""
-GAMES, STUDY_GAMES = 100_000, 10_000
+GAMES, STUDY_GAMES, STARTS = 100_000, 10_000, 5
 MECHANISM = rg.Mechanism(rg.SocialWelfare(), rg.AffinePayments())
 
 
@@ -264,13 +263,8 @@ def exps_of_a_chain() -> Measured:
 
 def process_seconds(command: Sequence[str]) -> float:
     """The least CPU seconds of a process."""
-    least = float("inf")
-    for _ in range(5):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, check=True, capture_output=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        least = min(least, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return least
+    run = partial(subprocess.run, command, check=True, capture_output=True)
+    return min(child_seconds(run) for _ in range(STARTS))
 
 
 def start_up(command: str) -> Measured:
@@ -282,7 +276,7 @@ def start_up(command: str) -> Measured:
         arguments = ["--help"] if command == "--help" else ["settle", str(game)]
         start = time.perf_counter()
         least = process_seconds([sys.executable, "-m", "rlhf_game", *arguments])
-        elapsed = (time.perf_counter() - start) / 5
+        elapsed = (time.perf_counter() - start) / STARTS
         lines = floors.import_profile(*arguments)
     libraries = "typer" if command == "--help" else "typer, numpy, pydantic"
     why = partial(floors.interpreter, process_seconds, libraries)

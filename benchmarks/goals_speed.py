@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from pydantic_core import to_json
 
 import rlhf_game as rg
 from benchmarks import floors, larger_than_memory, peers
-from benchmarks.goals import Measured, Row, against, amount, at_least, at_most, cpu_seconds, duration
+from benchmarks.goals import Measured, Row, against, amount, at_least, at_most, child_seconds, cpu_seconds, duration
 from benchmarks.goals_rates import DIVERGENCES, MECHANISM, table
 from rlhf_game.files.tables import digest
 from rlhf_game.mechanism.arrays import BLOCK, LARGE
@@ -193,10 +192,7 @@ def small_game(name: str) -> Measured:
 
 def command_seconds(game: Path) -> float:
     """CPU seconds of settling a game by the command line."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    larger_than_memory.settle(game, "--json")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return child_seconds(lambda: larger_than_memory.settle(game, "--json"))
 
 
 def receipt_below_the_limit() -> Measured:

@@ -23,7 +23,7 @@ from rlhf_game.mechanism.mechanism import Mechanism, Settlement, read_profile
 from rlhf_game.mechanism.regret import TOLERANCE
 from rlhf_game.mechanism.reports import Group, Report
 from rlhf_game.mechanism.spaces.base import PolicySpace
-from rlhf_game.mechanism.training import AffineRule
+from rlhf_game.mechanism.training import AffineRule, Trained
 
 MOST: Final = 12
 """Groups; every set of them is looked at."""
@@ -76,10 +76,8 @@ def coalitional_rationality(
 
     Raises InputError with more than MOST groups.
     """
-    reports, inside = [Report(group.reward, group.size) for group in groups], _sets(groups)[1:]
-    settlement, rewards = mechanism.settle(reports, space), [space.read(group.reward) for group in groups]
-    alone = np.array([space.maximize(row * settlement.sizes, rewards).welfare for row in inside])
-    has = inside @ settlement.utilities
+    inside, settlement = _sets(groups)[1:], _at_the_truth(mechanism, groups, space)
+    alone, has = _welfare_alone(inside, settlement.trained), inside @ settlement.utilities
     worst, best = int(has.argmin()), int((alone - has).argmax())
     return CoalitionalRationality(
         float(has[worst]),
@@ -102,16 +100,12 @@ def core(mechanism: Mechanism, groups: Sequence[Group], space: PolicySpace[Any])
         raise CombinationError("the core is that of a rule that maximises social welfare, which this one does not")
     if (rule.multipliers(count) != 1).any():
         raise CombinationError("the core adds up utilities, which groups' weights put in units of their own")
-    inside = _sets(groups)
-    profile = read_profile([Report(group.reward, group.size) for group in groups], space)
-    settlement = mechanism.settle_profile(profile, space)
-    boosts = [space.read_boost(boost) for boost in rule.boosts()]
-    shares = (rule.score(row * profile.sizes, len(boosts)) for row in inside)
-    reached = np.array([space.maximize(share, [*profile.rewards, *boosts]).welfare for share in shares])
+    inside, settlement = _sets(groups), _at_the_truth(mechanism, groups, space)
+    reached = _welfare_alone(inside, settlement.trained, rule.boosts())
     surplus = settlement.revenue - (settlement.social_welfare - settlement.affine_social_welfare)
     gains = reached - inside @ settlement.utilities - surplus
     worst = int(gains[:-1].argmax())
-    values = profile.sizes * settlement.values
+    values = settlement.sizes * settlement.values
     least = _least_revenue(inside, reached, values, settlement.affine_social_welfare)
     return Core(float(gains[worst]), _names(groups, inside[worst]), least, TOLERANCE * _scale(settlement))
 
@@ -122,6 +116,18 @@ def _sets(groups: Sequence[Group]) -> Array:
     if count > MOST:
         raise InputError(f"groups must be at most {MOST} for all sets of them, got {count}")
     return (np.arange(1 << count)[:, None] >> np.arange(count) & 1).astype(np.float64)
+
+
+def _at_the_truth(mechanism: Mechanism, groups: Sequence[Group], space: PolicySpace[Any]) -> Settlement:
+    profile = read_profile([Report(group.reward, group.size) for group in groups], space)
+    return mechanism.settle_profile(profile, space)
+
+
+def _welfare_alone(inside: Array, trained: Trained[Any], boosts: Sequence[Any] = ()) -> Array:
+    """Return the best welfare of each set alone, with weights 1 and the boosts beside it: [sets]."""
+    space, ones = trained.space, np.ones(len(boosts))
+    rewards = [*trained.rewards, *(space.read_boost(boost) for boost in boosts)]
+    return np.array([space.maximize(np.append(row * trained.sizes, ones), rewards).welfare for row in inside])
 
 
 def _names(groups: Sequence[Group], members: Array) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.reports import Group, Normalization, Profile, Report, V
 from rlhf_game.mechanism.spaces.base import Policy, PolicySpace
 from rlhf_game.mechanism.spaces.table import Table
-from rlhf_game.mechanism.training import AffineRule, AffineWelfare, SocialWelfare, Trained, TrainingRule
+from rlhf_game.mechanism.training import AffineWelfare, SocialWelfare, Trained, TrainingRule
 from rlhf_game.tabular import Tabular
 
 
@@ -122,7 +122,7 @@ class Mechanism:
     ) -> Settlement:
         """Train and charge for reports that the space has read already; ``reports``: as they were before."""
         with np.errstate(all="ignore"):  # what comes out of an overflow is not finite, and refused
-            asks = self._is_affine and not self.payment.is_free
+            asks = self.training.is_affine and not self.payment.is_free
             train = self.training.settle if asks else self.training.train
             return self.charge(Trained(self.training, profile, space, train(profile, space)), reports)
 
@@ -144,11 +144,7 @@ class Mechanism:
     @property
     def moves(self) -> str | None:
         """How a report moves what its group earns (see PaymentRule), where an affine maximiser is trained."""
-        return self.payment.own("moves") if self._is_affine else None
-
-    @property
-    def _is_affine(self) -> bool:
-        return type(self.training).train is AffineRule.train
+        return self.payment.own("moves") if self.training.is_affine else None
 
 
 def read_profile(reports: Sequence[Report | Group], space: PolicySpace[V], *, at_once: bool = False) -> Profile[V]:

@@ -26,6 +26,11 @@ class TrainingRule(ABC):
         """Return what ``train`` does, where values and affine payments are asked for at once."""
         return self.train(profile, space)
 
+    @property
+    def is_affine(self) -> bool:
+        """Whether what it trains is what an affine maximiser does, and not what a subclass put in its place."""
+        return type(self).train is AffineRule.train
+
     def multipliers(self, groups: int) -> Array:
         """Return mu of the affine welfare that its policies are judged by, [groups]: ones, unless it has weights."""
         return np.ones(groups)
@@ -167,7 +172,7 @@ class Trained(Generic[Rule]):
     @property
     def is_affine(self) -> bool:
         """Whether the policy is what an affine maximiser trains, and not what a subclass put in its place."""
-        return type(self.rule).train is AffineRule.train
+        return self.rule.is_affine
 
     def values(self) -> Array:
         """Return v_i(p) of one member, at the reported reward: [n]."""

@@ -60,6 +60,7 @@ def test_a_policy_is_trained_compared_and_used(write: Write, tmp_path: Path, mod
     assert metrics["gain"].keys() == {"rougeL", "greedy_rougeL", "reward"}
     prompts = [row["prompt"] for row in metrics["outputs"]]
     assert metrics["outputs"] == drawn_before_and_after(model, tmp_path / "out", prompts, seed=0, max_new_tokens=4)
+    assert any(row["before"] != row["after"] for row in metrics["outputs"])
     assert not (tmp_path / "out/checkpoints").exists()
     assert (tmp_path / "out/model/model.safetensors").exists()
     shown = command("train", write(compare=True, weight=1.0, eso_epochs=2), "-o", tmp_path / "out")

@@ -16,9 +16,11 @@ from rlhf_game.optimization import Pretrained
 from rlhf_game.training import read_training, train
 from rlhf_game.training.recipes import osp_rounds
 from rlhf_game.training.recipes.osp_rounds import length_bias, random_pairs, ranked_pairs, rounded
+from rlhf_game.training.stages import seed_of
 from tests import tiny
 from tests.cli.runner import run as command
 from tests.preferences import PROMPTS, VALUES
+from tests.training.responses import drawn_before_and_after
 from tests.trainings import made
 
 Write = Callable[..., Path]
@@ -101,7 +103,9 @@ def test_responses_are_of_the_revision_that_is_trained(
 
 
 @pytest.mark.parametrize("lora", [pytest.param(None, marks=pytest.mark.slow), {"rank": 4}], ids=["full", "lora"])
-def test_rounds_are_drawn_judged_and_trained_once(write: Write, tmp_path: Path, lora: dict[str, int] | None) -> None:
+def test_rounds_are_drawn_judged_and_trained_once(
+    write: Write, tmp_path: Path, model: Path, lora: dict[str, int] | None
+) -> None:
     config = write(lora=lora, gold={"table": {"values": VALUES, "default": 0.0}})
     result = command("train", config, "-o", tmp_path / "out", "--json")
     assert (result.code, result.err) == (0, "")
@@ -115,8 +119,12 @@ def test_rounds_are_drawn_judged_and_trained_once(write: Write, tmp_path: Path, 
         assert one["strength"]["mean"] == pytest.approx(both.mean())
         assert one["position_bias"] == pytest.approx((both[0] - both[1]).mean() / 2)
     assert 0 < found["final"]["preferred"] < 1
-    assert len(found["outputs"]) == 2
     assert any(row["before"] != row["after"] for row in found["outputs"])
+    held_out = [row["prompt"] for row in found["outputs"]]
+    assert len(held_out) == 2
+    assert found["outputs"] == drawn_before_and_after(
+        model, tmp_path / "out", held_out, seed=seed_of(0, 2), max_new_tokens=4
+    )
     last = tmp_path / "out/rounds/0001/policy"
     assert all(torch.equal(value, weights(last)[key]) for key, value in weights(tmp_path / "out").items())
     card = json.loads((last / "policy.json").read_text())["training"]

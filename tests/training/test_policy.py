@@ -69,6 +69,7 @@ def test_a_group_of_three_moves_the_policy_and_metrics_say_how_far(tmp_path: Pat
     assert done.metrics["outputs"] == drawn_before_and_after(
         tmp_path / "model", tmp_path / "out", ["good please", "maybe now"], seed=1, max_new_tokens=5
     )
+    assert any(row["before"] != row["after"] for row in done.metrics["outputs"])
     again = train(read_training(tmp_path / "policy.json"), tmp_path / "out")
     assert again.metrics == done.metrics
 

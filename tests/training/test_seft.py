@@ -97,6 +97,7 @@ def test_a_whole_training_leaves_what_each_stage_made(
     assert list(found["policies"]) == ["before", "0: internal", "1: external"]
     first, last = (read(out / f"examined/policy-{number}.json")[:4] for number in (0, 2))
     assert [(row["before"], row["after"]) for row in found["outputs"]] == list(zip(first, last, strict=True))
+    assert first != last
     assert read(out / "evolution-1/policy/policy.json")["training"]["start"] == str(
         (out / "evolution-0/policy").resolve()
     )

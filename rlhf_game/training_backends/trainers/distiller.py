@@ -32,8 +32,8 @@ class Distiller(SafeCheckpoints, SFTTrainer):
         super().log(logs, start_time)
 
 
-def distiller_settings(common: Mapping[str, Any]) -> SFTConfig:
-    """Return TRL's configuration. common: what every trainer is told."""
+def sft_settings(common: Mapping[str, Any]) -> SFTConfig:
+    """Return TRL's configuration for rows of token ids and labels. common: what every trainer is told."""
     return SFTConfig(
         **common,
         max_length=None,

@@ -12,7 +12,7 @@ from trl.trainer.rloo_config import RLOOConfig
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Conversation, Text
 from rlhf_game.training_backends.lm.models import LanguageModel
-from rlhf_game.training_backends.trainers.distiller import distiller_settings
+from rlhf_game.training_backends.trainers.distiller import sft_settings
 from rlhf_game.training_backends.trainers.policies.policy_settings import PolicyTraining
 from rlhf_game.training_backends.trainers.policies.ppo import Ppo
 from rlhf_game.training_backends.trainers.policies.trainers import Grpo, NamedReward, PolicyTrainer, Rloo
@@ -42,7 +42,7 @@ def make_settings(training: PolicyTraining, work: Path) -> Any:
     drawing = sampling_arguments(training)
     try:
         if training.trainer == "best_of_n":
-            return distiller_settings(common)
+            return sft_settings(common)
         if training.trainer == "rloo":
             return RLOOConfig(**common, **drawing, num_iterations=1, normalize_advantages=False)
         own: dict[str, Any] = {"num_iterations": 1}

@@ -12,7 +12,6 @@ from typing import Any, TypeAlias, final
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback
-from trl.trainer.sft_config import SFTConfig
 
 from rlhf_game.errors import InputError, boundary
 from rlhf_game.files.conversations import Text, document_of, response_of, text_of
@@ -21,6 +20,7 @@ from rlhf_game.files.run_folder import Progress, unwatched
 from rlhf_game.optimization import ARGUMENTS, ESO, Optimization, Pretrained, check_arguments, document_of_training
 from rlhf_game.training_backends.lm.models import LanguageModel, load_trainable
 from rlhf_game.training_backends.lm.quiet import quiet_transformers
+from rlhf_game.training_backends.trainers.distiller import sft_settings
 from rlhf_game.training_backends.trainers.policies.eso_trainer import EsoTrainer
 from rlhf_game.training_backends.trainers.policies.policy_folders import (
     CARD,
@@ -142,12 +142,7 @@ def train_eso(
 def _settings(training: EsoTraining, work: Path) -> Any:
     common = trl_arguments(training.optimization, training.model, work, steps=1)  # until the number of rows is known
     with boundary("trl", InputError):
-        return SFTConfig(
-            **{"ddp_find_unused_parameters": False, **common},
-            train_sampling_strategy="sequential",  # the rows are in order already
-            max_length=None,
-            include_num_input_tokens_seen="non_padding",
-        )
+        return sft_settings({"ddp_find_unused_parameters": False, **common})
 
 
 def _trainer(

@@ -24,7 +24,7 @@ from rlhf_game.optimization import (
 )
 from rlhf_game.training_backends.lm.models import LanguageModel, load_trainable
 from rlhf_game.training_backends.lm.quiet import quiet_transformers
-from rlhf_game.training_backends.trainers.distiller import Distiller, distiller_settings, make_distiller
+from rlhf_game.training_backends.trainers.distiller import Distiller, make_distiller, sft_settings
 from rlhf_game.training_backends.trainers.policies.policy_folders import (
     CARD,
     TrainedFolder,
@@ -175,7 +175,7 @@ def _trainer(
     steps = how.steps_for(len(rows))
     common = trl_arguments(how, training.model, out / "checkpoints", steps=steps)
     with boundary("trl", InputError):
-        settings = distiller_settings(common)
+        settings = sft_settings(common)
     table = Dataset.from_list(rows).select(ordered(how, len(rows), settings.world_size))
     guards = [FiniteWeightsCallback(how.learning_rate), ProgressCallback(watch)]
     trainer = make_distiller(model, settings, table, how.lora, guards)

@@ -12,7 +12,18 @@ from rlhf_game.report.data_table import DataTable, column, number
 from rlhf_game.report.incentives import audited
 from rlhf_game.report.lies import read_audit
 from rlhf_game.report.money import range_of, receipt_facts, settlement
-from rlhf_game.report.page import Block, Note, Page, Section, TableBlock, names_of, provenance_rows, recomputed
+from rlhf_game.report.page import (
+    Block,
+    Note,
+    Page,
+    Section,
+    TableBlock,
+    cell_of,
+    names_of,
+    prompt_of,
+    provenance_rows,
+    recomputed,
+)
 
 SERVED: Final = 3
 """Draws of each prompt that are shown."""
@@ -176,7 +187,7 @@ def _served(game: DrawnGame) -> Section:
             continue
         count[b] += 1
         rewards = [row[f"reward:{name}"] for name in names]
-        rows.append((asked[b], str(row["response"]), *(number(reward, 2) for reward in rewards)))
+        rows.append((cell_of(asked[b]), cell_of(str(row["response"])), *(number(reward, 2) for reward in rewards)))
         data.append((asked[b], str(row["response"]), *rewards))
     block = TableBlock(
         "served",
@@ -186,11 +197,10 @@ def _served(game: DrawnGame) -> Section:
         f"The first {SERVED} draws of the optimum for the first prompts, with the reward that each group gives them.",
         DataTable(("prompt", "response", *(f"reward: {name}" for name in names)), tuple(data)),
         texts=2,
+        is_prose=True,
     )
     return Section("served-section", "What is served", "", (block,))
 
 
 def _asked(game: DrawnGame) -> list[str]:
-    said = (game.fields.provenance or {}).get("prompts", [])
-    prompts = said if isinstance(said, list) else []
-    return [str(prompts[b]) if b < len(prompts) else f"Prompt {b + 1}" for b in range(game.fields.prompts)]
+    return [prompt_of(game.fields.provenance, b) for b in range(game.fields.prompts)]

@@ -23,6 +23,7 @@ from rlhf_game.report.page import (
     TableBlock,
     cell_of,
     names_of,
+    prompt_of,
     provenance_rows,
     recomputed,
 )
@@ -191,14 +192,12 @@ def _texts(game: SampledGameFile, policies: Sequence[str], names: Sequence[str])
 
     table = parquet.read_table(game.folder / game.fields.samples.file, columns=["policy", "prompt", "text"])
     columns: Mapping[str, list[Any]] = table.to_pydict()
-    said = (game.fields.provenance or {}).get("prompts", [])
-    prompts = said if isinstance(said, list) else []
     by_place: dict[tuple[int, str], list[str]] = {}
     for policy, prompt, text in zip(columns["policy"], columns["prompt"], columns["text"], strict=True):
         by_place.setdefault((prompt, policy), []).append(text)
     shown_rows, data = [], list[tuple[Cell, ...]]()
     for prompt in sorted({place[0] for place in by_place})[:MOST_PROMPTS]:
-        question = str(prompts[prompt]) if prompt < len(prompts) else f"Prompt {prompt + 1}"
+        question = prompt_of(game.fields.provenance, prompt)
         for policy in policies:
             when = "before" if policy == policies[0] else "after"
             for k, text in enumerate(by_place.get((prompt, policy), [])[:DRAWS]):

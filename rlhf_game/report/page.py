@@ -285,6 +285,12 @@ def provenance_rows(*documents: tuple[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple(rows)
 
 
+def prompt_of(provenance: Mapping[str, Any] | None, b: int) -> str:
+    """Return what prompt b is called: its text where a game's provenance says it, else its number."""
+    said = (provenance or {}).get("prompts")
+    return str(said[b]) if isinstance(said, list) and b < len(said) else f"Prompt {b + 1}"
+
+
 def names_of(names: Sequence[str]) -> str:
     """Return names as a list in a sentence."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

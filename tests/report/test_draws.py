@@ -17,7 +17,7 @@ from rlhf_game.report import write_report
 from tests.report.pages import data_of, page_of
 from tests.report.test_escaping import HOSTILE, check_harmless
 
-TEXTS, NAMES = (HOSTILE[0], "calm", HOSTILE[1]), (HOSTILE[2], "calm")
+TEXTS, NAMES = (HOSTILE[0], "calm\nor not", HOSTILE[1]), (HOSTILE[2], "calm")
 WORTH = np.array([[0.9, 0.6, 0.1], [0.1, 0.4, 0.9]])
 SEED, DRAWS = 5, 6
 
@@ -72,6 +72,7 @@ def test_bills_tapes_and_draws_are_on_the_page(tmp_path: Path) -> None:
     served = data_of(page, "served")
     assert len(served) == 2 * 3
     assert {row["response"].lstrip("'") for row in served} <= set(TEXTS)
+    assert TEXTS[1] in [cell.text for cell in page.one(id="served").all("bdi", class_="text")]  # as it was written
     assert "computed again from the tape" in page.one(id="settlement").one("p", class_="good").text
 
 

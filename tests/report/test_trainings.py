@@ -93,7 +93,7 @@ def test_responses_before_and_after_stand_side_by_side(tmp_path: Path) -> None:
     page = page_of(write_report(folder_of(tmp_path / "model", CONFIG, {**METRICS, "outputs": changed})))
     shown = page.one(id="outputs")
     assert "first 2 prompts that the training is judged on; 1 of them is the same before and after" in shown.text
-    assert [cell.text for cell in shown.all("table")[0].all("td")] == [
+    assert [cell.one("bdi", class_="text").text for cell in shown.all("table")[0].all("td")] == [
         "no", "<script>x</script>\nhi", "2", "21", "(empty)", "(empty)", "0", "0",
     ]  # fmt: skip
     data = data_of(page, "outputs-0")

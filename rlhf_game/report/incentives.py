@@ -11,7 +11,7 @@ from rlhf_game.files.parts import label
 from rlhf_game.files.schema import GroupFields
 from rlhf_game.report.charts import CurvePoint, Plot, Range, Series, brackets, plot
 from rlhf_game.report.data_table import Cell, DataTable, number
-from rlhf_game.report.lies import Audit, Bracket, Joint, make_audit
+from rlhf_game.report.lies import Audit, Bracket, make_audit
 from rlhf_game.report.money import MOST_PANELS, drawn_first
 from rlhf_game.report.page import Block, Figure, LegendEntry, Note, Panel, Section, TableBlock, names_of
 from rlhf_game.report.settlements import SHARPNESS, PolicyChange, Sharpness, sharpness
@@ -45,9 +45,7 @@ def incentives(game: Game, before: Audit | None, changes: Sequence[PolicyChange]
     witnesses = _witnesses(audits, changes)
     if witnesses is not None:
         blocks.append(witnesses)
-    joint = [*((one, "coalition") for one in audit.coalitions), *((one, "several names") for one in audit.false_names)]
-    if joint:
-        blocks.append(_joint(joint))
+    blocks += _joint(audit)
     swept = sharpness(game)
     if swept is not None:
         blocks.append(_sharpness(swept, game))
@@ -62,8 +60,9 @@ def incentives(game: Game, before: Audit | None, changes: Sequence[PolicyChange]
 
 def audited(game: DrawnGame, audit: Audit) -> Section:
     """Return what an audit of draws found, beside every bound where it holds."""
-    blocks: tuple[Block, ...] = (_verdict(audit, audit), _brackets([audit]), _lies([audit], game.fields.groups))
-    return Section("incentives", "Would lying pay?", f"{audit.audited}." if audit.audited else "", blocks)
+    blocks: list[Block] = [_verdict(audit, audit), _brackets([audit]), _lies([audit], game.fields.groups)]
+    blocks += _joint(audit)
+    return Section("incentives", "Would lying pay?", f"{audit.audited}." if audit.audited else "", tuple(blocks))
 
 
 def is_proved(bracket: Bracket) -> bool:
@@ -208,10 +207,14 @@ def _differences(
             yield changes[b], x, value
 
 
-def _joint(joint: Sequence[tuple[Joint, str]]) -> TableBlock:
+def _joint(audit: Audit) -> tuple[TableBlock, ...]:
+    """Return what lies gain that are told together, where the audit searched for them."""
+    joint = [*((one, "coalition") for one in audit.coalitions), *((one, "several names") for one in audit.false_names)]
+    if not joint:
+        return ()
     rows = tuple((" + ".join(one.members), how, number(one.gain)) for one, how in joint)
     data = tuple((" + ".join(one.members), how, one.truthful_utility, one.gain) for one, how in joint)
-    return TableBlock(
+    table = TableBlock(
         "joint",
         "Lies that are told together",
         ("Who", "How", "Gain found"),
@@ -221,6 +224,7 @@ def _joint(joint: Sequence[tuple[Joint, str]]) -> TableBlock:
         DataTable(("who", "how", "truthful utility", "gain found"), data),
         texts=2,
     )
+    return (table,)
 
 
 def _sharpness(swept: Sequence[Sharpness], game: Game) -> Figure:

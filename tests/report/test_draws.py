@@ -76,6 +76,21 @@ def test_bills_tapes_and_draws_are_on_the_page(tmp_path: Path) -> None:
     assert "computed again from the tape" in page.one(id="settlement").one("p", class_="good").text
 
 
+def test_an_audit_of_draws_is_on_the_page_with_the_lies_that_are_told_together(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "run")
+    group = {"truthful_utility": 1.0, "regret_found": 0.0, "regret_bound": 0.0, "best_gain": 0.0}
+    group |= {"best_strategy": "Truthful", "best_report": {"size": 1, "reward": [0.5]}}
+    document = {
+        "payment": "affine", "groups": [{**group, "name": name} for name in NAMES], "starts": 2, "seed": 0,
+        "bounds_hold": "on the tape's texts alone",
+        "coalitions": [{"members": list(NAMES), "truthful_utility": 2.0, "gain": 0.25}],
+    }  # fmt: skip
+    (folder / "audit.json").write_text(json.dumps(document))
+    page = page_of(write_report(folder))
+    assert "on the tape's texts alone" in page.one(id="incentives").text
+    assert [row["gain found"] for row in data_of(page, "joint")] == ["0.25"]
+
+
 def test_free_draws_have_a_page_too(tmp_path: Path) -> None:
     page = page_of(write_report(folder_of(tmp_path / "run", payment="none")))
     assert [row["standard error"] for row in data_of(page, "bills")] == ["0.0", "0.0"]

@@ -186,6 +186,7 @@ def test_after_everybody_exaggerated_the_next_step_starts_with_honest_others(pla
         for reports in (truth, shouts)
     )
     assert net_shouted < net_honest
+    assert "weighs" not in said + played.run(TEXT.format("story"))  # the provider weighs all alike
     assert f"get {net_shouted:.3f}; when everybody was honest it was {net_honest:.3f}." in said
     assert f"You get {shouted:.3f}; when everybody was honest it was {all_honest:.3f}" in said
     assert said.endswith(f"if you alone went back to the truth now, {alone:.3f}.")

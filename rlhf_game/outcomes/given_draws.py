@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from rlhf_game.training_backends.lm.models import LanguageModel
     from rlhf_game.training_backends.lm.sampling import Sampling
 
-OF_A_TRAINING: Final = frozenset({"step", "global_step", "training_step", "policy_version", "param_version", "epoch"})
+STEPS: Final = ("step", "global_step", "training_step", "policy_version", "param_version")
+"""Columns of rollouts that say after how many updates a policy drew a row."""
+OF_A_TRAINING: Final = frozenset({*STEPS, "epoch"})
 """Columns that only rollouts of a training have: they are draws of one policy after the other."""
 SOURCES: Final = {"policy": FINAL, "reference": REFERENCE}
 LOGS: Final = ("log_policy", "log_reference")

@@ -27,15 +27,13 @@ from rlhf_game.files.sampled import sizes_and_weights
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.sampled.sampled_payments import sampled_payments
 from rlhf_game.mechanism.sampled.sampled_settlement import jensen_gap
-from rlhf_game.outcomes.given_draws import LOGS, OWN, fields_of_columns, log_probability_of
+from rlhf_game.outcomes.given_draws import LOGS, OWN, STEPS, fields_of_columns, log_probability_of
 from rlhf_game.outcomes.run_config import RunConfig, read_document
 from rlhf_game.rewards.reward_specs import calibration_of
 
-STEPS: Final = ("step", "global_step", "training_step", "policy_version", "param_version")
-"""Columns that say after how many updates a policy drew a row; the first that is there counts."""
 PROMPTS: Final = ("prompt", "input")
 RESPONSES: Final = ("response", "completion", "output")
-"""As this package, TRL and verl call them."""
+"""As this package, TRL and verl call them; of these, as of STEPS, the first that is there counts."""
 ENGINES: Final = frozenset({*STEPS, *PROMPTS, *RESPONSES, "advantage", "gts", "score", "reward"})
 """Columns of engines that say something else than a group's rewards."""
 PREFIX: Final = "group_"

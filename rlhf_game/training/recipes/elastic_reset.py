@@ -82,7 +82,7 @@ class ElasticResetConfig(PolicyFields):
             "decay": self.decay,
             "resets": resets(self.every, self.steps),
             "runs": runs,
-            "outputs": changed_outputs(self.judged_prompts(task), first["outputs"], last["outputs"]),
+            "outputs": changed_outputs(self.judged_prompts(task)[0], first["outputs"], last["outputs"]),
         }
 
     def assist(self, task: Task) -> None:

@@ -128,26 +128,24 @@ class PolicyFields(TrainingFields, PolicyTrainerFields, ModelFields, ABC):
             callbacks=() if reset is None else (reset,),
         )
 
-    def judged_prompts(self, task: Task) -> tuple[Text, ...]:
-        """Return the prompts that policies are judged on."""
-        return prompts_of(self.prompts, task.base)[0][: self.judged.prompts]
+    def judged_prompts(self, task: Task) -> tuple[tuple[Text, ...], dict[str, tuple[Any, ...]]]:
+        """Return the prompts that policies are judged on, and their further columns."""
+        (prompts, columns), most = prompts_of(self.prompts, task.base), self.judged.prompts
+        return prompts[:most], {key: values[:most] for key, values in columns.items()}
 
     def judge(self, model: "LanguageModel", reference: "LanguageModel", task: Task, who: str) -> JudgedResponses:
         """Return what fresh responses to the judged prompts are worth."""
         from rlhf_game.training_backends import log_probabilities, sample
 
         how, judged = self.training().sampling, self.judged
-        (_, columns), prompts = prompts_of(self.prompts, task.base), self.judged_prompts(task)
-        each = judged.per_prompt
+        (prompts, columns), each = self.judged_prompts(task), judged.per_prompt
         task.watch(f"draw from the {who}", 0, 1)
         drawn = sample(
             model, prompts, each, seed=self.seed, sampling=how, system=self.system, batch_size=judged.batch_size
         )
         asked = [prompt for prompt in prompts for _ in range(each)]
         texts = [one.text for row in drawn for one in row]
-        given = {
-            key: [value for value in values[: len(prompts)] for _ in range(each)] for key, values in columns.items()
-        }
+        given = {key: [value for value in values for _ in range(each)] for key, values in columns.items()}
         rewards = [call_reward(reward, asked, texts, given) for reward in in_unit(self.groups, task.base).values()]
         encoded = reference.encode_prompts(asked, self.system)
         ids = [one.token_ids for row in drawn for one in row]
@@ -225,7 +223,7 @@ class PolicyConfig(PolicyFields):
                 for i, group in enumerate(self.groups)
             },
             "sequence_kl": mean_over_prompts(after.log_ratios, NONNEGATIVE),
-            "outputs": changed_outputs(self.judged_prompts(task), before.outputs, after.outputs),
+            "outputs": changed_outputs(self.judged_prompts(task)[0], before.outputs, after.outputs),
             **bound,
         }
 

@@ -87,6 +87,11 @@ class Logistic(Calibration):
         return (1.0 + np.tanh((scores - self.center) / (2.0 * self.scale))) / 2.0
 
 
+def logistic_of(scores: Array, spread: float = SPREAD) -> Logistic:
+    """Return the logistic map around scores that are not all the same. spread: its scale, in their deviations."""
+    return Logistic(float(scores.mean()), spread * float(scores.std()))
+
+
 @final
 @dataclass(frozen=True)
 class Rank(Calibration):

@@ -16,7 +16,7 @@ from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, parse_json_lines, read_text, shown
 from rlhf_game.outcomes.draws.draws_pipeline import DrawsRun
 from rlhf_game.outcomes.run_config import Configuration
-from rlhf_game.rewards.calibration import SPREAD, Logistic, is_flat
+from rlhf_game.rewards.calibration import SPREAD, is_flat, logistic_of
 from rlhf_game.rewards.reward_specs import calibration_of
 from rlhf_game.rewards.texts import call_reward
 
@@ -44,13 +44,13 @@ def calibrate(configuration: Configuration, public: Path, spread: float = SPREAD
             scores = call_reward(reward, prompts, responses)
             if scores.std() == 0:
                 raise InputError(f"groups[{i}].reward: must differ between the texts of {shown(str(public), 200)}")
-            center, scale = float(scores.mean()), spread * float(scores.std())
-            rewards = Logistic(center, scale)(scores, prompts)
+            steep = logistic_of(scores, spread)
+            rewards = steep(scores, prompts)
             now = calibration_of(group.reward, group.calibration)(scores, prompts)
             groups.append(
                 {
                     "name": group.name,
-                    "calibration": {"kind": "logistic", "center": center, "scale": scale},
+                    "calibration": {"kind": "logistic", "center": steep.center, "scale": steep.scale},
                     "ceiling": min(1.0, ceil(100 * float(np.max(rewards))) / 100),
                     "flat": is_flat(now),
                 }

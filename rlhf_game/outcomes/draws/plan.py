@@ -24,7 +24,7 @@ from rlhf_game.outcomes.draws.proposals import TextSampling, open_proposer
 from rlhf_game.outcomes.finetuned.finetuned_spec import FinetunedSpec
 from rlhf_game.outcomes.run_config import CandidatesSpec, Configuration, TrieSpec
 from rlhf_game.outcomes.scoring import GroupScorer
-from rlhf_game.rewards.calibration import SPREAD, Logistic, is_flat
+from rlhf_game.rewards.calibration import SPREAD, is_flat, logistic_of
 
 DRAWS: Final = 64
 """Reference draws of each prompt in a pilot."""
@@ -205,7 +205,7 @@ def _changes(pilot: Pilot) -> list[tuple[str, Pilot]]:
     ceilings = np.minimum(now.ceilings, np.maximum(least, 0.01))
     said = ", ".join(f"{name} {ceiling:.2g}" for name, ceiling in zip(names, ceilings, strict=True))
     steep = [
-        Logistic(float(of.mean()), SPREAD * float(of.std()))(of, []) if of.std() > 0 else now_of
+        logistic_of(of)(of, []) if of.std() > 0 else now_of
         for of, now_of in zip(pilot.scores, np.stack(pilot.rewards, axis=1), strict=True)
     ]
     less, more = (replace(pilot, problem=replace(now, strength=factor * now.strength)) for factor in (0.5, 2.0))

@@ -41,6 +41,8 @@ def _check_address(url: str) -> str:
 
 KeyName: TypeAlias = Annotated[str, AfterValidator(_check_variable), BeforeValidator(_hide_what_is_no_variable)]
 WebAddress: TypeAlias = Annotated[str, AfterValidator(_check_address), BeforeValidator(_hide_passwords)]
+Retries: TypeAlias = Annotated[int, Field(ge=0, le=100)]
+Workers: TypeAlias = Annotated[int, Field(ge=1, le=1000)]
 
 
 class GradingFields(Strict, ABC):
@@ -80,8 +82,8 @@ class ChatEndpointSpec(Strict):
     url: WebAddress
     key_env: KeyName | None = None
     timeout: Positive = 60.0
-    retries: Annotated[int, Field(ge=0, le=100)] = 4
-    workers: Annotated[int, Field(ge=1, le=1000)] = 4
+    retries: Retries = 4
+    workers: Workers = 4
     options: dict[str, Any] = {}
     """Further fields of the body of every request."""
     prices: PricesSpec | None = None

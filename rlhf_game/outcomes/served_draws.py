@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_game.chat.chat_specs import KeyName, WebAddress
+from rlhf_game.chat.chat_specs import KeyName, Retries, WebAddress, Workers
 from rlhf_game.chat.transport import Address, in_parallel
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.files.documents import shown
@@ -38,8 +38,8 @@ class ServerSpec(Strict):
     """What it calls the model."""
     key_env: KeyName | None = None
     timeout: Positive = 600.0
-    retries: int = 4
-    workers: int = 32
+    retries: Retries = 4
+    workers: Workers = 32
     """Draws that are asked for at the same time."""
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias, final
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from pydantic_core import PydanticCustomError
 
-from rlhf_game.chat.chat_specs import GradingFields, KeyName, WebAddress
+from rlhf_game.chat.chat_specs import GradingFields, KeyName, Retries, WebAddress, Workers
 from rlhf_game.files.hints import OrText, ShortForms
 from rlhf_game.files.schema import Name, Positive, Strict
 from rlhf_game.rewards.aggregates import Aggregate, Mean, MeanMinusDeviation, Median, Minimum, UncertaintyWeighted
@@ -170,9 +170,9 @@ class EndpointSpec(RewardSpec):
     kind: Literal["endpoint"] = "endpoint"
     url: WebAddress
     timeout: Positive = 30.0
-    retries: Annotated[int, Field(ge=0, le=100)] = 4
+    retries: Retries = 4
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 64
-    workers: Annotated[int, Field(ge=1, le=1000)] = 4
+    workers: Workers = 4
     key_env: KeyName | None = None
     is_identified: bool = False
     version: Name | None = None
@@ -196,8 +196,8 @@ class JudgeSpec(RewardSpec, GradingFields):
     url: WebAddress | None = None
     instruction: Name
     timeout: Positive = 60.0
-    retries: Annotated[int, Field(ge=0, le=100)] = 4
-    workers: Annotated[int, Field(ge=1, le=1000)] = 4
+    retries: Retries = 4
+    workers: Workers = 4
     key_env: KeyName | None = None
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = 0.0

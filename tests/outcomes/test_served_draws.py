@@ -208,6 +208,16 @@ def test_a_server_generates_the_proposals_of_exact_draws(models: Path, tmp_path:
     assert command("verify", tmp_path / "out/receipt.json", tmp_path / "out/game.json").code == 0
 
 
+@pytest.mark.parametrize(("field", "value"), [("retries", -1), ("retries", 101), ("workers", 0), ("workers", 1001)])
+def test_a_server_is_asked_a_number_of_times_that_makes_sense(models: Path, field: str, value: int) -> None:
+    server = {"url": "http://127.0.0.1:9/v1", "name": "served", field: value}
+    (models / "refused.json").write_text(
+        json.dumps(document({"kind": "candidates", "per_prompt": 3, "server": server}))
+    )
+    with pytest.raises(InputError, match=rf"outcomes\.server\.{field}: must be "):
+        read_config(models / "refused.json")
+
+
 @pytest.mark.parametrize("outcomes", [{"kind": "candidates", "per_prompt": 3}, {"kind": "draws", "draws": 1}])
 def test_a_server_beside_an_endpoint_is_refused(models: Path, outcomes: dict[str, Any]) -> None:
     """An endpoint's model is not here: nobody could say how probable its texts are."""

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 import rlhf_game as rg
-from rlhf_game.mechanism.sampled.betting import pooled_interval
+from rlhf_game.mechanism.sampled.betting import bets, pooled_interval
 from rlhf_game.mechanism.sampled.certificates import (
+    LATTICE,
+    _means_before,
     certified_gap,
     certified_gap_of_samples,
     certified_payments,
@@ -183,6 +185,21 @@ def test_a_lower_end_at_one_pivot_would_be_caught() -> None:
     assert (found.low > truth).mean() <= 0.025
     assert (mistaken.low > truth).mean() > 0.5
     assert (mistaken.high >= truth).mean() > 0.975  # from above any pivot will do
+
+
+def test_a_law_of_one_value_has_no_payment_wherever_it_lies_on_the_lattice() -> None:
+    """Between two points every tangent is above the truth, 0, and many draws see that: the slack is subtracted."""
+    draws = 2**14
+    places = 0.5 + np.linspace(0, 1, 5) / (LATTICE * draws**0.25)
+    assert (cumulant(np.tile(places[:, None, None], draws), (0.0, 1.0), LEVEL, kappa=1.0).low == 0).all()
+
+
+def test_bets_and_pivots_do_not_know_the_draws_that_they_are_for() -> None:
+    z, ends = np.random.default_rng(6).random((2, 2, 30)), (np.array(0.0), np.array(1.0))
+    z[1, :, :12] = z[0, :, :12]  # the same draws, up to the 13th
+    for found in (np.stack([_means_before(one, *ends, 0.05) for one in z]), bets(z, 3.0)):
+        np.testing.assert_array_equal(found[0, ..., :13], found[1, ..., :13])
+        assert (found[0, ..., 13] != found[1, ..., 13]).all()
 
 
 def test_many_rows_have_the_intervals_that_each_has_alone() -> None:

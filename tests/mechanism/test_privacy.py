@@ -69,7 +69,9 @@ def test_of_several_responses_the_losses_add_up_and_no_game_exceeds_the_sum() ->
 
 def test_who_minds_nothing_loses_exactly_nothing_and_steep_games_lose_no_digits() -> None:
     p = optimum(Q, SIZES @ REWARDS)
-    assert privacy([p], [np.full(3, 0.3)], share=3.0, strength=0.1, span=None).realised_loss == 0.0
+    for policy in (p, np.full(10, 0.1)):  # a tenth ten times is not 1
+        same = np.full(len(policy), 0.3)
+        assert privacy([policy], [same], share=3.0, strength=0.1, span=None).realised_loss == 0.0
     steep = privacy([np.array([1e-9, 1 - 1e-9])], [np.array([0.0, 1.0])], share=60.0, strength=1.0, span=None)
     assert steep.realised_loss == pytest.approx(60 + np.log(1e-9 + (1 - 1e-9) * np.exp(-60.0)), rel=1e-12)
 

@@ -347,3 +347,15 @@ def test_exponents_of_hundreds_lose_no_digit_in_one_reading() -> None:
                 hundreds += bool(100 < mean < 600)
                 assert error(settled.externalities[i, 0], paid, 1e-290) <= 1e-10
     assert hundreds > 20
+
+
+def test_a_payment_that_underflows_in_one_reading_is_read_again() -> None:
+    """One group alone, with shares of 735 and 685: E_p[exp(-share)] is a number of a few digits only."""
+    q, reward = np.array([[0.3, 0.7]]), np.array([[0.735, 0.685]])
+    settled = rg.KL(0.001).settle(np.ones(1), [reward], q)
+    with mpmath.workdps(700):
+        first, second = (mpf(x) * mpmath.exp(mpf(r) / mpf(0.001)) for x, r in zip(q[0], reward[0], strict=True))
+        p = first / (first + second)
+        mean = p * mpf(reward[0, 0]) + (1 - p) * mpf(reward[0, 1])
+        paid = mpf(0.001) * mpmath.log(mpf(1) / (first + second)) + mean
+        assert error(settled.externalities[0, 0], paid, 1e-290) <= 1e-10

@@ -50,6 +50,7 @@ def report(
     """Write one HTML page that holds all it shows: figures with their data, for screens, paper and screen readers."""
     from rlhf_game.errors import InputError
     from rlhf_game.files.atomic import check_output
+    from rlhf_game.files.rows import ENDINGS
     from rlhf_game.files.sampled import space_of
     from rlhf_game.files.workspace import files_in
     from rlhf_game.report import REPORT, keep_page
@@ -62,7 +63,7 @@ def report(
         if given := [name for name, value in others.items() if value]:
             raise InputError(f"--groups: must be with rollouts, found it with {given[0]}")
         page = _of_rollouts(source, groups)
-    elif source.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
+    elif source.name.endswith(ENDINGS):
         raise InputError(f"--groups: must name whose rewards the rows of {source.name} have, found nothing")
     elif source.is_dir():
         page = _unfinished(source) or folder_page(source, receipt, audit, trusted=trusted)

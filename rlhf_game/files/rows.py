@@ -17,6 +17,7 @@ from rlhf_game.errors import InputError, boundary
 from rlhf_game.files.documents import kind, parse_json_lines, shown
 from rlhf_game.files.tables import LARGEST_UNPACKED
 
+ENDINGS = (".parquet", ".jsonl", ".jsonl.gz")
 FORMS = ".jsonl, .jsonl.gz or .parquet"
 
 
@@ -29,7 +30,7 @@ def read_rows(path: str | os.PathLike[str], what: str) -> tuple[Iterator[tuple[s
     name = shown(str(path), 200)
     if path.is_dir():
         raise InputError(f"{name}: must be {what} ending in {FORMS}, found a folder")
-    if not path.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
+    if not path.name.endswith(ENDINGS):
         raise InputError(f"{name}: must be {what} ending in {FORMS}, found {shown(path.name)!r}")
     try:
         content = path.read_bytes()

@@ -22,7 +22,7 @@ import numpy as np
 from rlhf_game.errors import InputError
 from rlhf_game.files.conversations import Text, response_of, text_of
 from rlhf_game.files.documents import kind, shown
-from rlhf_game.files.rows import number_of, read_rows
+from rlhf_game.files.rows import ENDINGS, number_of, read_rows
 from rlhf_game.files.sampled import sizes_and_weights
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.sampled.sampled_payments import sampled_payments
@@ -38,7 +38,6 @@ ENGINES: Final = frozenset({*STEPS, *PROMPTS, *RESPONSES, "advantage", "gts", "s
 """Columns of engines that say something else than a group's rewards."""
 PREFIX: Final = "group_"
 """Of a group's column where an exported reward wrote it: rewards, which no calibration is for any more."""
-ENDINGS: Final = (".parquet", ".jsonl", ".jsonl.gz")
 Curve: TypeAlias = list[dict[str, float]]
 
 

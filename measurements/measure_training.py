@@ -9,6 +9,7 @@ keeps every finished training and what was drawn of its checkpoints, so that an 
 import json
 import sys
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, final
 
@@ -186,6 +187,7 @@ def row(yardstick: Yardstick, some: list[Point]) -> list[str]:
     ]  # fmt: skip
 
 
+@cache
 def candidates(yardstick: Yardstick, strength: float) -> dict[int, float]:
     """Return what so many fresh candidates a response keep of the exact gain, in percent."""
     scores, rng = list(yardstick.tape.scores), np.random.default_rng(SEED)

@@ -1,15 +1,15 @@
 """Which report a folder gets, and what is read for it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import shown
 from rlhf_game.files.games import read_game
 from rlhf_game.files.receipts import Receipt, read_receipt_of
 from rlhf_game.files.sampled import space_of
+from rlhf_game.files.schema import TEXTS
 from rlhf_game.files.workspace import changes_of
 from rlhf_game.report.discoveries import discovery_page
 from rlhf_game.report.draws_page import draws_page
@@ -20,9 +20,6 @@ from rlhf_game.report.page import Note, Page, Section
 from rlhf_game.report.studies import read_study
 from rlhf_game.report.study_pages import study_page
 from rlhf_game.report.trainings import training_page
-
-LANGUAGE_MODELS: Final[dict[str | None, Callable[[Path], Page]]] = {"samples": finetuned_page, "draws": draws_page}
-"""The reports of games that are known through texts of a language model."""
 
 
 def folder_page(folder: Path, receipt: Path | None = None, audit: Path | None = None, *, trusted: bool = False) -> Page:
@@ -44,14 +41,14 @@ def _page(folder: Path, receipt: Path | None, audit: Path | None, trusted: bool)
     game = folder / "game.json"
     space = space_of(game) if game.exists() else None
     there = [folder / name if (folder / name).exists() else None for name in ("receipt.json", "audit.json")]
-    if game.exists() and space not in LANGUAGE_MODELS:
+    if game.exists() and space not in TEXTS:
         return settled_page(game, receipt or there[0], audit or there[1], trusted=trusted)
     if space == "draws" and receipt is None:
         return draws_page(folder, audit or there[1])
     if audit is not None or receipt is not None:
         raise InputError(f"{folder}: must be a game, or a folder with a game.json, to go with an audit or a receipt")
-    if game.exists():
-        return LANGUAGE_MODELS[space](folder)
+    if space == "samples":
+        return finetuned_page(folder)
     if (folder / "study.json").exists():
         return study_page(read_study(folder / "study.json"))
     if (folder / "metrics.json").exists():

@@ -72,6 +72,7 @@ def test_a_run_trains_charges_certifies_and_verifies(good: FinetunedRun, place: 
 
 def test_the_draws_have_exact_probabilities_under_both(good: FinetunedRun, truth: Truth, place: Path) -> None:
     table = parquet.read_table(good.folder / "samples.parquet").to_pydict()
+    assert {name for name in table if name.startswith("log_")} == {"log_probability", "log_reference"}
     final, reference = truth.of(load_policy(good.folder / "policy")), truth.q
     at = {ids: k for k, ids in enumerate(responses(LONGEST))}
     counts = np.zeros(len(at))
@@ -79,7 +80,8 @@ def test_the_draws_have_exact_probabilities_under_both(good: FinetunedRun, truth
         place_of = at[tuple(table["token_ids"][k])]
         assert table["log_reference"][k] == pytest.approx(np.log(reference[place_of]), abs=1e-4)
         if name in ("reference", "final"):
-            assert table["log_final"][k] == pytest.approx(np.log(final[place_of]), abs=1e-4)
+            own = reference if name == "reference" else final
+            assert table["log_probability"][k] == pytest.approx(np.log(own[place_of]), abs=1e-4)
         counts[place_of] += name == "final"
     assert counts.sum() == GOOD["samples"] + GOOD["choosing"]
     assert np.abs(counts / counts.sum() - final).sum() < 0.1

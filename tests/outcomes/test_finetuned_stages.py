@@ -71,7 +71,7 @@ def test_an_interrupted_run_goes_on_with_the_same_receipt(
     config = tuned(settlement_seed=7)
     finished(config, tmp_path / "whole")
     kept = StagePart.write
-    for stop in ("draws-0000-000000.json", "final-of-reference-000000.json", "draws-0001", "scores-000001.json"):
+    for stop in ("draws-0000-000000.json", "draws-0001", "scores-000001.json"):
 
         def interrupted(part: StagePart, value: Any, stop: str = stop) -> None:
             if part.path.name.startswith(stop):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
@@ -71,10 +71,9 @@ def draw(configuration: Configuration, folder: RunFolder, watch: Progress, engin
     rows = sampler.draw(0, REFERENCE, lambda: reference)
     made: list[DoneTraining] = []
     if spec.policy is not None:
-        final = _once(partial(load_given, configuration.source, spec.policy, reference))
-        loaders: Iterable[tuple[str, Loader]] = [(FINAL, final)]
+        given = partial(load_given, configuration.source, spec.policy, reference)
+        loaders: Iterable[tuple[str, Loader]] = [(FINAL, given)]
         weights = folder_digest(place_of_policy(configuration.source, spec, folder))
-        rows = sampler.with_final(rows, final)
     elif spec.payments_from == "soups":
         made = _train(own_tasks(configuration, spec, folder.path / TRAININGS), watch, engine)
         loaders = soups(reference, made, spec.grid)
@@ -82,12 +81,8 @@ def draw(configuration: Configuration, folder: RunFolder, watch: Progress, engin
     else:
         made = _train([main_task(configuration, spec, folder.path / "policy")], watch, Serial())
         made += _train(further_tasks(configuration, spec, folder.path / TRAININGS), watch, engine)
-        final = _once(partial(_load_trained, made[0].folder))
-        loaders = [
-            (label, final if label == FINAL else partial(_load_trained, place)) for label, place in _places(made)
-        ]
+        loaders = [(label, partial(_load_trained, place)) for label, place in _places(made)]
         weights = folder_digest(place_of_policy(configuration.source, spec, folder))
-        rows = sampler.with_final(rows, final)
     for number, (label, load) in enumerate(loaders, start=1):
         rows += sampler.draw(number, label, load)
     took = [{"of": one.label, "seconds": one.seconds, "folder": _named(one.folder, folder.path)} for one in made]
@@ -167,11 +162,6 @@ def _places(made: Sequence[DoneTraining]) -> list[tuple[str, str]]:
     return found
 
 
-def _once(load: Loader) -> Loader:
-    """Return what loads a policy when it is first asked for, and then has it."""
-    return cache(load)
-
-
 def _load_trained(folder: str) -> "LanguageModel":
     from rlhf_game.training_backends.trainers.policies import load_policy
 
@@ -220,7 +210,7 @@ class Sampler:
 
     def draw(self, number: int, label: str, load: Loader) -> Rows:
         """Return the draws of a policy, loaded only if a piece is missing. number: of the policy, from 0."""
-        from rlhf_game.training_backends.lm.sampling import plan_batches
+        from rlhf_game.training_backends.lm.sampling import log_probabilities, plan_batches
 
         encoded = self._encoded()
         per_prompt = self.samples + (self.choosing if label in (REFERENCE, FINAL) else 0)
@@ -240,7 +230,7 @@ class Sampler:
                 log_reference = (
                     [one["log_probability"] for one in piece]
                     if label == REFERENCE
-                    else self._scores(self.reference, prompts, responses)
+                    else log_probabilities(self.reference, prompts, responses, sampling=self.sampling).tolist()
                 )
                 for one, score in zip(piece, log_reference, strict=True):
                     one["log_reference"] = score
@@ -254,30 +244,10 @@ class Sampler:
                 "prompt_text": str(self.source.prompts[b]),
                 "draw": j,
                 **found[b, j],
-                "log_final": found[b, j]["log_probability"] if label == FINAL else None,
             }
             for b in range(len(encoded))
             for j in range(per_prompt)
         ]
 
-    def with_final(self, rows: Rows, load: Loader) -> Rows:
-        """Return draws of the reference with their log probabilities under the final policy."""
-        part = self.folder.part("final-of-reference", 0)
-        found = part.read()
-        if found is None:
-            encoded = self._encoded()
-            prompts, responses = [encoded[row["prompt"]] for row in rows], [list(row["token_ids"]) for row in rows]
-            found = self._scores(load(), prompts, responses)
-            part.write(found)
-        return [{**row, "log_final": score} for row, score in zip(rows, found, strict=True)]
-
     def _encoded(self) -> list[list[int]]:
         return self.reference.encode_prompts(self.source.prompts, self.source.system)
-
-    def _scores(
-        self, model: "LanguageModel", prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]
-    ) -> list[float]:
-        from rlhf_game.training_backends.lm.sampling import log_probabilities
-
-        scores = log_probabilities(model, prompts, responses, sampling=self.sampling)
-        return [float(score) for score in scores]

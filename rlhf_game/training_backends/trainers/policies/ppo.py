@@ -70,7 +70,8 @@ class Ppo(PolicyTrainer, GRPOTrainer):
 
     @torch.no_grad()
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        out: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        with self._meanwhile("num_iterations", 1):  # else TRL computes old log probabilities, as _old does
+            out: dict[str, Any] = super()._generate_and_score_completions(inputs)
         mask = out["completion_mask"].float()  # [k, T]
         old, values = self._old(out)
         kl = (old - out["ref_per_token_logps"]) * mask
@@ -100,12 +101,8 @@ class Ppo(PolicyTrainer, GRPOTrainer):
         return torch.cat(steps), torch.cat(values)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        beta, self.beta = self.beta, 0.0  # the KL is in the rewards already
-        try:
-            with self._hidden() as seen:
-                loss: Tensor = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]
-        finally:
-            self.beta = beta
+        with self._hidden() as seen, self._meanwhile("beta", 0.0):  # the KL is in the rewards already
+            loss: Tensor = super()._compute_loss(model, inputs)  # type: ignore[no-untyped-call]
         mask = inputs["completion_mask"].float()
         values, before = self._values(seen[0], mask.shape[1]), inputs["old_values"]
         near = before + (values - before).clamp(-self._settings.value_clip, self._settings.value_clip)
@@ -114,6 +111,16 @@ class Ppo(PolicyTrainer, GRPOTrainer):
         self._metrics["train"]["value_loss"].append(self.accelerator.gather(value_loss.detach()).mean().item())
         loss += self._settings.value_weight * value_loss / self.current_gradient_accumulation_steps
         return loss
+
+    @contextmanager
+    def _meanwhile(self, name: str, value: Any) -> Iterator[None]:
+        """Have another value of one of TRL's settings."""
+        own = getattr(self, name)
+        setattr(self, name, value)
+        try:
+            yield
+        finally:
+            setattr(self, name, own)
 
     @contextmanager
     def _hidden(self) -> Iterator[list[Tensor]]:

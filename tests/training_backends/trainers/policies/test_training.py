@@ -56,12 +56,26 @@ def trainer_of(training: PolicyTraining, out: Path) -> Any:
     return make_trainer(training, settings, model, named, ordered_rows(training, [PROMPT], {}, 1), ())
 
 
-@pytest.mark.parametrize("trainer", ["rloo", "grpo", "ppo"])
-def test_the_reference_is_the_model_as_it_was_saved(base: PolicyTraining, tmp_path: Path, trainer: Any) -> None:
+@pytest.mark.parametrize(("trainer", "passes"), [("rloo", 4 * 3), ("grpo", 4 * 2), ("ppo", 2 * 2 + 4)])
+def test_the_reference_is_the_model_as_it_was_saved(
+    base: PolicyTraining, tmp_path: Path, trainer: Any, passes: int
+) -> None:
+    """And beside generation a step passes once through the policy, once with gradients, once through the reference.
+
+    GRPO asks for no old log probabilities; PPO's two updates on one generation share them, and the reference's.
+    """
     saved = load_language_model(base.model.name).model.state_dict()
     with torch.random.fork_rng(), quiet_transformers():
         made = trainer_of(changed(base, trainer=trainer), tmp_path)
+        own, seen = made._get_per_token_logps_and_entropies, []
+
+        def counted(*arguments: Any, **named: Any) -> Any:
+            seen.append(named)
+            return own(*arguments, **named)
+
+        made._get_per_token_logps_and_entropies = counted
         made.train()
+    assert len(seen) == passes
     reference = made.ref_model.state_dict()
     assert all(torch.equal(reference[key], value) for key, value in saved.items())
     assert not all(torch.equal(made.model.state_dict()[key], value) for key, value in saved.items())

@@ -117,6 +117,16 @@ class Batch:
         return np.asarray(SIZES * self.sizes.max(axis=0))
 
     @cached_property
+    def stakes(self) -> Array:
+        """What each group has at stake: [n, B], all above 0.
+
+        Its size times its largest reward; times that of the game where a group wants nothing, 1 where nobody does.
+        """
+        largest = np.abs(self.rewards).max(axis=2)
+        of_all = largest.max(axis=0)
+        return np.asarray(self.sizes * np.where(largest > 0, largest, np.where(of_all > 0, of_all, 1.0)))
+
+    @cached_property
     def unit(self) -> Regularizer:
         """The regulariser of strength 1."""
         return self.rules.at(1.0)

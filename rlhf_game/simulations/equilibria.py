@@ -140,13 +140,12 @@ class EquilibriumStudy(StudyFields):
 
         count: rounds in which somebody moved, [B]. epsilon: the largest gain left, as a share of what is at stake.
         """
-        stakes = np.maximum(batch.sizes * np.abs(batch.rewards).max(axis=2), 1e-300)
         count = np.zeros(len(batch.strength))
         for _ in range(self.rounds):
             is_moving = np.zeros(len(batch.strength), dtype=bool)
             for mover in range(len(batch.sizes)):
                 other, gain = self._answer(batch, said, mover, payment)
-                moves = gain > self.epsilon / 2 * stakes[mover]
+                moves = gain > self.epsilon / 2 * batch.stakes[mover]
                 rewards = np.where(moves[:, None], other.rewards, said.rewards)
                 said = Reports(rewards, np.where(moves, other.sizes, said.sizes), said.owners)
                 is_moving |= moves
@@ -156,8 +155,8 @@ class EquilibriumStudy(StudyFields):
         settled = batch.settle(said, [payment])[payment]
         gains = np.stack([self._answer(batch, said, mover, payment)[1] for mover in range(len(batch.sizes))])
         bound = self._bound(batch, said, settled, payment)
-        epsilon = (np.maximum(gains, 0.0) / stakes).max(axis=0)
-        return _End(said, settled, epsilon, np.maximum(epsilon, (bound / stakes).max(axis=0)), count)
+        epsilon = (np.maximum(gains, 0.0) / batch.stakes).max(axis=0)
+        return _End(said, settled, epsilon, np.maximum(epsilon, (bound / batch.stakes).max(axis=0)), count)
 
     def _answer(self, batch: Batch, said: Reports, mover: int, payment: str) -> tuple[Reports, Array]:
         """Return what all say when one group answers with its best report found, and what that gains it: [B]."""

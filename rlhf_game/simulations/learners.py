@@ -42,11 +42,6 @@ class RepeatedMarkets:
         """Whether money flows."""
         return not self.batch.rules.payments[self.payment].is_free
 
-    @property
-    def stakes(self) -> Array:
-        """size * largest reward of each group: [n, B]."""
-        return np.asarray(self.batch.sizes * np.abs(self.batch.rewards).max(axis=2))
-
     def settle(self, batch: Batch, said: Reports) -> SettledBatch:
         """Return what comes out of what is said, under the reserve where there is one.
 
@@ -64,7 +59,7 @@ class RepeatedMarkets:
             found = self._against_the_rest(batch, said, who)
         else:
             found = np.array([[self._instead(batch, said, i, item) for i in who] for item in self.items])
-        return np.moveaxis(found / self.stakes[who], 0, -1)
+        return np.moveaxis(found / self.batch.stakes[who], 0, -1)
 
     def _against_the_rest(self, batch: Batch, said: Reports, movers: list[int]) -> Array:
         """Return what each item brings each mover under a rule that is known: [K, movers, B].
@@ -280,7 +275,7 @@ class _Weighted(Learner):
         if not self._is_bandit:
             self._log_weights += self._rate * payoffs * present[..., None]
             return
-        seen = (np.clip(utilities / self._game.stakes, -1, 1) + 1) / 2
+        seen = (np.clip(utilities / self._game.batch.stakes, -1, 1) + 1) / 2
         at = self._choice[..., None]
         likely = np.take_along_axis(self._probabilities(), at, axis=2)
         raised = np.take_along_axis(self._log_weights, at, axis=2)

@@ -247,7 +247,7 @@ class _Market:
         The largest over items, not below 0, of each group while it is there; and the largest over groups. Where it goes
         to 0 for all, what is played becomes a coarse correlated equilibrium of the menu (Moulin and Vial 1978).
         """
-        would = payoffs * self._game.stakes[..., None]
+        would = payoffs * self._game.batch.stakes[..., None]
         self._missed += np.where(self._ledger.present[..., None], would - settled.utilities[..., None], 0.0)
         regret = np.maximum(self._missed.max(axis=2) / (round_ + 1), 0.0)
         return {"coarse_regret": regret.max(axis=0), "coarse_regret_i": regret.T}

@@ -76,7 +76,7 @@ def test_what_an_item_would_have_paid_is_what_it_pays() -> None:
     said = lies(truth, 5)
     for payment in ("affine", "none", "revenue"):
         game = RepeatedMarkets(truth, (truth.truth, item), 10, payment)
-        payoffs = game.payoffs(truth, said, range(GROUPS)) * game.stakes[..., None]
+        payoffs = game.payoffs(truth, said, range(GROUPS)) * truth.stakes[..., None]
         for i in range(GROUPS):
             for k, one in enumerate((truth.truth, item)):
                 rewards, sizes = said.rewards.copy(), said.sizes.copy()

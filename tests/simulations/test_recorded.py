@@ -10,7 +10,7 @@ import pytest
 from rlhf_game.errors import InputError
 from rlhf_game.mechanism.reports import Normalization
 from rlhf_game.simulations.recorded import RunScenario
-from tests.simulations.studies import rows, study
+from tests.simulations.studies import MARKET, rows, study
 
 GAME: dict[str, Any] = {
     "reference": [[0.5, 0.3, 0.2], [0.4, 0.6]],
@@ -78,3 +78,20 @@ def test_other_games_are_refused(tmp_path: Path, changes: dict[str, Any], normal
 def test_a_folder_without_a_game_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere/game\.json: must be a file"):
         study({"scenario": {"kind": "run", "game": "nowhere"}}, base=tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["multiplicative_weights", "bandit"])
+def test_groups_learn_beside_one_that_wants_nothing(tmp_path: Path, kind: str) -> None:
+    """Its own payoffs are counted in the largest reward of the game; without payments it has nothing to learn."""
+    nothing, some = ({"name": name, "reward": reward} for name, reward in (("a", [0, 0, 0]), ("b", [1, 0, 0.5])))
+    folder = written(tmp_path, reference=[0.2, 0.3, 0.5], outcomes=None, prompt_weights=None, groups=[nothing, some])
+    changes = {"scenario": {"kind": "run", "game": str(folder)}, "normalization": "none", "games": 3, "rounds": 5}
+    found = rows(study({**changes, "learning": {"kind": kind}}, MARKET))
+    assert [error for error in found["error"] if error] == []
+    free = found["payment"] == "none"
+    np.testing.assert_array_equal(found["coarse_regret_i"][free, 0], 0)
+    if kind == "multiplicative_weights":
+        np.testing.assert_allclose(found["mixture_i"][free][:, 0].tolist(), 1 / 4)
+        paid = found["payment"] == "affine"
+        assert (found["utility_i"][paid, 0] <= 0).all()
+        assert found["truthful"][paid].astype(float)[4] > found["truthful"][paid].astype(float)[0]

@@ -205,7 +205,7 @@ def test_payoffs_under_a_reserve_are_what_settling_gives() -> None:
     said, item = lies(moved, 6), lies(moved, 7)
     for payment, is_paid in (("affine", True), ("none", False)):
         game = RepeatedMarkets(moved, (moved.truth, item), 5, payment, 0.3)
-        payoffs = game.payoffs(moved, said, range(GROUPS)) * game.stakes[..., None]
+        payoffs = game.payoffs(moved, said, range(GROUPS)) * moved.stakes[..., None]
         trained = set()
         for i in range(GROUPS):
             for k, one in enumerate((moved.truth, item)):

@@ -25,7 +25,7 @@ GROUPS = [rg.Group(name, r, int(w)) for name, r, w in zip("abc", REWARDS, SIZES,
 @pytest.fixture(scope="module")
 def found() -> dict[str, Baseline]:
     space = rg.Table(Q, rg.KL(STRENGTH), normalization="sum")
-    return {one.name: one for one in compare(GROUPS, space, size_limit=6, starts=1)}
+    return {one.name: one for one in compare(GROUPS, space, size_limit=12, starts=1)}
 
 
 def test_only_rules_that_charge_for_the_harm_leave_nothing_to_gain(found: dict[str, Baseline]) -> None:

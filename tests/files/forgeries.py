@@ -134,7 +134,7 @@ def samples(folder: Path, payments_from: str = "samples") -> Path:
     chances = {"reference": [0.4, 0.3, 0.3], "final": [0.6, 0.3, 0.1]}
     rows = [
         (policy, b, f"text {x}", float(np.log(p[x])), float(np.log(chances["reference"][x])))
-        for policy, p in chances.items() for b in (0, 1) for x in rng.choice(3, size=12, p=p)
+        for policy, p in chances.items() for b in (0, 1) for x in rng.choice(3, size=40, p=p)
     ]  # fmt: skip
     names = ("policy", "prompt", "text", "log_probability", "log_reference")
     drawn = dict(zip(names, zip(*rows, strict=True), strict=True))

@@ -8,11 +8,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rlhf_game.files.own import climb, commitment, merkle
+from rlhf_game.errors import InputError
+from rlhf_game.files.own import check_own, climb, commitment, merkle
 from tests.cli.runner import run
+from tests.files.forgeries import at, places, with_lie
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "games"
 CHECKABLE = ["table", "prompts", "automaton", "l2", "affine_maximiser"]
+UNCHECKED = {"initial"}
+"""Of numbers, what does not enter a bill: an automaton's start."""
+WIDE = {"l2": {("weight",), ("strength",)}}
+"""Numbers that are not told from the bill where the policy is 0 and the bill therefore an interval."""
 
 
 def own(folder: Path, game: str) -> tuple[Path, Path]:
@@ -40,6 +46,23 @@ def test_an_own_receipt_agrees_with_the_own_report_and_the_whole_receipt(game: s
     assert parts["cost_to_others"] + parts["provider_share"] == pytest.approx(mine["payment"], rel=1e-12)
     others = [group["name"] for group in yaml.safe_load((EXAMPLES / f"{game}.yaml").read_text())["groups"][1:]]
     assert not any(name in receipt.read_text() for name in others)
+
+
+@pytest.mark.parametrize("game", CHECKABLE)
+def test_every_wrong_number_of_an_own_receipt_is_found(game: str, tmp_path: Path) -> None:
+    receipt, report = own(tmp_path, game)
+    document, accepted = json.loads(receipt.read_text()), set()
+    for place in places(document):
+        if type(value := at(document, place)) not in (int, float) or place[0] in UNCHECKED:
+            continue
+        for by in (1e-5, 3.0) if isinstance(value, float) else (1, 3):
+            receipt.write_text(json.dumps(with_lie(document, place, value + by)))
+            try:
+                if not check_own(receipt, report)[0]:
+                    accepted.add(place)
+            except InputError:
+                continue
+    assert accepted <= WIDE.get(game, set())
 
 
 @pytest.mark.parametrize("regularizer", ["l2", "chi2"])

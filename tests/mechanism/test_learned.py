@@ -62,7 +62,7 @@ def test_outcomes_of_many_profiles_are_their_settlements(space: rg.Table | rg.Me
 
 def test_three_uniform_bidders_reach_the_revenue_of_myerson() -> None:
     rule = learn(AUCTION, _bidders(10_000, 0))
-    fresh = _bidders(60_000, 1)
+    fresh = _bidders(200_000, 1)
     revenue = outcomes(rule, AUCTION, fresh).revenue
     error = revenue.std() / np.sqrt(len(revenue))
     assert revenue.mean() == pytest.approx(MYERSON, abs=0.002 + 3 * error)
@@ -174,7 +174,7 @@ def test_one_bidder_who_wants_one_item_pays_what_is_known() -> None:
         return Prior(np.concatenate([np.zeros((profiles, 1, 1)), values], axis=2))
 
     menu = rg.Menu(np.zeros(3), 1.0)
-    revenue = outcomes(learn(menu, unit(10_000, 0)), menu, unit(60_000, 1)).revenue
+    revenue = outcomes(learn(menu, unit(10_000, 0)), menu, unit(200_000, 1)).revenue
     assert abs(revenue.mean() - 2 * np.sqrt(3) / 9) < 3 * revenue.std() / np.sqrt(len(revenue)) + 1e-3
 
 

@@ -145,8 +145,9 @@ def truths(world: World, p: Array, payments: Array) -> list[Array]:
     return [values, payments, SIZES * values - payments, *map(np.asarray, scalars), world.affine_payments(p)]
 
 
+@pytest.mark.parametrize("repetitions", [REPETITIONS, pytest.param(300, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", ["formula", "reference", "trainings", "menu"])
-def test_every_interval_holds_at_least_as_often_as_it_says(rule: str) -> None:
+def test_every_interval_holds_at_least_as_often_as_it_says(rule: str, repetitions: int) -> None:
     """Repetitions with a policy that is not optimal; each truth is computed over all outcomes."""
     world, rng, count = World.make(3), np.random.default_rng(11), 200
     p = perturbed(world)
@@ -165,8 +166,8 @@ def test_every_interval_holds_at_least_as_often_as_it_says(rule: str) -> None:
         / MULTIPLIERS,
     }[rule]
     true = truths(world, p, owed)
-    misses = np.zeros(len(true))
-    for _ in range(REPETITIONS):
+    misses = [np.zeros(truth.shape) for truth in true]
+    for _ in range(repetitions):
         delivered, reference = world.draw(p, count, rng), world.draw(world.q, count, rng)
         terms: dict[str, OthersWelfare] = {
             "formula": ByFormula(reference),
@@ -177,9 +178,9 @@ def test_every_interval_holds_at_least_as_often_as_it_says(rule: str) -> None:
         settled = settle_samples(world.game, delivered, reference, terms[rule])
         for k, (one, truth) in enumerate(zip(numbers(settled), true, strict=True)):
             assert one.level == 0.9
-            misses[k] += not one.contains(truth, 1e-9)
+            misses[k] += (truth < one.low - 1e-9) | (truth > one.high + 1e-9)
         assert np.allclose(settled.utilities.value, SIZES * settled.values.value - settled.payments.value, atol=1e-12)
-    assert (misses <= REPETITIONS * 0.1).all(), misses
+    assert all((missed <= repetitions * 0.1).all() for missed in misses), misses
     many = world.draw(p, 20_000, rng)
     settled = settle_samples(world.game, many, world.draw(world.q, 20_000, rng), ByFormula(world.draw(p, 9, rng)))
     assert settled.payments.width.max() < 0.15  # they close
@@ -249,17 +250,31 @@ def test_a_formula_that_has_gone_wrong_is_moved_into_what_the_reference_allows()
 
 
 @pytest.mark.parametrize("rule", ["formula", "reference", "trainings"])
-@pytest.mark.parametrize("progress", [0.3, pytest.param(0.9, marks=pytest.mark.slow)])
-def test_no_misreport_gains_more_than_the_certificate_says(rule: str, progress: float) -> None:
-    """Training stops early; lies of each group about reward and size, the true utilities in expectation."""
-    world, rng, count = World.make(4, prompts=1, outcomes=5), np.random.default_rng(1), 1_000
-    reference = world.even(world.q, count)
-    alone = ByTrainings([world.even(world.trained(without, progress), count) for without in world.game.without()])
-    terms = {"formula": ByFormula(reference), "reference": ByReference(reference), "trainings": alone}
-    delivered = world.even(world.trained(world.game.shares, progress), count)
+@pytest.mark.parametrize(
+    ("progress", "certified", "count", "lies", "least"),
+    [
+        (0.3, 1_000, 1_000, 8, 0.002),
+        *(pytest.param(progress, 20_000, 2_000, 50, 0.01, marks=pytest.mark.slow) for progress in (0.3, 0.9)),
+    ],
+)
+def test_no_misreport_gains_more_than_the_certificate_says(
+    rule: str, progress: float, certified: int, count: int, lies: int, least: float
+) -> None:
+    """Training stops early; lies of each group about reward and size, the true utilities in expectation.
+
+    certified: of so many draws the certificate is; count: means over so many even draws are expectations.
+    """
+    world, rng = World.make(4, prompts=1, outcomes=5), np.random.default_rng(1)
+    reference = world.even(world.q, certified)
+
+    def trainings(draws: int) -> ByTrainings:
+        return ByTrainings([world.even(world.trained(without, progress), draws) for without in world.game.without()])
+
+    terms = {"formula": ByFormula(reference), "reference": ByReference(reference), "trainings": trainings(certified)}
+    delivered = world.even(world.trained(world.game.shares, progress), certified)
     bounds = certify(world.game, delivered, reference, terms[rule]).regret_bounds
     assert bounds is not None
-    found = np.zeros(3)
+    found, alone = np.zeros(3), trainings(count)
     cap = 3 * world.game.cap  # declared, the same for every report
 
     def utility(i: int, size: float, reward: Array) -> float:
@@ -277,10 +292,10 @@ def test_no_misreport_gains_more_than_the_certificate_says(rule: str, progress: 
 
     for i in range(3):
         honest = utility(i, SIZES[i], world.rewards[i])
-        for _ in range(8):
+        for _ in range(lies):
             lie = np.clip(world.rewards[i] + rng.normal(scale=0.6, size=world.rewards[i].shape), 0, 1)
             found[i] = max(found[i], utility(i, float(rng.choice([1, 2, 4])), lie) - honest)
-    assert found.max() > 0.002 or progress > 0.5  # there is something to certify
+    assert found.max() > least or progress > 0.5  # there is something to certify
     assert (found <= bounds + 1e-3).all(), (found, bounds)
 
 

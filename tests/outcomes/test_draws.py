@@ -120,7 +120,7 @@ def test_an_interrupted_tape_goes_on_and_becomes_the_same(
     from rlhf_game.outcomes import settlement_seed
     from rlhf_game.outcomes.scoring import GroupScorer
 
-    changes = {"batch_size": 20, "draws": 5}, {"settlement_seed": 7 if seed_from == "config" else None}
+    changes = {"batch_size": 60}, {"settlement_seed": 7 if seed_from == "config" else None}
     monkeypatch.setattr(settlement_seed.secrets, "randbelow", lambda most: 99)
     whole = done(config(changes[0], **changes[1]), tmp_path / "whole")
     kept, count = GroupScorer.score, 0
@@ -195,7 +195,7 @@ def test_batches_do_not_change_what_the_tape_is(config: Config, tmp_path: Path) 
     """M is the index of an acceptance: however many were asked for at a time, what comes after is not there."""
     tables = []
     for size in (30, 400):
-        done(config({"batch_size": size, "draws": 5}), tmp_path / str(size))
+        done(config({"batch_size": size}), tmp_path / str(size))
         tables.append(parquet.read_table(tmp_path / str(size) / "tape.parquet").to_pydict())
     assert tables[0]["response"] == tables[1]["response"]
     assert tables[0]["accepted"] == tables[1]["accepted"]

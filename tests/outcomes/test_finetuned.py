@@ -14,6 +14,7 @@ from pyarrow import parquet
 from rlhf_game import InputError
 from rlhf_game.files.sampled import read_sampled_game, sampled_receipt
 from rlhf_game.files.workspace import SUMS, Workspace
+from rlhf_game.mechanism.sampled.sampled_payments import sampled_payments
 from rlhf_game.mechanism.sampled.sampled_settlement import ByFormula, SampledGame, least_cap, settle_samples
 from rlhf_game.mechanism.spaces.menu import Menu
 from rlhf_game.outcomes import read_config, run
@@ -169,14 +170,16 @@ def test_one_training_gives_all_payments_within_their_intervals(good: FinetunedR
     """Draws of the policy that RLOO trained, 200 times: the payments of the true optimum are in the intervals."""
     p, best = truth.of(load_policy(good.folder / "policy")), truth.payments(truth.optimum(SIZES))
     game = SampledGame(SIZES, np.ones(2), STRENGTH, 0.9, least_cap(SIZES, STRENGTH))
-    rng, misses, numbers = np.random.default_rng(8), np.zeros(2), []
+    rng, misses, numbers, unbracketed = np.random.default_rng(8), np.zeros(2), [], []
     for _ in range(200):
-        reference = truth.samples(truth.q, 500, rng)
-        settled = settle_samples(game, truth.samples(p, 500, rng), reference, ByFormula(reference))
+        reference, delivered = truth.samples(truth.q, 500, rng), truth.samples(p, 500, rng)
+        settled = settle_samples(game, delivered, reference, ByFormula(reference))
         misses += (best < settled.payments.low) | (best > settled.payments.high)
         numbers.append(settled.payments.value)
+        unbracketed.append(sampled_payments(delivered.rewards, game.shares, STRENGTH).payments.value)
     assert (misses <= 20).all()
     formula = SIZES * (truth.rewards @ p) + STRENGTH * np.log(np.exp(-SIZES[:, None] * truth.rewards / STRENGTH) @ p)
+    assert np.mean(unbracketed, axis=0) == pytest.approx(formula, rel=0.03)
     assert np.mean(numbers, axis=0) == pytest.approx(formula, rel=0.08)  # the bracket moves it towards the exact one
     assert (np.abs(np.mean(numbers, axis=0) - truth.payments(p)) <= np.abs(formula - truth.payments(p)) + 2e-3).all()
     assert formula == pytest.approx(best, rel=0.15)  # what the training has left

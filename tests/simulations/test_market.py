@@ -85,12 +85,11 @@ def test_what_an_item_would_have_paid_is_what_it_pays() -> None:
                 np.testing.assert_allclose(payoffs[i, :, k], settled.utilities[i], rtol=1e-7, atol=1e-12)
 
 
-def test_bandits_say_the_truth_more_with_payments_than_without(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [{"rounds": 400, "games": 10}, pytest.param({"rounds": 600}, marks=pytest.mark.slow)])
+def test_bandits_say_the_truth_more_with_payments_than_without(more: dict[str, int], tmp_path: Path) -> None:
     learning = {"kind": "bandit", "rate": 0.3, "exploration": 0.1}
     menu = [{"kind": "polarize", "temperature": 8.0}, {"kind": "resize", "factor": 4.0}]
-    truthful = means(
-        played(tmp_path, {"learning": learning, "rounds": 400, "games": 10, "menu": menu}, MARKET), "truthful", "last"
-    )
+    truthful = means(played(tmp_path, {"learning": learning, "menu": menu, **more}, MARKET), "truthful", "last")
     assert truthful["", "affine"] > 0.4 > 0.25 > truthful["", "none"]
 
 

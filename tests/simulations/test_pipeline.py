@@ -71,7 +71,8 @@ def test_an_interrupted_study_goes_on_and_ends_with_the_same_bytes(tmp_path: Pat
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_killed_study_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("games", [400, pytest.param(1200, marks=pytest.mark.slow)])
+def test_a_killed_study_goes_on(games: int, tmp_path: Path) -> None:
     script = textwrap.dedent(
         """
         import sys
@@ -80,20 +81,20 @@ def test_a_killed_study_goes_on(tmp_path: Path) -> None:
         from rlhf_game.simulations.simulation_pipeline import simulate
         from tests.simulations.studies import study
         simulation_pipeline.SECONDS = 0.0
-        simulate(study({"games": 400, "chunk": 10}), Path(sys.argv[1]))
+        simulate(study({"games": int(sys.argv[2]), "chunk": 10}), Path(sys.argv[1]))
         """
     )
     folder = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", script, folder], cwd=Path(__file__).parents[2])
+    process = subprocess.Popen([sys.executable, "-c", script, folder, str(games)], cwd=Path(__file__).parents[2])
     limit = time.monotonic() + 60
     while len(list(folder.glob("partial/rows-*"))) < 5 and time.monotonic() < limit:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     left = {path.name for path in folder.glob("partial/rows-*")}
-    assert 5 <= len(left) < 40
+    assert 5 <= len(left) < games // 10
     assert not (folder / "results.parquet").exists()
-    made = study({"games": 400, "chunk": 10})
+    made = study({"games": games, "chunk": 10})
     simulate(made, folder)
     simulate(made, tmp_path / "whole")
     assert (folder / "results.parquet").read_bytes() == (tmp_path / "whole/results.parquet").read_bytes()

@@ -65,7 +65,7 @@ def reward_func(queries, prompts, labels, **kwargs):
     return {
         "rewards": torch.tensor(totals),
         "scores": torch.tensor(totals) / sum(REWARDS.shares.values()),
-        "extra_logs": {name: torch.tensor(values) for name, values in groups.items()},
+        "extra_logs": {f"group_{name}": torch.tensor(values) for name, values in groups.items()},
     }
 '''
 
@@ -94,19 +94,27 @@ class ExportedRewards:
         }
 
     def response(self, query: str, prompt: str) -> str:
-        """Return the response in a text that begins with its prompt, without the model's special tokens."""
-        at = query.find(prompt)
-        text = query[at + len(prompt) :] if at >= 0 else query
-        for token in self._special_tokens:
+        """Return the response in a text that begins with its prompt, without the model's special tokens.
+
+        The text was decoded from tokens, and a tokenizer need not give a prompt back as it was; one that does not puts
+        spaces of its own around a response. Raises InputError where the text begins with neither.
+        """
+        known = self._tokenizer
+        is_kept = prompt in query
+        begin = prompt if is_kept else known.decode(known(prompt, add_special_tokens=False).input_ids)
+        _, found, text = query.partition(begin)
+        if not found:
+            raise InputError(f"queries: must begin with their prompts, {prompt[:50]!a} ..., found {query[:50]!a} ...")
+        for token in known.all_special_tokens:
             text = text.replace(token, "")
-        return text
+        return text if is_kept else text.strip()
 
     @cached_property
-    def _special_tokens(self) -> tuple[str, ...]:
-        from rlhf_game.training_backends.lm.models import special_tokens
+    def _tokenizer(self) -> Any:
+        from rlhf_game.training_backends.lm.models import load_tokenizer
 
         source = self._configuration.source
-        return special_tokens(source.model.name, revision=source.model.revision, base=source.base)
+        return load_tokenizer(source.model.name, revision=source.model.revision, base=source.base)
 
 
 @final
@@ -139,10 +147,14 @@ def _verl_row(configuration: Configuration, b: int, asked: Mapping[str, Any]) ->
 
 
 def _override(key: str, path: object) -> str:
-    """Return what sets a key to a path, for Hydra in a shell: what is more than a plain word is quoted for both."""
+    """Return what sets a key to a path, for Hydra in a shell: what is more than a plain word is quoted for both.
+
+    In Hydra's quotes a quote and an interpolation are escaped, and so are backslashes before them.
+    """
     word = str(path)
-    plain = word if re.fullmatch(r"[\w./:@+-]+", word) else "'" + word.replace("'", r"\'") + "'"
-    return quote(f"{key}={plain}")
+    if not re.fullmatch(r"[\w./:@+-]+", word):
+        word = "'" + re.sub(r"(\\*)('|\$\{)", r"\1\1\\\2", word) + "'"
+    return quote(f"{key}={word}")
 
 
 def _verl_launch(configuration: Configuration, spec: FinetunedSpec, out: Path) -> list[str]:
@@ -180,6 +192,8 @@ def _openrlhf_row(configuration: Configuration, b: int, asked: Mapping[str, Any]
 
 
 def _openrlhf_launch(configuration: Configuration, spec: FinetunedSpec, out: Path) -> list[str]:
+    if cut := next((mark for mark in ",@" if mark in str(out)), None):
+        raise InputError(f"{out}: must be a path without , and @, at which OpenRLHF cuts it, found {cut}")
     most = sum(configuration.fields.shares.values())
     responses = spec.batch_size * spec.accumulation_steps
     return [

@@ -17,7 +17,7 @@ import json
 import os
 import shlex
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +27,7 @@ import pytest
 from pyarrow import parquet
 from trl import RLOOConfig
 
+from rlhf_game import InputError
 from rlhf_game.outcomes.run_config import read_config
 from rlhf_game.outcomes.scoring import GroupScorer
 from tests import tiny
@@ -83,8 +84,8 @@ def loaded(folder: Path) -> ModuleType:
     return module
 
 
-def expected(folder: Path) -> tuple[list[float], Any]:
-    rewards = GroupScorer(read_config(folder.parent / "config.json"), folder / "calls").score(PLACES, TEXTS)[1]
+def expected(folder: Path, places: Sequence[int] = PLACES) -> tuple[list[float], Any]:
+    rewards = GroupScorer(read_config(folder.parent / "config.json"), folder / "calls").score(list(places), TEXTS)[1]
     return [float(4 * a + b) for a, b in rewards.T], rewards
 
 
@@ -119,7 +120,11 @@ def test_openrlhf_gets_tensors_of_queries_with_their_prompts(export: Callable[..
     found = reward(queries, asked, [rows[place]["label"] for place in PLACES])
     assert found["rewards"].tolist() == pytest.approx(totals)
     assert found["scores"].tolist() == pytest.approx([total / 5 for total in totals])
-    assert found["extra_logs"]["kind"].tolist() == pytest.approx(rewards[0].tolist())
+    assert found["extra_logs"]["group_kind"].tolist() == pytest.approx(rewards[0].tolist())
+    spaced, query = "please  no yes <bos> ", "please no yes <bos> good yes <eos>"  # its tokenizer gives one space back
+    assert reward([query], [spaced], ["1"])["rewards"].tolist() == pytest.approx([4 * 1.0 + 0.6])
+    with pytest.raises(InputError, match="queries: must begin with their prompts, 'please no"):
+        reward(["now yes"], ["please no"], ["1"])
     words = shlex.split((folder / "launch.sh").read_text().split("set -e\n")[1])
     assert {word for word in words if word.startswith("--")} <= OPENRLHF
     assert words[words.index("--algo.kl.init_coef") + 1] == "0.25"
@@ -193,6 +198,15 @@ def test_an_engine_needs_a_configuration_and_a_new_folder(tmp_path: Path) -> Non
         assert said in result.err
 
 
+def test_openrlhf_is_given_no_path_that_it_would_cut(export: Callable[..., Path], tmp_path: Path) -> None:
+    export("openrlhf")
+    for name in ("a,b", "a@b"):
+        result = command("export", "openrlhf", tmp_path / "config.json", "-o", tmp_path / name)
+        assert (result.code, result.out) == (2, "")
+        assert "must be a path without , and @, at which OpenRLHF cuts it, found " + name[1] in result.err
+        assert not (tmp_path / name).exists()
+
+
 ODD = ["class", "it's", 'say "hi"', "two\nlines", "\u00fc\u4e2d", "a\\b", "{x}", "$(touch owned)", '"""']
 """Names that are keywords, or mean something to Python, a shell or Hydra."""
 
@@ -200,7 +214,7 @@ ODD = ["class", "it's", 'say "hi"', "two\nlines", "\u00fc\u4e2d", "a\\b", "{x}",
 @pytest.mark.parametrize("engine", ["trl", "verl", "openrlhf"])
 def test_odd_names_are_names(tmp_path: Path, engine: str) -> None:
     """Of groups, of the configuration and of the folder: what is exported loads, and its launch is one command."""
-    place = tmp_path / "a 'b' $(touch owned) \"c\", d=e"
+    place = tmp_path / ("a 'b' $(touch owned) \"c\"" + ("" if engine == "openrlhf" else ", d=e@f"))
     place.mkdir()
     tiny.save_language_model(place / "model")
     named = [{"name": name, "reward": {"brevity": k + 2}} for k, name in enumerate(ODD)]
@@ -216,7 +230,8 @@ def test_odd_names_are_names(tmp_path: Path, engine: str) -> None:
         found = module.compute_score("rlhf-game", "yes", "0")
         assert [key for key in found if key != "score"] == [f"group_{name}" for name in ODD]
     else:
-        assert list(module.reward_func(["good yes"], ["good "], ["0"])["extra_logs"]) == ODD
+        logs = module.reward_func(["good yes"], ["good "], ["0"])["extra_logs"]
+        assert list(logs) == [f"group_{name}" for name in ODD]  # OpenRLHF puts them beside its own "reward" and others
     script = (place / "out 1/launch.sh").read_text()
     words = shlex.split(script.split("set -e\n")[1])
     assert words[-1] == "$@"

@@ -152,10 +152,10 @@ def load_reference(model: Pretrained, base: Path | None = None) -> LanguageModel
     )
 
 
-def special_tokens(name: str, *, revision: str | None, base: Path | None) -> tuple[str, ...]:
-    """Return the special tokens of a model's tokenizer, as texts have them that were decoded with them."""
-    tokenizer = load_pretrained(AutoTokenizer, find_checkpoint(name, revision=revision, base=base))
-    return tuple(tokenizer.all_special_tokens)
+def load_tokenizer(name: str, *, revision: str | None, base: Path | None) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer alone. Raises InputError when there is none."""
+    found: PreTrainedTokenizerBase = load_pretrained(AutoTokenizer, find_checkpoint(name, revision=revision, base=base))
+    return found
 
 
 def load_trainable(model: Pretrained, how: Optimization, device: str = "cpu") -> LanguageModel:

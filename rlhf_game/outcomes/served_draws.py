@@ -29,6 +29,10 @@ and other kernels move it so far, another policy farther."""
 FAR: Final = 0.01
 
 
+UNTOUCHED: Final = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+"""What a request says so that a server does not take it from the model's own generation settings, as vLLM does."""
+
+
 @final
 class ServerSpec(Strict):
     """A server with /completions under ``url``, such as http://127.0.0.1:8000/v1."""
@@ -55,6 +59,8 @@ class _Answer:
     log_probability: float
     """Of these tokens, in nats, as the server says it."""
     is_cut: bool
+    stopped_at: Any
+    """What the server says that it stopped at, beside the end of a text."""
 
 
 def drawn_batch(
@@ -114,9 +120,8 @@ def _asked(
     own = int(np.random.SeedSequence(seed, spawn_key=stream).generate_state(1)[0]) % 2**31
     document = {
         "model": server.name, "prompt": list(encoded[prompt]), "max_tokens": sampling.max_new_tokens, "n": 1,
-        "temperature": sampling.temperature, "top_p": sampling.top_p, "seed": own, "logprobs": 1,
-        "stop_token_ids": list(model.end_ids), "return_tokens_as_token_ids": True,
-        **({"top_k": sampling.top_k} if sampling.top_k else {}),
+        "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k or -1, "seed": own,
+        "logprobs": 1, "stop_token_ids": list(model.end_ids), "return_tokens_as_token_ids": True, **UNTOUCHED,
     }  # fmt: skip
     who = f"the server {server.url}"
     address = Address(f"{server.url.rstrip('/')}/completions", server.key_env, server.timeout, server.retries)
@@ -128,6 +133,8 @@ def _asked(
             f"and as many token_logprobs, at most 0 (as vLLM does, asked with return_tokens_as_token_ids), found "
             f"{shown(str(answer), 80)}"
         )
+    if found.stopped_at is not None and found.stopped_at not in model.end_ids:
+        raise RunError(f"{who} must stop where the model here ends, found stop_reason {shown(str(found.stopped_at))}")
     return found
 
 
@@ -142,7 +149,8 @@ def _read(answer: Any, longest: int, vocabulary: int) -> _Answer | None:
         return None
     if len(ids) != len(logs) or len(ids) > longest or not all(0 <= token < vocabulary for token in ids):
         return None
-    return _Answer(ids, math.fsum(logs), is_cut) if all(-math.inf < one <= 0 for one in logs) else None
+    stopped_at = choice.get("stop_reason")
+    return _Answer(ids, math.fsum(logs), is_cut, stopped_at) if all(-math.inf < one <= 0 for one in logs) else None
 
 
 def _ended(one: _Answer, model: "LanguageModel") -> list[int]:

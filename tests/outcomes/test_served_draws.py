@@ -22,19 +22,27 @@ from tests.servers import Answer, serving
 from tests.training_backends.trainers.policies.enumerable import END, PROMPT, WORDS, responses, save_model
 
 LISTED = responses(LONGEST)
+NEUTRAL = {
+    "temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}  # fmt: skip
+"""Where a request is silent, vLLM takes these from the model's generation_config.json, whose log probabilities it then
+does not say (vllm-project/vllm at 002032ee2b18e1f7bd924ec47b62504ba3866063, entrypoints/openai/completion/protocol.py:
+to_sampling_params; -1 and 0 switch top_k off, of older versions -1 alone)."""
 
 
 def completing(
     p: np.ndarray, *, keeps_end: bool = False, wrong: Callable[[Any], Any] = lambda answer: answer
 ) -> Answer:
-    """Answer like vLLM, with draws from listed probabilities."""
+    """Answer like vLLM, with draws from listed probabilities, of a model whose own settings are greedy."""
 
     @cache
     def log_mass(begun: tuple[int, ...]) -> float:
         return float(np.log(sum(p[k] for k, ids in enumerate(LISTED) if ids[: len(begun)] == begun)))
 
     def answer(asked: dict[str, Any], number: int) -> tuple[int, Any]:
-        k = int(np.random.default_rng(asked["seed"]).choice(p.size, p=p))
+        is_free = {key: asked.get(key) for key in NEUTRAL} == NEUTRAL
+        k = int(np.random.default_rng(asked["seed"]).choice(p.size, p=p)) if is_free else int(p.argmax())
         ids = list(LISTED[k])
         logs = [log_mass(LISTED[k][: t + 1]) - log_mass(LISTED[k][:t]) for t in range(len(ids))]
         is_ended = ids[-1] == END
@@ -124,6 +132,27 @@ def test_what_is_no_completion_with_its_tokens_is_refused(models: Path, wrong: s
         server, how = ServerSpec(url=url, name="served"), Sampling(LONGEST)
         with pytest.raises(RunError, match=r"must answer choices\[0\] with finish_reason stop or length and logprobs"):
             drawn_batch(server, model, [model.encode_prompt(PROMPT)], [(0, 0)], seed=1, sampling=how)
+
+
+def test_a_server_that_stops_where_the_model_does_not_end_is_refused(models: Path) -> None:
+    """vLLM adds stop tokens of the model's generation_config.json to those of a request, and says which it was."""
+    model = load_language_model(str(models / "model"))
+    end: list[int] = []
+
+    def stopped(answer: Any) -> Any:
+        answer["choices"][0].update(finish_reason="stop", stop_reason=end[0])
+        return answer
+
+    def draw() -> Any:
+        with serving(completing(Truth(model).q, wrong=stopped)) as (url, _):
+            server, how = ServerSpec(url=url, name="served"), Sampling(LONGEST)
+            return drawn_batch(server, model, [model.encode_prompt(PROMPT)], [(0, 0)], seed=1, sampling=how)
+
+    end[:] = [3]
+    with pytest.raises(RunError, match="must stop where the model here ends, found stop_reason 3"):
+        draw()
+    end[:] = [END]
+    draw()
 
 
 def test_probabilities_that_are_all_one_are_of_no_model(models: Path) -> None:

@@ -260,10 +260,7 @@ def test_a_formula_that_has_gone_wrong_is_moved_into_what_the_reference_allows()
 def test_no_misreport_gains_more_than_the_certificate_says(
     rule: str, progress: float, certified: int, count: int, lies: int, least: float
 ) -> None:
-    """Training stops early; lies of each group about reward and size, the true utilities in expectation.
-
-    certified: of so many draws the certificate is; count: means over so many even draws are expectations.
-    """
+    """Training stops early; lies of each group about reward and size, true utilities by means over even draws."""
     world, rng = World.make(4, prompts=1, outcomes=5), np.random.default_rng(1)
     reference = world.even(world.q, certified)
 

@@ -250,13 +250,10 @@ def test_a_formula_that_has_gone_wrong_is_moved_into_what_the_reference_allows()
 
 
 @pytest.mark.parametrize("rule", ["formula", "reference", "trainings"])
-@pytest.mark.parametrize(
-    ("progress", "certified", "count", "lies", "least"),
-    [
-        (0.3, 1_000, 1_000, 8, 0.002),
-        *(pytest.param(progress, 20_000, 2_000, 50, 0.01, marks=pytest.mark.slow) for progress in (0.3, 0.9)),
-    ],
-)
+@pytest.mark.parametrize(("progress", "certified", "count", "lies", "least"), [
+    (0.3, 1_000, 1_000, 8, 0.002),
+    *(pytest.param(progress, 20_000, 2_000, 50, 0.01, marks=pytest.mark.slow) for progress in (0.3, 0.9)),
+])  # fmt: skip
 def test_no_misreport_gains_more_than_the_certificate_says(
     rule: str, progress: float, certified: int, count: int, lies: int, least: float
 ) -> None:

@@ -1,8 +1,9 @@
 """What a group may say, as arrays: rows of numbers, how a point is brought back into the domain, and what it moves.
 
 A row is one prompt (a menu and an automaton have one row). Misreports work on [..., B, m]: any number of alternatives
-at once. Where no domain is declared, an audit lets a group say any reward with the same sum as its true one, and no
-entry below 0 (below its own least entry, where that is negative); with several prompts that holds for each prompt.
+at once. Where bounds are declared, a group may say any reward within them. Where nothing is, an audit lets a group say
+any reward with the same sum as its true one, and no entry below 0 (below its own least entry, where that is negative);
+with several prompts that holds for each prompt.
 """
 
 from abc import ABC, abstractmethod
@@ -116,6 +117,35 @@ class MaxOne(Domain):
         return MaxOne(np.stack([self.low, *(other.low for other in others)]))
 
 
+@final
+@dataclass(frozen=True, eq=False)
+class Within(Domain):
+    """low <= r <= high."""
+
+    low: Array
+    high: Array
+    top: Array
+    """The largest entry of the true reward, which rewards of given proportions have too. All three are shaped alike."""
+
+    def project(self, rewards: Array) -> Array:
+        """Return the nearest point: clipped."""
+        return np.clip(rewards, self.low[..., None], self.high[..., None])
+
+    def shaped(self, weights: Array) -> Array:
+        """Return the rewards with these proportions above ``low`` and the largest entry ``top``."""
+        span = (self.top - self.low)[..., None]
+        return np.asarray(self.low[..., None] + span * _proportions(weights, weights.max(axis=-1)))
+
+    def rows(self, which: NDArray[np.intp]) -> "Within":
+        """Return the domain of some rows."""
+        return Within(self.low[..., which], self.high[..., which], self.top[..., which])
+
+    def together(self, others: Sequence[Domain]) -> "Within":
+        """Return the domain of several groups."""
+        same = [self, *(other for other in others if isinstance(other, Within))]
+        return Within(*(np.stack([getattr(one, end) for one in same]) for end in ("low", "high", "top")))
+
+
 def _proportions(weights: Array, size: Array) -> Array:
     """Return weights / size; equal parts where the size is 0."""
     safe = np.where(size > 0, size, 1.0)[..., None]
@@ -181,9 +211,11 @@ class Coordinates(ABC):
         """Return how policies move with the rows of a sheet; None where that is not known."""
 
 
-def declared(normalization: Normalization, sheet: Array) -> Domain:
-    """Return what groups whose true rewards are the rows of ``sheet`` [B, m] may say."""
+def declared(normalization: Normalization, sheet: Array, bounds: tuple[float, float] | None = None) -> Domain:
+    """Return what groups whose true rewards are the rows of ``sheet`` [B, m] may say. bounds: of every reward."""
     zeros = np.zeros(len(sheet))
+    if bounds is not None:
+        return Within(zeros + bounds[0], zeros + bounds[1], sheet.max(axis=1))
     if normalization is Normalization.MAX:
         return MaxOne(zeros)
     if normalization is Normalization.SUM:

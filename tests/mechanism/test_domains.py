@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import rlhf_game as rg
-from rlhf_game.mechanism.domains import FixedSum, MaxOne
+from rlhf_game.mechanism.domains import FixedSum, MaxOne, Within
 from rlhf_game.mechanism.spaces.chain import Chain
 from rlhf_game.mechanism.spaces.trie import Trie
 from tests.agents import brute
@@ -63,6 +63,31 @@ def test_reports_made_from_rows_are_read_back_and_are_in_the_domain(kind: str, n
         if normalization == "none":
             assert np.sum(report) == pytest.approx(np.sum(truth))
     np.testing.assert_allclose(domain.project(sheets[0]), sheets[0], atol=1e-12)
+
+
+def test_of_declared_bounds_every_reward_within_them_may_be_said_and_no_other() -> None:
+    """What was tried of a trie kept the sum of the truth, and was refused by its own door where it left the bounds."""
+    trie = Trie([[0.6, 0.3, 0.1], [0.2, 0.3, 0.5]], [0.1, 0.0], rg.KL(1.0), bounds=(-0.5, 2.0))
+    truth, rng = [[0.0, 0.5, 1.5], [0.25, 0.25, 0.25]], np.random.default_rng(0)
+    system = trie.running.coordinates(truth)
+    (sheet,) = system.sheets(truth)
+    (domain,) = system.domains((sheet,))
+    assert isinstance(domain, Within)
+    np.testing.assert_array_equal(domain.project(np.array([[-9.0, 0.7, 9.0]] * 2)), [[-0.5, 0.7, 2.0]] * 2)
+    np.testing.assert_allclose(domain.shaped(sheet + 0.5), sheet, atol=1e-15)  # what Polarize says at power 1
+    for said in domain.draw(rng, 20, 3):
+        trie.running.read(system.reward((said,)))
+    with pytest.raises(rg.InputError, match=r"within the declared bounds \[-0.5, 2.0\], got 2.5"):
+        trie.running.read([[0.0, 2.5, 0.0], [0.0, 0.0, 0.0]])
+    group, rival = rg.Group("a", truth, 1), rg.Group("b", [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]], 3)
+    free = rg.Mechanism(rg.SocialWelfare(), rg.NoPayments())
+    found = rg.audit(free, [group, rival], trie.running, rng=rng)[0]
+    loudest = np.asarray(found.report.reward)
+    assert found.found > 0.05
+    assert loudest.min() >= -0.5
+    assert loudest.max() == pytest.approx(2.0)  # as loud as may be
+    together = domain.together([domain.rows(np.array([1, 0]))])
+    np.testing.assert_array_equal(together.project(np.full((2, 2, 3), 9.0)), np.full((2, 2, 3), 2.0))
 
 
 def test_negative_rewards_keep_their_least_entry() -> None:

@@ -47,7 +47,8 @@ class Table(PolicySpace[Sheets]):
     reference: q, the initial distribution: [m]; [B, m] for B prompts; or a list of B lists of any lengths.
     regularizer: what it costs to leave q. outcomes: labels shaped like the reference, which callable rewards are called
     on (one call for all of them, prompt after prompt). prompt_weights: [B], default equal; they are normalised.
-    normalization: the declared domain of rewards, "none", "sum" or "max", on each prompt. games: the rows [B, m] of the
+    normalization: the declared domain of rewards, "none", "sum" or "max", on each prompt. bounds: [lo, hi], in units of
+    reward, which every reward keeps; in place of a normalization. games: the rows [B, m] of the
     reference are games of their own, not prompts of one: sizes and weights are then [n, B], and what was one number is
     one for each game, [B].
 
@@ -68,6 +69,7 @@ class Table(PolicySpace[Sheets]):
         outcomes: Sequence[Any] | None = None,
         prompt_weights: ArrayLike | None = None,
         normalization: Normalization | str = Normalization.NONE,
+        bounds: Sequence[float] | None = None,
         games: bool = False,
     ) -> None:
         if not isinstance(regularizer, Regularizer):
@@ -81,6 +83,7 @@ class Table(PolicySpace[Sheets]):
         )
         self.prompt_weights = self._read_weights(prompt_weights)
         self.normalization = Normalization.parse(normalization)
+        self.bounds = None if bounds is None else self._read_bounds(bounds)
         self.outcomes = None if outcomes is None else self._read_outcomes(outcomes)
         self.games = games
         if games and (self.layout.is_flat or len(self.layout.members) > 1):
@@ -91,11 +94,11 @@ class Table(PolicySpace[Sheets]):
         if len(self.layout.widths) > 1:
             raise CombinationError(f"many games at once need a Table of one prompt, not of {len(self.layout.widths)}")
         reference = np.broadcast_to(self.reference[0][0], (count, self.layout.widths[0]))
-        return Table(reference, self.regularizer, normalization=self.normalization, games=True)
+        return Table(reference, self.regularizer, normalization=self.normalization, bounds=self.bounds, games=True)
 
     def game(self, b: int) -> "Table":
         """Return one game of a table of games."""
-        return Table(self.reference[0][b], self.regularizer, normalization=self.normalization)
+        return Table(self.reference[0][b], self.regularizer, normalization=self.normalization, bounds=self.bounds)
 
     def _read_weights(self, weights: ArrayLike | None) -> Array:
         prompts = len(self.layout.widths)
@@ -109,6 +112,14 @@ class Table(PolicySpace[Sheets]):
         if (array < 0).any() or array.sum() <= 0:
             raise InputError(f"must be >= 0 with a sum > 0, got {array.tolist()}", field="prompt_weights")
         return frozen(array / array.sum())
+
+    def _read_bounds(self, bounds: Sequence[float]) -> tuple[float, float]:
+        ends = finite(bounds, "bounds")
+        if ends.shape != (2,) or ends[0] > ends[1]:
+            raise InputError(f"must be [lowest, highest], got {ends.tolist()}", field="bounds")
+        if self.normalization is not Normalization.NONE:
+            raise InputError(f"must not come with normalization {self.normalization.value}", field="bounds")
+        return float(ends[0]), float(ends[1])
 
     def _read_outcomes(self, outcomes: Sequence[Any]) -> tuple[Any, ...]:
         prompts = [outcomes] if self.layout.is_flat else list(outcomes)
@@ -157,8 +168,17 @@ class Table(PolicySpace[Sheets]):
         """
         sheets = self.read_boost(reward)
         for sheet in sheets:
-            self.normalization.check(sheet)
+            self._check(sheet)
         return sheets
+
+    def _check(self, sheet: Array) -> None:
+        """Raise InputError where a reward is outside the domain."""
+        self.normalization.check(sheet)
+        if self.bounds is not None:
+            low, high = self.bounds
+            if sheet.min() < low or sheet.max() > high:
+                outside = sheet.min() if sheet.min() < low else sheet.max()
+                raise InputError(f"must be within the declared bounds {[low, high]}, got {outside}", field="reward")
 
     def view(self, reward: Any) -> tuple[Sheets, Callable[[], None] | None]:
         """Return a reward as sheets: a large array without a copy, and with a check that it has not been changed."""
@@ -171,7 +191,7 @@ class Table(PolicySpace[Sheets]):
         if not isfinite(sum(seen)):
             return self.read(reward), None  # which says what is wrong
         sheet = read_only(reward[None] if self.layout.is_flat else reward)
-        self.normalization.check(sheet)
+        self._check(sheet)
 
         def unchanged() -> None:
             if content(reward) != seen:
@@ -365,7 +385,7 @@ class TableCoordinates(Coordinates):
 
     def domains(self, truth: Sheets) -> tuple[Domain, ...]:
         """Return the declared domain of each prompt."""
-        return tuple(declared(self.space.normalization, sheet) for sheet in truth)
+        return tuple(declared(self.space.normalization, sheet, self.space.bounds) for sheet in truth)
 
     @property
     def pace(self) -> Literal["rows", "iterated", "whole"]:  # type: ignore[override]

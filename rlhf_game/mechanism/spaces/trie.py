@@ -87,12 +87,8 @@ class Trie(PolicySpace[Bounded]):
     ) -> None:
         if not getattr(regularizer, "is_entropic", False):
             raise CombinationError(f"intervals for missing mass are known under KL, not {type(regularizer).__name__}")
-        ends = finite(bounds, "bounds")
-        if ends.shape != (2,) or ends[0] > ends[1]:
-            raise InputError(f"must be [lowest, highest], got {ends.tolist()}", field="bounds")
         self.regularizer, self.strength = regularizer, regularizer.strength
-        self.bounds: tuple[float, float] = (float(ends[0]), float(ends[1]))
-        self.table = Table(reference, regularizer, outcomes=outcomes, prompt_weights=prompt_weights)
+        self.table = Table(reference, regularizer, outcomes=outcomes, prompt_weights=prompt_weights, bounds=bounds)
         deltas, prompts = finite(missing, "missing"), len(self.table.layout.widths)
         if deltas.shape != (prompts,) or (deltas < 0).any() or (deltas >= 1).any():
             raise InputError(
@@ -139,13 +135,13 @@ class Trie(PolicySpace[Bounded]):
 
     def read(self, reward: Reward | ArrayLike) -> Bounded:
         """Return a reward on the finished sequences; raise InputError if it leaves the bounds."""
-        sheets = self.table.read(reward)
-        low, high = self.bounds
-        for sheet in sheets:
-            if sheet.min() < low or sheet.max() > high:
-                outside = sheet.min() if sheet.min() < low else sheet.max()
-                raise InputError(f"must be within the declared bounds {[low, high]}, got {outside}", field="reward")
-        return Bounded(sheets, low, high)
+        return Bounded(self.table.read(reward), *self.bounds)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What every reward keeps on every sequence."""
+        assert self.table.bounds is not None
+        return self.table.bounds
 
     def read_boost(self, boost: Any) -> Bounded:
         """Return a boost on the finished sequences, with its own range as bounds."""

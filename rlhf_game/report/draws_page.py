@@ -9,11 +9,10 @@ from rlhf_game.files.receipts import Interval, Receipt, read_receipt_of
 from rlhf_game.files.schema import OurDocument, parse_model
 from rlhf_game.files.verify import drawn_differences
 from rlhf_game.report.data_table import DataTable, column, number
-from rlhf_game.report.incentives import audited
+from rlhf_game.report.incentives import audited, known_before
 from rlhf_game.report.lies import read_audit
-from rlhf_game.report.money import range_of, receipt_facts, settlement
+from rlhf_game.report.money import groups_share, range_of, receipt_facts, settlement
 from rlhf_game.report.page import (
-    Block,
     Note,
     Page,
     Section,
@@ -80,12 +79,18 @@ def draws_page(folder: Path, audit: Path | None = None) -> Page:
     names = names_of([group.name for group in receipt.groups])
     lies = () if audit is None else (audited(game, read_audit(audit, game)),)
     return Page(
-        title=f"{len(receipt.groups)} groups share draws of the optimum",
+        title=groups_share(receipt, "draws of the optimum"),
         lead=f"What {names} want was put into one policy over all texts, at strength {receipt.strength:g}, and the "
         "responses were drawn from exactly that policy, by rejection. Payments are right in expectation; what they are "
         "known to is said with each.",
         facts=_facts(receipt, said),
-        sections=(settlement(receipt, None, checked), _bills(receipt, said), *lies, _tapes(game, said), _served(game)),
+        sections=(
+            settlement(receipt, None, checked),
+            _bills(game, receipt, said),
+            *lies,
+            _tapes(game, said),
+            _served(game),
+        ),
         provenance=provenance_rows(
             ("game SHA-256", receipt.game_sha256),
             ("settlement seed", f"{said.settlement_seed}, from {said.seed_from}"),
@@ -100,7 +105,7 @@ def _facts(receipt: Receipt, said: DrawsReceiptFields) -> tuple[tuple[str, str, 
     return (*receipt_facts(receipt), ("Draws", f"{accepted:,}", f"of {proposals:,} proposals"))
 
 
-def _bills(receipt: Receipt, said: DrawsReceiptFields) -> Section:
+def _bills(game: DrawnGame, receipt: Receipt, said: DrawsReceiptFields) -> Section:
     """Return each bill by both estimators, its error, and the smallest utility of any tape."""
     names, draws = [group.name for group in receipt.groups], said.draws
     errors = [_error(group.payment) for group in receipt.groups]
@@ -128,19 +133,36 @@ def _bills(receipt: Receipt, said: DrawsReceiptFields) -> Section:
             ),
         ),
     )
-    noisy = [
+    notes = [
         Note(
-            "plain", f"{name}'s payment is smaller than its standard error: {one.draws_needed} draws a prompt would do."
+            "plain",
+            f"{name}'s payment is smaller than its standard error; with {one.draws_needed:,} draws of each prompt it "
+            "would be about twice that.",
         )
         for name, one in zip(names, said.groups, strict=True)
         if one.draws_needed is not None
     ]
-    blocks: list[Block] = [*noisy, table]
+    open_because = _open_because(game, said)
+    if open_because:
+        notes.append(Note("plain", f"{open_because}, so nothing bounds what a lie gains."))
     lead = (
-        f"Bills by {draws.estimator}, from the same proposals as the draws. Truth is the best report in expectation, "
-        "and taking part never loses, draw by draw, where the least utility is not below 0."
+        f"Bills by {draws.estimator}, from the same proposals as the draws. "
+        "Taking part never loses, draw by draw, where the least utility is not below 0."
     )
-    return Section("bills-section", "How well the payments are known", lead, tuple(blocks))
+    return Section("bills-section", "How well the payments are known", lead, (*notes, table))
+
+
+def _open_because(game: DrawnGame, said: DrawsReceiptFields) -> str:
+    """Return why no bound of regret is known, or nothing where one is."""
+    if all(one.regret_bound is not None for one in said.groups):
+        return ""
+    if game.fields.payment == "none":
+        return "Nobody pays"
+    if said.draws.estimator == "log_mean" or game.pilot is not None:
+        return "Truth is the best report in expectation only under rao_blackwell or tape, said before the draws"
+    return known_before(said.seed_from) or (
+        "No size_limit is declared, and a claim that is large enough makes the run need more than its max_proposals"
+    )
 
 
 def _error(payment: Any) -> float | None:

@@ -6,12 +6,13 @@ from typing import Any, Final, final
 
 from rlhf_game.files.documents import shown
 from rlhf_game.files.receipts import Interval, Receipt, read_receipt_of
-from rlhf_game.files.sampled import KNOWN, SampledGameFile, read_sampled_game
+from rlhf_game.files.sampled import SampledGameFile, read_sampled_game
 from rlhf_game.files.schema import OurDocument, parse_model
 from rlhf_game.files.verify import sampled_differences
 from rlhf_game.report.charts import Range, brackets
 from rlhf_game.report.data_table import Cell, DataTable, number
-from rlhf_game.report.money import range_of, receipt_facts, settlement
+from rlhf_game.report.incentives import known_before
+from rlhf_game.report.money import estimate, groups_share, range_of, receipt_facts, settlement
 from rlhf_game.report.page import (
     Block,
     Figure,
@@ -91,10 +92,14 @@ def finetuned_page(folder: Path) -> Page:
     receipt = read_receipt_of(path, game.sha256, "the game beside it")
     trained = parse_model(FinetunedReceiptFields, receipt.model_dump(), shown(str(path), 200))
     checked = recomputed(sampled_differences(receipt, game), "draws")
-    sections = (settlement(receipt, None, checked), _certificate(receipt, trained), _draws(game, trained.delivered))
+    sections = (
+        settlement(receipt, None, checked),
+        _certificate(game, receipt, trained),
+        _draws(game, trained.delivered),
+    )
     names = names_of([group.name for group in receipt.groups])
     return Page(
-        title=f"{len(receipt.groups)} groups share a fine-tuned model",
+        title=groups_share(receipt, "a fine-tuned model"),
         lead=f"What {names} want was put into one policy, trained by {trained.trainer.name} with strength "
         f"{receipt.strength:g}. What is not known exactly is said with its interval.",
         facts=_facts(receipt, trained),
@@ -121,14 +126,12 @@ def _facts(receipt: Receipt, trained: FinetunedReceiptFields) -> tuple[tuple[str
     return (*facts, ("Trainings", str(trained.cost.trainings), f"{trained.cost.tokens:,} tokens"))
 
 
-def _certificate(receipt: Receipt, trained: FinetunedReceiptFields) -> Section:
-    certificate, bounds = trained.certificate, [group.regret_bound for group in trained.groups]
+def _certificate(game: SampledGameFile, receipt: Receipt, trained: FinetunedReceiptFields) -> Section:
+    bounds = [group.regret_bound for group in trained.groups]
     known = [bound for bound in bounds if bound is not None]
-    sure = f"With probability {certificate.level:g}"
     verdict = Note("plain", "What a lie gains at most is not known for these payments.")
-    if trained.seed_from in KNOWN:
-        why = "(settlement_seed)" if trained.seed_from == "config" else "for all that is known here (settle --draws)"
-        verdict = Note("plain", f"The draws were known before the reports {why}, so nothing bounds what a lie gains.")
+    if because := known_before(trained.seed_from):
+        verdict = Note("plain", f"{because}, so nothing bounds what a lie gains.")
     elif trained.cap_from == "sizes":
         verdict = Note(
             "plain",
@@ -137,14 +140,38 @@ def _certificate(receipt: Receipt, trained: FinetunedReceiptFields) -> Section:
         )
     elif known:
         verdict = Note(
-            "plain", f"{sure}, and in expectation over draws, no lie of any group gains more than {number(max(known))}."
+            "plain",
+            f"With probability {trained.certificate.level:g}, and in expectation over draws, no lie of any group gains "
+            f"more than {number(max(known))}.",
         )
+    blocks: list[Block] = [verdict, *([_bounds(receipt, trained, bounds)] if known else [])]
+    if trained.delivered == REFERENCE:
+        blocks.insert(0, Note("bad", "The untouched model is delivered: it was better than what was trained."))
+    elif estimate(trained.affine_social_welfare) < estimate(trained.untouched_affine_social_welfare):
+        blocks.insert(
+            0,
+            Note(
+                "plain",
+                "By these draws the untouched model has more affine welfare than what is delivered, which "
+                + ("other draws decided." if game.fields.choosing else "is the trained one whatever they say."),
+            ),
+        )
+    if not trained.trainer.is_faithful:
+        blocks.insert(
+            0, Note("bad", f"{trained.trainer.name} is not the mechanism's own trainer: {trained.trainer.reason}.")
+        )
+    return Section("incentives", "Would lying pay?", f"Payments: {trained.payments_label}.", tuple(blocks))
+
+
+def _bounds(receipt: Receipt, trained: FinetunedReceiptFields, bounds: Sequence[float | None]) -> Figure:
+    """Return what no lie of each group gains more than."""
+    certificate = trained.certificate
     rows = [(group.name, [Range("bound", 0.0, bound, 0)]) for group, bound in zip(receipt.groups, bounds, strict=True)]
     said = "; ".join(
         f"{group.name}: {'unknown' if bound is None else 'at most ' + number(bound)}"
         for group, bound in zip(receipt.groups, bounds, strict=True)
     )
-    figure = Figure(
+    return Figure(
         "regret",
         "The most that a lie can gain",
         (Panel(brackets("regret-drawing", "The most that a lie can gain", said, rows, "gain over the truth")),),
@@ -157,14 +184,6 @@ def _certificate(receipt: Receipt, trained: FinetunedReceiptFields) -> Section:
         ),
         (LegendEntry("no lie gains more", 0),),
     )
-    blocks: list[Block] = [verdict, figure]
-    if trained.delivered == REFERENCE:
-        blocks.insert(0, Note("bad", "The untouched model is delivered: it was better than what was trained."))
-    if not trained.trainer.is_faithful:
-        blocks.insert(
-            0, Note("bad", f"{trained.trainer.name} is not the mechanism's own trainer: {trained.trainer.reason}.")
-        )
-    return Section("incentives", "Would lying pay?", f"Payments: {trained.payments_label}.", tuple(blocks))
 
 
 def _draws(game: SampledGameFile, delivered: str) -> Section:

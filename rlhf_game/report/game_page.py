@@ -12,7 +12,7 @@ from rlhf_game.files.verify import game_differences
 from rlhf_game.mechanism.mechanism import Settlement
 from rlhf_game.report.incentives import incentives
 from rlhf_game.report.lies import Audit
-from rlhf_game.report.money import payments, receipt_facts, settlement
+from rlhf_game.report.money import groups_share, payments, receipt_facts, settlement
 from rlhf_game.report.page import Note, Page, Section, names_of, provenance_rows
 from rlhf_game.report.play import what_if
 from rlhf_game.report.policy_page import policies
@@ -21,7 +21,6 @@ from rlhf_game.report.spreads import OVER
 
 MOST_CELLS: Final = 40_000
 """Rewards of a game (outcomes times groups) up to which a report trains policies and searches for lies of its own."""
-WORDS: Final = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
 RULES: Final = {
     "affine": "each group pays exactly what its report costs the others and the provider",
     "revenue": "each group pays what its report costs the others, and an entry fee that no truthful group regrets",
@@ -120,12 +119,9 @@ def _entries(table: Any) -> int:
 
 
 def _title(receipt: Receipt) -> str:
-    count = len(receipt.groups)
-    who = WORDS[count] if count < len(WORDS) else str(count)
     model = receipt.provenance.get("model")
     name = model.get("model") if isinstance(model, dict) else None
-    what = name if isinstance(name, str) and name else "one policy"
-    return f"{who} group{'' if count == 1 else 's'} share{'s' if count == 1 else ''} {what}"
+    return groups_share(receipt, name if isinstance(name, str) and name else "one policy")
 
 
 def _lead(receipt: Receipt) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from rlhf_game.files.drawn import DrawnGame, DrawnMember
 from rlhf_game.files.games import Game
 from rlhf_game.files.parts import label
+from rlhf_game.files.sampled import KNOWN
 from rlhf_game.files.schema import GroupFields
 from rlhf_game.report.charts import CurvePoint, Plot, Range, Series, brackets, plot
 from rlhf_game.report.data_table import Cell, DataTable, number
@@ -63,6 +64,14 @@ def audited(game: DrawnGame, audit: Audit) -> Section:
     blocks: list[Block] = [_verdict(audit, audit), _brackets([audit]), _lies([audit], game.fields.groups)]
     blocks += _joint(audit)
     return Section("incentives", "Would lying pay?", f"{audit.audited}." if audit.audited else "", tuple(blocks))
+
+
+def known_before(seed_from: str) -> str:
+    """Return how draws could be known before the reports, or nothing where they could not."""
+    if seed_from not in KNOWN:
+        return ""
+    why = "(settlement_seed)" if seed_from == "config" else "for all that is known here (settle --draws)"
+    return f"The draws were known before the reports {why}"
 
 
 def is_proved(bracket: Bracket) -> bool:

@@ -12,6 +12,7 @@ from rlhf_game.report.spreads import spread_blocks
 
 NUMBERS: Final = ("value", "payment", "utility")
 """Of each group of a receipt."""
+WORDS: Final = ("No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten", "Eleven", "Twelve")
 KINDS: Final = (
     ("own value", "own"),
     ("cost to another group", "cost"),
@@ -32,6 +33,13 @@ def drawn_first(groups: int) -> str:
     return (
         f" Drawn are the first {MOST_PANELS} of {groups} groups; all are in the data." if groups > MOST_PANELS else ""
     )
+
+
+def groups_share(receipt: Receipt, what: str) -> str:
+    """Return the title of a settlement."""
+    count = len(receipt.groups)
+    who = WORDS[count] if count < len(WORDS) else str(count)
+    return f"{who} group{'' if count == 1 else 's'} share{'s' if count == 1 else ''} {what}"
 
 
 def estimate(value: Number) -> float:
@@ -80,7 +88,11 @@ def settlement(receipt: Receipt, parts: Sequence[Breakdown] | None, checked: Not
         lead += " Without: what a member would have if the group had stayed away."
     if intervals:
         level = min(interval.level for interval in intervals)
-        sure = "for certain, whatever responses were not found" if level == 1 else f"with probability {level:g}"
+        sure = "for certain, whatever responses were not found"
+        if level < 1:
+            sure = f"with probability {level:g}"
+            if len(groups) > 1:  # the sums hold where all of their parts do
+                sure += f", and the sums with at least {max(0.0, 1 - len(groups) * (1 - level)):.3g}"
         lead += f" In small print: between which numbers it lies {sure}."
     table = _table(receipt, None if intervals else parts)
     blocks = (checked, table, *spread_blocks(receipt), _shares(receipt), *_private(receipt))

@@ -1,7 +1,8 @@
 """The report of a training: the tables of its kind, what its steps logged, and every curve that is in the metrics.
 
 A sentence of it is made from the numbers by a rule: how the loss went is the mean of the first and of the last tenth of
-the steps; a column that never changes is said, not drawn.
+the steps; a column that never changes is said, not drawn. Rows of the metrics without an axis are
+no curve: the tables of the kind have them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,8 +29,10 @@ from rlhf_game.report.page import (
 )
 from rlhf_game.report.svg import SHAPES
 
-AXES: Final = ("step", "epoch", "round", "share", "divergence", "kl", "confidence")
-"""What a curve is drawn over, if it has such a column; otherwise over its first."""
+AXES: Final = ("step", "epoch", "round", "share", "members", "divergence", "kl", "confidence")
+"""What a curve is drawn over, if it has such a column; of a log otherwise its first."""
+SURE: Final = "confidence"
+"""Of these: how sure a model is of its choices, beside how often it is right."""
 MOST_PANELS: Final = 12
 MOST_POINTS: Final = 240
 """Points of a curve; of more, every second, third ... one is drawn."""
@@ -71,9 +74,9 @@ def training_page(folder: Path) -> Page:
     logs = logs_of(folder)
     if logs:
         sections.append(Section("steps", "Step by step", _course(logs), figures_of([*_logged(logs)], "steps")))
-    figures = figures_of([*curves_of(metrics)], "curves")
+    figures = figures_of([one for one in curves_of(metrics) if _columns(one[1])[0] in AXES], "curves")
     if figures:
-        sections.append(Section("curves", "Curves", "Every series of numbers in the metrics.", figures))
+        sections.append(Section("curves", "Curves", "Series of numbers in the metrics.", figures))
     files = config.get("files")
     settings = {key: value for key, value in config.items() if key != "files"}
     what = str(config.get("kind", "training")).replace("_", " ")
@@ -149,6 +152,9 @@ def _outputs(changed: Sequence[ChangedOutput]) -> Section:
     lead = (
         f"One response to each of the first {len(changed)} prompts that the training is judged on; "
         f"{'none' if same == 0 else same} of them {'is' if same == 1 else 'are'} the same before and after."
+        if len(changed) > 1
+        else "One response to the first prompt that the training is judged on"
+        f"{', the same before and after' if same else ''}."
     )
     header = ("prompt", "before", "after", "characters before", "characters after")
     rows = [(row.prompt, row.before, row.after, len(row.before), len(row.after)) for row in changed]
@@ -256,6 +262,8 @@ def figures_of(curves: Sequence[tuple[Place, Rows]], key: str) -> tuple[Figure, 
 
 def _figure(key: str, title: str, columns: Sequence[str], found: Sequence[tuple[Place, Rows]]) -> Figure:
     x, *all_ys = columns
+    if x == SURE and {"accuracy", "pairs"} <= set(all_ys):
+        return _calibration(key, columns, found)
     constant = {y: values.pop() for y in all_ys if len(values := _values(found, y)) == 1}
     ys = [y for y in all_ys if y not in constant]
     shown_curves = found[: len(SHAPES)]
@@ -272,9 +280,6 @@ def _figure(key: str, title: str, columns: Sequence[str], found: Sequence[tuple[
         name = y.replace("_", " ")
         drawing = plot(f"{key}-{k}", f"{name} over {x}", "; ".join(ends), Plot(x.replace("_", " "), ""), series)
         panels.append(Panel(drawing, name))
-    rows: list[tuple[Cell, ...]] = [
-        (" ".join(path), *(row.get(name) for name in columns)) for path, curve in found for row in curve
-    ]
     more = [f"{len(found) - len(shown_curves)} more curves"] if len(found) > len(shown_curves) else []
     more += [f"{len(ys) - MOST_PANELS} more columns"] if len(ys) > MOST_PANELS else []
     same = ", ".join(f"{y.replace('_', ' ')} {number(value)}" for y, value in constant.items())
@@ -284,8 +289,39 @@ def _figure(key: str, title: str, columns: Sequence[str], found: Sequence[tuple[
         title.replace("_", " "),
         tuple(panels),
         caption + (f"{' and '.join(more)} are in the data." if more else ""),
-        DataTable(("curve", *columns), tuple(rows)),
+        _data(columns, found),
         tuple(LegendEntry(label, slot) for slot, label in enumerate(labels)) if len(labels) > 1 else (),
+    )
+
+
+def _data(columns: Sequence[str], found: Sequence[tuple[Place, Rows]]) -> DataTable:
+    rows: list[tuple[Cell, ...]] = [
+        (" ".join(path), *(row.get(name) for name in columns)) for path, curve in found for row in curve
+    ]
+    return DataTable(("curve", *columns), tuple(rows))
+
+
+def _calibration(key: str, columns: Sequence[str], found: Sequence[tuple[Place, Rows]]) -> Figure:
+    """Return how often models are right where they are so sure, and where they would be as right as they are sure."""
+    shown_curves = found[: len(SHAPES) - 1]
+    series, legend = [], []
+    for slot, (path, rows) in enumerate(shown_curves):
+        name = " ".join(path[1:]) or "model"
+        legend.append(LegendEntry(name.replace("_", " "), slot))
+        series.append(Series(name, slot, _points(rows, SURE, "accuracy"), is_line=False))
+    ends = [point.x for one in series for point in one.points]
+    as_sure = tuple(CurvePoint(x, x, x, x) for x in (min(ends), max(ends)))
+    series.append(Series("as right as sure", len(SHAPES) - 1, as_sure, is_dashed=True, has_marks=False))
+    pairs = [row["pairs"] for _, rows in found for row in rows if row.get("pairs") is not None]
+    drawing = plot(f"{key}-0", "accuracy over confidence", "", Plot("how sure", "how often right"), series)
+    return Figure(
+        key,
+        "Calibration",
+        (Panel(drawing),),
+        "Pairs by how sure a model is of its choice, and how often that is right among them; on the dashed line it is "
+        f"as right as it is sure. A point is of {min(pairs)} to {max(pairs)} pairs: few say little.",
+        _data(columns, found),
+        tuple(legend) if len(legend) > 1 else (),
     )
 
 

@@ -17,6 +17,16 @@ def interval(values: Array, known: tuple[float, float] = (-np.inf, np.inf)) -> d
     return found
 
 
+def standard_error(values: Array) -> float | None:
+    """Return the standard error of the mean of n independent values; of one value nothing is known."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+
+
+def shown_number(value: float | None) -> str:
+    """Return a number as a table shows it, also where none is known."""
+    return "unknown" if value is None else f"{value:.3f}"
+
+
 def shown_share(share: float, count: int) -> tuple[str, str]:
     """Return a share of ``count`` rows as a table shows it, and its 95 % interval (Clopper and Pearson)."""
     found = share_interval(share, count)

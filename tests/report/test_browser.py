@@ -28,7 +28,8 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def run_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(folder_of(tmp_path_factory.mktemp("run") / "run", PROMPTS))
+    asked = {"prompts": ["May I, in one sentence that is wider than any phone?", "What to drink?"]}
+    return write_report(folder_of(tmp_path_factory.mktemp("run") / "run", {**PROMPTS, "provenance": asked}))
 
 
 @pytest.fixture(scope="module")

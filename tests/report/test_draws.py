@@ -73,7 +73,26 @@ def test_bills_tapes_and_draws_are_on_the_page(tmp_path: Path) -> None:
     assert len(served) == 2 * 3
     assert {row["response"].lstrip("'") for row in served} <= set(TEXTS)
     assert TEXTS[1] in [cell.text for cell in page.one(id="served").all("bdi", class_="text")]  # as it was written
+    assert not [one for one in page.one(id="served").all("td", class_="n") if one.all("bdi", class_="text")]  # unbroken
+    assert page.one("h1").text == "Two groups share draws of the optimum"
+    levels = "with probability 0.95, and the sums with at least 0.9."  # each of two groups' at .95
+    assert levels in page.one(id="settlement").one("p", class_="section-lead").text
+    assert "nothing bounds" not in page.one(id="bills-section").text
     assert "computed again from the tape" in page.one(id="settlement").one("p", class_="good").text
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"seed_from": "config"}, "The draws were known before the reports (settlement_seed)"),
+        ({"size_limit": None}, "No size_limit is declared"),
+        ({"payment": "none"}, "Nobody pays"),
+    ],
+)
+def test_why_nothing_bounds_a_lie_is_said(tmp_path: Path, changes: dict[str, Any], why: str) -> None:
+    page = page_of(write_report(folder_of(tmp_path / "run", **changes)))
+    assert [why in note.text for note in page.one(id="bills-section").all("p", class_="plain")].count(True) == 1
+    assert {row["regret bound, in expectation over draws"] for row in data_of(page, "bills")} == {""}
 
 
 def test_an_audit_of_draws_is_on_the_page_with_the_lies_that_are_told_together(tmp_path: Path) -> None:

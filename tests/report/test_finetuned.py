@@ -18,9 +18,10 @@ from tests.report.test_escaping import HOSTILE, check_harmless
 
 REWARDS = {HOSTILE[0]: 0.9, "calm": 0.6, HOSTILE[1]: 0.1}
 DRAWS = 60
+WITHOUT = "untouched_affine_social_welfare"
 
 
-def folder_of(path: Path, *, is_faithful: bool = True) -> Path:
+def folder_of(path: Path, *, is_faithful: bool = True, seed_from: str = "provider") -> Path:
     """A run of kind finetuned with draws made up here: the policy says the first text more often than the reference."""
     path.mkdir()
     rng, texts = np.random.default_rng(0), list(REWARDS)
@@ -44,7 +45,7 @@ def folder_of(path: Path, *, is_faithful: bool = True) -> Path:
         **{key: {"file": f"{key}.parquet", "sha256": digest(path / f"{key}.parquet")} for key in ("samples", "scores")},
         "trainer": {"name": "rloo", "is_faithful": is_faithful, "reason": HOSTILE[3]},
         "cost": {"trainings": 1, "tokens": 10, "drawn": 240, "seconds": "cost.json"},
-        "settlement_seed": 3, "seed_from": "provider",
+        "settlement_seed": 3, "seed_from": seed_from,
         "provenance": {"prompts": [HOSTILE[4], HOSTILE[5]]},
     }  # fmt: skip
     (path / "game.json").write_text(json.dumps(game))
@@ -65,7 +66,19 @@ def test_the_receipt_its_bounds_and_the_draws_are_on_the_page(tmp_path: Path) ->
     assert after > before + 0.1
     assert len(data_of(page, "draws")) == 2 * 2 * 3
     assert "computed again from the draws" in page.one(id="settlement").one("p", class_="good").text
-    assert not page.one(id="incentives").all("p", class_="bad")
+    incentives = page.one(id="incentives")
+    assert not incentives.all("p", class_="bad")
+    delivered, untouched = (receipt[key]["estimate"] for key in ("affine_social_welfare", WITHOUT))
+    assert delivered < untouched
+    assert "the trained one whatever they say" in incentives.all("p", class_="plain")[0].text
+    assert page.one("h1").text == "Two groups share a fine-tuned model"
+
+
+def test_no_bound_is_drawn_where_none_is_known(tmp_path: Path) -> None:
+    page = page_of(write_report(folder_of(tmp_path / "run", seed_from="config")))
+    said = page.one(id="incentives").all("p", class_="plain")[-1].text
+    assert "known before the reports (settlement_seed), so nothing bounds" in said
+    assert not page.all(id="regret")
 
 
 def test_a_trainer_that_is_not_the_mechanisms_is_said(tmp_path: Path) -> None:

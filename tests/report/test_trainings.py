@@ -46,6 +46,23 @@ def test_the_tables_of_the_kind_and_every_curve_are_on_the_page(tmp_path: Path) 
     assert (page.one("dt").text, page.one("dd").text) == ("best", "0.2500")
 
 
+def test_rows_without_an_axis_are_a_table_and_calibration_is_points(tmp_path: Path) -> None:
+    """How much two members agree was drawn as a line over another of its numbers, and counts of pairs as a curve."""
+    agreement = [
+        {"members": [0, k], "same_backbone": True, "spearman": 0.5 + k / 10, "same_choice": 1.0 - k / 10}
+        for k in (1, 2)
+    ]
+    sure = [{"pairs": 3, "confidence": 0.6, "accuracy": 0.5}, {"pairs": 9, "confidence": 0.8, "accuracy": 0.75}]
+    metrics = {**METRICS, "agreement": agreement, "calibration": {"model": sure}}
+    page = page_of(write_report(folder_of(tmp_path / "model", CONFIG, metrics)))
+    assert [row["same choice"] for row in data_of(page, "table-1")] == ["0.900", "0.800"]
+    assert [title.text for title in page.one(id="curves").all("h3")] == ["log", "Calibration"]
+    drawn = page.one(id="curves-1")
+    assert "A point is of 3 to 9 pairs" in drawn.one("figcaption").text
+    assert [path.attributes["class"].split()[-1] for path in drawn.all("path", class_="curve")] == ["dashed"]
+    assert [row["accuracy"] for row in data_of(page, "curves-1")] == ["0.5", "0.75"]
+
+
 def test_curves_are_found_wherever_they_are() -> None:
     found = dict(curves_of({"a": {"b": [{"x": 1, "y": 2}, {"x": 2, "y": 3}]}, "c": [1, 2], "d": [{"x": 1}]}))
     assert list(found) == [("a", "b")]
@@ -93,9 +110,11 @@ def test_responses_before_and_after_stand_side_by_side(tmp_path: Path) -> None:
     page = page_of(write_report(folder_of(tmp_path / "model", CONFIG, {**METRICS, "outputs": changed})))
     shown = page.one(id="outputs")
     assert "first 2 prompts that the training is judged on; 1 of them is the same before and after" in shown.text
-    assert [cell.one("bdi", class_="text").text for cell in shown.all("table")[0].all("td")] == [
+    assert [cell.one("bdi").text for cell in shown.all("table")[0].all("td")] == [
         "no", "<script>x</script>\nhi", "2", "21", "(empty)", "(empty)", "0", "0",
     ]  # fmt: skip
+    alone = page_of(write_report(folder_of(tmp_path / "alone", CONFIG, {**METRICS, "outputs": changed[1:]})))
+    assert "first prompt that the training is judged on, the same before and after." in alone.one(id="outputs").text
     data = data_of(page, "outputs-0")
     assert [(row["prompt"], row["after"]) for row in data] == [(row["prompt"], row["after"]) for row in changed]
 

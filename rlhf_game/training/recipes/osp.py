@@ -14,6 +14,7 @@ from rlhf_game.registry import recipe
 from rlhf_game.rewards.nested import BATCHES, refuse_rank
 from rlhf_game.rewards.reward_specs import SomeReward
 from rlhf_game.training.fine_tuning import JudgeTraining
+from rlhf_game.training.intervals import shown_number
 from rlhf_game.training.kinds import MetricsTable, Task, TrainingFields
 from rlhf_game.training.training_data import SomeData
 
@@ -123,8 +124,8 @@ class OspConfig(TrainingFields, OptimizationFields, ModelFields):
         rounds = tuple(
             (
                 str(k), str(one["pairs"]), f"{one['strength']['mean']:.3f}", f"{one['position_bias']:+.3f}",
-                f"{one['consistency']:.2f}", _shown(one["length_bias"]["correlation"]),
-                f"{one['mean_length']:.0f}", f"{one['training']['last_loss']:.3f}", _shown(one.get("gold")),
+                f"{one['consistency']:.2f}", shown_number(one["length_bias"]["correlation"]),
+                f"{one['mean_length']:.0f}", f"{one['training']['last_loss']:.3f}", shown_number(one.get("gold")),
             )
             for k, one in enumerate(metrics["rounds"])
         )  # fmt: skip
@@ -134,7 +135,7 @@ class OspConfig(TrainingFields, OptimizationFields, ModelFields):
         )  # fmt: skip
         final = metrics["final"]
         kl = final["sequence_kl"]
-        gold = [_shown(final.get("gold", {}).get(name)) for name in ("reference", "policy")]
+        gold = [shown_number(final.get("gold", {}).get(name)) for name in ("reference", "policy")]
         lengths = [f"{final['mean_length'][name]:.0f}" for name in ("reference", "policy")]
         compared = (f"{final['preferred']:.3f}", f"{kl['estimate']:.3f}", *lengths, *gold)
         found = [MetricsTable("Rounds: what was drawn and judged", heads, rounds)]
@@ -150,7 +151,3 @@ class OspConfig(TrainingFields, OptimizationFields, ModelFields):
             )
         ends = ("preferred by the judge", "KL, nats", "length before", "length after", "gold before", "gold after")
         return [*found, MetricsTable("The policy against the reference, on held-out prompts", ends, (compared,))]
-
-
-def _shown(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.3f}"

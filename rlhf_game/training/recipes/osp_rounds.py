@@ -12,6 +12,7 @@ from rlhf_game.files.prompt_rows import prompts_of
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.diagnostics import spearman
 from rlhf_game.rewards.texts import call_reward
+from rlhf_game.training.intervals import standard_error
 from rlhf_game.training.kinds import Task
 from rlhf_game.training.outputs import changed_outputs
 from rlhf_game.training.recipes.osp import OspConfig
@@ -323,7 +324,7 @@ def _compare(
         "mean_length": {name: float(np.mean([len(t) for row in drawn for t in row])) for name, drawn in texts.items()},
         "sequence_kl": {
             "estimate": float(ratios.mean()),
-            "standard_error": float(ratios.std(ddof=1) / np.sqrt(len(ratios))) if len(ratios) > 1 else None,
+            "standard_error": standard_error(ratios),
         },
     }
     if fields.gold is not None:

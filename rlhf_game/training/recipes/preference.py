@@ -16,7 +16,7 @@ from rlhf_game.files.schema import Name, Positive, Strict
 from rlhf_game.files.training_fields import Count, LoraSpec, ModelFields, PassesFields, Seed
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.optimization import PREFERENCES
-from rlhf_game.training.intervals import shown_share
+from rlhf_game.training.intervals import shown_number, shown_share, standard_error
 from rlhf_game.training.kinds import MetricsTable, Task
 from rlhf_game.training.outputs import changed_outputs, draw_outputs
 from rlhf_game.training.subsets import Rows, Subsets, judge, read_subsets
@@ -164,12 +164,12 @@ class PreferenceConfig(PreferenceFields, PassesFields, ModelFields):
                 name,
                 str(found["pairs"]),
                 *shown_share(found["accuracy"], found["pairs"]),
-                *(_shown(found[key]) for key in keys),
+                *(shown_number(found[key]) for key in keys),
             )
             for name, found in metrics["subsets"].items()
         )
         kl = metrics["sequence_kl"]
-        far = (f"{kl['estimate']:.3f}", f"{kl['standard_error']:.3f}", str(kl["responses"]))
+        far = (f"{kl['estimate']:.3f}", shown_number(kl["standard_error"]), str(kl["responses"]))
         what = f"The policy's implicit reward on pairs (loss {metrics['loss']}, beta {metrics['beta']})"
         how = ("estimate", "standard error", "drawn")
         return [
@@ -235,12 +235,11 @@ def _mean_of_prompts(ratios: Array) -> dict[str, Any]:
     """Return the mean of log-ratios [B, k] and its standard error, draws of one prompt taken together."""
     of_prompts = ratios.mean(axis=1)
     spread = ratios.ravel() if len(of_prompts) == 1 else of_prompts
-    error = float(spread.std(ddof=1) / np.sqrt(len(spread))) if len(spread) > 1 else 0.0
-    return {"estimate": float(of_prompts.mean()), "standard_error": error, "responses": int(ratios.size)}
-
-
-def _shown(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.3f}"
+    return {
+        "estimate": float(of_prompts.mean()),
+        "standard_error": standard_error(spread),
+        "responses": int(ratios.size),
+    }
 
 
 def _readme(fields: PreferenceConfig, subsets: Subsets, metrics: dict[str, Any]) -> str:
@@ -254,15 +253,16 @@ def _readme(fields: PreferenceConfig, subsets: Subsets, metrics: dict[str, Any])
         f"* Data: `{subsets.source}` (sha256 {subsets.sha256}), {len(subsets.training)} pairs, of which "
         f"{metrics['training']['dropped_pairs']} were too long.",
         f"* Share of training labels turned round: {fields.flip}.",
-        f"* KL to the reference: {kl['estimate']:.3f} nats a response (standard error {kl['standard_error']:.3f}, "
-        f"{kl['responses']} responses of at most {kl['max_new_tokens']} tokens).",
+        f"* KL to the reference: {kl['estimate']:.3f} nats a response (standard error "
+        f"{shown_number(kl['standard_error'])}, {kl['responses']} responses of at most {kl['max_new_tokens']} tokens).",
         "* Its implicit reward is only known up to a constant of each prompt.",
         "* Weights: safetensors only. The same as data: `policy.json` beside this folder.",
         "",
         "| on | pairs | loss | margin | accuracy |",
         "|---|---|---|---|---|",
         *(
-            f"| {name} | {found['pairs']} | {_shown(found['loss'])} | {found['margin']:.3f} | {found['accuracy']:.3f} |"
+            f"| {name} | {found['pairs']} | {shown_number(found['loss'])} | {found['margin']:.3f} | "
+            f"{found['accuracy']:.3f} |"
             for name, found in metrics["subsets"].items()
         ),
         "",

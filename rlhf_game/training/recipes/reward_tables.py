@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from rlhf_game.training.intervals import shown_share
+from rlhf_game.training.intervals import shown_number, shown_share
 from rlhf_game.training.kinds import MetricsTable
 
 
 def tables_of(metrics: dict[str, Any]) -> list[MetricsTable]:
-    """Return what each reward is worth on each subset, and how members agree on candidates."""
+    """Return what each reward is worth on each subset, and how members agree on test pairs and on candidates."""
     rows: dict[str, dict[str, dict[str, float]]] = {}
     if "model" in metrics:
         rows["model"] = metrics["model"]
@@ -33,23 +33,32 @@ def tables_of(metrics: dict[str, Any]) -> list[MetricsTable]:
         for subset, judged in subsets.items()
     )
     found = [MetricsTable("What each reward is worth on pairs", header, worth)]
+    if "agreement" in metrics:
+        agreed = [(pair, [pair["same_choice"]]) for pair in metrics["agreement"]]
+        found.append(_table_of_agreement("How members agree on test pairs", ["same choice"], agreed))
     if "candidates" in metrics:
         pairs = metrics["candidates"]["pairs"]
         sizes = list(pairs[0]["same_best_of"])
-        agreement = tuple(
-            (
-                " and ".join(map(str, pair["members"])),
-                "same" if pair["same_backbone"] else "other",
-                "unknown" if pair["spearman"] is None else f"{pair['spearman']:.3f}",
-                *(f"{pair['same_best_of'][n]:.3f}" for n in sizes),
-            )
-            for pair in pairs
-        )
-        heads = ("members", "backbone", "Spearman", *(f"same best of {n}" for n in sizes))
-        found.append(MetricsTable("How members agree on candidates", heads, agreement))
+        agreed = [(pair, [pair["same_best_of"][n] for n in sizes]) for pair in pairs]
+        heads = [f"same best of {n}" for n in sizes]
+        found.append(_table_of_agreement("How members agree on candidates", heads, agreed))
     if "optimisation" in metrics.get("candidates", {}):
         found.append(_table_of_optimisation(metrics["candidates"]["optimisation"]))
     return found
+
+
+def _table_of_agreement(title: str, heads: list[str], agreed: list[tuple[dict[str, Any], list[float]]]) -> MetricsTable:
+    """Return, for each pair of members, the rank correlation of what they say and how often they choose alike."""
+    rows = tuple(
+        (
+            " and ".join(map(str, pair["members"])),
+            "same" if pair["same_backbone"] else "other",
+            shown_number(pair["spearman"]),
+            *map(shown_number, same),
+        )
+        for pair, same in agreed
+    )
+    return MetricsTable(title, ("members", "backbone", "Spearman", *heads), rows)
 
 
 def _table_of_optimisation(optimisation: dict[str, Any]) -> MetricsTable:

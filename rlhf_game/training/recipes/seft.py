@@ -13,6 +13,7 @@ from rlhf_game.registry import recipe
 from rlhf_game.rewards.nested import BATCHES, refuse_rank
 from rlhf_game.rewards.reward_specs import SomeReward
 from rlhf_game.training.fine_tuning import EvolutionTraining, ReviserTraining
+from rlhf_game.training.intervals import shown_number
 from rlhf_game.training.kinds import MetricsTable, Task
 from rlhf_game.training.training_data import PreferenceFields
 
@@ -112,22 +113,18 @@ class SeftConfig(PreferenceFields):
         rows = tuple(
             (
                 reviser, subset, str(row["rank"]), str(row["responses"]), f"{row['original']:.3f}",
-                f"{row['benefit']:+.3f}", _shown(row["improved"]), _shown(row["worsened"]),
-                *(_shown(row["labels"].get(label)) for label in ("major", "minor", "none")),
+                f"{row['benefit']:+.3f}", shown_number(row["improved"]), shown_number(row["worsened"]),
+                *(shown_number(row["labels"].get(label)) for label in ("major", "minor", "none")),
             )
             for reviser, subsets in metrics["revisers"].items()
             for subset, by_rank in subsets.items()
             for row in by_rank
         )  # fmt: skip
         policies = tuple(
-            (name, f"{one['critic']:.3f}", f"{one['standard_error']:.3f}", f"{one['mean_length']:.0f}")
+            (name, f"{one['critic']:.3f}", shown_number(one["standard_error"]), f"{one['mean_length']:.0f}")
             for name, one in metrics["policies"].items()
         )
         return [
             MetricsTable("Revisers on held-out responses, by initial quality (rank 0 is the best)", heads, rows),
             MetricsTable("The policy on held-out prompts", ("after", "critic", "standard error", "length"), policies),
         ]
-
-
-def _shown(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.3f}"

@@ -13,6 +13,7 @@ from rlhf_game.files.conversations import Text
 from rlhf_game.files.prompt_rows import prompts_of
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.rewards.texts import TextReward, call_reward
+from rlhf_game.training.intervals import standard_error
 from rlhf_game.training.kinds import Task
 from rlhf_game.training.outputs import changed_outputs
 from rlhf_game.training.recipes.seft import SeftConfig
@@ -290,7 +291,7 @@ def _examined_policies(
         scores = place.scores(list(zip(prompts, drawn, strict=True)), f"examined/policy-{number}-scores")
         found[name] = {
             "critic": float(scores.mean()),
-            "standard_error": float(scores.std(ddof=1) / np.sqrt(len(scores))) if len(scores) > 1 else 0.0,
+            "standard_error": standard_error(scores),
             "mean_length": float(np.mean([len(text) for text in drawn])),
         }
     return found, changed_outputs(prompts, answers[0], answers[-1]) if len(answers) > 1 else []

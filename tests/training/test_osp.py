@@ -98,7 +98,7 @@ def test_responses_are_of_the_revision_that_is_trained(
         raise InputError(f"asked for {model.name} at {model.revision}")
 
     monkeypatch.setattr(training_backends, "load_reference", load)
-    with pytest.raises(InputError, match="asked for .*model\d+ at v2"):
+    with pytest.raises(InputError, match=r"asked for .*model\d+ at v2"):
         train(read_training(write(revision="v2")), tmp_path / "out")
 
 

@@ -164,6 +164,75 @@ def test_a_kind_of_training(folder: Path) -> None:
     assert "word" in done.err
 
 
+def run_of(folder: Path, **changes: Any) -> Path:
+    """The configuration of a run of the same game: its rewards are columns of rows, which are its outcomes."""
+    rows = [
+        {"prompt": "?", "response": str(k), "count": count, "a": GROUPS[0]["reward"][k], "b": GROUPS[1]["reward"][k]}
+        for k, count in enumerate((5, 3, 2))
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    groups = [{**group, "reward": {"column": group["name"]}} for group in GROUPS]
+    path = folder / "run.json"
+    outcomes = {"kind": "given", "file": "rows.jsonl"}
+    path.write_text(json.dumps({"strength": GAME["strength"], "groups": groups, "outcomes": outcomes} | changes))
+    return path
+
+
+def ran(path: Path, out: Path) -> dict[str, Any]:
+    done = run("run", path, "-o", out, "--json")
+    assert done.code == 0, done.err
+    return json.loads(done.out)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"payment": "half.py:Half"},
+        pytest.param({"payment": "half.py:Half", "regularizer": "huber.py:Chi"}, marks=pytest.mark.slow),
+    ],
+)
+def test_all_of_them_in_a_run(folder: Path, parts: dict[str, Any]) -> None:
+    """A run settles, resumes, and is refused when a file is another; who gets its folder runs its code on trust only."""
+    known, out = settled(folder, **parts), folder / "out"
+    path = run_of(folder, **parts)
+    receipt = ran(path, out)
+    for key in ("value", "payment", "utility"):
+        np.testing.assert_allclose(numbers(receipt, key), numbers(known, key), rtol=1e-12)
+    assert ran(path, out) == receipt
+    for command in ("verify", "audit", "report"):
+        refused = run(command, out)
+        assert (refused.code, "--trust-code" in refused.err) == (2, True)
+    assert run("verify", out, "--trust-code").code == 0
+    (folder / "half.py").write_text(FILES["half.py"].replace("/ 2", "/ 4"))
+    assert run("run", path, "-o", out).code == 2
+    assert run("verify", out, "--trust-code").code != 0
+    shrunk = ran(run_of(folder, training={"rule": "shrunk.py:Shrunk", "power": 0.5}, payment="none"), folder / "other")
+    whole = settled(folder, weights={"a": 3**-0.5, "b": 1.0}, trusted=False)
+    np.testing.assert_allclose(shrunk["policy"][0], whole["policy"], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("training", "payment"),
+    [
+        *(
+            pytest.param(rule, "none", marks=pytest.mark.slow)  # their pages train many times
+            for rule in ("nash", "egalitarian", {"rule": "alpha_fair", "alpha": 2.0})
+        ),
+        ("equal_say", "none"), ("median", "none"),
+        ({"rule": "learned", "profiles": [[[1.0, 0.0, 0.0], [0.0, 0.2, 0.8]]]}, "affine"),
+        ({"rule": "stopped", "steps": 5}, {"kind": "stopped", "steps": 3}),
+        ({"rule": "stopped", "steps": 5}, "checkpoints"),
+    ],
+)  # fmt: skip
+def test_every_rule_of_a_game_file_is_the_same_in_a_run(tmp_path: Path, training: Any, payment: Any) -> None:
+    rules = {"training": training, "payment": payment}
+    known, out = settled(tmp_path, **rules), tmp_path / "out"
+    receipt = ran(run_of(tmp_path, **rules), out)
+    for key in ("value", "payment"):
+        np.testing.assert_allclose(numbers(receipt, key), numbers(known, key), rtol=1e-6, atol=1e-9)
+    assert run("verify", out).code == 0
+
+
 def test_all_of_them_in_a_study(folder: Path) -> None:
     study = {
         "games": 8,

@@ -81,7 +81,7 @@ def _game(
     truths = [
         one if isinstance(one, Group) else Group(f"group {i}", one.reward, one.size) for i, one in enumerate(groups)
     ]
-    return mechanism, truths, space
+    return mechanism.fitted(space), truths, space
 
 
 def _generator(rng: np.random.Generator | int | None) -> np.random.Generator:

@@ -69,7 +69,7 @@ def _replay(study: Path, game: int, point: int, out: Path) -> None:
     from rlhf_game.files.games import write_game
     from rlhf_game.simulations.study import read_study
 
-    write_game(out, read_study(study).game_document(game, point))
+    write_game(out, read_study(study).game_document(game, point, out.parent))
     typer.echo(f"game: {out}")
 
 

@@ -47,7 +47,7 @@ def build(game: Game) -> tuple[PolicySpace[Any], Mechanism, list[Group]]:
         training = _participation(game, training)
     if fee_of(game.fields) > 0:
         payment = WithFee(payment, fee_of(game.fields))
-    mechanism = _at(game.name, "", lambda: Mechanism(training.fitted(space), payment))
+    mechanism = _at(game.name, "", lambda: Mechanism(training, payment).fitted(space))
     groups = [
         Group(group.name, reward, group.size) for group, reward in zip(game.fields.groups, game.rewards, strict=True)
     ]

@@ -100,11 +100,16 @@ class Mechanism:
             raise CombinationError(
                 f"must be a payment rule such as AffinePayments(), got {self.payment!r}", field="payment"
             )
-        if not isinstance(self.training, self.payment.pays_for):
+        if not issubclass(self.training.fitted_class, self.payment.pays_for):
             wanted = " or ".join(rule.__name__ for rule in self.payment.pays_for)
             raise CombinationError(
                 f"{type(self.payment).__name__} pays for {wanted}, not {type(self.training).__name__}"
             )
+
+    def fitted(self, space: PolicySpace[Any]) -> "Mechanism":
+        """Return the mechanism with what its training rule finds out about a space before any report is heard."""
+        training = self.training.fitted(space)
+        return self if training is self.training else Mechanism(training, self.payment)
 
     def settle(
         self, reports: Sequence[Report | Group] | Mapping[str, Report | Group], space: PolicySpace[V]
@@ -114,13 +119,16 @@ class Mechanism:
         Raises InputError when there is no report, a report does not fit the space, or float64 cannot hold the result.
         """
         said = tuple(reports.values()) if isinstance(reports, Mapping) else reports
-        profile = read_profile(said, space, at_once=self.moves == "affine")
-        return self.settle_profile(profile, space, tuple(said))
+        fitted = self.fitted(space)
+        profile = read_profile(said, space, at_once=fitted.moves == "affine")
+        return fitted.settle_profile(profile, space, tuple(said))
 
     def settle_profile(
         self, profile: Profile[V], space: PolicySpace[V], reports: tuple[Report | Group, ...] = ()
     ) -> Settlement:
         """Train and charge for reports that the space has read already; ``reports``: as they were before."""
+        if (fitted := self.fitted(space)) is not self:
+            return fitted.settle_profile(profile, space, reports)
         with np.errstate(all="ignore"):  # what comes out of an overflow is not finite, and refused
             asks = self.training.is_affine and not self.payment.is_free
             train = self.training.settle if asks else self.training.train

@@ -43,6 +43,10 @@ class TrainingRule(ABC):
         """Return the rule for other names than its ``groups``: each is one of these groups, or (None) a stranger."""
         return self
 
+    def many(self, count: int) -> "TrainingRule":
+        """Return the rule for as many games that are settled together on ``PolicySpace.many``."""
+        return self
+
     def is_plain(self, groups: int) -> bool:
         """Return whether it maximises social welfare itself, with weights 1 for so many groups and without a boost."""
         return False
@@ -50,6 +54,11 @@ class TrainingRule(ABC):
     def fitted(self, space: PolicySpace[Any]) -> "TrainingRule":
         """Return the rule with what it finds out about a space before any report is heard: itself, unless it learns."""
         return self
+
+    @property
+    def fitted_class(self) -> "type[TrainingRule]":
+        """The class of what ``fitted`` returns, which payment rules pay for: its own, unless it learns."""
+        return type(self)
 
 
 Rule = TypeVar("Rule", bound=TrainingRule, covariant=True)
@@ -129,6 +138,12 @@ class AffineWelfare(AffineRule):
             return self
         weights = np.append(self.multipliers(groups), 1.0)
         return AffineWelfare(weights[[groups if group is None else group for group in who]], self.boost)
+
+    def many(self, count: int) -> "AffineWelfare":
+        """Return the rule with its boost in every game: [count, m]."""
+        if self.boost is None:
+            return self
+        return AffineWelfare(self.weights, np.broadcast_to(self.boost, (count, np.shape(self.boost)[-1])))
 
     def boosts(self) -> Sequence[Any]:
         """Return the boost, if there is one."""

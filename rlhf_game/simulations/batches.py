@@ -45,6 +45,13 @@ class Rules:
     training: TrainingRule = SocialWelfare()
     payments: Mapping[str, PaymentRule[Any]] = field(default_factory=lambda: PAYMENTS)
     base: Path = Path()
+    fitted: dict[Any, TrainingRule] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What the training rule has learned, by strength and reference."""
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the training rule learns something of a game before it hears any report."""
+        return self.training.fitted_class is not type(self.training)
 
     def is_known(self, payment: str) -> bool:
         """Return whether best responses under a payment rule are found by their gradient, in many games at once."""
@@ -163,9 +170,8 @@ class Batch:
 
     def game(self, b: int, payment: str) -> tuple[Table, Mechanism]:
         """Return the space and the rules of one game, under one payment rule."""
-        unit, domain = self.rules.at(float(self.strength[b])), self.rules.normalization
-        space = Table(self.reference[b], unit, normalization=domain)
-        return space, Mechanism(self.rules.training.fitted(space), self.rules.payments[payment])
+        space = self._space(np.array([b]))
+        return space.game(0), Mechanism(self._rule(space), self.rules.payments[payment])
 
     def rows(self, which: Any) -> "Batch":
         """Return some of the games, with repetitions."""
@@ -193,15 +199,36 @@ class Batch:
     def _trained(self, reports: Reports) -> Iterator[tuple[NDArray[np.intp], Trained[TrainingRule]]]:
         """Yield the games of each strength, and what is trained on what is heard there."""
         said = reports.rewards if self.noise is None else reports.rewards + self.noise[reports.owners]
-        for strength in np.unique(self.strength):
-            rows = np.flatnonzero(self.strength == strength)
-            unit, domain = self.rules.at(float(strength)), self.rules.normalization
-            space = Table(self.reference[rows], unit, normalization=domain, games=True)
+        for rows in self._alike():
+            space = self._space(rows)
             profile = Profile(tuple((reward[rows],) for reward in said), reports.sizes[:, rows])
-            rule = self.rules.training.fitted(space)
+            rule = self._rule(space).many(len(rows))
             if self.tilt is not None:
-                rule = AffineWelfare(boost=strength * self.tilt[rows])
+                rule = AffineWelfare(boost=space.strength * self.tilt[rows])
             yield rows, Trained(rule, profile, space, rule.train(profile, space))
+
+    def _alike(self) -> Iterator[NDArray[np.intp]]:
+        """Yield the games that are settled together: of one strength, and of one reference where rules are fitted."""
+        known = self.strength[:, None]
+        if self.rules.is_fitted:
+            known = np.hstack([known, self.reference])
+        _, which = np.unique(known, axis=0, return_inverse=True)
+        yield from (np.flatnonzero(which == one) for one in range(which.max() + 1))
+
+    def _space(self, rows: NDArray[np.intp]) -> Table:
+        """Return the table of some games, of one strength."""
+        unit, domain = self.rules.at(float(self.strength[rows[0]])), self.rules.normalization
+        return Table(self.reference[rows], unit, normalization=domain, games=True)
+
+    def _rule(self, space: Table) -> TrainingRule:
+        """Return the training rule of games that are alike; what one learns of them it learns once."""
+        training, known = self.rules.training, self.rules.fitted
+        if not self.rules.is_fitted:
+            return training
+        key = (space.strength, space.reference[0][0].tobytes())
+        if key not in known:
+            known[key] = training.fitted(space.game(0))
+        return known[key]
 
     def _settled(
         self, rows: NDArray[np.intp], trained: Trained[TrainingRule], reports: Reports, payments: Sequence[str]

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind, parse_json, read_text, shown
 from rlhf_game.files.games import Game, parse_game
+from rlhf_game.files.parts import moved
 from rlhf_game.files.schema import explain, parse_model
 from rlhf_game.files.settings import changed, steps
 from rlhf_game.outcomes.run_config import hash_of, read_document
@@ -107,10 +108,11 @@ class Study(Tabular):
         """Return one game as it is before anybody lies (see game_document), ready to be settled or audited."""
         return parse_game(self.game_document(number, point), f"game {number} of point {point}", self.base, True)
 
-    def game_document(self, number: int, point: int = 0) -> dict[str, Any]:
-        """Return one game as a game file holds it, under affine payments where the study has them.
+    def game_document(self, number: int, point: int = 0, folder: Path | None = None) -> dict[str, Any]:
+        """Return one game as a game file in ``folder`` holds it, under affine payments where the study has them.
 
-        Raises InputError when there is no such point or game, or its population cannot be drawn.
+        folder: default where the study's paths start from. Raises InputError when there is no such point or game, or
+        its population cannot be drawn.
         """
         if not 0 <= point < len(self.points):
             raise InputError(f"point: must be from 0 to {len(self.points) - 1}, found {point}")
@@ -125,15 +127,20 @@ class Study(Tabular):
             {"name": name, "size": int(size), "reward": reward.tolist()}
             for name, size, reward in zip(one.source.names, batch.sizes[:, 0], batch.rewards[:, 0], strict=True)
         ]
-        place = {"study": self.sha256, "point": point, "game": number}
+        training, beside = _beside(fields.training, one.source.names)
+        parts = {
+            "regularizer": fields.regularizer,
+            "training": training,
+            "payment": "affine" if "affine" in fields.payments else fields.payments[0],
+        }
         return {
             "reference": batch.reference[0].tolist(),
-            "regularizer": fields.model_dump(mode="json")["regularizer"],
             "strength": fields.strength,
             "normalization": fields.normalization,
-            "payment": "affine" if "affine" in fields.payments else fields.payments[0],
+            **{role: moved(role, said, self.base, folder or self.base) for role, said in parts.items()},
+            **beside,
             "groups": groups,
-            "provenance": place,
+            "provenance": {"study": self.sha256, "point": point, "game": number},
         }
 
     @property
@@ -258,6 +265,16 @@ def _check_playable(points: Sequence[SweepPoint], name: str) -> None:
                     f"{name}: strategies: must be such as the groups of the scenario can play, found {one.label}, "
                     f"which needs {one.least_groups()} groups where there are {most}"
                 )
+
+
+def _beside(training: Any, names: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+    """Return a training rule as a game names it, and its weights and boost, which stand beside it there."""
+    if isinstance(training, str):
+        return training, {}
+    weights, boost = training.get("weights"), training.get("boost")
+    found = {"weights": None if weights is None else dict(zip(names, weights, strict=True)), "boosts": boost}
+    plain = {key: value for key, value in training.items() if key not in ("weights", "boost")}
+    return plain, {key: value for key, value in found.items() if value is not None}
 
 
 def _sweep(given: Any, name: str) -> dict[str, list[Any]]:

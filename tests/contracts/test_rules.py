@@ -21,7 +21,7 @@ PAIRS: list[tuple[Any, Any]] = [
     (rg.SocialWelfare(), rg.RevenueOptimal()),
     (rg.SocialWelfare(), WithFee(AFFINE, 0.1)),
     (rg.AffineWelfare([2.0, 2.0, 2.0], [0.1, 0.0, 0.3, 0.0]), AFFINE),
-    (LearnedWelfare([[[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]]), FREE),
+    (LearnedWelfare([[[1.0, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]]), AFFINE),
     (Participation(rg.SocialWelfare(), 0.01), ParticipationPayments()),
     (SeveralModels(rg.SocialWelfare(), 2, 0.01), ModelPayments()),
     (StoppedTraining(6), CheckpointPayments()),
@@ -48,7 +48,8 @@ def test_a_settlement_has_a_number_for_each_group(mechanism: rg.Mechanism) -> No
     assert settled.values.shape == settled.payments.shape == settled.utilities.shape == (3,)
     assert np.isfinite([*settled.values, *settled.payments, settled.policy.welfare]).all()
     assert ((settled.values >= -1e-12) & (settled.values <= 1 + 1e-12)).all()
-    assert settled.trained.rule is mechanism.training
+    assert settled.trained.rule is settled.mechanism.training
+    assert type(settled.trained.rule) is mechanism.training.fitted_class
 
 
 def test_the_same_reports_give_the_same_bits(mechanism: rg.Mechanism) -> None:

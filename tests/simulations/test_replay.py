@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pyarrow import parquet
 
@@ -14,7 +15,7 @@ from rlhf_game.files.games import read_game
 from rlhf_game.simulations.simulation_pipeline import simulate
 from rlhf_game.simulations.study import read_study
 from tests.cli.runner import run
-from tests.simulations.studies import GAMES, MARKET, study
+from tests.simulations.studies import GAMES, MARKET, rows, study
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".json"])
@@ -34,6 +35,45 @@ def test_a_replayed_game_settles_to_the_rows_of_the_study(tmp_path: Path, suffix
     assert settled.values.tolist() == pytest.approx([rows[f"value_{i}"].item() for i in range(3)], rel=1e-9)
     assert settled.affine_social_welfare == pytest.approx(rows.affine_welfare.item(), rel=1e-12)
     assert settle(read_study(tmp_path / "study").game(2, 1)).payments.tolist() == settled.payments.tolist()
+
+
+LEARNED = {"rule": "learned", "profiles": [[[1.0, 0.0, 0.0, 0.0], [0.1, 0.2, 0.3, 0.4], [0.0, 0.0, 0.5, 0.5]]]}
+WEIGHTED = {"rule": "affine", "weights": [1.0, 2.0, 0.5], "boost": [0.0, 0.0, 0.0, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("training", "payment"),
+    [
+        ("nash", "none"), ("egalitarian", "none"), ({"rule": "alpha_fair", "alpha": 2.0}, "none"),
+        ("equal_say", "none"), ("median", "none"), (LEARNED, "affine"), (WEIGHTED, "affine"),
+        ({"rule": "stopped", "steps": 5}, {"kind": "stopped", "steps": 3}),
+        ({"rule": "stopped", "steps": 5}, "checkpoints"), ("maximal_lottery", "none"),
+    ],
+)  # fmt: skip
+def test_a_replayed_game_is_settled_by_the_rules_of_the_study(tmp_path: Path, training: Any, payment: Any) -> None:
+    """Games differ in their reference, so that what is learned of one is not what is learned of another."""
+    who = {"kind": "random", "groups": 3, "outcomes": 4, "reference": "random"}
+    made = study(
+        {"games": 2, "scenario": who, "training": training, "payments": [payment], "strategies": [{"kind": "truthful"}]}
+    )
+    found, plain = rows(made), settle(study({"games": 2, "scenario": who}).game(1))
+    for number in range(2):
+        settled, row = settle(made.game(number)), found["game"] == number
+        for key in ("value", "payment"):
+            np.testing.assert_allclose(getattr(settled, f"{key}s"), found[f"{key}_i"][row][0], rtol=1e-6, atol=1e-9)
+    assert np.abs(settled.values - plain.values).max() > 1e-3  # which is not what welfare alone gives
+
+
+def test_a_replayed_game_names_code_from_where_it_is_written(tmp_path: Path) -> None:
+    half = (
+        "import rlhf_game as rg\nclass Half(rg.PaymentRule[rg.AffineRule]):\n    charge = rg.AffinePayments().charge\n"
+    )
+    (tmp_path / "half.py").write_text(half)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "study.json").write_text(json.dumps({**GAMES, "games": 2, "payments": ["half.py:Half"]}))
+    out = tmp_path / "other/g.json"
+    assert run("simulate", "--replay", tmp_path / "study.json", "--game", 1, "-o", out).code == 0
+    assert run("settle", out, "--trust-code").code == 0
 
 
 def test_a_game_of_recorded_prompts_comes_back_from_the_folder_alone(tmp_path: Path) -> None:

@@ -77,10 +77,9 @@ class Prior:
 
 def outcomes(rule: AffineWelfare, space: PolicySpace[Any], prior: Prior) -> Settlement:
     """Return what every profile is settled to under a rule with affine payments, all at once; arrays are [S, n]."""
-    count, _, entries = prior.rewards.shape
-    boost = None if rule.boost is None else np.broadcast_to(rule.boost, (count, entries))
     assert prior.sizes is not None
-    mechanism = Mechanism(AffineWelfare(rule.weights, boost), AffinePayments())
+    count = len(prior.rewards)
+    mechanism = Mechanism(rule.many(count), AffinePayments())
     return settle_games(mechanism, prior.rewards, prior.sizes, space.many(count))
 
 
@@ -136,13 +135,13 @@ def _searched(
     scale = float(shares.max())
     base, temperature = space.softmax()
     temperatures = [temperature] if temperature else [part * scale for part in cooling]
-    if base.shape != (entries,):
+    if base.size != entries:
         raise InputError(f"must have {base.size} outcomes like the space, got {entries}", field="rewards")
     found = start * np.where(np.arange(len(start)) < groups, 1.0, scale)
     reach = float(np.log(WIDEST_WEIGHT))
     bounds = [(-reach, reach)] * groups + [(-WIDEST_WEIGHT * scale, WIDEST_WEIGHT * scale)] * entries
     for warm in temperatures:
-        smooth = SmoothedRevenue(base, warm, temperature > 0, welfare_share)
+        smooth = SmoothedRevenue(base.ravel(), warm, temperature > 0, welfare_share)
 
         def loss(unknown: Array, smooth: SmoothedRevenue = smooth) -> tuple[float, Array]:
             weights = _weights(unknown[:groups])
@@ -153,7 +152,7 @@ def _searched(
 
         found = minimize(loss, found, jac=True, method="L-BFGS-B", bounds=bounds).x
     boost = found[groups:]
-    return AffineWelfare(_weights(found[:groups]), boost - boost.min())
+    return AffineWelfare(_weights(found[:groups]), (boost - boost.min()).reshape(base.shape))
 
 
 @final
@@ -172,6 +171,11 @@ class LearnedWelfare(TrainingRule):
         """Return the affine maximiser; raise CombinationError for a space on which nothing is learned."""
         sizes = None if self.sizes is None else finite(self.sizes, "sizes")
         return learn(space, Prior(finite(self.profiles, "profiles"), sizes), welfare_share=self.welfare_share)
+
+    @property
+    def fitted_class(self) -> type[AffineWelfare]:
+        """An affine maximiser is what is learned."""
+        return AffineWelfare
 
     def train(self, profile: Profile[V], space: PolicySpace[V]) -> Policy[V]:
         """Return the policy of the affine maximiser, which is learned anew: ``fitted`` learns it once."""

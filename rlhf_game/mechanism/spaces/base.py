@@ -143,9 +143,9 @@ class PolicySpace(ABC, Generic[V]):
         raise CombinationError(f"many games at once need a Table or a Menu, not {type(self).__name__}")
 
     def softmax(self) -> tuple[Array, float]:
-        """Return base [m] and T >= 0, where the policy is exp((s + base) / T) / Z for a score s; of T = 0 the argmax.
+        """Return base and T >= 0, where the policy is exp((s + base) / T) / Z for a score s; of T = 0 the argmax.
 
-        Raises CombinationError where policies are others.
+        base: m numbers, shaped like a reward. Raises CombinationError where policies are others.
         """
         raise CombinationError(
             f"learned mechanisms need a Menu, or a Table with one prompt and KL, not this {type(self).__name__}"

@@ -145,7 +145,8 @@ class Table(PolicySpace[Sheets]):
         if len(self.layout.widths) != 1 or not self.regularizer.is_entropic:
             return super().softmax()
         with np.errstate(divide="ignore"):
-            return self.strength * np.log(self.reference[0][0]), self.strength
+            base = self.strength * np.log(self.reference[0])
+        return base[0] if self.layout.is_flat else base, self.strength
 
     def views(self, policy: Any, rewards: Sequence[Any]) -> list[PolicyView]:
         """Return one view of each prompt."""

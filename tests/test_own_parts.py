@@ -192,7 +192,7 @@ def ran(path: Path, out: Path) -> dict[str, Any]:
     ],
 )
 def test_all_of_them_in_a_run(folder: Path, parts: dict[str, Any]) -> None:
-    """A run settles, resumes, and is refused when a file is another; who gets its folder runs its code on trust only."""
+    """A run settles, resumes, and is refused when a file is another; its code runs for others on trust."""
     known, out = settled(folder, **parts), folder / "out"
     path = run_of(folder, **parts)
     receipt = ran(path, out)

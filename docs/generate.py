@@ -1,7 +1,8 @@
 """Write the generated parts of the pages anew, or with --check say which are out of date.
 
 A page marks a generated part by ``<!-- generated: NAME -->`` and ``<!-- end -->``; NAME is one of
-  commands what the commands since the last output printed; files of the page (a block with a title) lie where they run
+  commands what the commands since the last output printed, of rlhf-game or `python FILE`; files of the page (a block
+           with a title) lie where they run
   output   what the Python examples since the last output printed; the examples of a page share their names
   gallery  every figure of the pages, with a link to where it is explained
   names    the public names of rlhf_game by what they are for, with the first sentence of each
@@ -18,6 +19,7 @@ import html
 import io
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -131,7 +133,9 @@ def _printed(commands: str, folder: Path) -> str:
     ):
         for line in commands.splitlines():
             words = shlex.split(line.removeprefix("$ "), comments=True)
-            if words[0] != "rlhf-game" or command_line(words[1:]) not in (0, 3):
+            if words[0] == "python":
+                runpy.run_path(words[1], run_name="__main__")
+            elif words[0] != "rlhf-game" or command_line(words[1:]) not in (0, 3):
                 raise SystemExit(f"a command of a page must be one of rlhf-game that succeeds, got {line!r}")
     return printed.getvalue()
 

@@ -110,6 +110,15 @@ def test_a_receipt_of_a_version_under_way_is_one_of_its_release(version: str, nu
     assert _release(version) == numbers
 
 
+def test_the_image_gets_what_its_dockerfile_copies_and_nothing_else() -> None:
+    copies = [line.split()[1:-1] for line in (ROOT / "Dockerfile").read_text().splitlines() if line.startswith("COPY")]
+    copied = {name for names in copies for name in names}
+    ignore = (ROOT / ".dockerignore").read_text().splitlines()
+    assert ignore[1] == "*"
+    assert {line[1:] for line in ignore if line.startswith("!")} == copied
+    assert all((ROOT / name).exists() for name in copied)
+
+
 @pytest.mark.slow
 def test_the_source_distribution_holds_the_package(built: Path) -> None:
     with tarfile.open(next(built.glob("*.tar.gz"))) as archive:

@@ -193,13 +193,15 @@ def check_own(receipt: str | os.PathLike[str], report: str | os.PathLike[str]) -
     scale = RELATIVE * own.size * max(float(np.abs(reward).max()) for reward in rewards) * _steps(own)
     worth = own.size * bill.value
     found += _apart("value", own.value, bill.value, scale)
+    low, high = float(bill.payment.low), float(bill.payment.high)
+    owed = own.payment  # what the other numbers are held against: where the bill is not the right one, the right one
     if not bill.payment.contains(own.payment, scale):
         found.append(f"payment: the receipt says {own.payment!r}, the policy and the report give {_payment_text(bill)}")
-    found += _apart("utility", own.utility, worth - own.payment, scale)
+        owed = float(np.clip(own.payment, low, high))
+    found += _apart("utility", own.utility, worth - owed, scale)
     parts = own.breakdown
     found += _apart("breakdown.own_value", parts.own_value, worth, scale)
-    found += _apart("breakdown", parts.cost_to_others + parts.provider_share, own.payment, scale)
-    low, high = float(bill.payment.low), float(bill.payment.high)
+    found += _apart("breakdown", parts.cost_to_others + parts.provider_share, owed, scale)
     proved = f"proved: the bill, {GIVEN}"
     if high - low > scale:
         proved = f"proved: the bill is between {low:.9g} and {high:.9g}, {GIVEN}: the policy is 0 somewhere"

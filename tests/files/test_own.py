@@ -97,6 +97,24 @@ def test_another_report_is_another_bill(tmp_path: Path) -> None:
         assert run("verify", receipt, report).code == 3
 
 
+@pytest.mark.parametrize("fits", [False, True], ids=["alone", "with all that fits it"])
+def test_of_a_wrong_payment_the_right_numbers_are_said_and_nothing_else(fits: bool, tmp_path: Path) -> None:
+    receipt, report = own(tmp_path, "table")
+    right = json.loads(receipt.read_text())
+    more = right["payment"] * 0.01
+    forged = right | {"payment": right["payment"] + more}
+    if fits:
+        parts = right["breakdown"]
+        forged["utility"] = right["utility"] - more
+        forged["breakdown"] = parts | {"provider_share": parts["provider_share"] + more}
+    receipt.write_text(json.dumps(forged))
+    found = run("verify", receipt, report)
+    said = {line.partition(":")[0]: float(line.rpartition(" ")[2]) for line in found.out.splitlines()}
+    expected = {"payment": right["payment"], "utility": right["utility"], "breakdown": right["payment"]}
+    assert found.code == 3
+    assert said == pytest.approx(expected if fits else {"payment": right["payment"]}, rel=1e-9)
+
+
 def test_a_receipt_and_its_report_the_other_way_round_are_said_to_be_so(tmp_path: Path) -> None:
     receipt, report = own(tmp_path, "table")
     found = run("verify", report, receipt)

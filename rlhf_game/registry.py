@@ -7,6 +7,7 @@ come with this package are listed as places, so that nothing is imported before 
 
 import ast
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points, packages_distributions, version
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -150,6 +151,11 @@ def is_built_in(role: str, name: str) -> bool:
     return name in _PLACES[role]
 
 
+def registered(role: str, name: str) -> type | None:
+    """Return the class that has been registered in this process by a name, None where there is none."""
+    return _registered.get((role, name))
+
+
 def is_code(role: str, name: str) -> bool:
     """Return whether a name is a place in someone's code, rather than one that is registered or installed."""
     return ":" in name and name not in names(role)
@@ -165,9 +171,9 @@ def find(role: str, name: str, base: Path | None = None) -> type:
     known = _PLACES.get(role, {}).get(name)
     if known is not None:
         return _checked(_named(_module(known), known), role, name)
-    for (of, called), value in _entry_points().items():
-        if called == name and of in ("", role):
-            return _checked(_named(_module(value), value), role, name)
+    point = _entry_point(role, name)
+    if point is not None:
+        return _checked(_named(_module(point.value), point.value), role, name)
     if ":" not in name:
         raise InputError(
             f"must be {', '.join(names(role))}, path/to/file.py:Name or package.module:Name, found {name!r}"
@@ -222,29 +228,44 @@ def source_file(target: str, base: Path | None = None) -> Path | None:
 
 
 def source_of(target: str, base: Path | None = None) -> "PartSource":
-    """Return the files that decide what ``target`` does, without running them; raise InputError when there are none."""
+    """Return what decides what ``target`` does, without running it; raise InputError when there is nothing to read."""
     file = source_file(target, base)
     if file is None:
-        place = target.rpartition(":")[0]
-        file = _origin(place)
-        if file is None:
-            raise InputError(f"must name a module with a source, found none called {place}")
-    return PartSource(target, digests_of(file.resolve()), file.resolve().parent)
+        return _source_of_module(target.rpartition(":")[0], {})
+    return PartSource(digests_of(file.resolve()), file.resolve().parent)
+
+
+def source_of_part(role: str, name: str, base: Path | None = None) -> "PartSource | None":
+    """Return what decides what a part does, as ``source_of`` does; None of one of this package or of this process."""
+    if name in _PLACES[role] or (role, name) in _registered:
+        return None
+    point = _entry_point(role, name)
+    if point is None:
+        return source_of(name, base)
+    brought = {} if point.dist is None else {point.dist.name: point.dist.version}
+    return _source_of_module(point.module, brought)
 
 
 @final
 @dataclass(frozen=True)
 class PartSource:
-    """Where a part comes from: what it is called, and the SHA-256 of its file and of the modules it imports there."""
+    """What decides what a part does: its file, the modules that this imports beside it, and who installed it."""
 
-    target: str
     files: Mapping[str, str]
-    """By path from the folder of the first one, which is the part's own."""
-    folder: Path
+    """SHA-256 of the files, by path from the part's folder (in a package: from the package's); of what is installed
+    also the version of each distribution that brings it, by name."""
+    folder: Path | None
+    """The folder of a part that was found by its file, None where Python found its module."""
 
-    def document(self) -> dict[str, str]:
-        """Return the digests by path, in order: what belongs into an identity."""
-        return dict(sorted(self.files.items()))
+    def document(self, base: Path | None = None) -> dict[str, str]:
+        """Return the digests in order: what belongs into an identity. base: what paths start from, where it is given.
+
+        What Python found is called as it is there, wherever that is.
+        """
+        if base is None or self.folder is None:
+            return dict(sorted(self.files.items()))
+        here = base.resolve()
+        return dict(sorted((os.path.relpath(self.folder / file, here), sha256) for file, sha256 in self.files.items()))
 
 
 def _checked(part: Any, role: str, name: str) -> type:
@@ -259,24 +280,47 @@ def _checked(part: Any, role: str, name: str) -> type:
 
 
 @cache
-def _entry_points() -> Mapping[tuple[str, str], str]:
-    """Return the places of the parts of installed packages, by role ("" for any) and name."""
+def _entry_points() -> Mapping[tuple[str, str], EntryPoint]:
+    """Return the parts of installed packages, by role ("" for any) and name."""
     found = {}
     for point in entry_points(group=GROUP):
         role, dot, name = point.name.rpartition(".")
-        found[role if dot else "", name] = point.value
+        found[role if dot else "", name] = point
     return found
+
+
+def _entry_point(role: str, name: str) -> EntryPoint | None:
+    return _entry_points().get((role, name)) or _entry_points().get(("", name))
+
+
+def _spec(place: str) -> ModuleSpec | None:
+    """Return where Python's own path leads to."""
+    try:
+        return find_spec(place)
+    except (ImportError, ValueError, AttributeError):
+        return None
 
 
 def _origin(place: str) -> Path | None:
     """Return the source of a module that Python's own path leads to."""
-    try:
-        found = find_spec(place)
-    except (ImportError, ValueError, AttributeError):
-        return None
+    found = _spec(place)
     if found is None or found.origin is None or not Path(found.origin).is_file():
         return None
     return Path(found.origin).resolve()
+
+
+def _source_of_module(place: str, brought: Mapping[str, str]) -> PartSource:
+    """Return the source of a module; brought: the distribution that is known to bring it, {} where none is.
+
+    A distribution speaks for what its version says; beside it only the module's own package is read, as far as it can.
+    """
+    top = place.partition(".")[0]
+    brought = brought or {name: version(name) for name in packages_distributions().get(top, ())}
+    file, spec = _origin(place), _spec(place)
+    if file is None and not brought:
+        raise InputError(f"must name a module with a source, found none called {place}")
+    files = {} if file is None or spec is None else digests_of(file, spec.parent or "", alone=bool(brought))
+    return PartSource({**files, **brought}, None)
 
 
 def _named(module: ModuleType, target: str) -> Any:
@@ -353,17 +397,29 @@ def _siblings(folder: Path) -> Iterator[None]:
         sys.modules.update(aside)
 
 
-def digests_of(file: Path) -> dict[str, str]:
-    """Return the SHA-256 of a file and of every module in its folder that it imports, also indirectly, by path."""
-    folder, found, waiting = file.parent, dict[str, str](), [file]
+def package_of(value: Any) -> str:
+    """Return the package that a class or a function was imported in, "" where it is in none."""
+    return getattr(sys.modules.get(getattr(value, "__module__", "")), "__package__", None) or ""
+
+
+def digests_of(file: Path, package: str = "", *, alone: bool = False) -> dict[str, str]:
+    """Return the SHA-256 of a file and of every module beside it that it imports, also indirectly, by path.
+
+    package: of which the file is a module; then all that it imports of its outermost package, with what Python runs on
+    the way there. alone: a module without a package is read without what lies beside it, where others' modules are.
+    """
+    depth = len(package.split(".")) if package else 0
+    folder = file.parents[depth]
+    inside = folder / package.partition(".")[0] if package else file if alone else folder
+    found, waiting = dict[str, str](), [file, *(file.parents[k] / "__init__.py" for k in range(depth))]
     while waiting:
         path = waiting.pop()
         name = path.relative_to(folder).as_posix()
-        if name in found:
+        if name in found or not path.is_file():
             continue
         content = path.read_bytes()
         found[name] = hashlib.sha256(content).hexdigest()
-        waiting += _imported(content, path, folder)
+        waiting += [one for one in _imported(content, path, folder) if one.is_relative_to(inside)]
     return found
 
 

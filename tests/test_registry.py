@@ -1,15 +1,20 @@
 """Names, places and entry points become the classes they stand for; sources are known without being run."""
 
+import json
+import shutil
 import sys
-from importlib.metadata import EntryPoint, EntryPoints
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import rlhf_game as rg
 from rlhf_game import registry
+from rlhf_game.files.parts import sources
 from rlhf_game.mechanism.payments import AffinePayments
-from rlhf_game.registry import find, is_code, load, names, source_of
+from rlhf_game.registry import find, is_code, load, names, source_of, source_of_part
+from tests.cli.runner import run
 
 HALF = """
 from dataclasses import dataclass
@@ -123,20 +128,67 @@ def test_registered_names_are_known_and_taken_once(monkeypatch: pytest.MonkeyPat
         rg.register("regularizer", "other")(Flat)
 
 
-def test_parts_of_installed_packages_are_found_by_their_entry_points(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "brought_along.py").write_text(HALF.replace("helper", "brought_too"))
-    (tmp_path / "brought_too.py").write_text("two = 2\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    points = [EntryPoint(name, "brought_along:Half", registry.GROUP) for name in ("half", "payment.other_half")]
-    monkeypatch.setattr(registry, "entry_points", lambda group: EntryPoints(points))
+def installed(folder: Path, version: str, two: str = "2") -> None:
+    """Write what an installed package is: its modules, and beside them its name, version and entry points."""
+    (folder / "brought").mkdir(exist_ok=True)
+    (folder / "brought/__init__.py").write_text("")
+    (folder / "brought/along.py").write_text(HALF.replace("from helper", "from brought.helper"))
+    (folder / "brought/helper.py").write_text(f"two = {two}\n")
+    for old in folder.glob("*.dist-info"):
+        shutil.rmtree(old)
+    known = folder / f"brought_parts-{version}.dist-info"
+    known.mkdir()
+    (known / "METADATA").write_text(f"Metadata-Version: 2.1\nName: brought-parts\nVersion: {version}\n")
+    points = "half = brought.along:Half\npayment.other_half = brought.along:Half\n"
+    (known / "entry_points.txt").write_text(f"[{registry.GROUP}]\n{points}")
     registry._entry_points.cache_clear()
-    try:
-        assert find("payment", "half") is find("payment", "other_half")
-        assert "half" in names("payment")
-        assert not is_code("payment", "half")
-        with pytest.raises(rg.InputError, match="must be a subclass of TrainingRule"):
-            find("training", "half")
-    finally:
-        registry._entry_points.cache_clear()
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder where a package is installed for a test."""
+    monkeypatch.syspath_prepend(tmp_path)
+    installed(tmp_path, "1.0")
+    yield tmp_path
+    registry._entry_points.cache_clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "brought"]:
+        del sys.modules[name]
+
+
+def test_parts_of_installed_packages_are_found_by_their_entry_points(site: Path) -> None:
+    assert find("payment", "half") is find("payment", "other_half")
+    assert "half" in names("payment")
+    assert not is_code("payment", "half")
+    with pytest.raises(rg.InputError, match="must be a subclass of TrainingRule"):
+        find("training", "half")
+    files = {"brought/__init__.py", "brought/along.py", "brought/helper.py", "brought-parts"}
+    assert set(source_of_part("payment", "half").document(site)) == files
+
+
+@pytest.mark.parametrize(("version", "two"), [("1.1", "2"), ("1.0", "3")])
+def test_another_version_of_an_installed_part_neither_verifies_nor_resumes(site: Path, version: str, two: str) -> None:
+    groups = [{"name": "a", "reward": [1, 0]}, {"name": "b", "reward": [0, 1]}]
+    game, receipt, study = site / "game.json", site / "receipt.json", site / "study.json"
+    game.write_text(json.dumps({"reference": [0.5, 0.5], "strength": 1, "payment": "half", "groups": groups}))
+    played = {"scenario": {"kind": "random", "groups": 2, "outcomes": 2}, "strategies": [{"kind": "truthful"}]}
+    study.write_text(json.dumps({**played, "games": 2, "strength": 1, "payments": ["half"]}))
+    simulated = ("simulate", study, "-o", site / "out", "--engine", "serial")
+    assert [run("settle", game, "-o", receipt).code, run("verify", receipt, game).code, run(*simulated).code] == [0] * 3
+    assert run(*simulated).code == 0
+    installed(site, version, two)
+    assert "game_sha256" in run("verify", receipt, game).out
+    assert run(*simulated).code == 2
+
+
+def test_a_registered_part_is_known_by_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_registered", {})
+    known: dict[str, Any] = {"__name__": "notebook", "rg": rg}
+    for returned in ("[1.0]", "[2.0]"):
+        exec(
+            f"class Flat(rg.PaymentRule[rg.AffineRule]):\n    def charge(self, optimum):\n        return {returned}",
+            known,
+        )
+        registry._registered["payment", "flat"] = known["Flat"]
+        known[returned] = sources({"payment": "flat"}, Path(), trusted=False)
+    assert known["[1.0]"]["payment"].keys() == known["[2.0]"]["payment"].keys() == {"flat"}
+    assert known["[1.0]"] != known["[2.0]"]

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from rlhf_game.errors import InputError
-from rlhf_game.registry import digests_of
+from rlhf_game.registry import digests_of, package_of
 
 LIBRARIES: Final = tuple(
     Path(place).resolve()
@@ -30,12 +30,16 @@ LIBRARIES: Final = tuple(
 )
 """Where code is that is known by its name: it is installed, and nobody's own."""
 
+PLAIN: Final = (bool, int, float, str, bytes, tuple, list, dict, frozenset, type(None))
+"""The types of values that say what they are."""
+
 
 def identity_of(value: Any) -> Any:
     """Return what a function, or any value, is made of.
 
     Of a function: its code, its defaults, what it closes over, and the SHA-256 of its file and of the modules of its
-    folder that it imports; without a file also the globals that it reads. Of an object: its class and all that it
+    folder that it imports; without a file also the globals that it reads. Of a class without a file: its bases, its
+    functions and what it says of plain values. Of an object: its class and all that it
     holds. Where it has an attribute ``identity``, that alone, with the class: what keeps something between calls needs
     one. Raises InputError when something has no identity of itself (a lock, an open file).
     """
@@ -77,6 +81,8 @@ def _structure(value: Any, of: Callable[[Any], Any]) -> Any:
 
 def _code_of(value: Any, of: Callable[[Any], Any]) -> Any:
     """Return what a function, a class or a module is made of; None of anything else."""
+    if isinstance(value, type) and not _is_named(value):
+        return {"name": _name(value), "bases": of(value.__bases__), "members": of(_members(value))}
     if isinstance(value, type | ModuleType | BuiltinFunctionType):
         return {"name": _name(value), "files": _files(value)}
     if isinstance(value, FunctionType):
@@ -102,6 +108,16 @@ def _object(value: Any, of: Callable[[Any], Any]) -> Any:
         return {"class": of(type(value)), "name": reduced}
     items = [list(more) for more in reduced[3:5] if more is not None]
     return {"class": of(type(value)), "made_by": of(reduced[:3]), "items": of(items)}
+
+
+def _members(value: type) -> dict[str, Any]:
+    """Return what a class says of itself: its functions, and what is written as a plain value."""
+    found = {}
+    for name, one in vars(value).items():
+        plain = getattr(one, "__func__", getattr(one, "fget", getattr(one, "func", one)))  # what decorators hold
+        if isinstance(plain, FunctionType) or (isinstance(plain, PLAIN) and not name.startswith("__")):
+            found[name] = plain
+    return found
 
 
 def _function(value: FunctionType, of: Callable[[Any], Any]) -> Any:
@@ -155,7 +171,7 @@ def _is_named(value: Any) -> bool:
 def _files(value: Any) -> Any:
     """Return the SHA-256 of the file of somebody's own that defines a value, and of the modules it imports there."""
     file = _file(value)
-    return {} if file is None or _is_library(file) else dict(sorted(digests_of(file).items()))
+    return {} if file is None or _is_library(file) else dict(sorted(digests_of(file, package_of(value)).items()))
 
 
 def digest_of(value: Any) -> str:

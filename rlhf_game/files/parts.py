@@ -1,7 +1,7 @@
 """How files name a part that may vary: as a text, or as a mapping with the name and the part's own fields."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -13,7 +13,8 @@ from pydantic_core import PydanticCustomError
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.hints import RegisteredPart
-from rlhf_game.registry import is_built_in, is_code, names, source_file, source_of
+from rlhf_game.files.identity import digest_of
+from rlhf_game.registry import is_built_in, is_code, names, registered, source_file, source_of_part
 
 PLACES: Final = "path/to/file.py:Name or package.module:Name"
 """How code is named that is not registered."""
@@ -48,34 +49,47 @@ def label(role: str, said: Any) -> str:
 
 
 def sources(said: Mapping[str, Any], base: Path, *, trusted: bool) -> dict[str, dict[str, str]]:
-    """Return the digests of the code that parts name, by role. said: what a file says of each role.
+    """Return the digests of parts that did not come with this package, by role. said: what a file says of each role.
 
     Raises InputError, without running anything, where code is named and not trusted, or is not there.
     """
-    found = {}
-    for role, name in _code(said):
-        if not trusted:
+    found: dict[str, dict[str, str]] = {}
+    for role, one in said.items():
+        if one is None:
+            continue
+        name = split(role, one)[0]
+        if not trusted and is_code(role, name):
             known = _known(role)
             raise InputError(
                 f"{role}: must be {f'one of {known}' if known else 'no code'}, for a game that is not trusted to run "
                 f"code; found {name!r} (--trust-code lets it run)"
             )
         try:
-            found[role] = source_of(name, base).document()
+            digests = _digests(role, name, base, None)
         except InputError as error:
             raise InputError(f"{role}: {error}") from None
+        found |= {role: digests} if digests else {}
     return found
 
 
-def code_files(said: Sequence[tuple[str, Any]], base: Path) -> list[str]:
-    """Return the files of the code that parts name, relative to ``base``. said: role and part."""
-    found = []
+def hashes_of_parts(said: Iterable[tuple[str, Any]], base: Path) -> dict[str, str]:
+    """Return the digests of what parts are that did not come with this package. said: role and part.
+
+    Files are called as they are from ``base``. Raises InputError where code is named that is not there.
+    """
+    found = dict[str, str]()
     for role, one in said:
-        name, _ = split(role, one)
-        if is_code(role, name):
-            source = source_of(name, base)
-            found += [os.path.relpath(source.folder / file, base.resolve()) for file in source.files]
-    return sorted(set(found))
+        found |= _digests(role, split(role, one)[0], base, base)
+    return dict(sorted(found.items()))
+
+
+def _digests(role: str, name: str, base: Path, start: Path | None) -> dict[str, str]:
+    """Return what decides what a part does, {} of one of this package. start: what paths of files start from."""
+    own = registered(role, name)
+    if own is not None:
+        return {name: digest_of(own)}
+    source = source_of_part(role, name, base)
+    return {} if source is None else source.document(start)
 
 
 def moved(role: str, said: Any, base: Path, folder: Path) -> Any:
@@ -88,12 +102,6 @@ def moved(role: str, said: Any, base: Path, folder: Path) -> Any:
         return said
     there = f"{os.path.relpath(file.resolve(), folder.resolve())}:{name.rpartition(':')[2]}"
     return there if isinstance(said, str) else {**said, NAMED_BY.get(role, "kind"): there}
-
-
-def _code(said: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for role, one in said.items():
-        if one is not None and is_code(role, name := split(role, one)[0]):
-            yield role, name
 
 
 def _known(role: str) -> str:

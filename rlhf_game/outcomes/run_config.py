@@ -29,7 +29,7 @@ from rlhf_game.outcomes.finetuned.finetuned_spec import FinetunedSpec
 from rlhf_game.outcomes.given_rows import Given, GivenRows, GivenSpec, read_given
 from rlhf_game.outcomes.prompts.prompts_spec import PromptsSpec, read_examples, read_texts
 from rlhf_game.outcomes.served_draws import ServerSpec
-from rlhf_game.registry import source_file, source_of
+from rlhf_game.registry import source_of
 from rlhf_game.rewards.calibration_specs import SomeCalibration, tag_of
 from rlhf_game.rewards.nested import nested, refuse_rank
 from rlhf_game.rewards.own_rewards import ColumnSpec
@@ -397,12 +397,9 @@ def hashes_of_code(targets: Iterable[str], base: Path, field: str) -> dict[str, 
     found: dict[str, str] = {}
     for target in targets:
         try:
-            source = source_of(target, base)
+            found |= source_of(target, base).document(base)
         except InputError as error:
             raise InputError(f"{field}: {error}") from None
-        file = source_file(target, base)
-        folder = "" if file is None else os.path.relpath(file.parent, base)
-        found |= {os.path.normpath(os.path.join(folder, name)): one for name, one in source.document().items()}
     return found
 
 

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.build import make
-from rlhf_game.files.parts import SomePayment, SomeRegularizer, SomeTraining, code_files, label, whose
+from rlhf_game.files.parts import SomePayment, SomeRegularizer, SomeTraining, hashes_of_parts, label, whose
 from rlhf_game.files.schema import Nonnegative, Positive, Strict, parse_model
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.mechanism import Mechanism
@@ -168,11 +168,11 @@ class StudyFields(Strict, ABC):
         }
         return Rules(self.regularizer, Normalization(self.normalization), training, charges, self._base)
 
-    def code(self) -> list[str]:
-        """Return the files of the code that the specification names, from the folder that paths start from."""
+    def code(self) -> dict[str, str]:
+        """Return the digests of the parts that did not come with this package (see hashes_of_parts)."""
         own = [("scenario", self.scenario.kind), *(("strategy", one.kind) for one in self.choices())]
         named = [("regularizer", self.regularizer), ("training", self.training)]
-        return code_files([*named, *(("payment", payment) for payment in self.payments), *own], self._base)
+        return hashes_of_parts([*named, *(("payment", payment) for payment in self.payments), *own], self._base)
 
     def check(self) -> None:
         """Raise InputError (``field: must be ...``) when fields do not go together, or a part is wrong."""

@@ -216,7 +216,7 @@ def parse_study(document: Mapping[str, Any], name: str, base: Path) -> Study:
     sweep = _sweep(document.get("sweep"), name)
     _check_unswept(KINDS[wanted], plain, {step for field in sweep for step in steps(field)[:1]}, name)
     points: list[tuple[dict[str, Any], dict[str, Any], StudyFields, PopulationSource]] = []
-    files: set[str] = set()
+    files, code = set[str](), dict[str, str]()
     typed = {field: _typed(values) for field, values in sweep.items()}
     for places in product(*(range(len(values)) for values in sweep.values())):
         chosen = {field: values[at] for (field, values), at in zip(sweep.items(), places, strict=True)}
@@ -228,7 +228,8 @@ def parse_study(document: Mapping[str, Any], name: str, base: Path) -> Study:
             source = fields.scenario.source(base, fields.rules.normalization)
         except InputError as error:
             raise InputError(f"{label}: {error}") from None
-        files.update(fields.scenario.files(), fields.code())
+        files.update(fields.scenario.files())
+        code.update(fields.code())
         columns = {field: typed[field][at] for field, at in zip(sweep, places, strict=True)}
         points.append((chosen, columns, fields, source))
     width = max(source.count for *_, source in points)
@@ -242,7 +243,8 @@ def parse_study(document: Mapping[str, Any], name: str, base: Path) -> Study:
         for index, (point, layout) in enumerate(zip(points, layouts, strict=True))
     )
     _check_playable(built, name)
-    return Study(built, sweep, {file: hash_of(file, base) for file in sorted(files)}, base)
+    digests = {file: hash_of(file, base) for file in files} | code
+    return Study(built, sweep, dict(sorted(digests.items())), base)
 
 
 def _check_unswept(model: type[StudyFields], plain: Mapping[str, Any], swept: Container[Any], name: str) -> None:

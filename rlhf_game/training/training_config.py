@@ -8,7 +8,7 @@ from typing import Any, final
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind
-from rlhf_game.files.parts import PLACES, code_files
+from rlhf_game.files.parts import PLACES, hashes_of_parts
 from rlhf_game.files.schema import parse_model
 from rlhf_game.outcomes.run_config import hash_of, hashes_of_code, hashes_of_models, read_document
 from rlhf_game.registry import find, names
@@ -43,7 +43,7 @@ def read_training(path: str | os.PathLike[str], settings: Sequence[str] = ()) ->
         raise InputError(f"{name}: kind: must be {', '.join(names('train'))} or code ({PLACES}), found {kind(wanted)}")
     try:
         part: type[TrainingFields] = find("train", wanted, base)
-        files = {file: hash_of(file, base) for file in code_files([("train", wanted)], base)}
+        files = hashes_of_parts([("train", wanted)], base)
     except InputError as error:
         raise InputError(f"{name}: kind: {error}") from None
     fields = parse_model(part, document, name)

@@ -16,7 +16,7 @@ import pytest
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.identity import digest_of, identity_of
-from rlhf_game.registry import load
+from rlhf_game.registry import load, source_of
 
 
 def scaled(by: Any) -> Callable[[float], float]:
@@ -110,6 +110,40 @@ def test_what_was_typed_in_counts_with_the_globals_that_it_reads() -> None:
 
     assert digest_of(typed(FACTOR=2)) != digest_of(typed(FACTOR=3))
     assert digest_of(typed(FACTOR=2, UNREAD=1)) == digest_of(typed(FACTOR=2, UNREAD=2))
+
+
+def test_a_class_that_was_typed_in_counts_with_its_functions_and_values() -> None:
+    """As a part or a reward that is written in a notebook: it has no file, and was known by its name alone."""
+
+    def typed(returned: str, scale: float = 1.0, base: str = "object") -> type:
+        known: dict[str, Any] = {"__name__": "notebook"}
+        exec(f"class Base:\n    def f(self):\n        return {base!r}\n", known)
+        exec(f"class Reward(Base):\n    scale = {scale}\n    def __call__(self, x):\n        return {returned}", known)
+        return known["Reward"]  # type: ignore[no-any-return]
+
+    one = typed("self.scale * x")
+    assert digest_of(one) == digest_of(typed("self.scale * x"))
+    for other in (typed("self.scale + x"), typed("self.scale * x", 2.0), typed("self.scale * x", 1.0, "other")):
+        assert digest_of(one) != digest_of(other)
+        assert digest_of(one()) != digest_of(other())
+
+
+def test_a_module_of_a_package_counts_with_the_modules_of_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kept/inner").mkdir(parents=True)
+    for file, text in {
+        "kept/__init__.py": "", "kept/inner/__init__.py": "", "kept/helper.py": "two = 2\n",
+        "kept/inner/mine.py": "from kept.helper import two\ndef reward(x):\n    return two * x\n",
+    }.items():  # fmt: skip
+        (tmp_path / file).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    reward = load("kept.inner.mine:reward")
+    files = identity_of(reward)["files"]
+    assert set(files) == {"kept/__init__.py", "kept/inner/__init__.py", "kept/helper.py", "kept/inner/mine.py"}
+    assert source_of("kept.inner.mine:reward").document() == files
+    (tmp_path / "kept/helper.py").write_text("two = 3\n")
+    assert identity_of(reward)["files"] != files
 
 
 def test_what_has_no_identity_says_how_to_get_one() -> None:

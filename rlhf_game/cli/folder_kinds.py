@@ -103,13 +103,14 @@ def again_differences(
     for asked, option, last in ((replay, "--replay", "study.json"), (recompute, "--recompute", "receipt.json")):
         if asked is not None and not (folder / last).exists():
             raise InputError(f"{option}: must come with a finished folder with {last}, found {folder}")
-    with refusing_code(unless=trusted or config is not None):
-        if replay is not None:
+    if replay is not None:
+        with refusing_code(unless=trusted):
             count, wrong = replay_differences(folder, replay, rng)
-            found += wrong
-            done.append(f"{count} games played again, picked at random now")
-        if recompute is not None:
+        found += wrong
+        done.append(f"{count} games played again, picked at random now")
+    if recompute is not None:
+        with refusing_code(unless=trusted or config is not None):
             count, wrong = rescored_differences(folder, config, recompute, rng)
-            found += wrong
-            done.append(f"{count} responses scored again, picked at random now")
+        found += wrong
+        done.append(f"{count} responses scored again, picked at random now")
     return found, done

@@ -49,8 +49,10 @@ def meter(
     served = read_served(responses)
     if is_trained:
         from rlhf_game.outcomes.finetuned.finetuned_meter import meter_trained
+        from rlhf_game.registry import refusing_code
 
-        found = meter_trained(game.parent, served, config).document()
+        with refusing_code(unless=config is not None):
+            found = meter_trained(game.parent, served, config).document()
     else:
         found = price(read_game(game, settings=chosen), served).document()
     count = len(found["groups"][0]["responses"]) - len(found["unknown"])

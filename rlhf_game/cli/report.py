@@ -54,6 +54,7 @@ def report(
     from rlhf_game.files.sampled import space_of
     from rlhf_game.files.schema import TEXTS
     from rlhf_game.files.workspace import files_in
+    from rlhf_game.registry import refusing_code
     from rlhf_game.report import REPORT, keep_page
     from rlhf_game.report.folder_pages import folder_page, settled_page
     from rlhf_game.report.page import write_page
@@ -67,7 +68,8 @@ def report(
     elif source.name.endswith(ENDINGS):
         raise InputError(f"--groups: must name whose rewards the rows of {source.name} have, found nothing")
     elif source.is_dir():
-        page = _unfinished(source) or folder_page(source, receipt, audit, trusted=trusted)
+        with refusing_code(unless=trusted):
+            page = _unfinished(source) or folder_page(source, receipt, audit, trusted=trusted)
     elif source.is_file() and space_of(source) not in TEXTS:
         page = settled_page(source, receipt, audit, trusted=trusted, settings=chosen)
     else:

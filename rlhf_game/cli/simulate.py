@@ -48,6 +48,7 @@ def simulate(
     ] = None,
     game: Annotated[int | None, typer.Option(metavar="K", help="With --replay: the game's number.")] = None,
     point: Annotated[int, typer.Option(metavar="J", help="With --replay: the point of the sweep.")] = 0,
+    trusted: Annotated[bool, typer.Option("--trust-code", help="With --replay: run code that a folder names.")] = False,
 ) -> None:
     """Play many games between strategic groups, with and without payments; an interrupted study goes on."""
     from rlhf_game.engines import engine as engine_of
@@ -58,18 +59,20 @@ def simulate(
     if replay is not None:
         if scenario is not None or game is None or out is None or settings:
             raise InputError("--replay must come with --game K and -o FILE, and without a scenario and --set")
-        _replay(replay, game, point, out)
+        _replay(replay, game, point, out, trusted)
         return
-    if scenario is None or game is not None:
-        raise InputError("SCENARIO must be given, or --replay STUDY --game K -o FILE")
+    if scenario is None or game is not None or trusted:
+        raise InputError("SCENARIO must be given, alone, or --replay STUDY --game K -o FILE")
     _play(scenario, settings or (), as_json, out, engine_of(engine, workers, address), sign)
 
 
-def _replay(study: Path, game: int, point: int, out: Path) -> None:
+def _replay(study: Path, game: int, point: int, out: Path, trusted: bool) -> None:
     from rlhf_game.files.games import write_game
+    from rlhf_game.registry import refusing_code
     from rlhf_game.simulations.study import read_study
 
-    write_game(out, read_study(study).game_document(game, point, out.parent))
+    with refusing_code(unless=trusted or not study.is_dir()):  # a study's file is a program, its folder is data
+        write_game(out, read_study(study).game_document(game, point, out.parent))
     typer.echo(f"game: {out}")
 
 

@@ -1,10 +1,12 @@
 """Small studies for the tests."""
 
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
+from rlhf_game.engines import Engine
 from rlhf_game.simulations.simulation_pipeline import simulate
 from rlhf_game.simulations.study import Study, parse_study
 from rlhf_game.simulations.trials import column_of
@@ -40,6 +42,22 @@ EQUILIBRIUM: dict[str, Any] = {
     "steps": 20,
     "chunk": 4,
 }
+
+
+@final
+class Interrupted(Engine):
+    """Stops after some tasks, as a power cut would between two of them."""
+
+    def __init__(self, after: int) -> None:
+        self._after = after
+        self.done = 0
+
+    def map(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
+        for task in tasks:
+            if self.done == self._after:
+                raise KeyboardInterrupt
+            self.done += 1
+            yield function(task)
 
 
 def study(changes: dict[str, Any] | None = None, of: dict[str, Any] = GAMES, base: Path = Path()) -> Study:

@@ -6,15 +6,13 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, final
+from typing import Any
 
 import numpy as np
 import pytest
 from pyarrow import parquet
 
-from rlhf_game.engines import Engine
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.files.workspace import Workspace
 from rlhf_game.mechanism.reports import Normalization
@@ -25,25 +23,9 @@ from rlhf_game.simulations.simulation_pipeline import simulate
 from rlhf_game.simulations.trials import Games
 from tests.cli.runner import run
 from tests.report.pages import page_of
-from tests.simulations.studies import GAMES, MARKET, study
+from tests.simulations.studies import GAMES, MARKET, Interrupted, study
 
 SWEPT = {"sweep": {"strength": [0.2, 1.0]}}
-
-
-@final
-class Interrupted(Engine):
-    """Stops after some tasks, as a power cut would between two of them."""
-
-    def __init__(self, after: int) -> None:
-        self._after = after
-        self.done = 0
-
-    def map(self, function: Callable[[Any], Any], tasks: Iterable[Any]) -> Iterator[Any]:
-        for task in tasks:
-            if self.done == self._after:
-                raise KeyboardInterrupt
-            self.done += 1
-            yield function(task)
 
 
 @pytest.fixture(autouse=True)

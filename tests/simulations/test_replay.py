@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
+from rlhf_game import registry
 from rlhf_game.errors import InputError
 from rlhf_game.files.build import settle
 from rlhf_game.files.games import read_game
 from rlhf_game.simulations.simulation_pipeline import simulate
 from rlhf_game.simulations.study import read_study
 from tests.cli.runner import run
-from tests.simulations.studies import GAMES, MARKET, rows, study
+from tests.simulations.studies import GAMES, MARKET, Interrupted, rows, study
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".json"])
@@ -74,6 +75,33 @@ def test_a_replayed_game_names_code_from_where_it_is_written(tmp_path: Path) -> 
     out = tmp_path / "other/g.json"
     assert run("simulate", "--replay", tmp_path / "study.json", "--game", 1, "-o", out).code == 0
     assert run("settle", out, "--trust-code").code == 0
+
+
+def test_code_that_a_folder_names_runs_on_trust_only_and_that_of_a_file_runs(tmp_path: Path) -> None:
+    """A folder is data that others may have made; the file of a study is the program of whoever plays it."""
+    ran, path, out, game = (tmp_path / name for name in ("ran", "study.json", "out", "g.json"))
+    half = f"open({str(ran)!r}, 'w').close()\nimport rlhf_game as rg\nclass Half(rg.PaymentRule[rg.AffineRule]):\n"
+    (tmp_path / "half.py").write_text(half + "    charge = rg.AffinePayments().charge\n")
+    path.write_text(json.dumps({**GAMES, "games": 2, "chunk": 1, "payments": ["half.py:Half"]}))
+    assert run("simulate", path, "-o", out, "--engine", "serial").code == 0
+    cut = tmp_path / "cut"
+    with pytest.raises(KeyboardInterrupt):
+        simulate(read_study(path), cut, Interrupted(1))
+    to = ("--game", "1", "-o", game)
+    for command in (
+        ("simulate", "--replay", out, *to), ("report", cut, "-o", tmp_path / "p.html"), ("verify", out),
+        ("verify", out, path, "--replay", 1),
+    ):  # fmt: skip
+        ran.unlink(missing_ok=True)
+        registry._run_once.cache_clear()
+        refused = run(*command)
+        assert (refused.code, "--trust-code" in refused.err, ran.exists()) == (2, True, False)
+        assert run(*command, "--trust-code").code == 0
+    registry._run_once.cache_clear()
+    ran.unlink()
+    assert run("simulate", "--replay", path, *to).code == 0
+    assert ran.exists()
+    assert run("simulate", path, "-o", out, "--trust-code").code == 2
 
 
 def test_a_game_of_recorded_prompts_comes_back_from_the_folder_alone(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import tokenize
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import final
 
@@ -241,11 +242,22 @@ def libraries(source: Source) -> list[str]:
     return found
 
 
+def docstrings_of_names(of: ast.Module | ast.ClassDef) -> Iterator[ast.Expr]:
+    """Yield the docstrings of names: texts that stand below an assignment."""
+    for name, text in pairwise(of.body):
+        value = text.value if isinstance(text, ast.Expr) else None
+        is_text = isinstance(value, ast.Constant) and isinstance(value.value, str)
+        if isinstance(text, ast.Expr) and is_text and isinstance(name, ast.Assign | ast.AnnAssign):
+            yield text
+
+
 def lengths(source: Source) -> list[str]:
     """Functions, files and __init__ files are short; docstrings do not count."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     found, docstring_lines = [], 0
     for node in ast.walk(source.tree):
+        if isinstance(node, ast.Module | ast.ClassDef):
+            docstring_lines += sum((text.end_lineno or 0) - text.lineno + 1 for text in docstrings_of_names(node))
         if not isinstance(node, documented):
             continue
         body = node.body

@@ -49,7 +49,9 @@ class GradingFields(Strict, ABC):
     """From where to where grades go, and what counts where an answer has none."""
 
     low: float = 1.0
+    """The grade that becomes 0."""
     high: AboveLow = 10.0
+    """The grade that becomes 1."""
     ungraded: Literal["fail"] | float = "fail"
     """fail, or the grade that counts where there is none, also when it was asked for again."""
 
@@ -72,7 +74,9 @@ class PricesSpec(Strict):
     """What a million tokens cost, in any one currency."""
 
     prompt: Nonnegative
+    """Of tokens that are read."""
     completion: Nonnegative
+    """Of tokens that are written."""
 
 
 @final
@@ -80,13 +84,19 @@ class ChatEndpointSpec(Strict):
     """An OpenAI-compatible endpoint."""
 
     url: WebAddress
+    """Where /chat/completions is, such as https://api.openai.com/v1."""
     key_env: KeyName | None = None
+    """The environment variable that holds the key."""
     timeout: Positive = 60.0
+    """Seconds until a request is given up."""
     retries: Retries = 4
+    """How often a request that failed is sent again."""
     workers: Workers = 4
+    """Requests at the same time."""
     options: dict[str, Any] = {}
     """Further fields of the body of every request."""
     prices: PricesSpec | None = None
+    """To estimate what a run costs."""
     cache: Name | None = None
     """The folder that keeps the answers, for several runs to share; the run's own otherwise."""
 
@@ -100,9 +110,13 @@ class ModelSpec(Strict):
     """A language model."""
 
     name: Name
+    """A folder, an installed model, a .gguf file or a name on the hub; at an endpoint what it calls the model."""
     revision: Name | None = None
+    """The commit on the hub."""
     device: Name = "auto"
+    """Where torch computes: auto, cpu, cuda, cuda:1, ..."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """The precision of its weights."""
     fold_system: bool = False
     """Put a system turn that the model's chat template refuses at the beginning of the first user turn."""
     endpoint: Annotated[ChatEndpointSpec | None, BeforeValidator(_at), OrText()] = None

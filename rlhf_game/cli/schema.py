@@ -38,7 +38,9 @@ def schema_of(of: SchemaKind) -> dict[str, Any]:
     """Return the JSON Schema of a file."""
     from pydantic import TypeAdapter
 
-    made = TypeAdapter(_type_of(of)).json_schema()
+    from rlhf_game.files.described import DescribedSchema
+
+    made = TypeAdapter(_type_of(of)).json_schema(schema_generator=DescribedSchema)
     made.pop("title", None)
     inside = made.get("$defs", {})
     for top in [made, *(inside[one["$ref"].rpartition("/")[2]] for one in made.get("anyOf", ()))]:
@@ -47,11 +49,12 @@ def schema_of(of: SchemaKind) -> dict[str, Any]:
             if of is SchemaKind.SIMULATE:  # what is swept is taken out before a point of the study is checked
                 top["properties"]["sweep"] = {
                     "type": "object",
+                    "description": "Values of fields, by their path: the study has a point for each combination.",
                     "additionalProperties": {"type": "array", "minItems": 1},
                 }
     known = sorted({one["properties"]["kind"]["const"] for one in inside.values() if "const" in _kind(one)})
     for own in (one for one in inside.values() if one.get("additionalProperties") is True and _kind(one)):
-        own["properties"]["kind"] = {"type": "string", "not": {"enum": known}}  # a part of someone's own
+        own["properties"]["kind"] |= {"type": "string", "not": {"enum": known}}  # a part of someone's own
     return {"$schema": DIALECT, "title": f"rlhf-game {of.value}", **made}
 
 

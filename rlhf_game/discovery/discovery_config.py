@@ -27,9 +27,13 @@ class EvolutionSpec(Strict):
 
     kind: Literal["evolution"]
     elite: Count = 12
+    """The best so many, which are parents."""
     tournament: Count = 3
+    """Of so many that are drawn at random the best one is a parent."""
     newcomers: Annotated[float, Field(ge=0, le=1)] = 0.15
+    """The share of new candidates that have no parents."""
     parsimony: Nonnegative = 0.001
+    """What each node of an expression costs its score as a parent."""
 
 
 @final
@@ -38,8 +42,11 @@ class WriterSpec(Strict):
 
     kind: Literal["model"]
     model: SomeModel
+    """Who proposes."""
     temperature: Annotated[float, Field(ge=0)] = 1.0
+    """Of what it writes."""
     max_tokens: Count = 512
+    """The most tokens that it writes."""
 
 
 @final
@@ -47,7 +54,9 @@ class LimitsSpec(Strict):
     """How large a candidate may be, and how long its training on one task may take."""
 
     size: Annotated[int, Field(ge=1, le=500)] = 40
+    """Nodes of an expression."""
     depth: Annotated[int, Field(ge=1, le=50)] = 10
+    """Of an expression."""
     seconds: Positive = 60.0
     """Generous, since what takes longer is rejected: on a slower machine that would be another result."""
 
@@ -65,14 +74,23 @@ class TaskSpec(Strict):
     held_out: Annotated[int, Field(ge=2, le=1000)] = 16
     """Other tasks, on which the best candidate is compared with the known losses at the end."""
     prompts: Annotated[int, Field(ge=1, le=100)] = 4
+    """Of a task."""
     tokens: Annotated[int, Field(ge=2, le=10)] = 4
+    """Of its vocabulary."""
     length: Annotated[int, Field(ge=1, le=4)] = 3
+    """Tokens of a response."""
     pairs: Count = 64
+    """That a task is trained on."""
     beta: Positive = 0.5
+    """lambda of the policy that is trained."""
     flip: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """The share of labels turned round."""
     steps: Count = 60
+    """Of the training."""
     batch_size: Annotated[int, Field(ge=2, le=100_000)] = 32
+    """Pairs in a step."""
     learning_rate: Positive = 0.1
+    """Of the training."""
 
 
 @final
@@ -80,17 +98,22 @@ class DiscoveryConfig(Strict):
     """What is searched, by whom, and on what tasks."""
 
     generations: Few = 10
+    """Rounds of proposing and scoring."""
     population: Few = 16
     """Candidates in each generation."""
     proposer: Annotated[
         Annotated[EvolutionSpec, Tag("<evolution>")] | Annotated[WriterSpec, Tag("<model>")],
         Discriminator(tag_of, custom_error_type="proposer", custom_error_message="must have kind evolution or model"),
     ] = EvolutionSpec(kind="evolution")
+    """What proposes candidates."""
     limits: LimitsSpec = LimitsSpec()
+    """What a candidate may be."""
     tasks: TaskSpec = TaskSpec()
+    """What candidates are scored on."""
     baselines: Annotated[list[Name], Field(min_length=1)] = ["dpo", "slic", "lrml"]
     """Known losses to be compared with; evolution does not see them. The first is the one to be beaten."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Of everything that is random."""
 
 
 @final

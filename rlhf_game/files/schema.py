@@ -41,6 +41,7 @@ class TableFile(Strict):
     """A table kept in a file of its own, relative to the game file."""
 
     file: Annotated[str, Field(min_length=1)]
+    """FILE.npy, FILE.npz:KEY or FILE.parquet:COLUMN, relative to the game file."""
 
 
 def _form(value: Any) -> str | None:
@@ -96,8 +97,11 @@ class GroupFields(Strict):
     """One group's report."""
 
     name: Name
+    """What the group is called; no two are called alike."""
     size: Annotated[int, Field(ge=1, le=LARGEST_SIZE)] = 1
+    """How many members it has."""
     reward: Tensor
+    """What each outcome is worth to one member: shaped like the reference, or the file of such a table."""
     salt: Salt | None = None
     """What its report is sealed under, before it is revealed."""
 
@@ -107,18 +111,24 @@ class ModelsFields(Strict):
     """How many models may be trained, and what each costs, in units of affine welfare."""
 
     at_most: Annotated[int, Field(ge=1, le=LARGEST_SIZE)]
+    """How many models, at most."""
     cost: Nonnegative
+    """What each costs, in units of affine welfare."""
 
 
 class CommonFields(Strict, ABC):
     """What games on every space share."""
 
     normalization: Literal["none", "sum", "max"] = "none"
+    """The declared domain of rewards: sum or max 1 on each prompt; a reward outside it is refused."""
     weights: dict[Name, Positive] | None = None
+    """mu of each group in an affine maximiser; 1 where none is said."""
     boosts: Tensor | None = None
+    """What the provider adds to the score, shaped like the reference; default 0."""
     training: SomeTraining = None
     """The training rule; default social welfare, with weights or boosts the affine maximiser."""
     payment: SomePayment = "affine"
+    """The payment rule: affine, none, revenue, participation, or one's own."""
     training_cost: Nonnegative | None = None
     """What it costs to train at all; the reference serves everybody where that is not worth it."""
     models: ModelsFields | None = None
@@ -130,7 +140,9 @@ class CommonFields(Strict, ABC):
     participation_cost: Nonnegative | None = None
     """What every name that takes part costs, in units of affine welfare; with payment participation."""
     size_limit: Annotated[int, Field(ge=1, le=LARGEST_SIZE)] | None = None
+    """The largest size that may be reported; an audit lies up to it."""
     groups: Annotated[list[GroupFields], Field(min_length=1)]
+    """The reports: who they are of, their sizes and rewards."""
     provenance: dict[str, Any] | None = None
     """Where the numbers come from; no part of the game, nor of its hash."""
 
@@ -182,6 +194,7 @@ class ReferenceFields(CommonFields, ABC):
     """What games share whose reference is a table of probabilities."""
 
     reference: Tensor
+    """q, the probabilities before the training: a row, a row for each prompt, or the file of such a table."""
 
     def tables(self) -> dict[str, Any]:
         """Return the reference."""
@@ -198,7 +211,9 @@ class TableFields(ReferenceFields):
 
     space: Literal["table"] = "table"
     outcomes: Labels | None = None
+    """Labels of the outcomes, shaped like the reference."""
     prompt_weights: Annotated[list[Nonnegative], Field(min_length=1)] | None = None
+    """What each prompt counts; default all alike."""
     missing: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=1)] | None = None
     """Of each prompt, the mass of the outcomes that are not in the table: the receipt then holds intervals."""
     bounds: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
@@ -206,7 +221,9 @@ class TableFields(ReferenceFields):
     effective_sample_size: Annotated[list[Positive], Field(min_length=1)] | None = None
     """Of each prompt, how many draws of the reference its weights are worth; nothing is computed from it."""
     regularizer: SomeRegularizer = "kl"
+    """What measures how far the policy is from the reference."""
     strength: Positive
+    """lambda, the price of leaving the reference, in units of reward."""
 
     @property
     def limits(self) -> list[float] | None:
@@ -250,9 +267,13 @@ class MenuFields(CommonFields):
 
     space: Literal["menu"]
     divergence: Annotated[list[Nonnegative], Field(min_length=1)] | None = None
+    """What each entry of the menu costs, before the strength; default 0."""
     outcomes: Annotated[list[str], Field(min_length=1)] | None = None
+    """Names of the entries."""
     regularizer: SomeRegularizer | None = None
+    """Only names what ``divergence`` measures, for the receipt."""
     strength: Positive = 1.0
+    """lambda, the price of ``divergence``, in units of reward."""
 
     def check_tables(self, reference: Any) -> None:
         """Check the labels."""
@@ -286,10 +307,15 @@ class AutomatonFields(ReferenceFields):
     next_state: Annotated[
         list[Annotated[list[Annotated[int, Field(ge=-1, le=2**31)]], Field(min_length=1)]], Field(min_length=1)
     ]
+    """The state after each token in each state, [S][T]; -1: the sequence ends."""
     initial: Annotated[int, Field(ge=0, le=2**31)] = 0
+    """The state in which sequences begin."""
     horizon: Annotated[int, Field(ge=1, le=LONGEST)]
+    """The most tokens of a sequence."""
     regularizer: Literal["kl"] = "kl"
+    """KL, of whole sequences."""
     strength: Positive
+    """lambda, the price of leaving the reference, in units of reward."""
 
     @property
     def steps(self) -> int:
@@ -327,6 +353,7 @@ class OwnFields(CommonFields):
     """A space of someone's own: a place of code, or a mapping with it as ``kind`` and the space's own fields."""
 
     space: SomeSpace
+    """The space: where its code is, or a mapping with that as ``kind``."""
     regularizer: SomeRegularizer | None = None
     """Only names what the space's divergence measures, for the receipt."""
     strength: Positive = 1.0

@@ -22,7 +22,9 @@ class ColumnsSpec(Strict):
     """How the rows call what is read of them; the last three where they are there, or are named."""
 
     prompt: Name = "prompt"
+    """A text or a list of messages."""
     response: Name = "response"
+    """A text or a list of messages."""
     count: Name | None = "count"
     """How often the response was drawn; null: a column of this name means something else."""
     log_reference: Name | None = "log_reference"
@@ -37,7 +39,9 @@ class GivenSpec(Strict):
 
     kind: Literal["given"]
     file: Name
+    """One row for each response."""
     columns: ColumnsSpec = ColumnsSpec()
+    """What the columns are called."""
 
 
 @final

@@ -45,7 +45,9 @@ class ProposalSpec(Strict):
     """What candidates are drawn from in place of the reference: it under a system prompt, or another model."""
 
     system: Name | None = None
+    """A system prompt of the same model."""
     model: Annotated[SomeModel | None, Field(validate_default=True)] = None
+    """Another model with the same tokens."""
 
     @field_validator("model")
     @classmethod
@@ -63,12 +65,19 @@ class CandidatesSpec(Strict):
 
     kind: Literal["candidates"]
     per_prompt: Annotated[int, Field(ge=1, le=1_000_000)]
+    """Responses drawn to each prompt."""
     max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    """The most tokens of a response."""
     temperature: Positive = 1.0
+    """Of the reference; 1 is the model's own distribution."""
     top_k: Annotated[int, Field(ge=0)] = 0
+    """Only the likeliest k tokens; 0: all."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Only the likeliest tokens that together have this probability."""
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 64
+    """Responses at a time on this machine."""
     proposal: ProposalSpec | None = None
+    """What they are drawn from in place of the reference."""
     server: ServerSpec | None = None
     """What generates them elsewhere: it serves the model, or the proposal's."""
 
@@ -79,9 +88,13 @@ class TrieSpec(Strict):
 
     kind: Literal["trie"]
     mass: Annotated[float, Field(gt=0, le=1)] = 0.99
+    """The probability that the responses found have together, of each prompt."""
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 8
+    """The most tokens of a response."""
     max_nodes: Annotated[int, Field(ge=1, le=1_000_000)] = 2_000
+    """Beginnings of responses that are expanded at most, of each prompt."""
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 64
+    """Beginnings at a time on this machine."""
 
 
 def _candidates_by_default(value: Any) -> Any:
@@ -111,9 +124,13 @@ class GroupSpec(Strict):
     """One group: its reward, the map to [0, 1], its size."""
 
     name: Name
+    """What the group is called; no two are called alike."""
     size: Annotated[int, Field(ge=1, le=LARGEST_SIZE)] = 1
+    """How many members it has."""
     reward: SomeReward
+    """What scores a response, for one member."""
     calibration: SomeCalibration | None = None
+    """From scores to [0, 1], fixed before any response is seen."""
     salt: Salt | None = None
     """What its report is sealed under, before it is revealed."""
 
@@ -125,16 +142,25 @@ class RunConfig(Strict):
     model: SomeModel | None = None
     """None, and no prompts either, only with outcomes given."""
     prompts: Prompts | None = None
+    """What users ask: texts or lists of messages, or a file of them."""
     system: Name | None = None
+    """What the model is told before every prompt."""
     outcomes: OutcomesSpec
+    """What can be delivered: responses, system prompts, a trained model."""
     regularizer: SomeRegularizer = "kl"
+    """What measures how far the policy is from the reference."""
     strength: Nonnegative
     """0 only with outcomes prompts: the game is then a menu of them."""
     training: SomeTraining = None
+    """The training rule; default social welfare, with weights the affine maximiser."""
     payment: SomePayment = "affine"
+    """The payment rule: affine, none, revenue, participation, or one's own."""
     normalization: Literal["none", "sum", "max"] = "none"
+    """The declared domain of rewards: sum or max 1 on each prompt; a reward outside it is refused."""
     weights: dict[Name, Positive] | None = None
+    """mu of each group in an affine maximiser; 1 where none is said."""
     groups: Annotated[list[GroupSpec], Field(min_length=1)]
+    """Whose rewards the model is trained on."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Of everything that comes before the reports."""
     settlement_seed: Annotated[int | None, Field(ge=0, lt=2**63)] = None

@@ -38,11 +38,15 @@ class ServerSpec(Strict):
     """A server with /completions under ``url``, such as http://127.0.0.1:8000/v1."""
 
     url: WebAddress
+    """Where /completions is."""
     name: Name
     """What it calls the model."""
     key_env: KeyName | None = None
+    """The environment variable that holds the key."""
     timeout: Positive = 600.0
+    """Seconds until a request is given up."""
     retries: Retries = 4
+    """How often a request that failed is sent again."""
     workers: Workers = 32
     """Draws that are asked for at the same time."""
 

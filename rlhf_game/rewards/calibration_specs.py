@@ -40,7 +40,9 @@ class AffineSpec(CalibrationSpec):
 
     kind: Literal["affine"] = "affine"
     low: float
+    """The score that becomes 0."""
     high: AboveLow
+    """The score that becomes 1."""
 
     def build(self) -> Calibration:
         """Return the map."""
@@ -53,7 +55,9 @@ class LogisticSpec(CalibrationSpec):
 
     kind: Literal["logistic"] = "logistic"
     center: float
+    """The score that becomes 1/2."""
     scale: Positive
+    """How far from it a score has to be to become 0.73, or 0.27."""
 
     def build(self) -> Calibration:
         """Return the map."""

@@ -22,6 +22,7 @@ class PythonSpec(RewardSpec):
 
     kind: Literal["python"] = "python"
     function: Annotated[str, Field(pattern=r"^[^:]+(:\\[^:]+)?:[A-Za-z_][A-Za-z0-9_]*$")]
+    """The module or file, a colon, and the function's name."""
     abstain: float | None = None
     """What a None of the function stands for, in its own unit; without it None is an error."""
 
@@ -40,8 +41,11 @@ class TableSpec(RewardSpec):
 
     kind: Literal["table"] = "table"
     file: Name | None = None
+    """A .json file of {text: number}."""
     values: Annotated[dict[str, float] | None, Field(validate_default=True)] = None
+    """The numbers themselves: {text: number}."""
     default: float | None = None
+    """Of texts that are not named; without it such a text is an error."""
 
     @field_validator("values")
     @classmethod
@@ -78,6 +82,7 @@ class ColumnSpec(RewardSpec):
 
     kind: Literal["column"] = "column"
     column: Name
+    """The name of the column."""
 
     def build(self, base: Path) -> TextReward:
         """Return the reward."""

@@ -59,6 +59,7 @@ class BrevitySpec(RewardSpec):
 
     kind: Literal["brevity"] = "brevity"
     words: Annotated[int, Field(ge=1)] = 100
+    """From how many words on the score is 0."""
 
     def build(self, base: Path) -> TextReward:
         """Return the reward."""
@@ -82,9 +83,13 @@ class SimilaritySpec(RewardSpec):
 
     kind: Literal["similarity"] = "similarity"
     text: Name
+    """What responses are compared with."""
     model: Name = EMBEDDER
+    """A sentence-embedding model: a folder, an installed model or a name on the hub."""
     revision: Name | None = None
+    """The commit on the hub."""
     truncate: Truncate | None = None
+    """Which tokens are read of texts that are too long; without it such a text is an error."""
 
     def build(self, base: Path) -> TextReward:
         """Return the reward."""
@@ -105,8 +110,11 @@ class RewardModelSpec(RewardSpec):
 
     kind: Literal["hf"] = "hf"
     model: Name
+    """A folder, or a name on the hub."""
     revision: Name | None = None
+    """The commit on the hub."""
     truncate: Truncate | None = None
+    """Which tokens are read of texts that are too long; without it such a text is an error."""
 
     def build(self, base: Path) -> TextReward:
         """Return the reward."""
@@ -127,6 +135,7 @@ class WarmSpec(RewardSpec):
 
     kind: Literal["warm"] = "warm"
     members: Annotated[list[Name], Field(min_length=1)]
+    """Folders of fine-tuned networks from one start."""
     spread: bool = False
     """Whether the members score the responses as well, for the spread of the bill over them."""
 
@@ -149,6 +158,7 @@ class ImplicitSpec(RewardSpec):
 
     kind: Literal["implicit"] = "implicit"
     folder: Name
+    """Where ``rlhf-game train`` with kind preference, or OSP, left the policy."""
 
     def build(self, base: Path) -> TextReward:
         """Return the reward."""
@@ -169,12 +179,19 @@ class EndpointSpec(RewardSpec):
 
     kind: Literal["endpoint"] = "endpoint"
     url: WebAddress
+    """Where scores are asked for."""
     timeout: Positive = 30.0
+    """Seconds until a request is given up."""
     retries: Retries = 4
+    """How often a request that failed is sent again."""
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 64
+    """Responses in one request."""
     workers: Workers = 4
+    """Requests at the same time."""
     key_env: KeyName | None = None
+    """The environment variable that holds the key."""
     is_identified: bool = False
+    """Whether its scores can be compared between prompts."""
     version: Name | None = None
     """Of what answers there; without one, no other run takes what was made of its scores."""
 
@@ -193,14 +210,23 @@ class JudgeSpec(RewardSpec, GradingFields):
 
     kind: Literal["judge"] = "judge"
     model: Name
+    """What the endpoint calls it, or a model on this machine."""
     url: WebAddress | None = None
+    """Where /chat/completions is."""
     instruction: Name
+    """What the judge is told to grade."""
     timeout: Positive = 60.0
+    """Seconds until a request is given up."""
     retries: Retries = 4
+    """How often a request that failed is sent again."""
     workers: Workers = 4
+    """Requests at the same time."""
     key_env: KeyName | None = None
+    """The environment variable that holds the key."""
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """The most tokens that the judge writes."""
     temperature: Annotated[float, Field(ge=0, le=100)] | None = 0.0
+    """Of the judge; null: the endpoint's own."""
     options: dict[str, Any] = {}
     """Further fields of the body of every request."""
     version: Name | None = None
@@ -238,6 +264,7 @@ class AggregateSpec(Strict):
 
     kind: Literal["mean", "median", "min", "mean_minus_std", "uncertainty_weighted"]
     c: Annotated[float | None, Field(ge=0)] = None
+    """The weight of their disagreement."""
 
     @field_validator("c")
     @classmethod
@@ -268,8 +295,11 @@ class EnsembleSpec(RewardSpec):
 
     kind: Literal["ensemble"] = "ensemble"
     members: Annotated[list["SomeReward"], Field(min_length=1)]
+    """The rewards."""
     aggregate: SomeAggregate = AggregateSpec(kind="mean")
+    """How their scores become one."""
     assume_identified: bool = False
+    """Aggregate by other than the mean although nothing says that scores of different prompts can be compared."""
 
     def build(self, base: Path) -> TextReward:
         """Return the reward."""
@@ -296,8 +326,11 @@ class PartSpec(Strict):
     """One reward of a mix."""
 
     reward: "SomeReward"
+    """What scores a response."""
     calibration: SomeCalibration | None = None
+    """From scores to [0, 1]."""
     weight: Positive = 1.0
+    """What it counts."""
 
 
 @final
@@ -306,6 +339,7 @@ class MixSpec(RewardSpec):
 
     kind: Literal["mix"] = "mix"
     parts: Annotated[list[PartSpec], Field(min_length=1)]
+    """The rewards, their calibrations and weights."""
 
     def build(self, base: Path) -> TextReward:
         """Return the reward."""
@@ -379,7 +413,7 @@ SomeReward: TypeAlias = Annotated[
         ),
     ],
     BeforeValidator(_spelled_out),
-    ShortForms(MAIN, ALONE),
+    ShortForms(MAIN, ALONE, tables=("table",)),
 ]
 EnsembleSpec.model_rebuild()
 PartSpec.model_rebuild()

@@ -103,14 +103,21 @@ class StudyFields(Strict, ABC):
     _base: Path = PrivateAttr(default_factory=Path)
     kind: str
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Of everything that is random."""
     games: Annotated[int, Field(ge=1, le=1_000_000_000)]
     """Replications: how many games."""
     scenario: SomeScenario
+    """Who plays: what groups want, and how large they are."""
     regularizer: SomeRegularizer = "kl"
+    """What measures how far the policy is from the reference."""
     strength: Positive
+    """lambda, the price of leaving the reference, in units of reward."""
     normalization: Literal["none", "sum", "max"] = "sum"
+    """The declared domain of rewards: sum or max 1."""
     training: SomeTraining = "social_welfare"
+    """The training rule."""
     payments: Annotated[list[SomePayment], Field(min_length=1)] = ["affine", "none"]
+    """The payment rules that are compared."""
     noise: Nonnegative = 0.0
     """The mechanism hears every reward with an error that is uniform on [-noise, noise] (theory section 5)."""
     keep: Literal["rewards"] | None = None

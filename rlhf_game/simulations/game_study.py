@@ -34,16 +34,15 @@ BY_GROUP: Final = ("value_i", "payment_i", "utility_i", "gain_i", "size_i", "cla
 
 @final
 class GamesStudy(StudyFields):
-    """Every game on its own. A row: one game, one strategy, one payment rule; the truth is a strategy too.
-
-    liars: who uses the strategy while all others say the truth. ``each``: every group in turn, alone (a row then holds
-    of every group what it gets by its own lie, and means over these lies of what is no group's own); ``first``: only
-    the first group; ``all``: all at once; a number: every group with that probability.
-    """
+    """Every game on its own. A row: one game, one strategy, one payment rule; the truth is a strategy too."""
 
     kind: Literal["games"] = "games"
     strategies: Annotated[list[SomeStrategy], Field(min_length=1)]
+    """Ways to lie; the truth is always one."""
     liars: Literal["each", "first", "all"] | Share = "each"
+    """Who uses the strategy while all others say the truth. ``each``: every group in turn, alone (a row then holds of
+    every group what it gets by its own lie, and means over these lies of what is no group's own); ``first``: only the
+    first group; ``all``: all at once; a number: every group with that probability."""
     chunk: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     """How many games are worked on together; last digits may depend on it. Default: by what a game costs."""
 

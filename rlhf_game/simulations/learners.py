@@ -157,6 +157,7 @@ class Bandit(Learning):
     rate: Positive | None = None
     """Default exploration / items, as in EXP3."""
     exploration: Share = 0.1
+    """The share of rounds in which an item is drawn evenly."""
 
     def begin(self, game: RepeatedMarkets, chances: Array) -> Learner:
         """Return equal weights."""
@@ -166,17 +167,18 @@ class Bandit(Learning):
 
 @final
 class BestResponses(Learning):
-    """One group a round, in turn, changes to what is best against what the others said last.
-
-    over: ``menu``, the best item (ties: the first, so the truth); ``reports``, the best report found by gradient over
-    the whole domain and all sizes. start: all say the truth, or a random item each.
-    """
+    """One group a round, in turn, changes to what is best against what the others said last."""
 
     kind: Literal["best_response"]
     over: Literal["menu", "reports"] = "menu"
+    """``menu``: the best item (ties: the first, so the truth); ``reports``: the best report found by gradient over the
+    whole domain and all sizes."""
     start: Literal["truthful", "random"] = "random"
+    """All say the truth, or a random item each."""
     starts: Annotated[int, Field(ge=2, le=1000)] = 4
+    """Of the search over reports."""
     steps: Annotated[int, Field(ge=1, le=10_000)] = 30
+    """Of each start."""
 
     @property
     def has_mixtures(self) -> bool:

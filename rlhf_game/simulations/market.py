@@ -50,6 +50,7 @@ class ProviderSpec(Strict):
     objective: Literal["revenue", "welfare"]
     """Revenue, or social welfare as it is reported; the latter is largest at the least strength."""
     strengths: Annotated[list[Positive], Field(min_length=1, max_length=100)]
+    """What it chooses from."""
     every: Annotated[int, Field(ge=1)] = 10
     """Rounds from one choice to the next."""
 
@@ -63,13 +64,17 @@ class MarketStudy(StudyFields):
 
     kind: Literal["market"]
     rounds: Annotated[int, Field(ge=1, le=100_000)]
+    """How often the same game is played."""
     menu: list[PlainStrategy] = []
     """What a group may say, beside the truth."""
     learning: SomeLearning
+    """How groups learn what to say."""
     budget: Positive | None = None
     """What each group can pay over all rounds. Who cannot pay what a settlement asks is left out, for good."""
     entry: EntrySpec | None = None
+    """Whether groups come and go; default: all stay."""
     provider: ProviderSpec | None = None
+    """Whether it changes the strength; default: it stays."""
     reference: Literal["first", "last"] = "first"
     """Where the training of a round starts: at the population's reference, or at the policy of the round before."""
     training_cost: Nonnegative = 0.0

@@ -75,7 +75,9 @@ class DrawnScenario(Scenario, PopulationSource, ABC):
     """Groups that are drawn: sizes uniform over integers, a uniform or a random reference."""
 
     groups: Count = 3
+    """How many."""
     outcomes: Count = 10
+    """How many."""
     sizes: Annotated[list[Size], Field(min_length=2, max_length=2)] = [1, 10]
     """The least and the largest size; all integers between them are equally likely."""
     reference: Literal["uniform", "random"] = "uniform"
@@ -132,6 +134,7 @@ class RandomScenario(DrawnScenario):
 
     kind: Literal["random"]
     tastes_of: Literal["dirichlet", "uniform"] = "dirichlet"
+    """The law of rewards."""
     concentration: Positive = 1.0
     """Of the Dirichlet distribution; small: each group wants few outcomes; large: it cares little."""
 
@@ -148,6 +151,7 @@ class PolarisedScenario(DrawnScenario):
 
     kind: Literal["polarised"]
     camps: Annotated[int, Field(ge=2, le=10_000)] = 2
+    """How many."""
     overlap: Share = 0.0
     """The share of a group's rewards that is on outcomes of all camps, its own included."""
 
@@ -173,6 +177,7 @@ class HeavyScenario(DrawnScenario):
 
     kind: Literal["heavy"]
     factor: Positive = 3.0
+    """How many times the members of all others."""
 
     def unscaled_rewards(self, rng: np.random.Generator) -> Array:
         """Return independent rows."""
@@ -191,6 +196,7 @@ class DuplicatesScenario(DrawnScenario):
 
     kind: Literal["duplicates"]
     distinct: Count = 3
+    """Outcomes that are no copies."""
     jitter: Share = 0.01
     """The largest relative difference of a reward from that of the outcome that it copies."""
 
@@ -217,6 +223,7 @@ class NicheScenario(DrawnScenario):
 
     kind: Literal["niche"]
     niches: Count = 1
+    """Minorities."""
     focus: Share = 0.9
     """The share of a minority's rewards that is on its own outcome; the rest is on common outcomes."""
 
@@ -257,6 +264,7 @@ class CorrelatedScenario(DrawnScenario):
 
     kind: Literal["correlated"]
     correlation: Annotated[float, Field(ge=-1, le=1)] = 0.5
+    """Of two groups' rewards for an outcome, over games."""
 
     def fault(self) -> str | None:
         """More than two groups cannot all be opposed to each other."""

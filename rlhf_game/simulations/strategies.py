@@ -157,6 +157,7 @@ class PolarizeStrategy(Misreport):
 
     kind: Literal["polarize"]
     temperature: Positive = 4.0
+    """The power that rewards are raised to; 1 is the truth."""
 
     def misreport(self) -> RewardMisreport:
         """Return Polarize."""
@@ -169,6 +170,7 @@ class RaiseAndLowerStrategy(Misreport):
 
     kind: Literal["raise_and_lower"]
     epsilon: Positive = 0.1
+    """By how much, in units of reward."""
 
     def misreport(self) -> RewardMisreport:
         """Return RaiseAndLower."""
@@ -192,6 +194,7 @@ class NoisyStrategy(OneGroupStrategy):
 
     kind: Literal["noisy"]
     scale: Positive = 0.1
+    """The standard deviation, as a share of the reward's range."""
 
     def reward(self, truth: Array, domain: Domain, streams: Streams) -> Array:
         """Return noisy rewards."""
@@ -208,6 +211,7 @@ class ResizeStrategy(OneGroupStrategy):
 
     kind: Literal["resize"]
     factor: Positive = 2.0
+    """The size that is claimed over the true one."""
 
     def size(self, sizes: Array, limit: Array) -> Array:
         """Return the claimed sizes."""
@@ -231,7 +235,9 @@ class BestResponseStrategy(StudyStrategy):
 
     kind: Literal["best_response"]
     starts: Annotated[int, Field(ge=2, le=1000)] = 6
+    """Of the search."""
     steps: Annotated[int, Field(ge=1, le=10_000)] = 40
+    """Of each start."""
 
     @property
     def looks_at_payments(self) -> bool:
@@ -260,8 +266,11 @@ class CoalitionStrategy(StudyStrategy):
 
     kind: Literal["coalition"]
     members: Annotated[int, Field(ge=2, le=100)] = 2
+    """How many groups, from the first."""
     starts: Annotated[int, Field(ge=2, le=1000)] = 9
+    """Of the search."""
     steps: Annotated[int, Field(ge=1, le=10_000)] = 40
+    """Of each start."""
 
     @property
     def looks_at_payments(self) -> bool:
@@ -311,7 +320,9 @@ class FalseNamesStrategy(StudyStrategy):
 
     kind: Literal["false_names"]
     names: Annotated[int, Field(ge=2, le=100)] = 2
+    """How many, the true one included."""
     factor: Positive = 1.0
+    """The size that all names claim together, over the true one."""
 
     def reports(self, occasion: StrategyContext) -> Reports:
         """Return the reports of all names: the true ones first, then the further names of every group."""

@@ -19,11 +19,15 @@ class DemonstrationSpec(Strict):
     """A .jsonl file of {prompt, completion} or {messages}, the names of its fields, the share held out."""
 
     file: Name
+    """A .jsonl file."""
     prompt: Name = "prompt"
+    """The field with the prompt."""
     completion: Name = "completion"
+    """The field with what is to be written."""
     system: Name | None = None
     """The field with a row's system turn, where it has one beside its prompt."""
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """The share of prompts that is held out."""
 
 
 @final

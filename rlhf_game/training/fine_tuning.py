@@ -17,7 +17,9 @@ class FineTuningFields(PassesFields, LoadingFields, ABC):
     """How a language model learns to write what it is shown."""
 
     max_length: Count = 512
+    """Tokens of prompt and response; longer rows are left out, and counted."""
     lora: LoraSpec | None = None
+    """An adapter; without it all weights are trained."""
 
     def training(self, model: str, seed: int, *, start: str | None = None) -> "SupervisedTraining":
         """Return the training itself. Raises InputError where its fields do not go together."""

@@ -18,16 +18,23 @@ class DataSpec(Strict):
     """Where the preferences are, how their fields are called, and the share held out where the file does not say."""
 
     file: Name | None = None
+    """A .jsonl, .jsonl.gz or .parquet file of {prompt, chosen, rejected}."""
     dataset: Annotated[Name | None, Field(validate_default=True)] = None
     """A dataset on the hub, or a folder that ``save_to_disk`` wrote, instead of a file."""
     split: Name = "train"
+    """Of the dataset."""
     revision: Name | None = None
+    """The commit on the hub."""
     prompt: Name = "prompt"
+    """The field with the prompt, or the messages before the response."""
     chosen: Name = "chosen"
+    """The field with the better response."""
     rejected: Name = "rejected"
+    """The field with the worse response."""
     system: Name | None = None
     """The field with a row's system turn, where it has one beside its prompt."""
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """The share of prompts that is held out."""
 
     @field_validator("dataset")
     @classmethod
@@ -48,10 +55,13 @@ class PreferenceFields(TrainingFields, ABC):
     """What is trained on, and what is tested on besides."""
 
     data: SomeData
+    """The pairs."""
     flip: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The share of training labels turned round, for studies."""
     also_test: dict[Name, SomeData] = {}
+    """Further pairs that are only tested on, by name."""
     seed: Seed = 0
+    """Of everything that is random."""
 
     def files(self) -> Mapping[str, str]:
         """Return the files of the data."""

@@ -1,6 +1,8 @@
 """The JSON Schemas: every example and starting file is valid, and files with a wrong form are not."""
 
+import inspect
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from jsonschema import Draft202012Validator
 
 from rlhf_game.cli.schema import SchemaKind, schema_of
 from rlhf_game.files.documents import parse_yaml
+from rlhf_game.outcomes.draws.draws_spec import DrawsSpec
 from tests.cli.runner import run
 from tests.cli.test_malformed import DOCUMENTS, game
 
@@ -65,6 +68,37 @@ def test_malformed_games_are_not_valid_where_their_form_is_wrong() -> None:
     assert {name for name in accepted if not name.startswith("file, ")} <= UNSEEN
 
 
+def mappings(of: Any) -> Iterator[dict[str, Any]]:
+    yield from (of,) if isinstance(of, dict) else ()
+    for one in of.values() if isinstance(of, dict) else of if isinstance(of, list) else ():
+        yield from mappings(one)
+
+
+@pytest.mark.parametrize("of", list(SchemaKind))
+def test_every_field_says_what_it_is_and_nothing_is_called_by_its_class(of: SchemaKind) -> None:
+    """Editors showed ``TableFields`` as a title, and a quarter of the fields said what they are."""
+    schema = schema_of(of)
+    names = set(schema["$defs"])
+    for place in mappings(schema):
+        assert place.get("title") not in names
+        fields = place.get("properties")
+        for name, field in fields.items() if isinstance(fields, dict) else ():
+            while "description" not in field and str(field.get("$ref", "")).endswith(f"/properties/{name}"):
+                _, _, part, _, name = field["$ref"].split("/")
+                field = schema["$defs"][part]["properties"][name]
+            assert field.get("description", "").strip(), (of, name)
+
+
+def test_what_a_field_is_stands_below_it_in_the_source() -> None:
+    run = schema_of(SchemaKind.RUN)
+    assert run["properties"]["seed"]["description"] == "Of everything that comes before the reports."
+    draws = run["$defs"]["DrawsSpec"]
+    assert (draws["title"], draws["properties"]["draws"]["description"]) == ("draws", "T, of each prompt.")
+    assert draws["properties"]["kind"]["description"] == draws["description"] == inspect.getdoc(DrawsSpec)
+    trained = schema_of(SchemaKind.TRAIN)["$defs"]["ReviserTraining"]["properties"]  # with a default of its own
+    assert trained["warmup"]["description"] == "Share of the steps in which the learning rate rises."
+
+
 @pytest.mark.parametrize(
     ("reward", "is_right"),
     [
@@ -76,6 +110,16 @@ def test_malformed_games_are_not_valid_where_their_form_is_wrong() -> None:
         ("sentimental", False),
         ({"kind": "nothing"}, False),
         ({"pyton": "mine.py:f"}, False),
+        ({"hf": "folder", "truncate": "tail"}, True),
+        ({"hf": "folder", "trunkate": "tail"}, False),
+        ({"hf": 7}, False),
+        ({"judge": {"model": "m", "instruction": "Grade it."}}, True),
+        ({"judge": {"model": "m"}}, False),
+        ({"table": {"yes": 1.0}}, True),
+        ({"table": {"values": {"yes": 1.0}, "default": 0.0}}, True),
+        ({"table": {"yes": "much"}}, False),
+        ({"brevity": {"words": 20}}, True),
+        ({"mix": [{"reward": {"hf": "folder", "trunkate": "tail"}}]}, False),
         (7, False),
     ],
 )

@@ -27,18 +27,25 @@ class DrawsSpec(Strict):
     max_proposals: Count
     """To one prompt; a run that needs more is void for everybody."""
     max_new_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 64
+    """The most tokens of a response."""
     temperature: Positive = 1.0
+    """Of the reference; 1 is the model's own distribution."""
     top_k: Annotated[int, Field(ge=0)] = 0
+    """Only the likeliest k tokens; 0: all."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Only the likeliest tokens that together have this probability."""
     batch_size: Annotated[int, Field(ge=1, le=100_000)] = 256
+    """Proposals at a time on this machine."""
     server: ServerSpec | None = None
     """What generates the proposals elsewhere: it serves the model."""
     estimator: Literal["rao_blackwell", "tape", "log_mean", "auto"] = "rao_blackwell"
+    """How bills are computed from the tape; auto chooses by a pilot."""
     ceilings: dict[Name, Ceiling] = {}
     """The most that a group's reward counts; 1 where none is said."""
     size_limit: Annotated[int, Field(ge=1, le=LARGEST_SIZE)] | None = None
     """The largest size that may be reported; a run that could need more than max_proposals is then refused."""
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Of the intervals."""
 
     def fault(self, sizes: Mapping[str, int], weights: Mapping[str, float], strength: float) -> str | None:
         """Return what is wrong with what is declared, beginning with a field; rewards are not looked at."""

@@ -38,7 +38,9 @@ class FinetunedSpec(PolicyTrainerFields):
     """Servers that generate the draws of a policy that is there already, or of the reference."""
     learning_rate: Positive = FINETUNED.learning_rate
     lora: LoraSpec | Literal["full"] = LoraSpec()
+    """An adapter, or full: all weights."""
     payments_from: PaymentsFrom = "samples"
+    """What the bills are computed from."""
     stop_after: Count | None = None
     """Steps of each training without a group; with payments_from early_stopped."""
     grid: Annotated[int, Field(ge=1, le=100)] = 4
@@ -49,6 +51,7 @@ class FinetunedSpec(PolicyTrainerFields):
     """Drawn beside them from the reference and the trained policy, to choose which of both is delivered; None: as many
     as ``samples``; 0: the trained one is. Nothing is chosen among soups, of which the reference is one."""
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Of the intervals."""
     size_limit: Annotated[int, Field(ge=1, le=LARGEST_SIZE)] | None = None
     """The largest size that may be reported."""
     cap: Positive | None = None

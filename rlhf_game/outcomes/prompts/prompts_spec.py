@@ -19,7 +19,9 @@ class ExampleSpec(Strict):
     """A question with a human's answer, which the judge compares with and whose length is no penalty."""
 
     question: Name
+    """What a user asks."""
     answer: Name
+    """What a human answers."""
 
 
 def _form(value: Any) -> str | None:
@@ -49,6 +51,7 @@ class JudgingFields(GradingFields, ABC):
     explains: bool = True
     """Whether the judge writes a comment before each grade; then the writer learns from the comments."""
     judge_tokens: Count = 256
+    """The most tokens that the judge writes."""
 
 
 @final
@@ -63,15 +66,19 @@ class PromptsSpec(JudgingFields):
     writer: SomeModel | None = None
     """Who writes new prompts; None: the model that answers."""
     iterations: Annotated[int, Field(ge=0, le=100)] = 3
+    """Rounds of writing and judging."""
     keep: Count = 5
+    """Prompts that a round keeps, and that are the outcomes in the end."""
     feedback: Count = 5
     """Judgements of a prompt that the writer sees when it improves it."""
     sample: Count = 50
     """Examples that are drawn, once, when there are more."""
     writer_tokens: Count = 256
+    """The most tokens of a new prompt."""
     per_prompt: Count = 1
     """Responses to each of the run's prompts under each candidate, for the groups' rewards."""
     max_new_tokens: Count = 256
+    """The most tokens of an answer."""
     temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
     """Of responses."""
     batch_size: Count = 16

@@ -60,19 +60,27 @@ class DistillConfig(TrainingFields, JudgingFields, PassesFields):
     system: Name | None = None
     """The teacher's system prompt, where there is no run."""
     teacher: SomeModel
+    """The model that answers under the system prompt."""
     student: Name
+    """The model that learns from it, without the system prompt."""
     questions: QuestionsSpec = QuestionsSpec()
+    """How questions are made."""
     answer_tokens: Count = 512
+    """The most tokens of the teacher's answers."""
     max_new_tokens: Count = 256
     """Of the student's answers to the test."""
     tokenizer: Literal["auto", "13a", "intl", "zh", "char"] = "auto"
     """How BLEU divides texts into words: as sacrebleu's 13a, and auto also scripts without spaces."""
     lora: LoraSpec = LoraSpec(rank=64, alpha=128)
+    """The student's adapter."""
     learning_rate: Positive = DISTILLATION.learning_rate
     batch_size: Count = DISTILLATION.batch_size
     max_length: Count = 2048
+    """Tokens of question and answer; longer rows are left out, and counted."""
     generation_batch_size: Count = 16
+    """Texts at a time on this machine."""
     seed: Seed = 0
+    """Of everything that is random."""
 
     def files(self) -> Mapping[str, str]:
         """Return the texts, and the receipt that names the system prompt."""

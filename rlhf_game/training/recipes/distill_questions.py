@@ -30,16 +30,25 @@ class QuestionsSpec(Strict):
     """How questions are made; six seeds, two generated ones, three of style and two rounds are the paper's."""
 
     per_paragraph: Count = 5
+    """Questions that are asked for about each paragraph."""
     seed_examples: Count = 6
+    """Seeds that are shown for each request."""
     own_examples: Annotated[int, Field(ge=0, le=1000)] = 2
+    """Questions made before that are shown for each request."""
     rounds: Annotated[int, Field(ge=0, le=100)] = 2
+    """How often the questions are expanded beyond the text."""
     content_examples: Count = 5
+    """Questions that are expanded together."""
     style_examples: Count = 3
+    """Seeds that are shown when questions are expanded."""
     max_tokens: Count = 512
+    """The most tokens of one answer of the teacher with questions."""
     temperature: Annotated[float, Field(ge=0, le=100)] = 1.0
+    """Of the teacher when it asks."""
     deduplicate: Way | None = None
     """By cosines of embeddings or by shared words; None: by embeddings where the embedder is installed."""
     embedder: Name = EMBEDDER
+    """The sentence-embedding model that tells questions that are alike."""
     threshold: Share | None = None
     """Likeness from which a question counts as said already; 0.9 for embeddings and 0.7 for words where not given."""
 

@@ -40,27 +40,35 @@ class EsoConfig(TrainingFields, OptimizationFields, ModelFields):
 
     kind: Literal["eso"]
     data: Annotated[DemonstrationSpec, BeforeValidator(_file_alone), OrText()]
+    """The demonstrations."""
     reward: SomeReward | None = None
     """Of a sample; None: ROUGE-L with the row's completion. Rewards are told that column as ``completion``."""
     weight: Nonnegative = 0.05
     """Of ESO's loss beside the SFT loss."""
     temperatures: Annotated[list[Positive], Field(min_length=2)] = [0.5, 1.0, 1.5, 2.0]
+    """One sample of each row is drawn at each."""
     epochs: Count = 5
+    """Passes over the rows."""
     eso_epochs: Count = 1
     """The last so many have ESO's loss."""
     lora: LoraSpec | None = None
+    """An adapter; without it all weights are trained."""
     learning_rate: Positive = ESO.learning_rate
     schedule: Schedule = ESO.schedule
     weight_decay: Nonnegative = ESO.weight_decay
     save_steps: Count = ESO.save_steps
     max_length: Count = 512
+    """Tokens of prompt and completion; longer rows are left out, and counted."""
     max_new_tokens: Count = 128
+    """The most tokens of a sample."""
     keeps_checkpoints: bool = False
+    """Whether checkpoints stay when the training is done."""
     compare: bool = False
     """Train by SFT alone as well, with the same rows in the same order."""
     judged: Count = 256
     """Held-out rows at most on which policies are judged, with one sample each."""
     seed: Seed = 0
+    """Of everything that is random."""
 
     def files(self) -> Mapping[str, str]:
         """Return the demonstrations, and the files of the reward."""

@@ -29,13 +29,17 @@ class SelfJudgeSpec(Strict):
     """What says which of two responses is better; the model itself, as it was before the training, unless named."""
 
     model: Name | None = None
+    """Another model that judges."""
     instruction: Name | None = None
     """With {prompt}, {first} and {second}."""
     lead: str = "RESPONSE "
+    """What is before the letter of its choice."""
     answers: Annotated[list[Name], Field(min_length=2, max_length=2)] = ["A", "B"]
+    """The letters of the first and of the second response."""
     augment: SomeData | None = None
     """Human preferences that it first learns to judge by, half of them with swapped positions."""
     training: JudgeTraining = JudgeTraining()
+    """How it learns to judge, with ``augment``."""
 
     def prompt(self) -> "JudgePrompt":
         """Return what it is asked. Raises InputError when a part is missing."""
@@ -52,28 +56,40 @@ class OspConfig(TrainingFields, OptimizationFields, ModelFields):
 
     kind: Literal["osp"]
     prompts: Name | Annotated[list[PromptRow], Field(min_length=2)]
+    """What the policy answers: a file, or texts."""
     rounds: Count = 4
     """How often in one pass through the prompts the policy is drawn from anew."""
     passes: Count = 1
+    """Through all prompts, of ``rounds`` rounds each."""
     responses: Annotated[int, Field(ge=2, le=1000)] = 7
     """K, to each prompt."""
     max_new_tokens: Count = 128
+    """The most tokens of a response."""
     temperature: Positive = 0.7
+    """Of responses."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Only the likeliest tokens that together have this probability."""
     pairing: Literal["ranked", "random"] = "ranked"
+    """ranked: by the judge's order; random: to compare with."""
     labels: Literal["soft", "hard"] = "soft"
     """hard: strengths are rounded to 0 and 1, which is online DPO."""
     judge: SelfJudgeSpec = SelfJudgeSpec()
+    """What says which of two responses is better."""
     beta: Positive = 0.1
+    """lambda: the optimum is reference * exp(reward / beta)."""
     lora: LoraSpec | None = None
+    """An adapter; without it all weights are trained."""
     learning_rate: Positive = ROUNDS.learning_rate
     max_length: Count = 512
+    """Tokens of prompt and response; longer pairs are left out, and counted."""
     gold: SomeReward | None = None
     """A reward that nothing is trained on, of every round's responses."""
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Of the prompts, held out to compare the policy with the reference on."""
     test_responses: Count = 4
+    """Responses to each of those."""
     seed: Seed = 0
+    """Of everything that is random."""
 
     def files(self) -> Mapping[str, str]:
         """Return the prompts, the judge's preferences and the gold reward's files."""

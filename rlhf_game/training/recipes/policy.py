@@ -39,7 +39,9 @@ class ElasticResetSpec(Strict):
     """Resets to a moving average of the weights (Noukhovitch et al. 2023)."""
 
     every: Count
+    """Steps from reset to reset."""
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
+    """Of the average: average <- (1 - decay) weights + decay average."""
 
 
 @final
@@ -47,8 +49,11 @@ class JudgedSpec(Strict):
     """How the trained policy is judged: with responses to the first so many prompts, drawn anew."""
 
     prompts: Count = 64
+    """How many."""
     per_prompt: Count = 8
+    """Responses to each."""
     batch_size: Count = 64
+    """Responses at a time."""
 
 
 @final
@@ -68,14 +73,21 @@ class PolicyFields(TrainingFields, PolicyTrainerFields, ModelFields, ABC):
     """A policy, the groups whose rewards it is trained on, and the trainer."""
 
     prompts: Prompts
+    """What the policy is trained on: texts or lists of messages, or a file of them."""
     groups: Annotated[list[GroupSpec], Field(min_length=1)]
+    """Whose rewards it is trained on."""
     weights: dict[Name, Positive] | None = None
     """mu of each group in a general affine maximiser, beside its size; 1 where it is not named."""
     strength: Positive
+    """lambda, the price of leaving the reference, in units of reward."""
     lora: LoraSpec | None = None
+    """An adapter; without it all weights are trained."""
     keeps_checkpoints: bool = False
+    """Whether checkpoints stay when the training is done."""
     judged: JudgedSpec = JudgedSpec()
+    """How the policy is judged."""
     seed: Seed = 0
+    """Of everything that is random."""
 
     def files(self) -> Mapping[str, str]:
         """Return the prompts, and the files of the rewards."""
@@ -161,6 +173,7 @@ class PolicyConfig(PolicyFields):
 
     kind: Literal["policy"]
     elastic_reset: ElasticResetSpec | None = None
+    """Reset the weights on the way."""
 
     def check(self, name: str) -> None:
         """Raise InputError when fields do not go together."""

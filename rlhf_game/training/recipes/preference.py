@@ -60,6 +60,7 @@ class ExpressionSpec(Strict):
     """A loss in the language of ``rlhf-game discover``."""
 
     expression: Annotated[str, AfterValidator(_is_expression)]
+    """Of z, the margin, such as softplus(-z)."""
 
 
 def _form(value: Any) -> str | None:
@@ -81,8 +82,11 @@ class DivergenceSpec(Strict):
     """How the trained policy's KL to the reference is estimated: responses to held-out prompts."""
 
     prompts: Count = 32
+    """How many."""
     per_prompt: Count = 4
+    """Responses to each."""
     max_new_tokens: Count = 64
+    """The most tokens of a response."""
 
 
 @final
@@ -91,19 +95,26 @@ class PreferenceConfig(PreferenceFields, PassesFields, ModelFields):
 
     kind: Literal["preference"]
     loss: SomeLoss = "dpo"
+    """By name, as an expression, or one's own."""
     beta: Positive = 0.1
+    """lambda: the optimum is reference * exp(reward / beta)."""
     strength: Annotated[float | None, Field(ge=0, le=1)] = None
     """Of loss spce: how sure it is that the chosen response is the better one, of every pair alike."""
     start: Name | None = None
     """The folder of an earlier training whose weights this one begins with; the reference stays ``model``."""
     lora: LoraSpec | None = None
+    """An adapter; without it all weights are trained."""
     learning_rate: Positive = PREFERENCES.learning_rate
     max_length: Count = 512
+    """Tokens of prompt and response; longer pairs are left out, and counted."""
     has_dropout: bool = False
+    """Whether the model's dropout is on while it is trained."""
     keeps_checkpoints: bool = False
+    """Whether checkpoints stay when the training is done."""
     judged_pairs: Count = 256
     """Of each subset, the first so many pairs that the trained policy is judged on."""
     divergence: DivergenceSpec = DivergenceSpec()
+    """How its KL to the reference is estimated."""
     seed: Seed = 0
 
     def check(self, name: str) -> None:

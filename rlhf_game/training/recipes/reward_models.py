@@ -22,21 +22,30 @@ class MemberFields(PassesFields, ABC):
     """How one reward model is trained."""
 
     backbone: Name
+    """The network: a folder, an installed model or a name on the hub."""
     method: Literal["embedding", "head", "lora", "full"]
+    """embedding and head fit a head to a frozen network; lora and full train the network."""
     eta: Nonnegative = 0.01
+    """The weight of the squared sum of a pair's scores, which makes rewards of other prompts and models comparable; 0:
+    none."""
     smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """How much of every label counts for the other response."""
     seed: Seed = 0
+    """Of everything that is random."""
     resample: bool = False
     """Train on as many pairs drawn with replacement: what makes members of a convex fit differ."""
     ridge: Positive = 1e-3
+    """The weight of the head's squared norm, for embedding and head."""
     probe: bool = False
     """Start lora and full from a head that was fitted to the frozen backbone, as WARM does."""
     lora: LoraSpec = LoraSpec()
+    """The adapter of method lora."""
     max_length: Count = 512
     """Tokens; lora and full leave out the training pairs that are longer."""
     truncate: Truncate | None = None
     """What is read of texts that are too long for the backbone, wherever the model scores; None refuses them."""
     has_dropout: bool = False
+    """Whether the network's dropout is on while it is trained."""
     trl: dict[Name, Plain | dict[Name, Plain]] = {}
     """Further arguments of TRL's RewardConfig for lora and full; push_to_hub and hub_* for every method."""
 
@@ -110,6 +119,7 @@ class SeveralFields(RewardModelFields, ABC):
     """Several reward models; each member says how it differs from the fields around it."""
 
     members: Annotated[list[dict[str, Any]], Field(min_length=2)]
+    """Each says how it differs from the fields around it."""
     candidates: Name | None = None
     """A .jsonl file of {prompt, responses} on which members are compared."""
     gold: SomeReward | None = None

@@ -45,8 +45,11 @@ class DrawSpec(Strict):
     """How responses and revisions are drawn; the paper does not say."""
 
     max_new_tokens: Count = 256
+    """The most tokens of a response."""
     temperature: Positive = 0.7
+    """Of responses."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Only the likeliest tokens that together have this probability."""
 
     def sampling(self) -> "Sampling":
         """Return it."""
@@ -67,17 +70,23 @@ class SeftConfig(PreferenceFields):
     generator: Name | None = None
     """Writes the responses of the external evolution; what the reviser was made of unless named."""
     critic: SomeReward
+    """The reward that says what a revision gains."""
     prompts: Prompts | None = None
     """Of both evolutions; those of the training pairs unless given."""
     warmup_share: Annotated[float, Field(gt=0, lt=1)] = 0.3
     """Of the training pairs, for the preliminary reviser; the others are for the adaptive one."""
     labels: LabelSpec = LabelSpec()
+    """What a gain says about how much to revise."""
     ranks: Annotated[int, Field(ge=1, le=100)] = 7
     """Groups of like initial quality, by the critic, in which the revisers are judged."""
     draw: DrawSpec = DrawSpec()
+    """How responses and revisions are drawn."""
     reviser_training: ReviserTraining = ReviserTraining()
+    """How the revisers learn."""
     evolution: list[Literal["internal", "external"]] = ["internal", "external"]
+    """internal: from the policy's own responses; external: from those of the generator; in this order."""
     evolution_training: EvolutionTraining = EvolutionTraining()
+    """How the policy learns from revised responses."""
 
     @property
     def reviser_model(self) -> str:

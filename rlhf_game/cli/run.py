@@ -56,12 +56,18 @@ def run(
     from rlhf_game.cli.progress import progress_on_stderr
     from rlhf_game.cli.report import leave_report, print_where
     from rlhf_game.engines import engine as engine_of
+    from rlhf_game.errors import InputError
     from rlhf_game.files.seals import read_seal
     from rlhf_game.files.signatures import check_key
     from rlhf_game.outcomes.draws.draws_yardstick import check_yardstick, measure
     from rlhf_game.outcomes.run_config import read_config
     from rlhf_game.outcomes.run_pipeline import run as run_pipeline
+    from rlhf_game.training.launched import are_several
 
+    if are_several():
+        raise InputError(
+            "run must be one process, which spreads its work itself (--engine), found several of a launcher"
+        )
     check_key(sign, is_written=not (dry_run or plan or calibrate is not None))
     share_the_processor()
     configuration = read_config(config, settings or ())

@@ -6,6 +6,9 @@ from typing import Any, Final, final
 
 import numpy as np
 import torch
+from accelerate import DistributedType
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 from peft import PeftModel
 from transformers import TrainerCallback
 
@@ -33,6 +36,8 @@ from rlhf_game.trl.group_rewards import GroupRewards
 LOGGED: Final = ("value", "externality", "payment", "gap")
 """What is logged of each group as ``groups/NAME/...``, in units of reward: one member's value; what its being there
 costs the others; what it would pay by the formula; and what it could gain by a lie at most, all as estimates."""
+CUT: Final = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+"""Ways in which no process holds a whole model."""
 
 
 @final
@@ -42,7 +47,8 @@ class GroupCallback(TrainerCallback):
     rewards: the groups, whose functions the trainer is given. prompts: [B], what is settled on. out: a new folder, as
     of ``rlhf-game run`` with outcomes finetuned. outcomes: what such a configuration says of draws (``samples``,
     ``choosing``, ``payments_from``, ``level``, ``size_limit``, ``cap``). settlement_seed: see there. What is logged at
-    a step is of the policy that draws the step's responses, by ``logged`` draws for each prompt. One process only.
+    a step is of the policy that draws the step's responses, by ``logged`` draws for each prompt. Of several processes
+    that each hold the whole model (DDP) the first does all this.
     """
 
     def __init__(
@@ -62,31 +68,36 @@ class GroupCallback(TrainerCallback):
         self.rewards, self.out, self.every, self.logged = rewards, Path(out), every, logged
         self.prompts: tuple[Text, ...] = tuple(text_of(prompt, f"prompts[{b}]") for b, prompt in enumerate(prompts))
         self.receipt: dict[str, Any] | None = None
-        """The receipt, once the training has ended."""
+        """The receipt, once the training has ended, in every process."""
         self._outcomes, self._seed, self._system = dict(outcomes or {}), settlement_seed, system
         self._begun: _Begun | None = None
         rewards.observe(self._observe)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **others: Any) -> None:
         """Load the reference. Raises InputError when what is trained is not what is settled, or the folder is taken."""
-        if int(getattr(args, "world_size", 1)) > 1:
-            raise InputError("GroupCallback settles in one process; settle the checkpoint with settle --policy")
+        if AcceleratorState().distributed_type in CUT:
+            raise InputError(
+                "GroupCallback must have the whole model in each process, found one that is cut into shards; settle "
+                "its checkpoint with settle --policy"
+            )
         if (self.out / "receipt.json").exists():
             raise InputError(f"{self.out}: must be a new folder, found one with a receipt")
         if list(getattr(args, "reward_weights", None) or []) != self.rewards.weights:
             raise InputError(f"reward_weights must be rewards.weights, {self.rewards.weights}, got others")
         if float(getattr(args, "beta", self.rewards.beta)) != self.rewards.beta and type(args).__name__ == "RLOOConfig":
             raise InputError(f"beta must be rewards.beta, {self.rewards.beta}, got {args.beta}")
+        if not state.is_world_process_zero:
+            return
         name = str(_plain(model).config._name_or_path)
         with torch.random.fork_rng():
             reference = load_language_model(name, device=_plain(model).device.type)
         self._begun = _Begun(self, args, model, reference)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        """Save the policy and settle it."""
-        assert self._begun is not None
+        """Save the policy and settle it, in the first process, for which the others wait."""
         with torch.random.fork_rng():
-            self.receipt = self._begun.settle()
+            receipt = None if self._begun is None else self._begun.settle()
+        self.receipt = broadcast_object_list([receipt])[0]
 
     def _observe(self, step: int, log: Callable[[str, float], None]) -> None:
         if self._begun is not None and step % self.every == 0:

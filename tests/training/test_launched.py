@@ -58,6 +58,17 @@ def test_a_process_on_its_own_is_the_first_and_waits_for_nobody(monkeypatch: pyt
     assert not launched.is_first()
 
 
+def test_a_run_is_one_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = command("run", ROOT / "examples/finetuned.yaml", "-o", tmp_path / "out")
+    assert (result.code, result.out) == (2, "")
+    assert (
+        result.err == "rlhf-game: run must be one process, which spreads its work itself (--engine), found several "
+        "of a launcher\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["ddp", "fsdp2"])
 def test_accelerate_understands_the_examples(name: str) -> None:
     from accelerate.commands.config.config_args import load_config_from_file

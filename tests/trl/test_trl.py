@@ -1,7 +1,9 @@
 """Scripts of TRL with the groups' rewards, the callback that settles, resets, and losses of preferences."""
 
 import json
+import os
 import runpy
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -158,6 +160,38 @@ def test_the_thirty_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     assert "kind pays" in said
     assert (tmp_path / "out/settled/receipt.json").exists()
     assert command("verify", tmp_path / "out/settled").code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["accelerate", "torchrun"])
+def test_two_processes_train_and_the_first_settles(tmp_path: Path, launcher: str) -> None:
+    """The example as it is, by gloo on a CPU: accelerate as its configuration says, or torchrun."""
+    tiny.save_language_model(tmp_path / "model")
+    known = (EXAMPLE.parent / "accelerate/ddp.yaml").read_text()
+    (tmp_path / "ddp.yaml").write_text(known.replace("use_cpu: false", "use_cpu: true"))
+    starts = {
+        "accelerate": ("accelerate.commands.launch", "--config_file", str(tmp_path / "ddp.yaml")),
+        "torchrun": ("torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+    }[launcher]
+    told = (str(EXAMPLE), str(tmp_path / "model"), str(tmp_path / "out"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(EXAMPLE.parents[1])}
+    done = subprocess.run([sys.executable, "-m", *starts, *told], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stdout.splitlines() if " pays " in line]
+    assert len(said) == 4  # both processes have the receipt
+    assert len(set(said)) == 2
+    assert done.stdout.count("groups/kind/gap") == 2  # logged once at each second step of four
+    assert command("verify", tmp_path / "out/settled").code == 0
+    names = {path.name for path in (tmp_path / "out/settled").iterdir()}
+    assert {"receipt.json", "samples.parquet", "scores.parquet", "policy"} <= names
+
+
+def test_a_model_in_shards_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    callback = GroupCallback(GroupRewards(groups(), STRENGTH), [PROMPT], tmp_path / "out", outcomes=DRAWS)
+    state = type("State", (), {"distributed_type": "FSDP"})
+    monkeypatch.setattr("rlhf_game.trl.group_callback.AcceleratorState", state)
+    with pytest.raises(InputError, match="must have the whole model in each process, found one that is cut"):
+        callback.on_train_begin(None, None, None)
 
 
 def test_a_preference_loss_in_a_script_of_trl(tmp_path: Path) -> None:

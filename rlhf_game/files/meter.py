@@ -13,6 +13,7 @@ from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.files.build import build
 from rlhf_game.files.documents import kind, parse_json_lines, read_text, shown
 from rlhf_game.files.games import Game
+from rlhf_game.files.tables import prompts_of
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.mechanism import read_profile
 from rlhf_game.mechanism.prices import response_prices
@@ -106,8 +107,7 @@ def meter(game: Game, served: Sequence[Served]) -> Metered:
     except CombinationError as error:
         raise InputError(f"{game.name}: {error}") from error
     policy: Any = trained.policy
-    p = policy.probabilities
-    probabilities = list(p) if isinstance(p, list) else list(np.atleast_2d(p))
+    probabilities = prompts_of(policy.probabilities)
     places = {
         (str(prompt), text): (b, x)
         for b, (prompt, row) in enumerate(zip(prompts, labels, strict=True))

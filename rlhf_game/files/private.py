@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Final, final
+from typing import Any, Final, final
 
 from rlhf_game.files.games import Game
 from rlhf_game.files.policies import is_long
 from rlhf_game.files.schema import Strict
+from rlhf_game.files.tables import prompts_of
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.mechanism import Settlement
 from rlhf_game.mechanism.privacy import Privacy, privacy
@@ -47,14 +48,14 @@ def privacies_of(game: Game, settlement: Settlement) -> list[PrivacyFields] | No
 
     Neither is it there for policies that are too long for a receipt.
     """
-    fields, policy, trained = game.fields, settlement.policy, settlement.trained
+    fields, trained = game.fields, settlement.trained
+    policy: Any = settlement.policy  # of a table, from where its probabilities are asked for
     is_entropic = getattr(getattr(settlement.space, "regularizer", None), "is_entropic", False)
     is_of_all = policy.takes_part is None and policy.parts is None
     if is_long(game) or not (fields.is_whole_table and is_entropic and is_of_all and type(trained.rule) in EXACT):
         return None
-    views, is_bounded = settlement.space.views(policy, game.rewards), fields.normalization != "none"
-    policies = [view.policy for view in views]
+    policies, is_bounded = prompts_of(policy.probabilities), fields.normalization != "none"
     return [
-        table_privacy(policies, [view.rewards[i] for view in views], float(share), fields.strength, is_bounded)
-        for i, share in enumerate(trained.shares)
+        table_privacy(policies, prompts_of(reward), float(share), fields.strength, is_bounded)
+        for reward, share in zip(game.rewards, trained.shares, strict=True)
     ]

@@ -53,6 +53,11 @@ def shape_of(table: Table | Sequence[Any]) -> Shape:
     return (len(lengths), lengths[0]) if len(set(lengths)) == 1 else lengths
 
 
+def prompts_of(table: Table) -> list[Array]:
+    """Return the row of each prompt."""
+    return table if isinstance(table, list) else list(np.atleast_2d(table))
+
+
 def largest(table: Table) -> float:
     """Return the largest absolute value in a table."""
     ends = [extremes(row) for row in (table if isinstance(table, list) else [table])]

@@ -17,7 +17,8 @@ from typing import final
 import numpy as np
 
 from rlhf_game.errors import InputError
-from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.arrays import BLOCK, Array, extremes
+from rlhf_game.mechanism.regularizers.optimum import dots
 
 
 @final
@@ -48,15 +49,24 @@ def privacy(
     range of rewards that the domain allows; None: unbounded. p_-i is proportional to p exp(-share r / strength).
     Raises InputError where a number overflows.
     """
-    losses = []
-    for p, r in zip(policies, rewards, strict=True):
-        there = p > 0
-        a = share / strength * r[there]
-        low = float(a.min())
-        lost = float(p[there] @ np.expm1(low - a))  # exactly 0 where the group minds nothing
-        log_ratio = (a - low) + (np.log1p(lost) if lost > -0.5 else np.log(p[there] @ np.exp(low - a)))
-        losses.append(float(np.abs(log_ratio).max()))
+    losses = [_loss(p, r, share / strength) for p, r in zip(policies, rewards, strict=True)]
     leaving = None if span is None else share * span / strength
     if not np.isfinite([2 * (leaving or 0.0), *losses]).all():
         raise InputError("must be such that float64 holds what a response tells, found an overflow", field="strength")
     return Privacy(None if leaving is None else 2 * leaving, leaving, max(losses, default=None))
+
+
+def _loss(p: Array, r: Array, scale: float) -> float:
+    """Return max |log p / p_-i| = max |a - low + log E_p[exp(low - a)]|, where a = scale r and low its least entry."""
+    there = p > 0
+    if not there.all():
+        p, r = p[there], r[there]
+    low, high = (scale * end for end in extremes(r))
+
+    def mean(power: np.ufunc) -> float:
+        parts = (slice(start, start + BLOCK) for start in range(0, len(p), BLOCK))
+        return sum(float(dots(p[part], power(low - scale * r[part]))) for part in parts)
+
+    lost = mean(np.expm1)  # exactly 0 where the group minds nothing
+    log_mean = np.log1p(lost) if lost > -0.5 else np.log(mean(np.exp))
+    return float(max(abs(log_mean), abs(high - low + log_mean)))

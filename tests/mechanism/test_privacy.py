@@ -76,6 +76,18 @@ def test_who_minds_nothing_loses_exactly_nothing_and_steep_games_lose_no_digits(
     assert steep.realised_loss == pytest.approx(60 + np.log(1e-9 + (1 - 1e-9) * np.exp(-60.0)), rel=1e-12)
 
 
+@pytest.mark.parametrize("scale", [0.1, 3.0, 40.0])
+def test_a_policy_read_in_pieces_loses_what_its_log_ratios_say(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    p, r = rng.dirichlet(np.ones(11)) * (rng.random(11) > 0.3), rng.random(11)
+    p /= p.sum()
+    a = scale * r[p > 0]
+    wanted = np.abs(a - a.min() + np.log(p[p > 0] @ np.exp(a.min() - a))).max()
+    monkeypatch.setattr("rlhf_game.mechanism.privacy.BLOCK", 3)
+    found = privacy([p], [r], share=scale * STRENGTH, strength=STRENGTH, span=None)
+    assert found.realised_loss == pytest.approx(wanted, rel=1e-12)
+
+
 def test_what_float64_cannot_hold_is_refused() -> None:
     with pytest.raises(InputError, match="strength must be such that float64 holds"):
         privacy([np.array([0.5, 0.5])], [np.array([0.2, 0.1])], share=3.0, strength=1e-308, span=1.0)

@@ -247,7 +247,7 @@ def blocks(
     wide = max(1, (BLOCK if entries is None else entries) // max(depth, 1))
     if shape[0] * shape[1] <= min(wide, SMALL):
         return iter(((slice(0, shape[0]), slice(0, shape[1])),))
-    return _read_along(_cut(shape, wide), reading)
+    return _read_along(_cut(shape, wide), _mappings(reading))
 
 
 def each_block(
@@ -261,18 +261,20 @@ def each_block(
 
     work is given the block, and memory for it of depth sheets. Blocks are the same for any number of threads.
     """
-    if depth * shape[0] * shape[1] <= min(entries, SMALL):
+    size = depth * shape[0] * shape[1]
+    maps = _mappings(reading) if size > SMALL else []
+    if size <= min(entries, THREADED) and not maps:
         with np.errstate(all="ignore"):
-            return [work((slice(0, shape[0]), slice(0, shape[1])), np.empty(depth * shape[0] * shape[1]))]
+            return [work((slice(0, shape[0]), slice(0, shape[1])), np.empty(size))]
     cut = list(_cut(shape, max(1, entries // max(depth, 1))))
     rows, columns = cut[0]
     memory = depth * (rows.stop - rows.start) * (columns.stop - columns.start)
-    count = min(threads(), len(cut)) if depth * shape[0] * shape[1] >= THREADED else 1
+    count = min(threads(), len(cut)) if size >= THREADED else 1
 
     def run(part: list[tuple[slice, slice]]) -> list[T]:
         workspace = np.empty(memory)
         with np.errstate(all="ignore"):
-            return [work(block, workspace) for block in _read_along(part, reading)]
+            return [work(block, workspace) for block in _read_along(part, maps)]
 
     if count == 1:
         return run(cut)
@@ -291,9 +293,8 @@ def threads() -> int:
     return available_cores()
 
 
-def _read_along(cut: Iterable[tuple[slice, slice]], reading: Sequence[Array]) -> Iterator[tuple[slice, slice]]:
-    """Yield blocks; let the pages of what is read along the way go (see blocks)."""
-    maps = [held for array in reading if array.size > SMALL and (held := _mapping(array)) is not None]
+def _read_along(cut: Iterable[tuple[slice, slice]], maps: Sequence[mmap.mmap]) -> Iterator[tuple[slice, slice]]:
+    """Yield blocks; let the pages of the files that are read along the way go (see blocks)."""
     if not maps:
         yield from cut
         return
@@ -317,6 +318,11 @@ def _cut(shape: tuple[int, ...], wide: int) -> Iterator[tuple[slice, slice]]:
     for row in range(rows):
         for left in range(0, columns, wide):
             yield slice(row, row + 1), slice(left, min(left + wide, columns))
+
+
+def _mappings(reading: Sequence[Array]) -> list[mmap.mmap]:
+    """Return the files that arrays are read-only maps of."""
+    return [held for array in reading if array.size > SMALL and (held := _mapping(array)) is not None]
 
 
 def _mapping(array: Array) -> mmap.mmap | None:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rlhf_game.errors import CombinationError, InputError
-from rlhf_game.mechanism.arrays import Array, finite, numbers
+from rlhf_game.mechanism.arrays import Array, finite, numbers, read_only
 from rlhf_game.mechanism.payments import AffinePayments, PaymentRule
 from rlhf_game.mechanism.prices import prices_of, token_prices
 from rlhf_game.mechanism.regularizers.base import Regularizer
@@ -186,9 +186,8 @@ def settle_games(mechanism: Mechanism, rewards: Array, sizes: Array, space: Poli
 
     rewards: [B, n, m]. sizes: [n] or [B, n].
     """
-    count, groups = rewards.shape[:2]
-    said = tuple(space.read(rewards[:, i]) for i in range(groups))
-    return mechanism.settle_profile(Profile(said, np.broadcast_to(sizes, (count, groups)).T), space)
+    said = tuple(map(space.read, read_only(rewards.swapaxes(0, 1).copy())))
+    return mechanism.settle_profile(Profile(said, np.broadcast_to(sizes, rewards.shape[:2]).T), space)
 
 
 @final

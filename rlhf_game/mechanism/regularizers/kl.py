@@ -53,7 +53,7 @@ from rlhf_game.mechanism.regularizers.optimum import (
 
 FAR = 30.0
 """A probability that is exp(-FAR) times the optimum's counts as leaving it altogether."""
-WIDE = 4 * BLOCK
+WIDE = 6 * BLOCK
 """Entries of a block of all rewards that is read once."""
 NARROW = 512
 """Outcomes that such a block has at least, or all of them: with more groups the score is read first."""

@@ -102,19 +102,20 @@ class PromptLayout:
             )
         if type(reference) is np.ndarray and reference.ndim == 1 and reference.size and reference.dtype == np.float64:
             return cls(reference.shape, ONE, is_flat=True)
-        ragged = not isinstance(reference, np.ndarray) and len(reference) > 0 and all(map(_is_list, reference))
-        if ragged:
+        if not isinstance(reference, np.ndarray) and len(reference) > 0 and all(map(_is_list, reference)):
             widths = tuple(map(len, reference))
+            sizes = np.asarray(widths)
+            members = tuple(np.flatnonzero(sizes == width) for width in dict.fromkeys(widths))
+            is_flat = False
         else:
             array = numbers(reference, "reference")
             if array.ndim not in (1, 2):
                 raise InputError(f"must be a list or a list of lists, got {array.ndim} dimensions", field="reference")
-            widths = (array.shape[-1],) * (1 if array.ndim == 1 else len(array))
+            is_flat, prompts = array.ndim == 1, 1 if array.ndim == 1 else len(array)
+            widths, members = (array.shape[-1],) * prompts, (np.arange(prompts),)
         if not widths or min(widths) == 0:
             raise InputError("must hold at least one outcome for each prompt, got none", field="reference")
-        sizes = np.asarray(widths)
-        members = tuple(np.flatnonzero(sizes == width) for width in dict.fromkeys(widths))
-        return cls(widths, members, is_flat=not ragged and np.ndim(reference) == 1)
+        return cls(widths, members, is_flat)
 
 
 def _is_list(row: Any) -> bool:

@@ -45,7 +45,7 @@ EXTRAS = {
     "conic": "cvxpy, for training rules without a closed form",
     "train": "torch, transformers, trl and peft: language models and reward models",
     "text": "small real reward functions: sentiment, readability, profanity, overlap",
-    "report": "report.html and figures",
+    "report": "report.html, the page to cheat on, and figures",
     "parallel": "joblib: simulations on several processes",
     "ray": "Ray: simulations on several machines",
     "judge": "judges and writers behind an OpenAI-compatible endpoint",

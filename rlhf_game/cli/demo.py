@@ -134,4 +134,4 @@ def _show_folder(console: "Console", folder: Path, page: Path | None) -> None:
     if page is not None:
         console.print(f"read it     {page}", markup=False, soft_wrap=True)
     console.print(f"check it    rlhf-game verify {receipt} {game}", markup=False, soft_wrap=True)
-    console.print("your own    rlhf-game run examples/run_smollm2.yaml", markup=False, soft_wrap=True)
+    console.print("your own    rlhf-game init run -o run.yaml", markup=False, soft_wrap=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_game.cli.schema import SchemaKind, schema_of
+from tests.report.browser import CHROMEDRIVER, CHROMIUM, browser
 
 ROOT = Path(__file__).resolve().parents[2]
 THEORY = (ROOT / "docs/theory.md").read_text(encoding="utf-8")
@@ -76,6 +77,17 @@ def test_formulas_are_drawn_and_no_docstring_is_taken_for_markup(site: Path) -> 
     reference = (site / "reference/index.html").read_text(encoding="utf-8")
     assert "&lt;p, r&gt;" in reference
     assert "p*" in reference
+
+
+@pytest.mark.skipif(CHROMIUM is None or CHROMEDRIVER is None, reason="needs chromium and chromedriver")
+def test_no_formula_makes_a_page_wider_than_a_telephone(site: Path) -> None:
+    with_formulas = [page for page in sorted(site.rglob("*.html")) if "<math" in page.read_text(encoding="utf-8")]
+    assert len(with_formulas) >= 3
+    with browser() as one:
+        one.resize(380)
+        for page in with_formulas:
+            one.open(page)
+            assert one.too_wide() == 0, page.relative_to(site)
 
 
 def test_the_first_page_has_a_door_for_everybody_and_the_page_to_cheat_on_is_there(site: Path) -> None:

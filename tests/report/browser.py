@@ -57,6 +57,11 @@ class Browser:
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
 
+    def too_wide(self) -> int:
+        """Return by how many pixels the page is wider than the window; a telephone's innerWidth grows with the page."""
+        root = "document.documentElement"
+        return int(self.run(f"return {root}.scrollWidth - {root}.clientWidth"))
+
     def prefer(self, scheme: str) -> None:
         """Prefer colours, and (so that a click finds its place) no slow scrolling."""
         preferred = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, Final, final
+from typing import Any, final
 
 from rlhf_game.files.games import Game
 from rlhf_game.files.policies import is_long
@@ -11,10 +11,6 @@ from rlhf_game.files.tables import prompts_of
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.mechanism import Settlement
 from rlhf_game.mechanism.privacy import Privacy, privacy
-from rlhf_game.mechanism.training import AffineWelfare, SocialWelfare
-
-EXACT: Final = (SocialWelfare, AffineWelfare)
-"""Rules whose optimum under KL is the exponential mechanism; of a class of one's own that is not known."""
 
 
 @final
@@ -44,7 +40,7 @@ def fields_of(found: Privacy, prompts: int) -> PrivacyFields:
 
 
 def privacies_of(game: Game, settlement: Settlement) -> list[PrivacyFields] | None:
-    """Return the privacy of each group of a settled table; None where the policy is not the optimum under KL of all.
+    """Return the privacy of each group of a settled table; None where it is not the optimum of all under KL.
 
     Neither is it there for policies that are too long for a receipt.
     """
@@ -52,7 +48,7 @@ def privacies_of(game: Game, settlement: Settlement) -> list[PrivacyFields] | No
     policy: Any = settlement.policy  # of a table, from where its probabilities are asked for
     is_entropic = getattr(getattr(settlement.space, "regularizer", None), "is_entropic", False)
     is_of_all = policy.takes_part is None and policy.parts is None
-    if is_long(game) or not (fields.is_whole_table and is_entropic and is_of_all and type(trained.rule) in EXACT):
+    if is_long(game) or not (fields.is_whole_table and is_entropic and is_of_all and trained.is_affine):
         return None
     policies, is_bounded = prompts_of(policy.probabilities), fields.normalization != "none"
     return [

@@ -12,7 +12,6 @@ from rlhf_game.files.build import build, settle
 from rlhf_game.files.games import Game
 from rlhf_game.files.tables import Table
 from rlhf_game.mechanism.arrays import Array
-from rlhf_game.mechanism.payments import AffinePayments
 
 MOST_COMBINATIONS: Final = 256
 """Choices of a member for every group that are settled; of more, as many are drawn."""
@@ -27,11 +26,12 @@ def over_members(game: Game, members: Mapping[str, Sequence[Table]], seed: int) 
     group's exchanged at once, over all combinations, or where there are more than MOST_COMBINATIONS over so many drawn
     by the seed. ``error`` is the most that a member is away from the reported reward on any outcome; where the truth is
     no further away, no report had gained the group more than ``regret_bound`` = 2 size error (Thm 4.9 of
-    arXiv:2405.16276), which is known under affine payments only. Raises InputError when a member is not in the domain.
+    arXiv:2405.16276), which is known where a report moves its payment as under affine ones. Raises InputError when a
+    member is not in the domain.
     """
     names = [group.name for group in game.fields.groups]
     places = {names.index(name): tables for name, tables in members.items()}
-    is_bounded = type(build(game)[1].payment) is AffinePayments
+    is_bounded = build(game)[1].moves == "affine"
     groups = []
     for i, tables in places.items():
         bills = [_payments(game, {i: table})[i] for table in tables]

@@ -83,6 +83,11 @@ class Finetuned(PolicySpace[TextReward]):
         self._trained: list[tuple[tuple[float, ...], tuple[TextReward, ...], FinetunedPolicy]] = []
         self.reference = self.draw(self._model)
 
+    @property
+    def sampled(self) -> "Finetuned":
+        """Itself."""
+        return self
+
     def read(self, reward: TextReward) -> TextReward:
         """Return the reward; raise InputError when it is no function, or is outside [0, 1] on the reference's draws."""
         if not callable(reward):
@@ -214,10 +219,8 @@ class FinetunedPayments(PaymentRule[AffineRule]):
 
     def settle(self, optimum: Trained[AffineRule]) -> SampledSettlement:
         """Return the settlement of a policy as intervals, with its certificate. Raises CombinationError elsewhere."""
-        space: Any = optimum.space
+        space = optimum.space.sampled
         policy: Any = optimum.policy  # of this space
-        if not isinstance(space, Finetuned):
-            raise CombinationError(f"FinetunedPayments needs a Finetuned space, not {type(space).__name__}")
         if optimum.rule.boosts():
             raise CombinationError("FinetunedPayments needs a training rule without a boost")
         game = space.game(optimum.sizes, optimum.weights)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlhf_game import InputError
+import rlhf_game as rg
+from rlhf_game import InputError, registry
 from rlhf_game.files.build import settle
 from rlhf_game.files.drawn import drawn_receipt, read_drawn_game
 from rlhf_game.files.games import parse_game
@@ -45,6 +46,17 @@ def test_the_golden_game_and_prompts_and_weights() -> None:
     rows = [np.array(several["reference"]) * np.exp(score / 0.5) for score in (scores, scores - own)]
     here, without = (row / row.sum(axis=1, keepdims=True) for row in rows)
     assert first["realised_loss"] == pytest.approx(np.abs(np.log(here / without)).max(), rel=1e-12)
+
+
+def test_an_affine_maximiser_of_ones_own_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_registered", {})
+
+    @rg.register("training", "halved")
+    class Halved(rg.AffineRule):
+        def multipliers(self, groups: int) -> np.ndarray:
+            return np.full(groups, 0.5)
+
+    assert said(G3 | {"training": "halved"}) == said(G3 | {"weights": {"a": 0.5, "b": 0.5}})
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,16 @@ def test_the_bills_are_those_of_settling_with_each_member_by_hand(finished: Path
         assert said["payment"] == pytest.approx(summary(together[:, i]), rel=1e-12)
 
 
+@pytest.mark.parametrize(("change", "is_known"), [({"fee": 0.1}, True), ({"payment": "none"}, False)])
+def test_the_bound_is_known_where_a_report_moves_its_payment_as_affine_ones_do(
+    finished: Path, change: dict[str, Any], is_known: bool
+) -> None:
+    game = parse_game({**documents(finished)[0], **change}, "changed", Path(), False)
+    (found,) = over_members.over_members(game, {"legal": [logistic(SCORES[j]) for j in MEMBERS["legal"]]}, 0)["groups"]
+    plain = documents(finished)[1]["provenance"]["over_members"]["groups"][0]["regret_bound"]
+    assert found["regret_bound"] == (pytest.approx(plain, rel=1e-12) if is_known else None)
+
+
 def test_the_bound_holds_where_a_member_is_the_truth(finished: Path) -> None:
     """Thm 4.9: reporting the ensemble costs a group whose truth is one member at most 2 size error."""
     game, receipt = documents(finished)

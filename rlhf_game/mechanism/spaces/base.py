@@ -135,6 +135,11 @@ class PolicySpace(ABC, Generic[V]):
         """
         raise CombinationError(f"enumerated outcomes need a Table, not {type(self).__name__}")
 
+    @property
+    def sampled(self) -> Any:
+        """The space whose policies are known through draws; raises CombinationError where they are known otherwise."""
+        raise CombinationError(f"payments from draws need a Finetuned space, not {type(self).__name__}")
+
     def many(self, count: int) -> "PolicySpace[Any]":
         """Return the space of as many games on this one, settled together; raise CombinationError where there is none.
 

@@ -63,6 +63,13 @@ def _kind(definition: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def _any_of(kinds: list[Any]) -> Any:
+    from functools import reduce
+    from operator import or_
+
+    return reduce(or_, kinds)
+
+
 def _type_of(of: SchemaKind) -> Any:
     match of:
         case SchemaKind.GAME:
@@ -74,17 +81,13 @@ def _type_of(of: SchemaKind) -> Any:
 
             return RunConfig
         case SchemaKind.TRAIN:
-            from functools import reduce
-            from operator import or_
-
             from rlhf_game.registry import find, names
 
-            kinds: list[Any] = [find("train", name) for name in names("train")]
-            return reduce(or_, kinds)
+            return _any_of([find("train", name) for name in names("train")])
         case SchemaKind.SIMULATE:
             from rlhf_game.simulations.study import KINDS as STUDIES
 
-            return STUDIES["games"] | STUDIES["market"]
+            return _any_of([*STUDIES.values()])
         case SchemaKind.DISCOVER:
             from rlhf_game.discovery.discovery_config import DiscoveryConfig
 

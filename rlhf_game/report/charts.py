@@ -246,6 +246,8 @@ def _places(of: Plot, xs: Sequence[float], axis: Axis) -> list[tuple[float, str]
     is_roomy = all(b - a > 34 for a, b in pairwise(pixels))
     if of.x_mark is None and 1 < len(values) <= 7 and is_roomy and all(len(f"{value:g}") <= 5 for value in values):
         return [(value, f"{value:g}".replace("-", MINUS)) for value in values]
+    if not axis.is_log and all(value == round(value) for value in values):  # steps, rounds: no half of one
+        return [(at, number(at, 0)) for at, _ in axis.ticks() if abs(at - round(at)) < 1e-9]
     return axis.ticks()
 
 

@@ -52,7 +52,11 @@ def study_page(study: StudyFile) -> Page:
     facts = [("Games", f"{total:,}", f"{study.games:,} of each setting" if settings > 1 else "")]
     if settings > 1:
         facts.append(
-            ("Settings", str(settings), " \N{MULTIPLICATION SIGN} ".join(str(len(a.values)) for a in study.axes))
+            (
+                "Settings",
+                str(settings),
+                " \N{MULTIPLICATION SIGN} ".join(str(len(a.values)) for a in study.axes) if len(study.axes) > 1 else "",
+            )
         )
     if study.kind != "equilibrium":
         facts.append(("Ways to report", str(len(study.strategies)), "the truth among them"))

@@ -80,7 +80,7 @@ def training_page(folder: Path) -> Page:
     files = config.get("files")
     settings = {key: value for key, value in config.items() if key != "files"}
     what = str(config.get("kind", "training")).replace("_", " ")
-    backbone = config.get("backbone") or config.get("model")
+    backbone = config.get("backbone") or config.get("model") or config.get("student")
     return Page(
         title=f"Training: {what}",
         lead=f"Trained from {backbone}." if isinstance(backbone, str) else "",
@@ -244,11 +244,14 @@ def _columns(rows: Rows) -> list[str]:
     kept = [
         name
         for name in names
-        if all(row.get(name) is None or _is_number(row[name]) for row in rows)
+        if all(row.get(name) is None or _ends(row[name]) is not None for row in rows)
         and sum(row.get(name) is not None for row in rows) > 1
     ]
-    x = next((name for name in AXES if name in kept), kept[0] if kept else "")
-    return [x, *(name for name in kept if name != x)] if kept else []
+    plain = [name for name in kept if not any(isinstance(row.get(name), Mapping) for row in rows)]
+    x = next((name for name in AXES if name in plain), next(iter(plain), ""))
+    if not x:
+        return []
+    return [x, *(name for name in kept if name != x)]
 
 
 def figures_of(curves: Sequence[tuple[Place, Rows]], key: str) -> tuple[Figure, ...]:
@@ -295,10 +298,24 @@ def _figure(key: str, title: str, columns: Sequence[str], found: Sequence[tuple[
 
 
 def _data(columns: Sequence[str], found: Sequence[tuple[Place, Rows]]) -> DataTable:
-    rows: list[tuple[Cell, ...]] = [
-        (" ".join(path), *(row.get(name) for name in columns)) for path, curve in found for row in curve
-    ]
-    return DataTable(("curve", *columns), tuple(rows))
+    """Return the numbers of curves; one that is known as an interval in three columns."""
+    every = [(" ".join(path), row) for path, curve in found for row in curve]
+    header, table = ["curve"], [[name for name, _ in every]]
+    for column in columns:
+        ends = [_ends(row.get(column)) or (None, None, None) for _, row in every]
+        wide = any(isinstance(row.get(column), Mapping) for _, row in every)
+        header += [column, *([f"{column} low", f"{column} high"] if wide else [])]
+        table += [list(values) for values in list(zip(*ends, strict=True))[: 3 if wide else 1]]
+    rows: list[tuple[Cell, ...]] = list(zip(*table, strict=True))
+    return DataTable(tuple(header), tuple(rows))
+
+
+def _ends(value: Any) -> tuple[float, float, float] | None:
+    """Return a number and the ends of what is known of it; None where it is none."""
+    if isinstance(value, Mapping):
+        found = [value.get(end) for end in ("estimate", "low", "high")]
+        return (found[0], found[1], found[2]) if all(map(_is_number, found)) else None  # type: ignore[return-value]
+    return (value, value, value) if _is_number(value) else None
 
 
 def _calibration(key: str, columns: Sequence[str], found: Sequence[tuple[Place, Rows]]) -> Figure:
@@ -326,10 +343,14 @@ def _calibration(key: str, columns: Sequence[str], found: Sequence[tuple[Place, 
 
 
 def _values(found: Sequence[tuple[Place, Rows]], y: str) -> set[float]:
-    return {float(row[y]) for _, rows in found for row in rows if row.get(y) is not None}
+    return {float(ends[0]) for _, rows in found for row in rows if (ends := _ends(row.get(y))) is not None}
 
 
 def _points(rows: Rows, x: str, y: str) -> tuple[CurvePoint, ...]:
-    dots = [(float(row[x]), float(row[y])) for row in rows if row.get(x) is not None and row.get(y) is not None]
+    dots = [
+        CurvePoint(float(row[x]), float(ends[0]), float(ends[1]), float(ends[2]))
+        for row in rows
+        if row.get(x) is not None and (ends := _ends(row.get(y))) is not None
+    ]
     every = max(1, -(-len(dots) // MOST_POINTS))
-    return tuple(CurvePoint(a, b, b, b) for a, b in dots[::every])
+    return tuple(dots[::every])

@@ -46,7 +46,9 @@ class EquilibriumStudy(StudyFields):
     epsilon: Nonnegative = 1e-3
     """Of a group's stake: a gain up to this does not count."""
     starts: Annotated[int, Field(ge=2, le=1000)] = 6
+    """Of the search for a best report."""
     steps: Annotated[int, Field(ge=1, le=10_000)] = 40
+    """Of each start."""
     chunk: Annotated[int, Field(ge=1, le=1_000_000)] = 20
     """How many games are worked on together; last digits may depend on it."""
 

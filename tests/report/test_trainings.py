@@ -63,6 +63,24 @@ def test_rows_without_an_axis_are_a_table_and_calibration_is_points(tmp_path: Pa
     assert [row["accuracy"] for row in data_of(page, "curves-1")] == ["0.5", "0.75"]
 
 
+def test_curves_of_intervals_are_drawn_with_their_bands(tmp_path: Path) -> None:
+    """Reward and KL of a policy's checkpoints are intervals: the report drew its perplexity alone."""
+    points = [
+        {"step": k, "reward": {"estimate": 0.5, "low": 0.5 - k / 8, "high": 0.5 + k / 8, "level": 0.95}, "kl": k / 4}
+        for k in (0, 1, 3)
+    ]
+    points[1]["reward"] = {"estimate": 0.75, "low": 0.5, "high": 1.0}
+    metrics = {**METRICS, "runs": {"a": {"points": points}}}
+    page = page_of(write_report(folder_of(tmp_path / "model", CONFIG, metrics)))
+    drawn = page.one(id="curves-2")
+    assert [title.text for title in drawn.all("h4")] == ["reward", "kl"]
+    assert len(drawn.all("path", class_="band")) == 1
+    data = data_of(page, "curves-2")
+    assert [tuple(row.values())[1:] for row in data] == [
+        ("0", "0.5", "0.5", "0.5", "0.0"), ("1", "0.75", "0.5", "1.0", "0.25"), ("3", "0.5", "0.125", "0.875", "0.75"),
+    ]  # fmt: skip
+
+
 def test_curves_are_found_wherever_they_are() -> None:
     found = dict(curves_of({"a": {"b": [{"x": 1, "y": 2}, {"x": 2, "y": 3}]}, "c": [1, 2], "d": [{"x": 1}]}))
     assert list(found) == [("a", "b")]

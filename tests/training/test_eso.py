@@ -49,7 +49,7 @@ def test_a_policy_is_trained_compared_and_used(write: Write, tmp_path: Path, mod
     metrics = json.loads(result.out)
     assert metrics == json.loads((tmp_path / "out/metrics.json").read_text())
     assert metrics["rows"] == {"training": 28, "dropped": 0, "test": 20}
-    assert metrics["training"]["first_eso_step"] == 0
+    assert metrics["training"]["first_eso_step"] == 1  # as the log counts them
     assert metrics["policies"].keys() == {"start", "sft", "eso"}
     for one in metrics["policies"].values():
         assert one.keys() == {"rouge1", "rouge2", "rougeL", "greedy_rougeL", "reward", "nats_per_token"}

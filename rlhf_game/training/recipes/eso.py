@@ -166,7 +166,7 @@ class EsoConfig(TrainingFields, OptimizationFields, ModelFields):
         metrics: dict[str, Any] = {
             "kind": self.kind,
             "weight": self.weight,
-            "training": {"steps": own.steps, "first_eso_step": own.first_eso_step, "tokens": own.tokens},
+            "training": {"steps": own.steps, "first_eso_step": own.first_eso_step + 1, "tokens": own.tokens},
             "rows": {"training": len(rows.training), "dropped": own.dropped, "test": len(test)},
             "policies": {
                 label: {name: interval(values) for name, values in one.items()} for label, one in judged.items()

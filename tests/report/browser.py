@@ -41,8 +41,9 @@ class Browser:
         return self._post("execute/sync", script=script, args=[])
 
     def click(self, selector: str) -> None:
-        """Click as a person does: what is hidden or covered cannot be."""
+        """Click as a person does, who scrolls it into the middle: what is hidden or covered cannot be."""
         found = self._post("element", using="css selector", value=selector)[ELEMENT]
+        self.run(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center'}})")
         self._post(f"element/{found}/click")
 
     def log(self) -> list[dict[str, Any]]:

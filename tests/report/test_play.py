@@ -263,6 +263,31 @@ def test_the_page_fits_every_width_and_colour(played: Browser, width: int, schem
 
 
 @needs_chromium
+def test_nothing_is_pressed_through_the_bar_of_a_phone_and_nothing_stays_under_it(played: Browser) -> None:
+    """What the verdict covered was pressed through it; a longer verdict covered what the keyboard had reached."""
+    played.resize(380, 700)
+    try:
+        for part in ("next", "next", "next", "everybody"):
+            played.click(f"[data-part={part}]")
+        where = "const bar = document.querySelector('.verdict').getBoundingClientRect();"
+        assert played.run(f"{where} return bar.height") > 64  # three lines
+        assert played.run(f"{where} return document.elementFromPoint(190, bar.top + 40).className").startswith(
+            "verdict"
+        )
+        covered = played.run(
+            f"{where} return [...document.querySelectorAll('.play :is(input, button, select)')]"
+            ".filter(e => { e.focus(); return e === document.activeElement &&"
+            " e.getBoundingClientRect().bottom > bar.top; }).map(e => e.outerHTML)"
+        )
+        assert covered == []
+        played.run("scrollTo(0, document.body.scrollHeight)")
+        last = "document.querySelector('footer').lastElementChild.getBoundingClientRect()"
+        assert played.run(f"{where} return {last}.bottom <= bar.top")
+    finally:
+        played.resize(1200)
+
+
+@needs_chromium
 def test_on_paper_the_whole_story_is_there(played: Browser) -> None:
     played.devtools("Emulation.setEmulatedMedia", media="print")
     try:

@@ -1,6 +1,7 @@
 """What the page to cheat on says: the three ways that remain, the scores, and what all get. Needs Chromium."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,12 @@ def test_the_friends_table_is_what_the_package_settles(played: Browser) -> None:
     assert f"(yours {costs[0]:.3f}, that of Legal {costs[1]:.3f})" in said
 
 
+def brought(wish: tuple[float, ...]) -> tuple[float, tuple[float, ...]]:
+    """What the real groups pay together where the provider invents a group that wants this."""
+    invented = {"name": "invented", "size": 6, "reward": list(wish)}
+    return float(sum(settled_by([*game_of_the_page()["groups"], invented]).payments[:3])), wish
+
+
 @needs_chromium
 def test_a_story_of_seven_steps_leads_to_the_three_ways_that_remain(played: Browser) -> None:
     assert played.run("return document.querySelectorAll('.step').length") == 7
@@ -81,9 +88,17 @@ def test_a_story_of_seven_steps_leads_to_the_three_ways_that_remain(played: Brow
     assert all(played.run(seen.format(".act")))
     for part in ("collude", "split", "invent"):
         played.click(f"[data-part={part}]")
+    wants = (
+        "a group of 6 that wants \u201cPlease see clause 7 of our terms.\u201d most. Together the real groups pay 0.669"
+    )
+    assert wants in played.run(TEXT.format("provider"))
     played.run("document.querySelector('.play').api.pays(true)")
     scores = played.run(BOARD)
-    assert scores == ["not tried", "not tried", "+0.493", "+0.247", "+0.340"]
+    assert scores == ["not tried", "not tried", "+0.493", "+0.247", "+0.669"]
+    best = max(brought(wish) for wish in product((0.0, 0.5, 1.0), repeat=5))  # the page searches
+    honest = float(sum(settled_by(game_of_the_page()["groups"]).payments))
+    assert best[0] - honest == pytest.approx(0.669, abs=5e-4)
+    assert best[1] == (0.5, 0.0, 0.0, 1.0, 0.0)
     played.click("[data-part=forget]")
     assert set(played.run(BOARD)) == {"not tried"}
 

@@ -337,7 +337,8 @@
       const colour = way(gain);
       const lie = { more: `this lie gains you ${show(gain)}`, less: `this lie costs you ${show(-gain)}`, "": "this lie changes nothing for you" }[colour];
       parts.verdict.textContent = isTrue(state.me) ? "You are telling the truth." : `${names.length ? `Alone, against what ${listed(names)} now say${names.length > 1 ? "" : "s"}` : "As the others report now"}, ${lie}.`;
-      parts.verdict.className = `verdict ${colour}`;
+      parts.verdict.className = `verdict ${isTrue(state.me) ? "" : "lying"} ${colour}`;
+      document.documentElement.style.setProperty("--bar", `${parts.verdict.offsetHeight}px`); // of a phone: what it covers is scrolled above it
       parts.others.textContent = names.length ? `${listed(names)} ${names.length > 1 ? "are" : "is"} lying now.` : "Everybody else tells the truth.";
       parts.others.classList.toggle("lie", names.length > 0);
     }
@@ -426,9 +427,11 @@
       const bills = (extra) => Settlement.settle({ ...game, weights: [...game.weights, 1] }, [...truth, extra]).payments.slice(0, truth.length);
       const revenue = (extra) => total(bills(extra));
       const honest = total(rules.honest.payments);
+      const width = Math.max(...game.reference.map((row) => row.length));
       let best = null;
-      for (let start = 0; start < 20; start += 1) {
-        let extra = { reward: rules.fit(game.reference.map((row) => row.map(() => (random() < 0.5 ? 0 : rules.top)))), size: rules.limit };
+      for (let start = 0; start < width + 12; start += 1) { // from each answer alone, then from some of them
+        const likes = (x) => (start < width ? x === start : random() < 0.5);
+        let extra = { reward: rules.fit(game.reference.map((row) => row.map((_, x) => (likes(x) ? rules.top : 0)))), size: rules.limit };
         let reached = revenue(extra);
         for (let round = 0; round < ROUNDS; round += 1) {
           extra.reward.forEach((row, b) => row.forEach((_, x) => {
@@ -445,12 +448,13 @@
       }
       const gain = best.reached - honest;
       board.note("provider", gain);
-      const favourite = best.extra.reward[0].indexOf(Math.max(...best.extra.reward[0]));
+      const [wish] = best.extra.reward;
+      const favourites = data.outcomes[0].filter((_, x) => wish[x] === Math.max(...wish)).map((name) => `\u201c${name}\u201d`);
       if (way(gain) !== "more") { parts.provider.textContent = "No invented group was found that brings more."; return; }
       const after = bills(best.extra);
       parts.provider.replaceChildren(
         sheet(["Bills", "honest", "now", "change"], [...truth.map((group, i) => moved(group.name, rules.honest.payments[i], after[i])), moved("You collect", honest, best.reached)]),
-        make("p", {}, `You invent a group of ${best.extra.size} that wants \u201c${data.outcomes[0][favourite]}\u201d most. Together the real groups pay ${show(gain)} more, and the till keeps it.`));
+        make("p", {}, `You invent a group of ${best.extra.size} that wants ${listed(favourites)} most. Together the real groups pay ${show(gain)} more, and the till keeps it.`));
     }
 
     const press = (name, action) => { if (parts[name]) parts[name].addEventListener("click", action); };

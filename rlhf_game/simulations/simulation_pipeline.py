@@ -10,6 +10,7 @@ from typing import Any, Final, final
 import numpy as np
 
 from rlhf_game.engines import Engine, Serial
+from rlhf_game.files.documents import shown
 from rlhf_game.files.run_folder import Progress, unwatched
 from rlhf_game.files.tables import digest
 from rlhf_game.files.verify import apart
@@ -17,6 +18,7 @@ from rlhf_game.files.workspace import Workspace, open_workspace
 from rlhf_game.simulations.results import Parts, join, row_groups
 from rlhf_game.simulations.study import SOURCE, Chunk, Study, play, read_study
 from rlhf_game.simulations.summary import MOST_ERRORS, PointSummary, summary
+from rlhf_game.simulations.trials import places
 
 SECONDS: Final = 2.0
 """What is played and not yet written takes about so long, after a first chunk."""
@@ -110,13 +112,35 @@ def _summed(study: Study, table: Path) -> dict[str, Any]:
 
 
 def study_differences(folder: Path) -> list[str]:
-    """Return a line for each thing that the summary of a finished study says otherwise than its table.
+    """Return a line for each thing that a finished study's summary says otherwise than its table.
 
-    Raises InputError when a file that the study names is not there any more, or was changed.
+    Its table must hold the rows of every game of the study, named as they are. Raises InputError when a file that the
+    study names is not there any more, or was changed.
     """
-    again = json.loads(json.dumps(_summed(read_study(folder), folder / TABLE)))
+    study = read_study(folder)
+    if misplaced := _misplaced(study, folder / TABLE):
+        return misplaced
+    again = json.loads(json.dumps(_summed(study, folder / TABLE)))
     said = Workspace(folder).read_json(folder / SUMMARY)
     return apart((), {**said, "version": again["version"]}, again)
+
+
+def _misplaced(study: Study, table: Path) -> list[str]:
+    """Return a line for each row that the table names otherwise than the study, or for games that are not there."""
+    games, seen = study.fields.games, 0
+    for rows in row_groups(table):
+        at, first = divmod(seen, games)
+        point = study.points[min(at, len(study.points) - 1)]
+        last = min(first + -(-len(rows) // point.layout.rows), games)
+        wanted = places(point.layout, point.trials(range(first, last)), point.columns)
+        if wanted.num_columns + len(point.layout.columns()) + 1 != rows.num_columns:  # one more for errors
+            return [f"{TABLE}: must have the study's columns, found {shown(', '.join(rows.column_names), 200)}"]
+        said = rows.select(wanted.column_names).replace_schema_metadata(None)
+        if not said.equals(wanted):
+            return apart((TABLE, f"point {point.index}, from game {first}"), said.to_pylist(), wanted.to_pylist())
+        seen += last - first
+    wanted_games = games * len(study.points)
+    return [] if seen == wanted_games else [f"{TABLE}: must hold {wanted_games} games, found {seen}"]
 
 
 def replay_differences(folder: Path, count: int, rng: np.random.Generator) -> tuple[int, list[str]]:

@@ -140,17 +140,32 @@ def table(
     """
     import pyarrow
 
-    blocks = [_block(layout, group, measured) for group, measured in done]
-    blocks += [_failed(layout, trial, error) for trial, error in errors.items()]
+    blocks = [_block(layout, len(group), measured) for group, measured in done]
+    blocks += [_failed(layout, error) for error in errors.values()]
     joined = pyarrow.concat_tables(blocks)
-    order = np.argsort(joined.column("game").to_numpy(), kind="stable")
+    games = [trial.game for group, _ in done for trial in group] + [trial.game for trial in errors]
+    order = np.argsort(np.repeat(games, layout.rows), kind="stable")
     if not (order == np.arange(len(order))).all():
         joined = joined.take(order)
-    for place, (field, value) in enumerate(values.items()):
+    named = places(layout, trials, values)
+    columns = dict(zip(named.column_names + joined.column_names, named.columns + joined.columns, strict=True))
+    return pyarrow.table(columns).combine_chunks()
+
+
+def places(layout: RowLayout, trials: Sequence[Trial], values: Mapping[str, Any]) -> Any:
+    """Return the columns of these rows that say which they are: all that is known of them before anything is played."""
+    import pyarrow
+
+    count = len(trials) * layout.rows
+    columns = {"point": pyarrow.array(np.repeat(np.array([t.point for t in trials], dtype=np.int32), layout.rows))}
+    for field, value in values.items():
         plain = value if isinstance(value, bool | int | float | str) else json.dumps(value)
-        joined = joined.add_column(place, field, pyarrow.repeat(pyarrow.scalar(plain), len(joined)))
-    point = np.full(len(joined), trials[0].point, dtype=np.int32)
-    return joined.add_column(0, "point", pyarrow.array(point)).combine_chunks()
+        columns[field] = pyarrow.repeat(pyarrow.scalar(plain), count)
+    columns["game"] = pyarrow.array(np.repeat(np.array([t.game for t in trials], dtype=np.int64), layout.rows))
+    repeated = pyarrow.array(np.tile(np.arange(layout.rows), len(trials)))
+    for name, entries in layout.keys.items():
+        columns[name] = pyarrow.array(list(entries)).take(repeated)
+    return pyarrow.table(columns)
 
 
 def _finite(measured: Measured, optional: Sequence[str]) -> Measured:
@@ -167,18 +182,17 @@ def _in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _block(layout: RowLayout, trials: Sequence[Trial], measured: Measured) -> Any:
+def _block(layout: RowLayout, games: int, measured: Measured) -> Any:
     import pyarrow
 
-    columns = _keys(layout, trials)
-    count = len(trials) * layout.rows
+    count = games * layout.rows
     known = {name: _column(name, measured[name]) for name in layout.scalars}
     known |= {
         column_of(name, i): _column(name, measured[name][:, :, i])
         for name in layout.by_group
         for i in range(layout.groups)
     }
-    columns |= {
+    columns = {
         column: known[column] if column in known else pyarrow.nulls(count, _type(name))
         for column, name in layout.columns().items()
     }
@@ -197,11 +211,10 @@ def _column(name: str, array: NDArray[Any]) -> Any:
     return pyarrow.ListArray.from_arrays(offsets, flat)
 
 
-def _failed(layout: RowLayout, trial: Trial, error: str) -> Any:
+def _failed(layout: RowLayout, error: str) -> Any:
     import pyarrow
 
-    columns = _keys(layout, [trial])
-    columns |= {column: pyarrow.nulls(layout.rows, _type(name)) for column, name in layout.columns().items()}
+    columns = {column: pyarrow.nulls(layout.rows, _type(name)) for column, name in layout.columns().items()}
     columns["error"] = pyarrow.array([error] * layout.rows)
     return pyarrow.table(columns)
 
@@ -217,14 +230,3 @@ def _type(name: str) -> Any:
     if name in FLAGS:
         return pyarrow.bool_()
     return pyarrow.list_(pyarrow.float64()) if name in LISTS else pyarrow.float64()
-
-
-def _keys(layout: RowLayout, trials: Sequence[Trial]) -> dict[str, Any]:
-    import pyarrow
-
-    games = np.array([trial.game for trial in trials], dtype=np.int64)
-    columns: dict[str, Any] = {"game": pyarrow.array(np.repeat(games, layout.rows))}
-    repeated = np.tile(np.arange(layout.rows), len(trials))
-    for name, entries in layout.keys.items():
-        columns[name] = pyarrow.array(list(entries)).take(pyarrow.array(repeated))
-    return columns

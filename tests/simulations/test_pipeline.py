@@ -1,25 +1,28 @@
 """A study is killed, resumed, tampered with, and fails in part; its table is always the same."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 from pyarrow import parquet
 
 from rlhf_game.errors import InputError, RunError
-from rlhf_game.files.workspace import Workspace
+from rlhf_game.files.workspace import SUMS, Workspace
 from rlhf_game.mechanism.reports import Normalization
 from rlhf_game.simulations import simulation_pipeline
 from rlhf_game.simulations.populations import Population, RandomScenario
-from rlhf_game.simulations.results import Parts
-from rlhf_game.simulations.simulation_pipeline import simulate
+from rlhf_game.simulations.results import Parts, row_groups
+from rlhf_game.simulations.simulation_pipeline import SUMMARY, TABLE, simulate, study_differences
 from rlhf_game.simulations.trials import Games
 from tests.cli.runner import run
 from tests.report.pages import page_of
@@ -165,6 +168,46 @@ def test_what_was_changed_is_refused_and_said(tmp_path: Path) -> None:
     parts[1].unlink()
     simulate(made, tmp_path / "cut")
     assert (tmp_path / "cut/results.parquet").read_bytes() == content
+
+
+def test_a_table_that_names_its_rows_otherwise_is_found_though_its_summary_fits(tmp_path: Path) -> None:
+    """Games left out or told twice, rows under another payment's or another point's name, a column more."""
+    made = study({"games": 6, "chunk": 3, "liars": "first", **SWEPT})
+    out = simulate(made, tmp_path / "out").folder
+    parts = list(row_groups(out / TABLE))
+    table = pyarrow.concat_tables(parts)
+
+    def forged(*groups: Any) -> list[str]:
+        with parquet.ParquetWriter(out / TABLE, groups[0].schema) as writer:
+            for group in groups:
+                writer.write_table(group, row_group_size=len(group))
+        (out / SUMMARY).write_text(json.dumps(simulation_pipeline._summed(made, out / TABLE)))
+        (out / SUMS).unlink()
+        Workspace(out).adopt(*Workspace(out).files())
+        return study_differences(out)
+
+    def column(name: str, change: Callable[[list[Any]], list[Any]]) -> Any:
+        at = table.column_names.index(name)
+        return table.set_column(
+            at, table.schema.field(at), pyarrow.array(change(table[name].to_pylist()), table[name].type)
+        )
+
+    assert forged(*parts) == []
+    each = made.points[0].layout.rows
+    assert forged(*parts[:-1], parts[-1][:-each])  # the last game
+    assert forged(parts[0][each:], *parts[1:])
+    assert forged(*parts, parts[-1])
+    assert forged(parts[0], parts[0], *parts[2:])
+    other = {"affine": "none", "none": "affine"}
+    for name, change in (
+        ("payment", lambda told: [other[one] for one in told]),
+        ("strategy", lambda told: told[::-1]),
+        ("strength", lambda told: told[::-1]),
+        ("game", lambda told: [*told[:-1], 17]),
+    ):
+        whole = column(name, change)
+        assert forged(*(whole[k : k + len(parts[0])] for k in range(0, len(whole), len(parts[0])))), name
+    assert forged(*(one.append_column("audited", pyarrow.array([True] * len(one))) for one in parts))
 
 
 def test_a_game_that_fails_is_recorded_and_the_others_are_as_ever(

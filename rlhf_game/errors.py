@@ -55,6 +55,8 @@ def boundary(what: str, kind: type[InputError] | type[RunError] = RunError) -> I
         yield
     except (RlhfGameError, KeyboardInterrupt, GeneratorExit):
         raise
+    except StopIteration as error:  # as the cause of a RuntimeError, contextlib would let it pass
+        raise kind(f"{what}: {happened(error)}") from None
     except BaseException as error:
         raise kind(f"{what}: {happened(error)}") from error
 

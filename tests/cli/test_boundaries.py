@@ -19,6 +19,7 @@ CODE = {
     "an error of several lines": ("def f(**_): raise ValueError('one\\ntwo\\x1b[31m')", "failed: ValueError: one two"),
     "an error without words": ("def f(**_): assert False", "failed: AssertionError"),
     "no exception at all": ("class Stop(BaseException): pass\ndef f(**_): raise Stop('now')", "failed: Stop: now"),
+    "an iterator at its end": ("def f(**_): next(iter([]))", "failed: StopIteration"),
     "no memory": ("def f(**_): raise MemoryError", "failed: MemoryError"),
     "no end": ("def f(**_): return f()", "failed: RecursionError"),
     "no syntax": ("def f(:", "cannot be run: SyntaxError: invalid syntax"),

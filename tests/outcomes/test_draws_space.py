@@ -161,3 +161,22 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         mechanism.settle(REPORTS, rg.Draws(["Tea?"], write, rg.KL(0.1), draws=9, max_proposals=9, rng=rng))
     with pytest.raises(rg.InputError, match="boost_bounds must be"):
         rg.Mechanism(rg.AffineWelfare(boost=REWARDS["kind"]), rg.AffinePayments()).settle(REPORTS, space(1))
+
+
+@pytest.mark.parametrize(
+    ("texts", "said"),
+    [
+        (lambda prompts: ["a"], r"^write must return \d+ texts, one for each prompt, got \['a'\]$"),
+        (lambda prompts: ["a"] * (len(prompts) + 1), "^write must return "),
+        (lambda prompts: [None] * len(prompts), "got .None, None"),  # not the text "None"
+        (lambda prompts: next(iter([])), "^write failed: StopIteration$"),
+        (lambda prompts: [1 / 0], "^write failed: ZeroDivisionError: division by zero$"),
+    ],
+)
+def test_who_writes_no_text_for_each_prompt_is_told_so(texts: Any, said: str) -> None:
+    space = rg.Draws(
+        ["p"], lambda prompts, rng: texts(prompts), rg.KL(0.5), draws=4, max_proposals=99, rng=np.random.default_rng(0)
+    )
+    mechanism = rg.Mechanism(rg.SocialWelfare(), rg.AffinePayments())
+    with pytest.raises(rg.RunError, match=said):
+        mechanism.settle([rg.Report(lambda completions, **_: [0.5] * len(completions))], space)

@@ -9,8 +9,9 @@ from typing import Any, Protocol, final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from rlhf_game.errors import InputError
+from rlhf_game.errors import InputError, RunError, boundary
 from rlhf_game.files.conversations import Text
+from rlhf_game.files.documents import shown
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.draws.settlement import DrawsSettlement, settle_tapes
 from rlhf_game.mechanism.draws.tapes import Problem, Tape, averaged_utilities, cut, tape_utilities
@@ -144,6 +145,14 @@ class Draws(PolicySpace[DrawnReward]):
         rows = self.drawing(problem, asked, self.prompts, self.columns, self.rng).draw([self.draws] * len(self.prompts))
         return DrawsPolicy(self, problem, asked, rows)
 
+    def written(self, prompts: Sequence[Text], rng: np.random.Generator) -> list[str]:
+        """Return a text of the reference for each prompt; raises RunError where ``write`` fails or returns no such."""
+        with boundary("write failed"):
+            texts = list(self.write(prompts, rng))
+        if len(texts) != len(prompts) or not all(isinstance(text, str) for text in texts):
+            raise RunError(f"write must return {len(prompts)} texts, one for each prompt, got {shown(repr(texts), 80)}")
+        return [str(text) for text in texts]
+
     def drawing(
         self,
         problem: Problem,
@@ -161,7 +170,7 @@ class Draws(PolicySpace[DrawnReward]):
             return known[prompt][:count]
 
         def propose(wanted: Sequence[Draw], counts: Counts | None) -> list[Proposal]:
-            return [Proposal(str(text), 0, True) for text in self.write([prompts[b] for b, _ in wanted], rng)]
+            return [Proposal(text, 0, True) for text in self.written([prompts[b] for b, _ in wanted], rng)]
 
         score = partial(_scores, rewards, prompts, columns)
         return TapeSettings(problem, propose, score, exponentials, self.max_proposals, self.batch_size)
@@ -250,7 +259,7 @@ class DrawsPolicy(Policy[DrawnReward]):
             return drawing.draw([1])[0][-1].proposal.text
         if candidates < 1:
             raise InputError(f"candidates must be >= 1, got {candidates}")
-        texts = [str(text) for text in self.space.write([prompt] * candidates, rng)]
+        texts = self.space.written([prompt] * candidates, rng)
         _, rewards = _scores(self._rewards, [prompt], beside, [0] * candidates, texts)
         capped = np.minimum(rewards, self._problem.ceilings[:, None])
         score = self._problem.shares @ capped / self._problem.strength

@@ -180,9 +180,11 @@ def test_another_version_of_an_installed_part_neither_verifies_nor_resumes(site:
     assert run(*simulated).code == 2
 
 
-def test_a_registered_part_is_known_by_what_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("module", ["made_up", "__main__"])  # __main__ has no file in a notebook or a console
+def test_a_registered_part_is_known_by_what_it_does(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_registered", {})
-    known: dict[str, Any] = {"__name__": "notebook", "rg": rg}
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
+    known: dict[str, Any] = {"__name__": module, "rg": rg}
     for returned in ("[1.0]", "[2.0]"):
         exec(
             f"class Flat(rg.PaymentRule[rg.AffineRule]):\n    def charge(self, optimum):\n        return {returned}",

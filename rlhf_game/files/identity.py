@@ -154,7 +154,7 @@ def _file(value: Any) -> Path | None:
     """Return the file that defines a value; None of what was typed in, or has no source."""
     try:
         file = Path(inspect.getsourcefile(value) or "").resolve()
-    except TypeError:
+    except (TypeError, OSError):  # built in; a class of a console or a notebook
         return None
     return file if file.is_file() else None
 

@@ -1,6 +1,7 @@
 """Every notebook runs from the top and prints what it shows."""
 
 import re
+import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,8 @@ NOTEBOOKS = [
     pytest.param(path, id=path.stem, marks=[pytest.mark.weights] if path.name.startswith(WITH_WEIGHTS) else ())
     for path in sorted((ROOT / "notebooks").glob("*.ipynb"))
 ]
+BROUGHT = {"numpy", "IPython"}
+"""Comes with the package, or with whatever opens notebooks."""
 NUMBER = re.compile(r"-?\d+\.?\d*(?:e[+-]?\d+)?")
 
 
@@ -54,7 +57,12 @@ def test_a_notebook_prints_what_it_shows(path: Path) -> None:
     assert sum(len(source.splitlines()) for source in code) <= 110
     assert shown.cells[0].source.startswith(f"# {path.name[:3]} ")
     assert "**Claim.**" in shown.cells[0].source
-    assert '%pip install --quiet -c constraints.txt ".[' in shown.cells[1].source  # first of all, where it is missing
+    first = shown.cells[1].source  # installs what is missing
+    assert '%pip install --quiet -c {clone}/constraints.txt "{clone}' in first
+    needed = (
+        set(re.findall(r"^(?:from|import) (\w+)", "\n".join(code), re.MULTILINE)) - sys.stdlib_module_names - BROUGHT
+    )
+    assert [name for name in needed if f'"{name}"' not in first] == []
     new, old = printed(_execute().executed(path)), printed(shown)
     assert old.strip()
     assert same(new, old), f"prints\n{new}\nand shows\n{old}"

@@ -27,14 +27,16 @@ from rlhf_game.training_backends.lm import sampling
 from rlhf_game.training_backends.trainers.policies.trainers import NamedReward
 
 Parts: TypeAlias = dict[str, float]
-GENERATION, PASSES, GRADIENTS, REWARDS, REST = (
-    "generation", "log probabilities", "gradients", "rewards", "all else",
+LENGTHS = (TOKENS, 64)
+"""Tokens that a response has at most."""
+GENERATION, GRADIENTS, TRAINING, DRAWS, REWARDS, REST = (
+    "generation", "gradients", "log probabilities in training", "log probabilities of draws", "rewards", "all else",
 )  # fmt: skip
 WATCHED: tuple[tuple[Any, str, str], ...] = (
     (GenerationMixin, "generate", GENERATION),
     (sampling, "sample_batch", GENERATION),
-    (sampling, "log_probabilities", PASSES),
-    (RLOOTrainer, "_generate_and_score_completions", PASSES),
+    (sampling, "log_probabilities", DRAWS),
+    (RLOOTrainer, "_generate_and_score_completions", TRAINING),
     (Trainer, "training_step", GRADIENTS),
     (NamedReward, "__call__", REWARDS),
     (GroupScorer, "score_group", REWARDS),
@@ -91,21 +93,28 @@ def profiled(config: Path, out: Path) -> Parts:
 def main(folder: Path) -> None:
     """Measure and write the table."""
     groups = [{**group, "size": 2 - i} for i, group in enumerate(group_documents(folder))]
-    outcomes = {
-        "kind": "finetuned", "steps": 6, "num_generations": 8, "max_new_tokens": TOKENS, "samples": 48,
-        "choosing": 16,
-    }  # fmt: skip
-    document = {
-        "model": MODEL, "prompts": list(ASKED), "outcomes": outcomes, "strength": 0.25,
-        "groups": groups, "settlement_seed": SEED,
-    }  # fmt: skip
-    config = folder / "profile.json"
-    config.write_text(json.dumps(document), encoding="utf-8")
-    spent = profiled(config, folder / "profile")
-    whole = sum(spent.values())
-    rows = [[part, f"{spent[part]:.0f}", f"{100 * spent[part] / whole:.0f}"]
-            for part in (GENERATION, GRADIENTS, PASSES, REWARDS, REST)]  # fmt: skip
-    write_table("finetuned.md", "profile", ["part", "processor s", "%"], [*rows, ["all", f"{whole:.0f}", "100"]])
+    found = []
+    for length in LENGTHS:
+        outcomes = {
+            "kind": "finetuned", "steps": 3, "num_generations": 8, "max_new_tokens": length, "samples": 24,
+            "choosing": 8,
+        }  # fmt: skip
+        document = {
+            "model": MODEL, "prompts": list(ASKED), "outcomes": outcomes, "strength": 0.25,
+            "groups": groups, "settlement_seed": SEED,
+        }  # fmt: skip
+        config = folder / "profile.json"
+        config.write_text(json.dumps(document), encoding="utf-8")
+        found.append(profiled(config, folder / "profile"))
+    whole = [sum(spent.values()) for spent in found]
+    heads = [word for length in LENGTHS for word in (f"{length} tokens, s", "%")]
+    rows = [
+        [part, *(word for spent, all_of_it in zip(found, whole, strict=True)
+                 for word in (f"{spent[part]:.0f}", f"{100 * spent[part] / all_of_it:.0f}"))]
+        for part in (GENERATION, GRADIENTS, TRAINING, DRAWS, REWARDS, REST)
+    ]  # fmt: skip
+    last = ["all", *(word for all_of_it in whole for word in (f"{all_of_it:.0f}", "100"))]
+    write_table("finetuned.md", "profile", ["part", *heads], [*rows, last])
 
 
 if __name__ == "__main__":

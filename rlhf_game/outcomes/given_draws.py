@@ -151,7 +151,7 @@ def _row(where: str, row: Any, names: Sequence[str], is_named: bool) -> _Row:
         logs.get("log_policy"),
         logs.get("log_reference"),
         _ids(row.get("token_ids"), f"{where}: token_ids"),
-        row.get("is_finished", True) is not False,
+        _is_finished(row.get("is_finished"), f"{where}: is_finished"),
         tuple(number_of(row[name], f"{where}: {shown(name)}") for name in names),
     )
 
@@ -162,6 +162,12 @@ def log_probability_of(value: Any, where: str) -> float:
     if found > ROUNDING:
         raise InputError(f"{where}: must be a log probability, at most 0, found {found:g}")
     return found
+
+
+def _is_finished(value: Any, where: str) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise InputError(f"{where}: must be true or false, found {kind(value)}")
+    return value is not False
 
 
 def _ids(value: Any, where: str) -> list[int] | None:
@@ -248,13 +254,12 @@ def _recomputed(
 ) -> tuple[list[float], list[float]]:
     """Return the log probabilities of all rows under both. Raises InputError where the file says another thing."""
     from rlhf_game.outcomes.finetuned.finetuned_training import main_task, policy_training
+    from rlhf_game.training_backends.lm.sampling import check_length
 
     sampling = policy_training(main_task(configuration, spec_of(configuration), Path())).sampling
-    asked, said = [], []
-    for row in rows:
-        prompt, response = reference.encode_exchange(row.prompt, row.response, configuration.source.system)
-        asked.append(prompt)
-        said.append(row.token_ids or (response if row.is_finished else response[:-1]))
+    system = configuration.source.system
+    check_length(reference, reference.encode_prompts(configuration.source.prompts, system), sampling.max_new_tokens)
+    asked, said = zip(*(_tokens(row, reference, system, sampling.max_new_tokens) for row in rows), strict=True)
     found = []
     for column, model in (("log_policy", policy), ("log_reference", reference)):
         watch(f"compute {column}", 0, 1)
@@ -267,6 +272,31 @@ def _recomputed(
                     "a draw of another policy (or of an earlier step) gives no certificate"
                 )
     return found[0], found[1]
+
+
+def _tokens(row: _Row, model: "LanguageModel", system: str | None, longest: int) -> tuple[list[int], list[int]]:
+    """Return the token ids of a row's prompt and response.
+
+    Raises InputError where the response is nothing that the model can say: other words than those of its tokens, more
+    tokens than ``longest``, or tokens that neither end nor were cut there.
+    """
+    prompt, known = model.encode_exchange(row.prompt, row.response, system)
+    was_cut = row.token_ids is None and not row.is_finished and known[-1:] and known[-1] in model.end_ids
+    ids = row.token_ids or (known[:-1] if was_cut else known)
+    unknown = next((one for one in ids if one >= model.vocabulary), None)
+    if unknown is not None:
+        raise InputError(f"{row.where}: token_ids: must be of the model's {model.vocabulary} tokens, found {unknown}")
+    text, meant = model.decode(ids), row.response if isinstance(row.response, str) else model.decode(known)
+    if text != meant:
+        raise InputError(f"{row.where}: response: must be what its tokens say, {shown(text)!a}, found {shown(meant)!a}")
+    ends = [k for k, one in enumerate(ids, start=1) if one in model.end_ids]
+    is_whole = row.token_ids is None or ends == [len(ids)] or (not ends and len(ids) == longest)
+    if not is_whole or not 0 < len(ids) <= longest:
+        raise InputError(
+            f"{row.where}: token_ids: must end with a token that ends a response, or be cut after {longest} tokens "
+            f"(outcomes.max_new_tokens), found {len(ids)} of them"
+        )
+    return prompt, ids
 
 
 def _log_probabilities(

@@ -149,7 +149,7 @@ class _Begun:
             folder.workspace.adopt(folder.path / MODEL)
             draw(self.configuration, folder, unwatched, Serial())
             self._score(folder)
-            return settle_draws(self.configuration, folder, unwatched, _trainer(self.args)).receipt
+            return settle_draws(self.configuration, folder, unwatched, trainer_said(self.args)).receipt
 
     def _configuration(self) -> Configuration:
         """Return the run that settles the policy; each group's rewards stand in it as a column of scores."""
@@ -215,13 +215,14 @@ def _plain(model: Any) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def _trainer(args: Any) -> dict[str, Any] | None:
+def trainer_said(args: Any) -> dict[str, Any] | None:
     """Return what a receipt says of TRL's trainer with these arguments; None of one that it knows nothing of."""
     kind = type(args).__name__.removesuffix("Config").lower()
     if kind not in ("rloo", "grpo"):
         return None
     known = FAITHFULNESS[kind]
-    fault = next((name for name, wanted in UNMOVED.items() if getattr(args, name, wanted) != wanted), None)
+    unmoved = {**UNMOVED, "steps_per_generation": args.gradient_accumulation_steps}
+    fault = next((name for name, wanted in unmoved.items() if (getattr(args, name) or None) != (wanted or None)), None)
     if kind == "rloo" and fault is not None:
         return {
             "name": kind,
@@ -231,5 +232,10 @@ def _trainer(args: Any) -> dict[str, Any] | None:
     return {"name": kind, "is_faithful": known.is_faithful, "reason": known.reason}
 
 
-UNMOVED: Final = {"normalize_advantages": False, "reward_clip_range": None, "num_iterations": 1}
-"""Arguments of RLOO with which its optimum is the mechanism's."""
+UNMOVED: Final = {
+    "normalize_advantages": False, "reward_clip_range": None, "num_iterations": 1, "sync_ref_model": False,
+    "mask_truncated_completions": False, "router_aux_loss_coef": None, "top_p": 1.0, "top_k": 0, "min_p": None,
+    "repetition_penalty": 1.0, "generation_kwargs": None, "chat_template_kwargs": None,
+    "vllm_structured_outputs_regex": None,
+}  # fmt: skip
+"""Arguments of RLOO with which its optimum is the mechanism's, and it draws from what is settled; nothing is None."""

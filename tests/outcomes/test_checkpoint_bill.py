@@ -269,8 +269,9 @@ def test_draws_that_somebody_made_are_settled_as_our_own(
     named = json.loads(settle("--draws", file, *models, "--json", outcomes={"choosing": 100}).out)
     for mine, theirs in zip(named["groups"], receipt["groups"], strict=True):
         assert mine["payment"]["estimate"] == pytest.approx(theirs["payment"]["estimate"], abs=1e-5)
-    none = dict.fromkeys(("log_policy", "log_reference", "token_ids"), lambda row: None)
-    bare = drawn(checkpoints, truth, tmp_path / "bare.parquet", **none)
+    none = dict.fromkeys(("log_policy", "log_reference"), lambda row: None)
+    empty = {"token_ids": lambda row: None if row["response"] else row["token_ids"]}  # of tokens that are no words
+    bare = drawn(checkpoints, truth, tmp_path / "bare.parquet", **none, **empty)
     bill = settle("--draws", bare, *models, "--json")
     assert bill.err == ""
     assert json.loads(bill.out)["policy"]["folder"].endswith("better")
@@ -300,6 +301,39 @@ def test_rollouts_of_a_training_give_no_certificate(
         assert said in result.err, (name, result.err)
         assert not (tmp_path / f"{name}.json").exists()
     assert STRENGTH > 0
+
+
+def test_what_the_named_models_cannot_say_is_no_draw(
+    settle: Settle, checkpoints: Path, truth: Truth, tmp_path: Path
+) -> None:
+    """Token ids of another, likelier response took its probability for words that the rewards liked."""
+    models = ("--policy", checkpoints / "better", "--reference", checkpoints / "model")
+    drawn(checkpoints, truth, tmp_path / "draws.parquet", log_policy=lambda _: None, log_reference=lambda _: None)
+    rows = parquet.read_table(tmp_path / "draws.parquet").to_pylist()
+    rows = rows[:30] + rows[400:430]
+    other = next(row["token_ids"] for row in rows if row["response"] != rows[0]["response"])
+    whole = "must end with a token that ends a response, or be cut after 2 tokens (outcomes.max_new_tokens), found"
+    for changes, said in (
+        ({}, ""),
+        ({"token_ids": other}, "line 1: response: must be what its tokens say"),
+        ({"response": "zebra", "token_ids": None}, "line 1: response: must be what its tokens say, '', found 'zebra'"),
+        ({"token_ids": [10**9]}, "line 1: token_ids: must be of the model's 6 tokens, found 1000000000"),
+        ({"token_ids": [2**70]}, "line 1: token_ids: must be of the model's 6 tokens, found 1180591620717411303424"),
+        ({"token_ids": [6]}, "line 1: token_ids: must be of the model's 6 tokens, found 6"),
+        ({"token_ids": [-1]}, "line 1: token_ids: must be a list of integers >= 0"),
+        ({"response": "a", "token_ids": [2]}, f"line 1: token_ids: {whole} 1"),
+        ({"response": "a a", "token_ids": [2, END, 2]}, f"line 1: token_ids: {whole} 3"),
+        ({"response": "a a a", "token_ids": [2, 2, 2]}, f"line 1: token_ids: {whole} 3"),
+        ({"response": "a a a", "token_ids": None, "is_finished": True}, f"line 1: token_ids: {whole} 4"),
+        ({"response": "", "token_ids": None, "is_finished": False}, f"line 1: token_ids: {whole} 0"),
+        ({"is_finished": "no"}, 'line 1: is_finished: must be true or false, found the text "no"'),
+        ({"prompt": "a " * 500}, "prompts[0] must leave room for max_new_tokens = 2 in the model's 16 tokens"),
+    ):
+        changed = [{**row, **changes} if k == 0 or "prompt" in changes else row for k, row in enumerate(rows)]
+        (tmp_path / "draws.jsonl").write_text("".join(json.dumps(row) + "\n" for row in changed))
+        result = settle("--draws", tmp_path / "draws.jsonl", *models, "--json", outcomes={"choosing": 10})
+        assert result.code == (2 if said else 0), (changes, result.err)
+        assert said in result.err, (changes, result.err)
 
 
 def test_a_group_takes_no_column_that_says_something_else(

@@ -19,6 +19,7 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOO
 from rlhf_game import InputError
 from rlhf_game.outcomes.rollouts import read_rollouts
 from rlhf_game.trl import ElasticReset, GroupCallback, GroupRewards, PreferenceTrainer
+from rlhf_game.trl.group_callback import trainer_said
 from tests import tiny
 from tests.cli.runner import run as command
 from tests.outcomes.listed import LONGEST, STRENGTH, document
@@ -160,6 +161,27 @@ def test_the_thirty_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     assert "kind pays" in said
     assert (tmp_path / "out/settled/receipt.json").exists()
     assert command("verify", tmp_path / "out/settled").code == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({}, None), ({"top_k": None, "min_p": 0.0, "gradient_accumulation_steps": 2}, None),
+        ({"normalize_advantages": True}, "normalize_advantages"), ({"top_p": 0.9}, "top_p"),
+        ({"top_k": 20}, "top_k"), ({"repetition_penalty": 1.05}, "repetition_penalty"), ({"min_p": 0.1}, "min_p"),
+        ({"generation_kwargs": {"top_k": 3}}, "generation_kwargs"), ({"sync_ref_model": True}, "sync_ref_model"),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, "chat_template_kwargs"),
+        ({"mask_truncated_completions": True}, "mask_truncated_completions"),
+        ({"steps_per_generation": 4}, "steps_per_generation"),
+    ],
+)  # fmt: skip
+def test_the_receipt_says_what_moves_the_optimum(tmp_path: Path, changes: dict[str, Any], fault: str | None) -> None:
+    plain = {"use_cpu": True, "bf16": False, "report_to": "none", "activation_checkpointing": False}
+    args = RLOOConfig(str(tmp_path), **plain, **changes)
+    said = trainer_said(args)
+    assert said is not None
+    assert said["is_faithful"] == (fault is None)
+    assert fault is None or said["reason"] == f"its {fault} moves the optimum"
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from pyarrow import parquet
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from rlhf_game.training_backends.lm.models import load_language_model
@@ -222,6 +224,40 @@ def test_what_is_no_checkpoint_of_the_reference_is_refused(settle: Settle, check
         assert result.err.count("\n") == 1
     assert command("settle", "--policy", checkpoints / "better").code == 2
     assert command("settle").code == 2
+
+
+def test_weights_that_are_no_numbers_or_not_all_there_are_refused(
+    settle: Settle, checkpoints: Path, tmp_path: Path
+) -> None:
+    """What a checkpoint lacks would be made up, and half an adapter would be another policy than the one trained."""
+    head, kept = "lm_head.weight", "v_proj"
+
+    def changed(source: Path, name: str, file: str, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
+        shutil.copytree(source, tmp_path / name)
+        tensors = load_file(tmp_path / name / file)
+        change(tensors)
+        save_file(tensors, tmp_path / name / file, metadata={"format": "pt"})
+        return tmp_path / name
+
+    with quiet_transformers(), torch.random.fork_rng():
+        backbone = AutoModelForCausalLM.from_pretrained(checkpoints / "model", dtype=torch.float32)
+        lora = LoraConfig(r=2, target_modules=["q_proj", kept], task_type="CAUSAL_LM")
+        get_peft_model(backbone, lora).save_pretrained(tmp_path / "adapter")
+    whole, file, unknown = checkpoints / "better", "model.safetensors", "gives no probabilities: its logits are no numb"
+    half, lacks = "Found missing adapter keys", f"must hold every weight of a language model, lacks {head}"
+    for policy, code, said in (
+        (changed(whole, "nan", file, lambda known: known[head][3].fill_(float("nan"))), 1, unknown),
+        (changed(whole, "inf", file, lambda known: known[head][3].fill_(float("inf"))), 1, unknown),
+        (changed(whole, "headless", file, lambda known: known.pop(head)), 2, lacks),
+        (changed(tmp_path / "adapter", "half", "adapter_model.safetensors",
+                 lambda known: [known.pop(key) for key in list(known) if kept in key]), 2, half),
+    ):  # fmt: skip
+        result = settle("--policy", policy, "--reference", checkpoints / "model", "-o", tmp_path / "receipt.json")
+        assert (result.code, result.out) == (code, ""), policy.name
+        assert said in result.err, result.err
+        assert result.err.count("\n") == 1
+        assert not (tmp_path / "receipt.json").exists()
+        shutil.rmtree(tmp_path / "receipt.run", ignore_errors=True)
 
 
 def drawn(checkpoints: Path, truth: Truth, path: Path, *, policy: str = "better", **columns: Any) -> Path:

@@ -135,7 +135,10 @@ def load_language_model(
     none. Raises InputError when there is no such model.
     """
     checkpoint = find_checkpoint(name, revision=revision, base=base)
-    model = load_pretrained(AutoModelForCausalLM, checkpoint, dtype=dtype).to(pick_device(device)).eval()
+    model, report = load_pretrained(AutoModelForCausalLM, checkpoint, dtype=dtype, with_report=True)
+    if lacking := sorted(report["missing_keys"]):  # transformers would make them up
+        raise InputError(f"model: {checkpoint.name} must hold every weight of a language model, lacks {lacking[0]}")
+    model = model.to(pick_device(device)).eval()
     folder = Path(checkpoint.location)
     if tokenizer is None or any(file for pattern in TOKENIZERS for file in folder.glob(pattern)):
         tokenizer = load_pretrained(AutoTokenizer, checkpoint)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import LongTensor, Tensor
 from transformers import DynamicCache
 
-from rlhf_game.errors import InputError
+from rlhf_game.errors import InputError, RunError
 from rlhf_game.files.conversations import Text
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.training_backends.lm.models import LanguageModel
@@ -191,12 +191,13 @@ def _uniforms(seed: int, stream: tuple[int, ...], count: int) -> Array:
 def choose(logits: Tensor, uniforms: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     """Return the token of each row where the cumulative probability passes its uniform, and its log-probability.
 
-    logits: [k, T]; uniforms: [k] in [0, 1), float64. The cumulative sum runs in float64.
+    logits: [k, T]; uniforms: [k] in [0, 1), float64. The cumulative sum runs in float64. Raises RunError where logits
+    are no numbers.
     """
     scaled = filter_logits(logits.float() / sampling.temperature, sampling)
     shifted = scaled - scaled.amax(dim=-1, keepdim=True)
     cumulative = shifted.exp().cumsum(dim=-1, dtype=torch.float64)
-    total = cumulative[:, -1:]
+    total = _known(cumulative[:, -1:])
     target = torch.minimum(uniforms[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     chosen = torch.searchsorted(cumulative, target, right=True)
     return chosen[:, 0], (shifted.gather(-1, chosen).double() - total.log())[:, 0]
@@ -357,5 +358,12 @@ def _score(
         steps = logits[row, first : first + len(response)].float() / sampling.temperature
         log_steps = filter_logits(steps, sampling).double().log_softmax(dim=-1)
         said = torch.tensor(response, dtype=torch.long, device=log_steps.device)
-        found.append(log_steps.gather(-1, said[:, None])[:, 0])
+        found.append(_known(log_steps.gather(-1, said[:, None])[:, 0]))
     return found
+
+
+def _known(values: Tensor) -> Tensor:
+    """Return what was computed from logits; raise RunError where it is no number, since they are none."""
+    if bool(values.isnan().any()):
+        raise RunError("the language model gives no probabilities: its logits are no numbers (are its weights?)")
+    return values

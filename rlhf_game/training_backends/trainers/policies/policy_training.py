@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -219,6 +220,7 @@ def load_policy(
     carrier = load_language_model(name, revision=revision, device=device, dtype=dtype)
     _check_backbone(place, carrier)
     with quiet_transformers(), boundary(f"{place}: must be an adapter of {name}, found", InputError):
+        warnings.filterwarnings("error", "Found missing adapter keys")  # or it would be put on in part, or not at all
         merged: Any = PeftModel.from_pretrained(carrier.model, str(place)).merge_and_unload()
     provenance = {**carrier.provenance, "adapter": str(place), "adapter_sha256": find_checkpoint(str(place)).sha256}
     return LanguageModel(merged.eval(), carrier.tokenizer, provenance, folds_system)

@@ -187,3 +187,17 @@ def test_no_query_changes_an_answer(name: str) -> None:
         np.testing.assert_array_equal(optimum.welfare, welfare)
         rewards[0] += 1.0  # in place: the same array is now another reward
         np.testing.assert_allclose(optimum.values(rewards)[0], before[0] + 1.0, rtol=1e-12)
+
+
+def test_opposite_wishes_of_hundreds_of_strengths_cost_in_many_games_what_they_do_in_one() -> None:
+    """The score hardly varies, each group's own exponents are beyond exp: what is left without it is read again."""
+    rng = np.random.default_rng(11)
+    first, others = rng.uniform(0, 0.1, (5, 1, 4)), rng.random((5, 1, 4)) * 5e-3
+    first[..., 0] = 0.99
+    rewards, sizes = np.concatenate([first, 1 - first, others], axis=1), np.ones(3)
+    references, regularizer = rng.dirichlet([97, 1, 1, 1], 5), rg.KL(1 / 900)
+    many = rg.settle_many(rewards, sizes, references, regularizer)
+    mechanism = rg.Mechanism(rg.SocialWelfare(), rg.AffinePayments())
+    for b, q in enumerate(references):
+        one = mechanism.settle([rg.Report(reward) for reward in rewards[b]], rg.Table(q, regularizer))
+        np.testing.assert_allclose(many.payments[b], one.payments, rtol=1e-12)

@@ -13,7 +13,7 @@ exp(log p - c) is taken from the sum of the *other* groups' rewards, and no prob
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from typing import ClassVar, final
@@ -53,7 +53,7 @@ from rlhf_game.mechanism.regularizers.optimum import (
 
 FAR = 30.0
 """A probability that is exp(-FAR) times the optimum's counts as leaving it altogether."""
-WIDE = 6 * BLOCK
+WIDE = 4 * BLOCK
 """Entries of a block of all rewards that is read once."""
 NARROW = 512
 """Outcomes that such a block has at least, or all of them: with more groups the score is read first."""
@@ -103,7 +103,7 @@ class KL(Regularizer):
             return block, read_block(rewards, own, self.strength, reference, block, total[block], workspace)
 
         found = each_block(read, reference.shape, len(rewards) + 1, [reference, *rewards], WIDE)
-        whole = _joined(found, len(reference))
+        whole = _joined(found)
         (log_mass, means, cumulants), anchor, _, lowest, highest = whole
         is_small = np.maximum(-lowest, highest) <= RECOMPUTE * np.minimum(1, highest - lowest)
         if not (is_small.all() and by.all()) or np.isnan(means).any():
@@ -145,13 +145,13 @@ class Gibbs(Optimum):
         self.welfare: Array = summed.offset + strength * (means[0] - cumulants[0])
 
     def rows(self, which: NDArray[np.intp]) -> "Gibbs":
-        """Return the optimum of some rows."""
+        """Return the optimum of some rows, for rewards that are none of those that it was solved for."""
         known = self.log_partition[which], (self.welfare - self.score.offset + self.strength * self.divergence)[which]
         means = known[1][None] / self.strength
         return Gibbs(
             self.strength,
             self.reference[which],
-            self.score.rows(which),
+            replace(self.score, rewards=()).rows(which),
             (known[0], means, self.divergence[which][None]),
         )
 
@@ -327,24 +327,23 @@ class Gibbs(Optimum):
         return np.where(small_sum < 1, np.log1p(np.minimum(small_sum, 1)), log_sum)
 
 
-def _joined(found: list[tuple[Block, Read]], count: int) -> Read:
+def _joined(found: list[tuple[Block, Read]]) -> Read:
     """Return what was read of blocks, in order, as what is known of whole rows."""
-    if len(found) == 1:
-        (_, one) = found[0]
-        return one._replace(moments=merge_plain([one.moments]))
-    shape = len(found[0][1].moments[1]), count
-    whole = Read((np.empty(count), np.empty(shape), np.empty(shape)), np.empty(count, np.intp), *(np.empty((3, count))))
-    for rows, across in groupby(found, lambda one: one[0][0]):
-        parts = [part for _, part in across]
-        for of, merged in zip(whole.moments, merge_plain([part.moments for part in parts]), strict=True):
-            of[..., rows] = merged
-        tops = np.stack([part.top for part in parts])
-        best = tops.argmax(axis=0)
-        whole.anchor[rows] = np.stack([part.anchor for part in parts])[best, np.arange(len(best))]
-        whole.top[rows] = tops.max(axis=0)
-        whole.lowest[rows] = np.min([part.lowest for part in parts], axis=0)
-        whole.highest[rows] = np.max([part.highest for part in parts], axis=0)
-    return whole
+    rows = [_merged([part for _, part in across]) for _, across in groupby(found, lambda one: one[0][0])]
+    if len(rows) == 1:
+        return rows[0]
+    log_mass, means, cumulants = (np.concatenate([one.moments[k] for one in rows], axis=-1) for k in range(3))
+    return Read((log_mass, means, cumulants), *(np.concatenate([one[k] for one in rows]) for k in range(1, 5)))
+
+
+def _merged(parts: list[Read]) -> Read:
+    """Return what is known of some rows from blocks of their outcomes."""
+    moments = merge_plain([part.moments for part in parts])
+    if len(parts) == 1:
+        return parts[0]._replace(moments=moments)
+    anchors, tops, lowest, highest = (np.stack([part[k] for part in parts]) for k in range(1, 5))
+    best = tops.argmax(axis=0)
+    return Read(moments, anchors[best, np.arange(len(best))], tops.max(axis=0), lowest.min(axis=0), highest.max(axis=0))
 
 
 def _shares_moments(p: Array, shares: Array, lost: NDArray[np.bool_]) -> tuple[Array, Array]:

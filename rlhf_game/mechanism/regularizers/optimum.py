@@ -112,18 +112,19 @@ class Score:
 
         A pair of this score is left out of the sum of the others, so that a weight of 1e6 beside 1 costs no digit.
         """
-        rows = block[0]
-        own = stack(self.rewards, block) - at(self.rewards, self.anchor)[:, rows, None]
-        own *= self.weights[:, rows, None]
-        others = leave_one_out_sums(own)
-        out = np.empty((len(rewards), *own.shape[1:]))
+        rows, relative = block[0], self.relative[block]
+        where = [self.position(weight, reward) for weight, reward in zip(weights, rewards, strict=True)]
+        if any(i is not None for i in where):
+            own = stack(self.rewards, block) - at(self.rewards, self.anchor)[:, rows, None]
+            own *= self.weights[:, rows, None]
+            others = leave_one_out_sums(own)
+        out = np.empty((len(rewards), *relative.shape))
         for k, reward in enumerate(rewards):
-            where = self.position(weights[k], reward)
-            if where is not None:
-                out[k] = others[where]
+            if where[k] is not None:
+                out[k] = others[where[k]]
             else:
                 gone = reward[block] - at([reward], self.anchor)[0, rows, None]
-                out[k] = self.relative[block] - weights[k, rows, None] * gone
+                out[k] = relative - weights[k, rows, None] * gone
         return out
 
     def without_each(self, rows: Any, columns: Any) -> Array:

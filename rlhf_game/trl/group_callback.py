@@ -149,7 +149,7 @@ class _Begun:
             folder.workspace.adopt(folder.path / MODEL)
             draw(self.configuration, folder, unwatched, Serial())
             self._score(folder)
-            return settle_draws(self.configuration, folder, unwatched, trainer_said(self.args)).receipt
+            return settle_draws(self.configuration, folder, unwatched, trainer_of(self.args)).receipt
 
     def _configuration(self) -> Configuration:
         """Return the run that settles the policy; each group's rewards stand in it as a column of scores."""
@@ -215,7 +215,7 @@ def _plain(model: Any) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
-def trainer_said(args: Any) -> dict[str, Any] | None:
+def trainer_of(args: Any) -> dict[str, Any] | None:
     """Return what a receipt says of TRL's trainer with these arguments; None of one that it knows nothing of."""
     kind = type(args).__name__.removesuffix("Config").lower()
     if kind not in ("rloo", "grpo"):

@@ -19,7 +19,7 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, RLOOConfig, RLOO
 from rlhf_game import InputError
 from rlhf_game.outcomes.rollouts import read_rollouts
 from rlhf_game.trl import ElasticReset, GroupCallback, GroupRewards, PreferenceTrainer
-from rlhf_game.trl.group_callback import trainer_said
+from rlhf_game.trl.group_callback import trainer_of
 from tests import tiny
 from tests.cli.runner import run as command
 from tests.outcomes.listed import LONGEST, STRENGTH, document
@@ -178,7 +178,7 @@ def test_the_thirty_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
 def test_the_receipt_says_what_moves_the_optimum(tmp_path: Path, changes: dict[str, Any], fault: str | None) -> None:
     plain = {"use_cpu": True, "bf16": False, "report_to": "none", "activation_checkpointing": False}
     args = RLOOConfig(str(tmp_path), **plain, **changes)
-    said = trainer_said(args)
+    said = trainer_of(args)
     assert said is not None
     assert said["is_faithful"] == (fault is None)
     assert fault is None or said["reason"] == f"its {fault} moves the optimum"

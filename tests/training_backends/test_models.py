@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 from httpx2 import Request, Response
+from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 from transformers.utils import logging
 
 from rlhf_game import InputError
 from rlhf_game.training_backends.lm import checkpoints
 from rlhf_game.training_backends.lm.checkpoints import find_checkpoint, hash_file
+from rlhf_game.training_backends.lm.hub import load_rows
 from rlhf_game.training_backends.lm.models import LanguageModel, load_language_model
 from rlhf_game.training_backends.lm.quiet import quiet_transformers
 from rlhf_game.training_backends.lm.sampling import Sampling, log_probabilities, sample
@@ -95,11 +97,36 @@ def test_a_hub_that_does_not_answer_is_asked_once(
         seen.append(local_files_only)
         raise OSError("nothing there")
 
-    monkeypatch.setattr("rlhf_game.training_backends.lm.models.HfApi.model_info", info)
+    monkeypatch.setattr("rlhf_game.training_backends.lm.reach.HfApi.repo_info", info)
     monkeypatch.setattr("rlhf_game.training_backends.lm.models.AutoModelForCausalLM.from_pretrained", load)
     with pytest.raises(InputError, match="nor one of smollm2-135m-instruct, all-minilm-l6-v2.*nothing there"):
         load_language_model("nobody/nothing")
     assert seen == [not is_asked]
+
+
+@pytest.mark.parametrize(("answer", "is_offline"), [(None, False), (ConnectionError("no route"), True)])
+def test_a_silent_hub_is_not_asked_for_a_dataset_again(
+    monkeypatch: pytest.MonkeyPatch, answer: Exception | None, is_offline: bool
+) -> None:
+    """Without a network it took 24 seconds and eleven lines to say that there is no such dataset."""
+    seen: list[bool] = []
+
+    def info(*_: Any, **__: Any) -> None:
+        if answer is not None:
+            raise answer
+
+    def load(*_: Any, **__: Any) -> None:
+        seen.append(constants.HF_HUB_OFFLINE)
+        raise OSError("not there\nsecond line")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("rlhf_game.training_backends.lm.reach.HfApi.repo_info", info)
+    monkeypatch.setattr("rlhf_game.training_backends.lm.hub.load_dataset", load)
+    with pytest.raises(InputError) as caught:
+        load_rows("nobody/nothing", split="train")
+    assert str(caught.value) == "dataset: nobody/nothing (split train) cannot be loaded: not there"
+    assert seen == [is_offline]
+    assert not constants.HF_HUB_OFFLINE
 
 
 def test_a_wrong_gguf_file_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """The Hugging Face hub: rows of a dataset (or of a folder that ``save_to_disk`` wrote), and where a model is sent."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from datasets.utils.logging import disable_progress_bar, enable_progress_bar, is
 from huggingface_hub import HfApi
 
 from rlhf_game.errors import InputError, boundary
+from rlhf_game.training_backends.lm.reach import hub_answers, without_hub
 
 
 def load_rows(name: str, *, split: str, revision: str | None = None, base: Path | None = None) -> list[Any]:
@@ -24,7 +26,8 @@ def load_rows(name: str, *, split: str, revision: str | None = None, base: Path 
             found: Any = load_from_disk(str(folder))
             found = found[split] if isinstance(found, DatasetDict) else found
         else:
-            found = load_dataset(name, split=split, revision=revision)
+            with nullcontext() if hub_answers(name, "dataset", revision) else without_hub():
+                found = load_dataset(name, split=split, revision=revision)
     except (DatasetNotFoundError, OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"dataset: {name} (split {split}) cannot be loaded: {reason}") from error

@@ -2,15 +2,12 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
 import torch
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from rlhf_game.errors import InputError, boundary
@@ -18,10 +15,9 @@ from rlhf_game.files.conversations import Conversation, Text, answered, dialogue
 from rlhf_game.optimization import Optimization, Pretrained
 from rlhf_game.training_backends.lm.checkpoints import INSTALLED, Checkpoint, find_checkpoint
 from rlhf_game.training_backends.lm.quiet import quiet_transformers
+from rlhf_game.training_backends.lm.reach import hub_answers
 from rlhf_game.training_backends.lm.templates import encode, render, turn_end
 
-PATIENCE = 10.0
-"""Seconds to wait for the hub's first answer."""
 TOKENIZERS = ("tokenizer*", "vocab*", "*.model")
 """Files of a folder that hold a tokenizer."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -198,24 +194,13 @@ def load_pretrained(
         options["output_loading_info"] = True
     notes = ["HF_HUB_OFFLINE is set"] if os.environ.get("HF_HUB_OFFLINE") else []
     if checkpoint.sha256 is None:
-        options["local_files_only"] = not _hub_answers(checkpoint)
+        options["local_files_only"] = not hub_answers(checkpoint.location, "model", checkpoint.revision)
         notes.append(f"it is no folder here, nor one of {', '.join(INSTALLED)}")
     note = f" ({'; '.join(notes)})" if notes else ""
     with quiet_transformers(), boundary(f"model: {checkpoint.name} cannot be loaded{note}", InputError):
         return kind.from_pretrained(
             checkpoint.location, revision=checkpoint.revision, trust_remote_code=False, **options
         )
-
-
-def _hub_answers(checkpoint: Checkpoint) -> bool:
-    """Return whether the hub answers at all: where it does not, transformers would ask it again for half a minute."""
-    with suppress(Exception):  # whatever keeps a connection from being made
-        try:
-            HfApi().model_info(checkpoint.location, revision=checkpoint.revision, timeout=PATIENCE)
-        except HfHubHTTPError:
-            return True  # what it says of the name, transformers says at once
-        return True
-    return False
 
 
 def loaded_provenance(checkpoint: Checkpoint, model: PreTrainedModel) -> Mapping[str, str | None]:

@@ -76,7 +76,7 @@ def game_page(settled: SettledGame) -> Page:
     receipt = settled.receipt or receipt_of(game, again)
     parts = breakdowns(game) if is_small else None
     moves = changes(game, again, settled.prompts) if is_small else []
-    sections = [settlement(receipt, parts, _checked(settled, again))]
+    sections = [settlement(receipt, parts, _checked(settled, again), settled.outcome)]
     if moves:
         sections.append(policies(moves, [group.name for group in receipt.groups], settled.outcome))
     if parts:

@@ -79,7 +79,9 @@ def receipt_facts(receipt: Receipt, *more: tuple[str, Number, str], measure: str
     return facts
 
 
-def settlement(receipt: Receipt, parts: Sequence[Breakdown] | None, checked: Note) -> Section:
+def settlement(
+    receipt: Receipt, parts: Sequence[Breakdown] | None, checked: Note, outcome: str = "response"
+) -> Section:
     """Return who gets what, as the receipt says it. parts: the payments taken apart, where that was done."""
     groups = receipt.groups
     intervals = [n for g in groups for n in (g.value, g.payment, g.utility) if isinstance(n, Interval)]
@@ -95,11 +97,11 @@ def settlement(receipt: Receipt, parts: Sequence[Breakdown] | None, checked: Not
                 sure += f", and the sums with at least {max(0.0, 1 - len(groups) * (1 - level)):.3g}"
         lead += f" In small print: between which numbers it lies {sure}."
     table = _table(receipt, None if intervals else parts)
-    blocks = (checked, table, *spread_blocks(receipt), _shares(receipt), *_private(receipt))
+    blocks = (checked, table, *spread_blocks(receipt), _shares(receipt), *_private(receipt, outcome))
     return Section("settlement", "Who gets what", lead, blocks)
 
 
-def _private(receipt: Receipt) -> tuple[Note, ...]:
+def _private(receipt: Receipt, outcome: str) -> tuple[Note, ...]:
     """Return what served responses tell of the reports, where the receipt says it."""
     said = [(group.name, (group.model_extra or {}).get("privacy")) for group in receipt.groups]
     known = [(name, found) for name, found in said if isinstance(found, dict)]
@@ -111,12 +113,12 @@ def _private(receipt: Receipt) -> tuple[Note, ...]:
     lines = []
     if listed("epsilon"):
         lines.append(
-            f"One served response is private in a group's reward up to these nats: {listed('epsilon')}; several "
-            "responses add up."
+            f"One served {outcome} is private in a group's reward up to these nats: {listed('epsilon')}; several "
+            f"{outcome}s add up."
         )
     if listed("realised_loss"):
         lines.append(
-            f"Had a group stayed away, the log probability of no response would have moved by more than this: "
+            f"Had a group stayed away, the log probability of no {outcome} would have moved by more than this: "
             f"{listed('realised_loss')}."
         )
     if not lines:

@@ -318,6 +318,8 @@ def test_a_game_over_system_prompts_shows_them_as_what_they_are(tmp_path: Path) 
     assert {row["prompt"] for row in rows} == {""}
     assert "Why?" not in page.one(id="policies").text
     assert "system prompts that the groups together like better" in page.one(id="policies").text
+    assert page.one(id="policy").all("th", scope="col")[0].text == "System prompt"
+    assert "response" not in page.one(id="settlement").text
     plain = report_of(tmp_path, {**made, "provenance": {"prompts": ["Why?"]}})
     assert {row["prompt"] for row in data_of(plain, "policy")} == {"Why?"}
 

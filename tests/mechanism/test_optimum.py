@@ -329,6 +329,18 @@ def test_pairs_that_leave_at_once_are_as_exact_as_one_by_one(name: str, rows: in
     assert sure.mean() > (0.1 if (name, rows) == ("alpha:-1", 1) else 0.9)  # its slacks range over nine decades
 
 
+def test_a_step_that_is_larger_than_the_payment_is_not_taken_off_it() -> None:
+    """A payment of 5e-53 beside scores of 2e15, by 260 digits of mpmath; it was -3e-38, and said to be sure."""
+    rewards = [[0.7715340338546458, 0.02959019452112932], [0.5, 0.5], [0.445741606000707, 0.4388201955946618]]
+    reports = [rg.Report(reward, size) for reward, size in zip(rewards, (1000, 5, 10**9), strict=True)]
+    mechanism = rg.Mechanism(
+        rg.AffineWelfare(weights=[0.7022110264398236, 63748.16018632864, 5037182.339895452]), rg.AffinePayments()
+    )
+    table = rg.Table([0.8459716879366849, 0.15402831206331516], rg.JensenShannon(10.0))
+    paid = mechanism.settle(reports, table).payments
+    np.testing.assert_allclose(paid, [0, 0, 4.6192704124792061e-53], rtol=1e-9)
+
+
 def test_exponents_of_hundreds_lose_no_digit_in_one_reading() -> None:
     """Means of shares up to 600, where payments are tiny or the policy is almost certain."""
     rng, hundreds = np.random.default_rng(1), 0

@@ -186,7 +186,7 @@ def _payments(link: Link, parts: Parts, y: Array) -> tuple[Array, NDArray[np.boo
     """Return the payments at roots y, and where they are right to rounding: [N] each.
 
     What is left of the excess at y is taken off to second order (a Newton step); ``sure`` is where the step, its third
-    order and what was lost to cancellation are below rounding.
+    order and what was lost to cancellation, also in taking it off, are below rounding.
     """
     paid, excess, slope, moved, lost = np.zeros((5, len(y)))
     hot = np.full(len(y), -np.inf * np.sign(link.slope))
@@ -210,5 +210,6 @@ def _payments(link: Link, parts: Parts, y: Array) -> tuple[Array, NDArray[np.boo
     gained = excess * step / link.slope / 2
     uncertain = EPSILON * (np.abs(y) * moved + lost) / abs(link.slope)
     third = gained if link.slope > 0 else gained * np.abs(step) / hot  # beyond a kink the second power is not known
-    sure = (np.abs(step) <= LARGEST_STEP * hot) & (third <= ROUNDING * paid) & (uncertain <= ROUNDING * paid)
-    return paid - gained, sure
+    paid -= gained
+    wrong = np.maximum.reduce([third, uncertain, EPSILON * gained])  # the last: where little of what is summed is left
+    return paid, (np.abs(step) <= LARGEST_STEP * hot) & (wrong <= ROUNDING * paid)

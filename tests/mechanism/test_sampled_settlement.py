@@ -367,25 +367,6 @@ def the_intervals_of(world: World, level: float) -> tuple[Estimate, Estimate, Es
     return best, held(game.shares), stacked_others, reference
 
 
-def test_a_statement_about_two_intervals_gives_each_half_of_its_misses() -> None:
-    """The union bound: gap, payments and gains are differences of two intervals, each at half of 1 - level."""
-    world = World.make(4)
-    level = 1 - (1 - world.game.level) / 2
-    best, held, others, reference = the_intervals_of(world, level)
-    delivered = world.draw(perturbed(world), 400, np.random.default_rng(11))
-    settled = settle_samples(world.game, delivered, reference, ByReference(reference))
-    assert settled.certificate.gap.high == pytest.approx(best.high - held.low, rel=1e-12)
-    each = [
-        max_welfare(np.tensordot(s, reference.rewards, 1), world.game.strength, (0.0, float(s.sum())), level=level)
-        for s in world.game.without()
-    ]
-    high = (np.array([one.high for one in each]) - others.low) / MULTIPLIERS
-    np.testing.assert_allclose(settled.payments.high, high, rtol=1e-12)
-    gains = (held.high - np.array([one.low for one in each])) / MULTIPLIERS
-    np.testing.assert_allclose(settled.utilities.high, gains, rtol=1e-12)
-    assert settled.payments.level == settled.certificate.level == world.game.level
-
-
 def test_the_regret_bound_is_the_gap_and_what_the_report_can_move() -> None:
     world = World.make(4)
     rng = np.random.default_rng(12)
@@ -398,16 +379,3 @@ def test_the_regret_bound_is_the_gap_and_what_the_report_can_move() -> None:
         assert found.regret_bounds is not None
         np.testing.assert_allclose(found.regret_bounds, (found.gap.high + slack) / MULTIPLIERS, rtol=1e-12)
     assert (slack > 0).all()
-
-
-def test_the_best_of_a_menu_holds_for_all_of_its_entries_at_once() -> None:
-    world = World.make(6)
-    rng = np.random.default_rng(13)
-    entries = [world.draw(world.trained(world.game.shares, part), 300, rng) for part in (0.0, 0.5, 1.0)]
-    level = 0.9
-    found = ByMenu(entries).estimate(world.game, level)
-    each = 1 - (1 - level) / len(entries)
-    rows = [world.game.others_welfare(entry, each) for entry in entries]
-    for end in ("low", "high"):
-        np.testing.assert_allclose(getattr(found, end), np.max([getattr(row, end) for row in rows], axis=0), rtol=1e-12)
-    assert found.level == level

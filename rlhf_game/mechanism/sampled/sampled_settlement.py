@@ -309,7 +309,7 @@ def certify(
     """Return what holds for the delivered policy whatever a group says, see ``Certificate``."""
     level, gap = game.at(2), welfare_gap(game, delivered, reference)
     slack = None if others is None else others.slack(game)
-    stake = np.minimum(gap.high, _largest_gains(game, delivered, reference))
+    stake = np.minimum(gap.high, largest_gains(game, delivered, reference))
     bracket = best_welfare(game, reference, level) + game.others_welfare(delivered, level).scaled(-1.0)
     return Certificate(
         level=game.level,
@@ -329,7 +329,7 @@ def welfare_gap(game: SampledGame, delivered: PolicySamples, reference: PolicySa
     return _inside(_gap(game, delivered), Estimate(low, low, high, game.level), game.level)
 
 
-def _largest_gains(game: SampledGame, delivered: PolicySamples, reference: PolicySamples) -> Array:
+def largest_gains(game: SampledGame, delivered: PolicySamples, reference: PolicySamples) -> Array:
     """Return g_i (1 - v_i) + max ASW_-i - ASW_-i(p^), at most: [n].
 
     It is above the gap, as max ASW <= g_i + max ASW_-i, but its draws may say less of the one than of the other.

@@ -289,13 +289,19 @@ def test_nothing_is_pressed_through_the_bar_of_a_phone_and_nothing_stays_under_i
 
 @needs_chromium
 def test_on_paper_the_whole_story_is_there(played: Browser) -> None:
+    played.click("[data-part=skip]")
+    played.run("document.querySelector('[data-part=everybody]').click()")
+    played.resize(700)  # paper is not wide
     played.devtools("Emulation.setEmulatedMedia", media="print")
     try:
         seen = "return [...document.querySelectorAll('{}')].map(s => s.checkVisibility())"
-        assert all(played.run(seen.format(".step, .tally, .curves, .invoice, .act")))
+        assert all(played.run(seen.format(".step, .tally, .curves, .invoice, .act, .who select")))  # and who you are
+        verdict = "document.querySelector('.verdict.lying')"
+        assert played.run(f"return getComputedStyle({verdict}).position") == "static"  # not on every sheet
         assert not any(played.run(seen.format("[data-part=next], .presses, .switch, .act button")))
     finally:
         played.devtools("Emulation.setEmulatedMedia", media="")
+        played.resize(1200)
         played.prefer("light")
 
 

@@ -3,6 +3,7 @@
 import inspect
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,19 @@ UNSEEN = {
 """Malformed games whose fault only numbers show; those with a file of their own are seen only when it is read."""
 
 
+@cache
+def validator_of(of: SchemaKind) -> Draft202012Validator:
+    return Draft202012Validator(schema_of(of))
+
+
 def valid(of: SchemaKind, document: Any) -> bool:
-    return bool(Draft202012Validator(schema_of(of)).is_valid(document))
+    return bool(validator_of(of).is_valid(document))
 
 
 @pytest.mark.parametrize("of", list(SchemaKind))
 def test_every_example_and_starting_file_is_valid(of: SchemaKind) -> None:
-    Draft202012Validator.check_schema(schema_of(of))
-    validator = Draft202012Validator(schema_of(of))
+    validator = validator_of(of)
+    Draft202012Validator.check_schema(validator.schema)
     for path in [*EXAMPLES[of], ROOT / "rlhf_game" / "cli" / "starters" / f"{of.value}.yaml"]:
         document = parse_yaml(path.read_text(), path.name)
         assert [error.message[:200] for error in validator.iter_errors(document)] == [], path.name
@@ -62,7 +68,7 @@ def test_what_no_file_may_say_is_not_valid(of: SchemaKind) -> None:
 
 def test_malformed_games_are_not_valid_where_their_form_is_wrong() -> None:
     """Of all games that the command refuses the schema refuses those whose fault is not in the numbers."""
-    validator = Draft202012Validator(schema_of(SchemaKind.GAME))
+    validator = validator_of(SchemaKind.GAME)
     accepted = [name for name, document, _ in DOCUMENTS if validator.is_valid(json.loads(json.dumps(document)))]
     assert len(accepted) < len(DOCUMENTS) / 2
     assert {name for name in accepted if not name.startswith("file, ")} <= UNSEEN

@@ -326,17 +326,17 @@ def _calibration(key: str, columns: Sequence[str], found: Sequence[tuple[Place, 
         name = " ".join(path[1:]) or "model"
         legend.append(LegendEntry(name.replace("_", " "), slot))
         series.append(Series(name, slot, _points(rows, SURE, "accuracy"), is_line=False))
-    ends = [point.x for one in series for point in one.points]
+    ends = [point.x for one in series for point in one.points if isfinite(point.x)] or [0.5, 1.0]
     as_sure = tuple(CurvePoint(x, x, x, x) for x in (min(ends), max(ends)))
     series.append(Series("as right as sure", len(SHAPES) - 1, as_sure, is_dashed=True, has_marks=False))
-    pairs = [row["pairs"] for _, rows in found for row in rows if row.get("pairs") is not None]
+    counts = _values(found, "pairs")
     drawing = plot(f"{key}-0", "accuracy over confidence", "", Plot("how sure", "how often right"), series)
     return Figure(
         key,
         "Calibration",
         (Panel(drawing),),
         "Pairs by how sure a model is of its choice, and how often that is right among them; on the dashed line it is "
-        f"as right as it is sure. A point is of {min(pairs)} to {max(pairs)} pairs: few say little.",
+        f"as right as it is sure. A point is of {min(counts):g} to {max(counts):g} pairs: few say little.",
         _data(columns, found),
         tuple(legend) if len(legend) > 1 else (),
     )

@@ -63,6 +63,26 @@ def test_rows_without_an_axis_are_a_table_and_calibration_is_points(tmp_path: Pa
     assert [row["accuracy"] for row in data_of(page, "curves-1")] == ["0.5", "0.75"]
 
 
+WIDE = {"estimate": 0.5, "low": 0.0, "high": 1.0}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"confidence": c, "accuracy": 0.5, "pairs": WIDE} for c in (0.5, 0.9)],
+        [{"confidence": None, "accuracy": 0.5, "pairs": 3}] * 2
+        + [{"confidence": 0.7, "accuracy": None, "pairs": 1}] * 2,
+        [{"confidence": 10**400, "accuracy": 0.5, "pairs": 3}, {"confidence": 0.5, "accuracy": WIDE, "pairs": 3}],
+        [{"confidence": WIDE, "accuracy": 0.5, "pairs": 3}] * 2,
+        [{"step": 1, "reward": {"estimate": "x", "low": 0, "high": 1}}, {"step": 2, "reward": WIDE, "kl": {}}],
+    ],
+)
+def test_odd_rows_of_the_metrics_have_a_page(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    metrics = {**METRICS, "calibration": {"model": rows}}
+    page = write_report(folder_of(tmp_path / "model", CONFIG, metrics)).read_text()
+    assert ">nan</text>" not in page
+
+
 def test_curves_of_intervals_are_drawn_with_their_bands(tmp_path: Path) -> None:
     """Reward and KL of a policy's checkpoints are intervals: the report drew its perplexity alone."""
     points = [

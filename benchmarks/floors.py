@@ -118,7 +118,7 @@ def lost_digits(exact: Array, plain: Array) -> str:
     worst = float(np.max(np.abs(plain - exact) / np.maximum(np.abs(exact), 1e-300)))
     return (
         f"The peer checks nothing, and {wrong.mean():.1%} of its payments are off by more than 1e-9, the worst by "
-        f"{worst:.1e} of itself: these are made again with care."
+        f"{worst:.1e} of itself: what may be among them is made again with care."
     )
 
 

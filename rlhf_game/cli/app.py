@@ -42,6 +42,8 @@ NAMES: Final = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.
 
 COMPLETION: Final = "_RLHF_GAME_COMPLETE"
 """What a shell sets when it asks for completions."""
+SHELL_OPTIONS: Final = ("--install-completion", "--show-completion")
+"""Of typer; both end the process."""
 USAGE: Final[Any] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 """The base of typer's usage errors, which typer itself does not export."""
 
@@ -107,8 +109,8 @@ def _replace_closed_streams() -> None:
 def _run(arguments: list[str]) -> int:
     try:
         code = typer.main.get_command(_app()).main(arguments, prog_name="rlhf-game", standalone_mode=False)
-    except SystemExit as ended:  # how typer ends when a shell has asked it what may follow
-        if COMPLETION not in os.environ:
+    except SystemExit as ended:  # how typer ends when a shell has asked it what may follow, or somebody how to ask
+        if COMPLETION not in os.environ and not "".join(arguments[:1]).startswith(SHELL_OPTIONS):
             raise
         code = ended.code
     sys.stdout.flush()

@@ -154,3 +154,13 @@ def test_a_shell_can_complete_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMP_CWORD", "1")
     found = run()
     assert (found.code, found.out.split(), found.err) == (0, ["simulate"], "")
+
+
+def test_completion_can_be_shown_and_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shown = run("--show-completion", "bash")
+    assert (shown.code, shown.err) == (0, "")
+    assert "_RLHF_GAME_COMPLETE=complete_bash" in shown.out
+    done = run("--install-completion", "bash")
+    assert (done.code, done.err) == (0, "")
+    assert "_RLHF_GAME_COMPLETE" in (tmp_path / ".bash_completions" / "rlhf-game.sh").read_text()

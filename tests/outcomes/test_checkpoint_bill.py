@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -260,11 +261,16 @@ def test_weights_that_are_no_numbers_or_not_all_there_are_refused(
         shutil.rmtree(tmp_path / "receipt.run", ignore_errors=True)
 
 
-def drawn(checkpoints: Path, truth: Truth, path: Path, *, policy: str = "better", **columns: Any) -> Path:
+@cache
+def law(truth: Truth, policy: Path) -> tuple[np.ndarray, list[str]]:
+    """The probability of each response under a checkpoint, and its text."""
+    model = load_language_model(str(policy))
+    return truth.of(model), [model.decode(list(ids)) for ids in responses(LONGEST)]
+
+
+def drawn(checkpoints: Path, truth: Truth, path: Path, **columns: Any) -> Path:
     """Write draws as somebody would make them, from the listed probabilities. columns: put over what is right."""
-    p = truth.of(load_language_model(str(checkpoints / policy)))
-    reader = load_language_model(str(checkpoints / "model"))
-    texts = [reader.decode(list(ids)) for ids in responses(LONGEST)]
+    p, texts = law(truth, checkpoints / "better")
     rng, rows = np.random.default_rng(4), []
     for source, chances in (("policy", p), ("reference", truth.q)):
         for k in rng.choice(p.size, size=400, p=chances):
@@ -289,7 +295,7 @@ def test_draws_that_somebody_made_are_settled_as_our_own(
     result = settle("--draws", file, "-o", tmp_path / "receipt.json", "--json", outcomes={"choosing": 100})
     assert (result.code, result.err) == (0, "")
     receipt = json.loads(result.out)
-    p = truth.of(load_language_model(str(checkpoints / "better")))
+    p, _ = law(truth, checkpoints / "better")
     assert holds(receipt["certificate"]["gap"], truth.best(SIZES) - truth.welfare(p, SIZES))
     assert holds(receipt["divergence"], float(p @ np.log(p / truth.q)))
     for i, group in enumerate(receipt["groups"]):

@@ -53,7 +53,7 @@ def export(
 
 def _export_rewards(engine: str, config: Path | None, out: Path, settings: list[str] | None) -> None:
     from rlhf_game.errors import InputError
-    from rlhf_game.files.atomic import write_bytes
+    from rlhf_game.files.atomic import check_new, write_bytes
     from rlhf_game.outcomes.exporting import exported
 
     if config is None:
@@ -62,8 +62,7 @@ def _export_rewards(engine: str, config: Path | None, out: Path, settings: list[
         raise InputError(
             f"{config}: must say itself what --set does: the exported rewards read it, found {settings[0]!a}"
         )
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out}: must be a new or empty folder, found {'files in it' if out.is_dir() else 'a file'}")
+    check_new(out)
     files = exported(engine, config, out)
     out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():

@@ -66,6 +66,13 @@ def check_output(path: Path, what: str, *inputs: Path | None) -> None:
             raise InputError(f"{path}: the output must be another file than the {what}, found the {what} itself")
 
 
+def check_new(folder: Path) -> None:
+    """Raise InputError when something is in a folder, or in its place, already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        found = "files in it" if folder.is_dir() else "a file"
+        raise InputError(f"{folder}: must be a new or empty folder, found {found}")
+
+
 def _check_target(shown: str, target: Path) -> None:
     if target.is_dir():
         raise InputError(f"{shown!a}: the output must be a file, found a folder")

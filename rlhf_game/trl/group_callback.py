@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 
 from rlhf_game.engines import Serial
 from rlhf_game.errors import InputError
+from rlhf_game.files.atomic import check_new
 from rlhf_game.files.conversations import Text, text_of
 from rlhf_game.files.run_folder import RunFolder, open_folder, parquet_bytes, unwatched, versions
 from rlhf_game.files.schema import parse_model
@@ -80,8 +81,7 @@ class GroupCallback(TrainerCallback):
                 "GroupCallback must have the whole model in each process, found one that is cut into shards; settle "
                 "its checkpoint with settle --policy"
             )
-        if (self.out / "receipt.json").exists():
-            raise InputError(f"{self.out}: must be a new folder, found one with a receipt")
+        check_new(self.out)  # what a settlement of other weights left there must not be gone on with
         if list(getattr(args, "reward_weights", None) or []) != self.rewards.weights:
             raise InputError(f"reward_weights must be rewards.weights, {self.rewards.weights}, got others")
         if float(getattr(args, "beta", self.rewards.beta)) != self.rewards.beta and type(args).__name__ == "RLOOConfig":

@@ -151,6 +151,18 @@ def test_a_strategy(folder: Path) -> None:
     assert regrets[0].best.strategy == "Spite(anger=2.0)"
 
 
+def test_a_scenario(folder: Path) -> None:
+    """In Python it is a class that draws, in an audit the prior of the others' reports, and it plays in studies."""
+    fans = find("scenario", "fans.py:Fans", folder)(kind="fans.py:Fans", groups=2, outcomes=3, loyalty=3.0)
+    drawn = fans.draw(np.random.default_rng(0), rg.Normalization.SUM)
+    cubed = np.random.default_rng(0).random((2, 3)) ** 3
+    np.testing.assert_allclose(drawn.rewards, cubed / cubed.sum(axis=1, keepdims=True), rtol=1e-12)
+    (folder / "prior.json").write_text(json.dumps({"kind": "fans.py:Fans", "groups": 2, "outcomes": 3}))
+    settled(folder, payment="half.py:Half", normalization="sum")
+    found = audited(folder, "--prior", str(folder / "prior.json"), "--samples", "4")["groups"]
+    assert all(group["interim_regret"]["high"] > 0 for group in found)
+
+
 def test_a_kind_of_training(folder: Path) -> None:
     path = folder / "training.json"
     path.write_text(json.dumps({"kind": "letters.py:Letters", "words": ["one", "three"]}))
@@ -244,8 +256,20 @@ def test_all_of_them_in_a_study(folder: Path) -> None:
         "strategies": [{"kind": "spite.py:Spite", "anger": 2.0}, {"kind": "polarize"}],
     }
     path = folder / "study.json"
+    paid = {
+        **study,
+        "games": 2,
+        "regularizer": "kl",
+        "training": "social_welfare",
+        "payments": ["half.py:Half", "affine"],
+    }
+    path.write_text(json.dumps(paid))
+    done = run("simulate", path, "-o", folder / "paid", "--json", "--engine", "serial")
+    assert done.code == 0, done.err
+    half, whole = (one["measures"]["revenue"]["estimate"] for one in json.loads(done.out)["summaries"][:2])
+    assert half == pytest.approx(whole / 2, rel=1e-12)
     path.write_text(json.dumps(study))
-    done = run("simulate", path, "-o", folder / "one", "--json")
+    done = run("simulate", path, "-o", folder / "one", "--json", "--engine", "serial")
     assert done.code == 0, done.err
     assert "(--trust-code lets it)" in run("verify", folder / "one").err
     assert run("verify", folder / "one", "--trust-code").code == 0

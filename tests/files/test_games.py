@@ -214,11 +214,15 @@ def test_payments_go_by_name(tmp_path: Path, name: str, rule: PaymentRule) -> No
     assert read.payments.tobytes() == direct.payments.tobytes()
 
 
-def test_the_value_without_a_group_is_its_value_in_the_game_that_it_left(tmp_path: Path) -> None:
-    _, values = settle_without(read_game(write(tmp_path / "g.json", DOCUMENT)))
+@pytest.mark.parametrize(
+    "training", ["social_welfare", "nash", "egalitarian", "equal_say", "median", "random_dictatorship"]
+)
+def test_the_value_without_a_group_is_its_value_in_the_game_that_it_left(tmp_path: Path, training: str) -> None:
+    document = {**DOCUMENT, "training": training, "payment": "none"}
+    _, values = settle_without(read_game(write(tmp_path / "g.json", document)))
     for i, (group, value) in enumerate(zip(DOCUMENT["groups"], values, strict=True)):
         others = [other for j, other in enumerate(DOCUMENT["groups"]) if j != i]
-        policy = settle(read_game(write(tmp_path / "g.json", changed("groups", others)))).policy
+        policy = settle(read_game(write(tmp_path / "g.json", {**document, "groups": others}))).policy
         assert value == pytest.approx(float(policy.probabilities @ group["reward"]), rel=1e-12)  # type: ignore[attr-defined]
 
 

@@ -7,6 +7,8 @@ import pytest
 
 import rlhf_game as rg
 from rlhf_game.mechanism.mechanism import read_profile
+from rlhf_game.mechanism.reports import Profile
+from rlhf_game.mechanism.rules.social_choice import MaximalLottery, NashFeedback, RandomDictatorship
 from rlhf_game.mechanism.rules.welfare_rules import (
     AlphaFair,
     Egalitarian,
@@ -188,6 +190,25 @@ def test_every_rule_is_anonymous(rule: TrainingRule) -> None:
     ]
     for policy in policies[1:]:
         np.testing.assert_allclose(policy, policies[0], atol=1e-8)
+
+
+@pytest.mark.parametrize("rule", [*RULES, RandomDictatorship(), MaximalLottery(), NashFeedback()], ids=str)
+def test_a_group_of_size_0_is_not_there(rule: TrainingRule) -> None:
+    """Neither among groups of one game, nor in some of many games; where nobody is, the reference stays."""
+    reference, reports = _game(21)
+    rewards = [np.asarray(report.reward) for report in reports]
+    table = rg.Table(reference, rg.KL(0.3))
+    read = [table.read(reward) for reward in rewards]
+    here = rule.train(Profile(tuple(read[:2]), np.array([2.0, 3.0])), table)
+    gone = rule.train(Profile(tuple(read), np.array([2.0, 3.0, 0.0])), table)
+    everybody = rule.train(Profile(tuple(read), np.array([2.0, 3.0, 1.0])), table)
+    np.testing.assert_allclose(gone.probabilities, here.probabilities, atol=1e-12)  # type: ignore[attr-defined]
+    assert np.abs(everybody.probabilities - here.probabilities).max() > 1e-3  # type: ignore[attr-defined]
+    games = rg.Table(np.repeat(reference, 3, axis=0), rg.KL(0.3), games=True)
+    sizes = np.array([[2.0, 2.0, 0.0], [3.0, 3.0, 0.0], [0.0, 1.0, 0.0]])
+    many = rule.train(Profile(tuple(games.read(np.repeat(reward, 3, axis=0)) for reward in rewards), sizes), games)
+    expected = np.stack([policy.probabilities.ravel() for policy in (here, everybody)] + [reference[0]])  # type: ignore[attr-defined]
+    np.testing.assert_allclose(many.probabilities, expected, atol=1e-12)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)

@@ -33,9 +33,7 @@ class RowRule(TableRule):
 
     @final
     def sheets(self, sizes: Array, rewards: Sequence[Sheets], space: Table) -> Sheets:
-        """Return the probabilities on every sheet; raise InputError where no group has a member."""
-        if sizes.sum() <= 0:
-            raise InputError("must have a sum > 0, got 0", field="sizes")
+        """Return the probabilities on every sheet."""
         out = []
         for k, reference in enumerate(space.reference):
             sheet = np.zeros_like(reference)

@@ -59,18 +59,28 @@ class TableRule(TrainingRule):
         table, rewards, sizes = table_of(space, type(self)), list[Any](profile.rewards), profile.sizes
         if table.games:
             rows = [
-                self.sheets(sizes[:, b], [(sheet[b : b + 1],) for (sheet,) in rewards], table.game(b))[0]
+                self._present(sizes[:, b], [(sheet[b : b + 1],) for (sheet,) in rewards], table.game(b))[0]
                 for b in range(sizes.shape[1])
             ]
             sheets: Sheets = (np.concatenate(rows),)
         else:
-            sheets = self.sheets(sizes, rewards, table)
+            sheets = self._present(sizes, rewards, table)
         policy: Any = GivenPolicy(table, sheets, sizes, rewards)
         return policy  # type: ignore[no-any-return]
 
+    def _present(self, sizes: Array, rewards: Sequence[Sheets], space: Table) -> Sheets:
+        """Return the sheets for those who are there: a size of 0 stays away, and nobody leaves the reference as it is.
+
+        sizes: [n]. A rule that counts groups, or looks at the worst off, must not see who is not there.
+        """
+        there = np.flatnonzero(sizes > 0)
+        if not there.size:
+            return tuple(space.reference)
+        return self.sheets(sizes[there], [rewards[i] for i in there], space)
+
     @abstractmethod
     def sheets(self, sizes: Array, rewards: Sequence[Sheets], space: Table) -> Sheets:
-        """Return the probabilities on every sheet."""
+        """Return the probabilities on every sheet. sizes: > 0, [n]."""
 
 
 class FairRule(TableRule):

@@ -1,8 +1,10 @@
 """What the page to cheat on says: the three ways that remain, the scores, and what all get. Needs Chromium."""
 
 import json
+import re
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,17 +70,20 @@ def test_the_friends_table_is_what_the_package_settles(played: Browser) -> None:
         for name, x in zip(["Marketing", "Legal"], changes[:2], strict=True)
     ]
     said = played.run(TEXT.format("together"))
-    assert f"{fates[0]}, {fates[1]}: together you gain 0.493." in said
+    assert f"{fates[0]}, {fates[1]}: together you gain 0.493, the most of " in said
     costs = [got_by(i, [*lies[:i], truth[i], *lies[i + 1 :]], True) - got_by(i, lies, True) for i in (0, 1)]
-    assert f"(yours {costs[0]:.3f}, that of Legal {costs[1]:.3f})" in said
+    assert f"while the other goes on lying, keeps more: you {costs[0]:.3f}, Legal {costs[1]:.3f}." in said
 
 
-def brought(wishes: Array) -> Array:
+WISHES = np.array([*product((0.0, 0.5, 1.0), repeat=5)])
+
+
+def brought(groups: list[dict[str, Any]], wishes: Array) -> Array:
     """What the real groups pay together where the provider invents a group that wants this, for each of the rows."""
     game = game_of_the_page()
-    real = np.array([group["reward"] for group in game["groups"]])
+    real = np.array([group["reward"] for group in groups])
     rewards = np.stack([np.vstack([real, wish]) for wish in wishes])
-    sizes = [*(group["size"] for group in game["groups"]), 6]
+    sizes = [*(group["size"] for group in groups), 6]
     paid = settle_many(rewards, sizes, game["reference"], KL(game["strength"])).payments
     return np.asarray(paid[:, :-1].sum(axis=1))
 
@@ -94,17 +99,16 @@ def test_a_story_of_seven_steps_leads_to_the_three_ways_that_remain(played: Brow
     assert all(played.run(seen.format(".act")))
     for part in ("collude", "split", "invent"):
         played.click(f"[data-part={part}]")
-    wants = (
-        "a group of 6 that wants \u201cPlease see clause 7 of our terms.\u201d most. Together the real groups pay 0.669"
-    )
+    wants = "a group of 6 that wants \u201cPlease see clause 7 of our terms.\u201d most. "
     assert wants in played.run(TEXT.format("provider"))
+    assert ": together 0.669 more, which you keep." in played.run(TEXT.format("provider"))
     played.run("document.querySelector('.play').api.pays(true)")
     scores = played.run(BOARD)
-    assert scores == ["not tried", "not tried", "+0.493", "+0.247", "+0.669"]
-    wishes = np.array([*product((0.0, 0.5, 1.0), repeat=5)])  # the page searches; these are all of them
-    more = brought(wishes) - float(sum(settled_by(game_of_the_page()["groups"]).payments))
+    assert scores == ["not tried", "nothing gained", "+0.493", "+0.247", "+0.669"]
+    truth = game_of_the_page()["groups"]
+    more = brought(truth, WISHES) - float(sum(settled_by(truth).payments))  # the page searches; these are all
     assert more.max() == pytest.approx(0.669, abs=5e-4)
-    assert wishes[more.argmax()].tolist() == [0.5, 0.0, 0.0, 1.0, 0.0]
+    assert WISHES[more.argmax()].tolist() == [0.5, 0.0, 0.0, 1.0, 0.0]
     played.click("[data-part=forget]")
     assert set(played.run(BOARD)) == {"not tried"}
 
@@ -145,7 +149,7 @@ def test_the_names_are_as_many_as_is_said(played: Browser, role: int, count: str
     assert played.run(TEXT.format("count")) == f"{count} groups that share your members"
     played.click("[data-part=split]")
     head = "return document.querySelector('[data-part=names] thead').textContent"
-    assert played.run(head) == f"Billsone name{count} names"
+    assert played.run(head) == f"Bills, roundedone name{count} names"
     rows = played.run("return document.querySelectorAll('[data-part=names] tbody tr').length")
     assert rows - 1 == {"two": 2, "three": 3}[count]
 
@@ -185,8 +189,8 @@ def test_with_payments_my_gain_is_everybodys(played: Browser) -> None:
             ".map(r => [r.cells[0].textContent, r.cells[3].textContent])"
         )
         assert rows[1][1] == rows[2][1]
-        assert rows[2][0].startswith("everybody together, less what moving the model costs")
-        assert ("by what the others say" in rows[2][0]) is not is_alone
+        who = "everybody" if is_alone else "you, and the others by what they say"
+        assert rows[2][0] == f"{who}, together, less what moving the model costs"
 
 
 @needs_chromium
@@ -221,19 +225,171 @@ def test_another_friend_puts_both_lies_back(played: Browser) -> None:
     assert played.run(TEXT.format("others")) == "Everybody else tells the truth."
 
 
-@needs_chromium
-@pytest.mark.parametrize("role", [0, 1])
-def test_a_favourite_at_the_top_is_not_pushed_up(played: Browser, role: int) -> None:
-    assert played.run(ROLE.format(role) + ";" + TEXT.format("ways")) == "Push the others down, claim more members"
+POSITIONS = [([0, 0, 0, 0, 1], 3), ([0, 0, 0, 0, 1], 1), ([0, 0, 0, 0, 1], 6), ([1, 1, 1, 1, 1], 6)]
+SAY = (
+    "const a = document.querySelector('.play').api; a.state.me = {}; a.state.reports = JSON.parse('{}');"
+    "a.pays({}); return ['ways', 'fate', 'verdict'].map(p => document.querySelector(`[data-part=${{p}}]`).textContent)"
+)
+
+
+def said_of(page: Browser, me: int, groups: list[dict[str, Any]], is_paid: bool = False) -> list[str]:
+    """What the page says when these are the reports: what to try, what the lie brings, the verdict."""
+    reports = json.dumps([{**one, "reward": [one["reward"]]} for one in groups])
+    return list(page.run(SAY.format(me, reports, json.dumps(is_paid))))
+
+
+def fate(gain: float) -> str:
+    small = "changes less than 0.001 for you"
+    return small if abs(gain) < 5e-4 else f"{'gains' if gain > 0 else 'costs'} you {abs(gain):.3f}"
 
 
 @needs_chromium
-def test_a_favourite_below_the_top_is_pushed_up(chromium: Browser, tmp_path: Path) -> None:
+def test_what_is_said_of_a_lie_and_what_is_advised_holds_from_every_position(played: Browser) -> None:
+    """Each advice beats the truth and the present sliders by what it says; the lie's fate is its own numbers."""
+    rng = np.random.default_rng(19)
+    truth = game_of_the_page()["groups"]
+    fates, advised = set(), 0
+    drawn = [(rng.choice([0, 0.25, 0.5, 1.0], 5).tolist(), int(rng.integers(1, 7))) for _ in range(12)]
+    for me, (reward, size) in product(range(3), [*POSITIONS, *drawn]):
+        lies = [{**one, "reward": reward, "size": size} if i == me else one for i, one in enumerate(truth)]
+        honest, gain = got_by(me, truth, False), got_by(me, lies, False) - got_by(me, truth, False)
+        ways, told, verdict = said_of(played, me, lies)
+        assert told == f"what you say now {fate(gain)}"
+        assert verdict == f"As the others report now, this lie {fate(gain)}."
+        fates.add(fate(gain).split()[0])
+        for words, amount in re.findall(r"([A-Za-z][^()]*?) \(it gains you ([0-9.]+)\)", ways):
+            best = int(np.argmax(truth[me]["reward"]))
+            tried = {
+                "claim 6 members": (reward, 6),
+                "say that your favourite answer is worth the most": ([*reward[:best], 1.0, *reward[best + 1 :]], size),
+                "say that all answers but your favourite are worth nothing": (
+                    [r if x == best else 0.0 for x, r in enumerate(reward)],
+                    size,
+                ),
+            }[words[0].lower() + words[1:]]
+            then = [
+                {**lies[me], "reward": tried[0], "size": tried[1]} if i == me else one for i, one in enumerate(truth)
+            ]
+            found = got_by(me, then, False) - honest
+            assert found == pytest.approx(float(amount), abs=6e-4)
+            assert found > max(gain, 0)
+            advised += 1
+        if (reward, size) in POSITIONS:
+            assert played.run("return document.querySelector('.play').api.bestLie().gain") >= max(gain - 1e-9, 0.5)
+    assert fates == {"gains", "costs"}
+    assert advised > 20
+
+
+@needs_chromium
+def test_a_favourite_below_the_top_may_be_pushed_up(chromium: Browser, tmp_path: Path) -> None:
     game = {"reference": [0.5, 0.5], "strength": 1.0, "size_limit": 3, "groups": [
         {"name": "a", "size": 3, "reward": [0.5, 0.1]}, {"name": "b", "size": 1, "reward": [0.1, 1.0]}
     ]}  # fmt: skip
     (tmp_path / "game.json").write_text(json.dumps(game))
     chromium.open(write_play_page(tmp_path / "play.html", tmp_path / "game.json"))
-    assert chromium.run(TEXT.format("ways")) == "Push your favourite up, push the others down"
+    ways = chromium.run(TEXT.format("ways"))
+    assert ways.startswith("Say that your favourite answer is worth the most (it gains you ")
+    assert "members" not in ways  # three is the limit
     chromium.run(ROLE.format(1))
     assert chromium.run(TEXT.format("split")) == "Appear as one group"
+    assert chromium.run(TEXT.format("ways")).startswith("Claim 3 members")
+    chromium.run(
+        "const a = document.querySelector('.play').api; a.state.reports[1] = {...a.rules.truth[1], reward: [[0, 1]],"
+        "size: 3}; a.pays(false)"
+    )
+    assert chromium.run(TEXT.format("ways")) == "Move the sliders"
+
+
+@needs_chromium
+def test_nothing_about_payments_is_said_where_the_box_is_not_ticked(played: Browser) -> None:
+    story = "return document.querySelector('.story').innerText"
+    for step in range(1, 8):
+        if step > 4:
+            assert "not ticked" not in played.run(story)
+            played.click("[data-part=charge]")
+            said = played.run(story)
+            assert "The box below the sliders is not ticked" in said
+            for words in ("none gains anything", "last two rows", "honesty pays", "from now on you pay"):
+                assert words not in said
+            played.click("[data-part=best]")
+            searched = played.run(TEXT.format("searched"))
+            assert "This one gains 1.158" in searched
+            played.click("[data-part=charge]")
+        assert "not ticked" not in played.run(story)
+        if step < 7:
+            played.click("[data-part=next]")
+
+
+@needs_chromium
+def test_a_search_among_liars_was_tried_and_two_friends_find_the_same(played: Browser) -> None:
+    played.click("[data-part=skip]")
+    found = []
+    for role in (0, 1):  # the friend of each is the other
+        played.run(ROLE.format(role))
+        played.click("[data-part=collude]")
+        found.append(played.run(BOARD)[2])
+        assert "lies tried." in played.run(TEXT.format("together"))
+        played.click("[data-part=best]")
+        assert "None gains" in played.run(TEXT.format("searched"))
+        assert played.run(BOARD)[1] == "nothing gained"
+    assert found == ["+0.493", "+0.493"]
+
+
+@needs_chromium
+@pytest.mark.parametrize("support", [3, 1])  # with one member, Support pays less
+def test_who_pays_more_for_an_invented_group_and_why_is_read_from_the_table(
+    chromium: Browser, tmp_path: Path, support: int
+) -> None:
+    chromium.open(write_play_page(tmp_path / "play.html", settings=[f"groups[2].size={support}"]))
+    chromium.click("[data-part=skip]")
+    chromium.click("[data-part=invent]")
+    tables = chromium.run(
+        "return [...document.querySelectorAll('[data-part=provider] tbody')]"
+        ".map(t => [...t.rows].map(r => [...r.cells].map(c => c.textContent)))"
+    )
+    truth = game_of_the_page()["groups"]
+    truth[2]["size"] = support
+    wish = WISHES[int(np.argmax(brought(truth, WISHES)))].tolist()
+    everybody = [*truth, {"name": "invented", "size": 6, "reward": wish}]
+    settled_now, said = settled_by(everybody), chromium.run(TEXT.format("provider"))
+    told = re.search(r"most\. (?:(.*?) pays? more)?(?:, )?(?:(.*?) pays? less)?: together", said)
+    assert told
+
+    def parts(i: int, groups: list[dict[str, Any]]) -> Array:
+        """What each of the groups, and the closeness, lose by the report of group i."""
+        without, now = settled_by([one for j, one in enumerate(groups) if j != i]), settled_by(groups)
+        fallen = np.ravel(without.policy.probabilities) - np.ravel(now.policy.probabilities)
+        lost = [one["size"] * float(fallen @ np.asarray(one["reward"])) for j, one in enumerate(groups) if j != i]
+        return np.array([*lost, game_of_the_page()["strength"] * (now.policy.divergence - without.policy.divergence)])
+
+    for i, one in enumerate(truth):
+        before, after = parts(i, truth), parts(i, everybody)
+        change = [after[2], after[:2].sum() - before[:2].sum(), after[3] - before[2]]
+        assert sum(change) == pytest.approx(settled_now.payments[i] - settled_by(truth).payments[i], abs=1e-9)
+        shown = [[float(cell.replace("\u2212", "-").replace("\u00b1", "")) for cell in t[i][1:]] for t in tables]
+        assert shown[1] == pytest.approx(change, abs=6e-4)
+        assert shown[0][2] == pytest.approx(sum(change), abs=6e-4)
+        assert one["name"] in told[1 if sum(change) > 0 else 2]
+        assert one["name"] not in (told[2 if sum(change) > 0 else 1] or "")
+
+
+@needs_chromium
+def test_the_keyboard_keeps_its_place(played: Browser) -> None:
+    focused = "return document.activeElement.getAttribute('aria-label')"
+    played.run("document.querySelector('[data-part=who] select').focus()")
+    for _ in range(2):
+        for kind in ("keyDown", "keyUp"):
+            played.devtools(
+                "Input.dispatchKeyEvent", type=kind, key="ArrowDown", code="ArrowDown", windowsVirtualKeyCode=40
+            )
+        assert played.run(focused) == "You are"
+    assert played.run("return document.querySelector('.play').api.state.me") == 2
+    assert played.run(TEXT.format("searched")) == "You are Support now, and everybody tells the truth again."
+    played.click("[data-part=skip]")
+    assert played.run(focused) == "The story"
+    played.run("document.querySelector('[data-part=partner] select').focus()")
+    for kind in ("keyDown", "keyUp"):
+        played.devtools(
+            "Input.dispatchKeyEvent", type=kind, key="ArrowDown", code="ArrowDown", windowsVirtualKeyCode=40
+        )
+    assert played.run(focused) == "Your friend"

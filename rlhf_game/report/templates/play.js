@@ -58,9 +58,9 @@
     const net = (result, worths = result.worth) => total(worths.map((worth, i) => game.weights[i] * worth)) + (game.boosts ? Settlement.value(game, result.policy, game.boosts) : 0) - game.strength * result.divergence;
     const honest = outcome(truth);
 
-    // Climb from several reports of the members, the others reporting as in base; objective(result) is what the members
+    // Climb from several reports of the members (and from the other ones given), the rest reporting as in base; objective(result) is what the members
     // want more of. A lower bound by nature.
-    function climb(base, members, objective, seed) {
+    function climb(base, members, objective, seed, others = []) {
       const random = generator(seed);
       const settleWith = (changes) => objective(outcome(base.map((one, i) => changes[i] || one)));
       let best = { gain: -Infinity, changes: null };
@@ -78,7 +78,7 @@
           size: 1 + Math.floor(limit * random()) }])));
       }
       let tried = 0;
-      for (const start of starts) {
+      for (const start of [...starts, ...others]) {
         let changes = start;
         let reached = settleWith(changes);
         for (let round = 0; round < ROUNDS; round += 1) {
@@ -124,7 +124,7 @@
     const without = Settlement.settle(game, reports.map((one, j) => (j === i ? { ...one, size: 0 } : one)));
     const lost = reports.map((one, j) => (j === i ? 0 : game.weights[j] * one.size * (without.values[j] - now.values[j])));
     const others = total(lost) / game.weights[i];
-    return { total: now.payments[i], others, provider: now.payments[i] - others };
+    return { total: now.payments[i], others, provider: now.payments[i] - others, lost: lost.map((x) => x / game.weights[i]) };
   }
 
   function curve(rules, reports, i, at) {
@@ -205,14 +205,26 @@
     function rank() {
       board.of(state.me);
       if (!data.story) return;
-      const { name, size, reward } = truth[state.me];
+      const { name, size } = truth[state.me];
       parts.player.textContent = name;
       parts.weighed.textContent = weighed;
       const count = COUNTS[namesOf(size)];
       parts.count.textContent = `${count} group${size > 1 ? "s that share" : " that has"} your members`;
       parts.split.textContent = `Appear as ${count} group${size > 1 ? "s" : ""}`;
-      const ways = [...(reward.some((row) => Math.max(...row) < rules.top) ? ["push your favourite up"] : []), "push the others down", ...(size < rules.limit ? ["claim more members"] : [])].join(", ");
+    }
+    // What may be tried without payments from the present sliders: each way, where it beats both the truth and them.
+    function advise(honest, now) {
+      if (!data.story) return;
+      const gainOfReport = (one) => utilities(rules, sent().map((was, i) => (i === state.me ? { ...one, reward: rules.fit(one.reward) } : was)), state.me).free - honest.free;
+      const row = truth[state.me].reward[state.prompt];
+      const isBest = row.map((r) => r === Math.max(...row));
+      const said = (level) => ({ ...mine(), reward: mine().reward.map((r, b) => (b === state.prompt ? r.map((_, x) => level(r[x], isBest[x])) : r)) });
+      const gain = now.free - honest.free;
+      const ways = [[`claim ${rules.limit} members`, { ...mine(), size: rules.limit }], ["say that your favourite answer is worth the most", said((r, best) => (best ? rules.top : r))],
+        ["say that all answers but your favourite are worth nothing", said((r, best) => (best ? r : 0))]].map(([name, one]) => [name, gainOfReport(one)])
+        .filter(([, found]) => way(found) === "more" && way(found - gain) === "more").map(([name, found]) => `${name} (it gains you ${show(found)})`).join(", ") || "move the sliders";
       parts.ways.textContent = ways[0].toUpperCase() + ways.slice(1);
+      parts.fate.replaceChildren(...(isTrue(state.me) ? ["watch ", make("em", {}, "What you get")] : [`what you say now ${fateOf(gain)}`]));
     }
     function report(reports) {
       state.reports = reports;
@@ -231,7 +243,10 @@
     function chooser(label, names, at, pick) {
       const select = make("select", { "aria-label": label });
       names.forEach((name, k) => select.append(make("option", { value: String(k), selected: k === at }, name)));
-      select.addEventListener("change", () => pick(Number(select.value)));
+      select.addEventListener("change", () => { // the choosers are drawn anew: the new one keeps the focus
+        pick(Number(select.value));
+        [...root.querySelectorAll("select")].find((one) => one.getAttribute("aria-label") === label).focus();
+      });
       return make("label", { className: "choose" }, `${label} `, select);
     }
     function slider(name, value, most, step, describe, change) {
@@ -245,7 +260,7 @@
     const rows = [];
     function controls() {
       const names = truth.map((group) => group.name);
-      const top = [chooser("You are", names, state.me, (k) => { state.me = k; state.partner = k === 0 ? 1 : 0; rank(); report(copy(truth)); })];
+      const top = [chooser("You are", names, state.me, (k) => { state.me = k; state.partner = k === 0 ? 1 : 0; rank(); report(copy(truth)); parts.searched.textContent = `You are ${names[k]} now, and everybody tells the truth again.`; })];
       if (data.outcomes.length > 1) top.push(chooser("Prompt", data.prompts, state.prompt, (k) => { state.prompt = k; report(state.reports); }));
       parts.who.replaceChildren(...top);
       rows.length = 0;
@@ -282,7 +297,6 @@
       parts.partner.replaceChildren(chooser("Your friend", others.map(([name]) => name), others.findIndex(([, k]) => k === state.partner), (at) => {
         state.partner = others[at][1];
         report(copy(truth));
-        parts.partner.querySelector("select").focus();
       }));
     }
 
@@ -313,9 +327,11 @@
       plot(parts.sizes, { points: curve(rules, reports, me, sized), most, now: at(lie.size), truthAt: at(truth[me].size), truthName: `you are ${truth[me].size}`, left: "1 member", right: `${rules.limit} members`,
         paid: state.paid, label: "What you get against the number of members that you claim" });
       invoice(reports, now);
-      if (!isTrue(me) && !liars().length) board.note(rule(), gainOf(honest, now));
+      advise(honest, now);
+      if (!isTrue(me)) board.note(rule(), gainOf(honest, now));
     }
     const rule = () => (state.paid ? "paid" : "free");
+    const fateOf = (gain) => ({ more: `gains you ${show(gain)}`, less: `costs you ${show(-gain)}`, "": "changes less than 0.001 for you" })[way(gain)];
     const gainOf = (honest, now) => now[rule()] - honest[rule()];
 
     function policy(before, after) {
@@ -330,12 +346,12 @@
     function numbers(honest, now) {
       const body = [moved("without payments", honest.free, now.free)];
       const names = liars();
-      const all = `everybody together${weighed}, less what moving the model costs${weighed ? ", over your weight" : ""}${names.length ? ", by what the others say" : ""}`;
+      const all = `${names.length ? "you, and the others by what they say" : "everybody"}, together${weighed}, less what moving the model costs${weighed ? ", over your weight" : ""}`;
       if (state.paid) body.push(moved("with payments", honest.paid, now.paid), moved(all, honest.all, now.all));
       parts.numbers.replaceChildren(...body);
       const gain = isTrue(state.me) ? 0 : gainOf(honest, now);
       const colour = way(gain);
-      const lie = { more: `this lie gains you ${show(gain)}`, less: `this lie costs you ${show(-gain)}`, "": "this lie changes nothing for you" }[colour];
+      const lie = `${state.paid && !colour ? "with payments " : ""}this lie ${fateOf(gain)}`;
       parts.verdict.textContent = isTrue(state.me) ? "You are telling the truth." : `${names.length ? `Alone, against what ${listed(names)} now say${names.length > 1 ? "" : "s"}` : "As the others report now"}, ${lie}.`;
       parts.verdict.className = `verdict ${isTrue(state.me) ? "" : "lying"} ${colour}`;
       document.documentElement.style.setProperty("--bar", `${parts.verdict.offsetHeight}px`); // of a phone: what it covers is scrolled above it
@@ -350,7 +366,7 @@
       const home = game.boosts ? "its old habits and the provider's wishes" : "its old habits";
       const line = (name, off, amount) => row(amount < 0 ? `Off the bill: ${off}` : name, show(Math.abs(amount)));
       parts.bill.replaceChildren(line("What your report takes from the others", "what your report gives the others", due.others),
-        line(`Your report's part of moving the model away from ${home}`, `your report keeps the model nearer to ${home}`, due.provider),
+        line(`What your report adds to the cost of moving the model away from ${home}`, `your report keeps the model nearer to ${home}`, due.provider),
         row("Your bill", show(due.total)), row("What the model is worth to you now", show(worth)), row("Left for you", show(worth - due.total)));
     }
 
@@ -359,11 +375,11 @@
       const me = state.me;
       const want = state.paid ? (result) => result.worth[me] - result.payments[me] : (result) => result.worth[me];
       const base = sincere(sent());
-      const found = rules.climb(base, [me], want, 1);
+      const found = rules.climb(base, [me], want, 1, [{ [me]: copy(sent()[me]) }]);
       const gain = found.gain - want(rules.outcome(base));
       report(state.reports.map((one, i) => (i !== me ? one : gain < 1e-9 ? copy(truth[me]) : { ...truth[me], ...copy(found.changes[me]) })));
-      if (!liars().length) board.note(rule(), gain);
-      parts.searched.textContent = gain < 1e-9 ? `${found.tried} lies were tried. None gains anything as the others report now: the truth is your best report.` : `${found.tried} lies were tried. This one gains ${show(gain)} as the others report now.`;
+      board.note(rule(), gain);
+      parts.searched.textContent = gain < 1e-9 ? `${found.tried} lies were tried. None gains anything as the others report now${state.paid ? ": the truth is your best report" : ""}.` : `${found.tried} lies were tried. This one gains ${show(gain)} as the others report now.`;
       return { gain, tried: found.tried };
     }
     // Everybody claims the most members, and full worth for whatever is worth half of its favourite or more.
@@ -381,12 +397,12 @@
       const [me, friend] = pair.map((i) => truth[i].name);
       const kept = (result) => result.worth.map((worth, i) => worth - result.payments[i]);
       const want = (result) => total(pair.map((i) => kept(result)[i]));
-      const found = rules.climb(truth, pair, want, 2);
+      const found = rules.climb(truth, [...pair].sort((a, b) => a - b), want, 2); // whoever of the two presses
       const gain = found.gain - want(rules.honest);
       board.note("together", gain);
       if (way(gain) !== "more") {
         report(copy(truth));
-        parts.together.textContent = "Nothing that these two could say together was found to gain.";
+        parts.together.textContent = `${found.tried} lies of these two were tried, and none gains.`;
         return;
       }
       report(truth.map((group, i) => ({ ...group, ...copy(found.changes[i] || {}) })));
@@ -399,9 +415,9 @@
       const fate = (x) => `${x < 0 ? "loses" : "gains"} ${show(Math.abs(x))}`;
       parts.together.replaceChildren(make("div", { className: "plots" },
         sheet([`${friend} says`, "in truth", "now"], [...labels().map((label, x) => row(label, show(truth[state.partner].reward[state.prompt][x]), show(lie.reward[state.prompt][x]))), row("Members", `${truth[state.partner].size}`, `${lie.size}`)]),
-        sheet(["Points", "all honest", "you two lie", "change"], [...pair.flatMap((i) => ofPair(i)(truth[i].name)), moved("You two keep together", want(before), want(after)),
+        sheet(["Points, rounded", "all honest", "you two lie", "change"], [...pair.flatMap((i) => ofPair(i)(truth[i].name)), moved("You two keep together", want(before), want(after)),
           ...(truth.length > 2 ? [moved("The others keep", others(before), others(after))] : []), moved("All bills together", total(before.payments), total(after.payments))])),
-        make("p", {}, `${me} ${fate(mine)}, ${friend} ${fate(theirs)}: together you gain ${show(gain)}.${mine < 0 || theirs < 0 ? " The one who gains can repay the other." : ""} By itself each lie costs its teller (yours ${show(ownCost[0])}, that of ${friend} ${show(ownCost[1])}): each lies for the other.`));
+        make("p", {}, `${me} ${fate(mine)}, ${friend} ${fate(theirs)}: together you gain ${show(gain)}, the most of ${found.tried} lies tried.${mine < 0 || theirs < 0 ? " The one who gains can repay the other." : ""} But whoever alone goes back to the truth, while the other goes on lying, keeps more: you ${show(ownCost[0])}, ${friend} ${show(ownCost[1])}.`));
     }
     function severalNames() {
       pays(true);
@@ -417,14 +433,15 @@
       const gain = rules.honest.payments[me] - total(bills);
       board.note("names", gain);
       parts.names.replaceChildren(
-        sheet(["Bills", "one name", `${COUNTS[count]} names`], [...bills.map((due, k) => row(`Name ${k + 1}, ${sizes[k]} member${sizes[k] > 1 ? "s" : ""}`, "", show(due))), row("You pay in all", show(rules.honest.payments[me]), show(total(bills)))]),
-        make("p", {}, `The model stays the same, and ${{ more: `you keep ${show(gain)} more`, less: `you pay ${show(-gain)} more`, "": "so does what you pay" }[way(gain)]}.`));
+        sheet(["Bills, rounded", "one name", `${COUNTS[count]} names`], [...bills.map((due, k) => row(`Name ${k + 1}, ${sizes[k]} member${sizes[k] > 1 ? "s" : ""}`, "", show(due))), row("You pay in all", show(rules.honest.payments[me]), show(total(bills)))]),
+        make("p", {}, `The model stays the same, and ${{ more: `you keep ${show(gain)} more`, less: `you pay ${show(-gain)} more`, "": "so does what you pay" }[way(gain)]}. The sliders and bars above still show you under one name.`));
     }
     function invent() {
       pays(true);
       report(copy(truth));
       const random = generator(3);
-      const bills = (extra) => Settlement.settle({ ...game, weights: [...game.weights, 1] }, [...truth, extra]).payments.slice(0, truth.length);
+      const wider = { ...game, weights: [...game.weights, 1] };
+      const bills = (extra) => Settlement.settle(wider, [...truth, extra]).payments.slice(0, truth.length);
       const revenue = (extra) => total(bills(extra));
       const honest = total(rules.honest.payments);
       const width = Math.max(...game.reference.map((row) => row.length));
@@ -451,10 +468,18 @@
       const [wish] = best.extra.reward;
       const favourites = data.outcomes[0].filter((_, x) => wish[x] === Math.max(...wish)).map((name) => `\u201c${name}\u201d`);
       if (way(gain) !== "more") { parts.provider.textContent = "No invented group was found that brings more."; return; }
-      const after = bills(best.extra);
+      const reports = [...truth, best.extra];
+      const now = Settlement.settle(wider, reports);
+      const after = rules.honest.payments.map((_, i) => now.payments[i]);
+      const pay = (direction) => { const found = truth.filter((_, i) => way(after[i] - rules.honest.payments[i]) === direction).map((group) => group.name); return found.length ? [`${listed(found)} ${found.length > 1 ? "pay" : "pays"} ${direction}`] : []; };
+      // A bill's change in three parts: of the invented group, of the real ones, of moving the model.
+      const parted = truth.map((_, i) => [bill(rules, truth, i, rules.honest), bill({ game: wider }, reports, i, now)])
+        .map(([before, due]) => [due.lost[truth.length], due.others - due.lost[truth.length] - before.others, due.provider - before.provider]);
       parts.provider.replaceChildren(
-        sheet(["Bills", "honest", "now", "change"], [...truth.map((group, i) => moved(group.name, rules.honest.payments[i], after[i])), moved("You collect", honest, best.reached)]),
-        make("p", {}, `You invent a group of ${best.extra.size} that wants ${listed(favourites)} most. Together the real groups pay ${show(gain)} more, and the till keeps it.`));
+        sheet(["Bills, rounded", "honest", "now", "change"], [...truth.map((group, i) => moved(group.name, rules.honest.payments[i], after[i])), moved("You collect", honest, best.reached)]),
+        make("p", {}, `You invent a group of ${best.extra.size} that wants ${listed(favourites)} most. ${[...pay("more"), ...pay("less")].join(", ")}: together ${show(gain)} more, which you keep.`),
+        sheet(["Parts of each change", "taken from the invented group", "taken from the real groups", "cost of moving the model"], truth.map((group, i) => row(group.name, ...parted[i].map(signed)))),
+        make("p", {}, "The invented group says that it loses by some reports and wins by others, and it moves the model, which changes what the reports do. The sliders and bars above show the game without it."));
     }
 
     const press = (name, action) => { if (parts[name]) parts[name].addEventListener("click", action); };
@@ -500,7 +525,7 @@
     };
     press("back", () => { go(step - 1); parts.story.focus(); });
     press("next", () => { go(step + 1); parts.story.focus(); });
-    press("skip", () => { go(steps.length - 1); });
+    press("skip", () => { go(steps.length - 1); parts.story.focus(); });
     root.classList.add("stepped");
     go(0);
   }

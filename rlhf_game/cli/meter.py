@@ -49,10 +49,8 @@ def meter(
     served = read_served(responses)
     if is_trained:
         from rlhf_game.outcomes.finetuned.finetuned_meter import meter_trained
-        from rlhf_game.registry import refusing_code
 
-        with refusing_code(unless=config is not None):
-            found = meter_trained(game.parent, served, config).document()
+        found = meter_trained(game.parent, served, config).document()
     else:
         found = price(read_game(game, settings=chosen), served).document()
     count = len(found["groups"][0]["responses"]) - len(found["unknown"])

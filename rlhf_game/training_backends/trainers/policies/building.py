@@ -9,7 +9,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.rloo_config import RLOOConfig
 
-from rlhf_game.errors import InputError
+from rlhf_game.errors import InputError, boundary
 from rlhf_game.files.conversations import Conversation, Text
 from rlhf_game.training_backends.lm.models import LanguageModel
 from rlhf_game.training_backends.trainers.distiller import sft_settings
@@ -36,6 +36,7 @@ def sampling_arguments(training: PolicyTraining) -> dict[str, Any]:
     }
 
 
+@boundary("trl", InputError)
 def make_settings(training: PolicyTraining, work: Path) -> Any:
     """Return TRL's configuration. work: the folder of the checkpoints. Raises InputError when TRL refuses a value."""
     common = trl_arguments(training.optimization, training.model, work, steps=training.steps)
@@ -49,13 +50,13 @@ def make_settings(training: PolicyTraining, work: Path) -> Any:
         if training.trainer == "ppo":
             own = {"num_iterations": training.ppo_settings.epochs, "epsilon": training.ppo_settings.clip}
         return GRPOConfig(**common, **drawing, **own, scale_rewards="none", loss_type="dr_grpo")
-    except (ValueError, TypeError, ImportError) as error:
-        if "divisible by num_generations" in str(error):
-            raise InputError(
-                f"num_generations: must divide the responses of a step, on each device batch_size * accumulation_steps "
-                f"= {training.optimization.rows}, found {training.num_generations}"
-            ) from error
-        raise InputError(f"the training cannot be set up: {str(error).splitlines()[0]}") from error
+    except ValueError as error:
+        if "divisible by num_generations" not in str(error):
+            raise
+        raise InputError(
+            f"num_generations: must divide the responses of a step, on each device batch_size * accumulation_steps "
+            f"= {training.optimization.rows}, found {training.num_generations}"
+        ) from error
 
 
 def make_trainer(

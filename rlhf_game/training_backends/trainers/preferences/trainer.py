@@ -13,7 +13,7 @@ from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DataCollatorForPreference, DPOTrainer
 
-from rlhf_game.errors import InputError
+from rlhf_game.errors import InputError, boundary
 from rlhf_game.training_backends.lm.models import LanguageModel
 from rlhf_game.training_backends.trainers.preferences.losses import PairBatch, PreferenceLoss, find_loss
 from rlhf_game.training_backends.trainers.preferences.preference_settings import PreferenceTraining
@@ -147,7 +147,7 @@ def make_settings(training: PreferenceTraining, work: Path) -> DPOConfig:
     """Return TRL's configuration. work: the folder of the checkpoints. Raises InputError when TRL refuses a value."""
     how = training.optimization
     common = trl_arguments(how, training.model, work, steps=how.steps or -1)
-    try:
+    with boundary("trl", InputError):
         return DPOConfig(
             **common,
             num_train_epochs=1,
@@ -158,8 +158,6 @@ def make_settings(training: PreferenceTraining, work: Path) -> DPOConfig:
             remove_unused_columns=False,
             train_sampling_strategy="sequential",  # the rows are in order already
         )
-    except (ValueError, TypeError, ImportError) as error:
-        raise InputError(f"the training cannot be set up: {str(error).splitlines()[0]}") from error
 
 
 def make_trainer(

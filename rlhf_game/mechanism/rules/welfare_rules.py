@@ -76,7 +76,7 @@ class TableRule(TrainingRule):
         there = np.flatnonzero(sizes > 0)
         if not there.size:
             return tuple(space.reference)
-        return self.sheets(sizes[there], [rewards[i] for i in there], space)
+        return self.sheets(sizes[there], [rewards[i] for i in there.tolist()], space)
 
     @abstractmethod
     def sheets(self, sizes: Array, rewards: Sequence[Sheets], space: Table) -> Sheets:

@@ -86,7 +86,7 @@ def game_page(settled: SettledGame) -> Page:
     else:
         note = Note("plain", "The game is too large for its report to search for lies; rlhf-game audit does that.")
         sections.append(Section("incentives", "Would lying pay?", "", (note,)))
-    if is_small and (played := what_if(game)) is not None:
+    if is_small and (played := what_if(game, settled.outcome)) is not None:
         sections.append(Section("what-if", "Your group: what if?", WHAT_IF, (played,)))
     return Page(
         title=_title(receipt),

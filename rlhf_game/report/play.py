@@ -76,7 +76,7 @@ def unplayable(game: Game) -> str | None:
     return None
 
 
-def playable(game: Game, *, is_story: bool) -> dict[str, Any]:
+def playable(game: Game, *, is_story: bool, outcome: str = "answer") -> dict[str, Any]:
     """Return a game as templates/play.js reads it: the truth, the rules, and what things are called."""
     table, fields = build(game)[0].enumeration, cast(TableFields, game.fields)  # unplayable said so
     reference = [list(map(float, row)) for row in _rows(table.layout.join(table.reference))]
@@ -86,6 +86,7 @@ def playable(game: Game, *, is_story: bool) -> dict[str, Any]:
     return {
         "story": is_story,
         "isNamed": is_named,
+        "outcome": outcome,
         "prompts": named if is_named else [f"prompt {k + 1}" for k in range(len(reference))],
         "outcomes": outcomes if isinstance(outcomes[0], list) else [outcomes],
         "game": {
@@ -104,9 +105,9 @@ def playable(game: Game, *, is_story: bool) -> dict[str, Any]:
     }
 
 
-def what_if(game: Game) -> PlayableGame | None:
+def what_if(game: Game, outcome: str) -> PlayableGame | None:
     """Return the part of a report in which a group tries other reports, or None where the game cannot be played."""
-    return None if unplayable(game) is not None else PlayableGame(playable(game, is_story=False))
+    return None if unplayable(game) is not None else PlayableGame(playable(game, is_story=False, outcome=outcome))
 
 
 def _rows(table: Any) -> list[Any]:

@@ -320,6 +320,7 @@ def test_a_game_over_system_prompts_shows_them_as_what_they_are(tmp_path: Path) 
     assert "system prompts that the groups together like better" in page.one(id="policies").text
     assert page.one(id="policy").all("th", scope="col")[0].text == "System prompt"
     assert "response" not in page.one(id="settlement").text
+    assert "you say one system prompt is worth" in page.one(id="what-if").text
     plain = report_of(tmp_path, {**made, "provenance": {"prompts": ["Why?"]}})
     assert {row["prompt"] for row in data_of(plain, "policy")} == {"Why?"}
 

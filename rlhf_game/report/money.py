@@ -168,7 +168,7 @@ def _numbers(groups: Sequence[GroupReceipt]) -> DataTable:
 def _shares(receipt: Receipt) -> Figure:
     rows = [(g.name, estimate(g.utility), estimate(g.payment), _ends(g.payment)) for g in receipt.groups]
     said = "; ".join(f"{name} keeps {number(kept)} and pays {number(paid)}" for name, kept, paid, _ in rows)
-    caption = "The length of a bar is what the policy is worth to all members of a group; its dark end is the payment."
+    caption = "The length of a bar is what the policy is worth to all members of a group; its other end is the payment."
     if receipt.payment == "none":
         caption = "The length of a bar is what the policy is worth to all members of a group. Nobody pays."
     elif len(rows) > 1:

@@ -294,11 +294,12 @@ def _entry_point(role: str, name: str) -> EntryPoint | None:
 
 
 def _spec(place: str) -> ModuleSpec | None:
-    """Return where Python's own path leads to."""
-    try:
-        return find_spec(place)
-    except (ImportError, ValueError, AttributeError):
-        return None
+    """Return where Python's own path leads to; raise RunError when a package on the way cannot be imported."""
+    with boundary(f"{place} cannot be imported"):
+        try:
+            return find_spec(place)
+        except (ImportError, ValueError, AttributeError):
+            return None
 
 
 def _origin(place: str) -> Path | None:

@@ -109,6 +109,16 @@ def test_code_that_fails_is_a_failed_run(tmp_path: Path, code: str) -> None:
         find("payment", "bad.py:Half", tmp_path)
 
 
+def test_a_package_that_fails_on_the_way_to_a_part_is_a_failed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "failing").mkdir()
+    (tmp_path / "failing/__init__.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(rg.RunError, match=r"failing\.mine cannot be imported: ZeroDivisionError"):
+        source_of("failing.mine:Half")
+
+
 def test_registered_names_are_known_and_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_registered", {})
 

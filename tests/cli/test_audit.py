@@ -151,14 +151,33 @@ def test_a_run_directory_is_audited_by_its_game(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("payment", ["affine", "none"])
 def test_of_a_trie_the_table_over_what_was_found_is_audited(tmp_path: Path, payment: str) -> None:
-    whole = written(tmp_path, "prompts", payment=payment, normalization="none")
+    groups = [
+        {"name": "a", "size": 2, "reward": [[0.5, 0.4], [0.5, 0.4, 0.3], [0.1, 0.5]]},
+        {"name": "b", "size": 3, "reward": [[0.1, 0.5], [0.2, 0.3, 0.5], [0.5, 0.2]]},
+    ]
+    whole = written(tmp_path, "prompts", payment=payment, normalization="none", groups=groups)
     said = audited(whole, "--starts", 4)
     prompts = len(json.loads(whole.read_text())["reference"])
     partial = written(
-        tmp_path, "prompts", payment=payment, normalization="none", missing=[0.1] * prompts, bounds=[0, 1]
+        tmp_path,
+        "prompts",
+        payment=payment,
+        normalization="none",
+        groups=groups,
+        missing=[0.1] * prompts,
+        bounds=[0, 0.5],
     )
     of_found = audited(partial, "--starts", 4)
-    assert of_found["groups"] == said["groups"]
+    same = ("name", "truthful_utility", "ir_margin", "ir_bound", "regret_bound")
+    assert [[group[key] for key in same] for group in of_found["groups"]] == [
+        [group[key] for key in same] for group in said["groups"]
+    ]
+    loudest, of_whole = (
+        max(max(row) for group in found["groups"] for row in group["best_report"]["reward"])
+        for found in (of_found, said)
+    )
+    assert loudest <= 0.5  # what lies say is within the bounds, which the whole table has not
+    assert payment == "affine" or of_whole > 0.8
     assert (said["outcomes"], of_found["outcomes"]) == ("all", "found")
     assert all(group["regret_bound"] == (0 if payment == "affine" else None) for group in of_found["groups"])
     shown = run("audit", partial, "--starts", 4).out

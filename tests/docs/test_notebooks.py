@@ -58,7 +58,7 @@ def test_a_notebook_prints_what_it_shows(path: Path) -> None:
     assert shown.cells[0].source.startswith(f"# {path.name[:3]} ")
     assert "**Claim.**" in shown.cells[0].source
     first = shown.cells[1].source  # installs what is missing
-    assert '%pip install --quiet -c {clone}/constraints.txt "{clone}' in first
+    assert '%pip install --quiet -c "{clone}/constraints.txt" "{clone}' in first
     needed = (
         set(re.findall(r"^(?:from|import) (\w+)", "\n".join(code), re.MULTILINE)) - sys.stdlib_module_names - BROUGHT
     )

@@ -153,9 +153,9 @@ def test_a_lie_is_compared_with_my_own_truth_as_the_others_report(played: Browse
         does = "gains" if now > before else "costs"
         signs.add(does)
         liars = [one["name"] for i, one in enumerate(truth) if i != me]
-        assert played.run(TEXT.format("verdict")) == (
-            f"Alone, against what {liars[0]} and {liars[1]} now say, this lie {does} you {abs(now - before):.3f}."
-        )
+        lie = f"this lie {does} you {abs(now - before):.3f}{', bill paid' * is_paid}."
+        wanted = f"Alone, against what {liars[0]} and {liars[1]} now say, {lie}"
+        assert played.run(TEXT.format("verdict")) == wanted
         row = f"[...document.querySelectorAll('[data-part=numbers] tr')][{int(is_paid)}]"
         cells = played.run(f"return [...{row}.querySelectorAll('td')].map(c => c.textContent)")
         assert [float(cell.replace("\u2212", "-")) for cell in cells] == pytest.approx(
@@ -197,7 +197,7 @@ def test_after_everybody_exaggerated_the_next_step_starts_with_honest_others(pla
     assert played.run(TEXT.format("others")) == "Everybody else tells the truth."
     assert played.run(TEXT.format("searched")) == ""
     gain = got_by(0, [shouts[0], *truth[1:]], True) - got_by(0, truth, True)
-    assert played.run(TEXT.format("verdict")) == f"As the others report now, this lie costs you {-gain:.3f}."
+    assert played.run(TEXT.format("verdict")) == f"As the others report now, this lie costs you {-gain:.3f}, bill paid."
 
 
 @needs_chromium

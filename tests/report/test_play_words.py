@@ -72,7 +72,7 @@ def test_the_friends_table_is_what_the_package_settles(played: Browser) -> None:
     said = played.run(TEXT.format("together"))
     assert f"{fates[0]}, {fates[1]}: together you gain 0.493, the most of " in said
     costs = [got_by(i, [*lies[:i], truth[i], *lies[i + 1 :]], True) - got_by(i, lies, True) for i in (0, 1)]
-    assert f"while the other goes on lying, keeps more: you {costs[0]:.3f}, Legal {costs[1]:.3f}." in said
+    assert f"while the other goes on lying, keeps more: you by {costs[0]:.3f}, Legal by {costs[1]:.3f}." in said
 
 
 WISHES = np.array([*product((0.0, 0.5, 1.0), repeat=5)])
@@ -254,7 +254,8 @@ def test_what_is_said_of_a_lie_and_what_is_advised_holds_from_every_position(pla
         lies = [{**one, "reward": reward, "size": size} if i == me else one for i, one in enumerate(truth)]
         honest, gain = got_by(me, truth, False), got_by(me, lies, False) - got_by(me, truth, False)
         ways, told, verdict = said_of(played, me, lies)
-        assert told == f"what you say now {fate(gain)}"
+        assert told.startswith(f"What you say now {fate(gain)}: ")
+        assert ("this lie pays" in told) is (gain >= 5e-4)
         assert verdict == f"As the others report now, this lie {fate(gain)}."
         fates.add(fate(gain).split()[0])
         for words, amount in re.findall(r"([A-Za-z][^()]*?) \(it gains you ([0-9.]+)\)", ways):
@@ -298,6 +299,17 @@ def test_a_favourite_below_the_top_may_be_pushed_up(chromium: Browser, tmp_path:
         "size: 3}; a.pays(false)"
     )
     assert chromium.run(TEXT.format("ways")) == "Move the sliders"
+
+
+@needs_chromium
+def test_a_lie_too_small_to_show_is_so_with_payments_and_may_gain_without(played: Browser) -> None:
+    truth = game_of_the_page()["groups"]
+    lies = [{**truth[0], "reward": [0.71, 0.3, 0.0, 0.0, 1.0]}, *truth[1:]]
+    free, paid = (got_by(0, lies, is_paid) - got_by(0, truth, is_paid) for is_paid in (False, True))
+    assert free > 5e-4 > -paid > 0
+    verdict = "As the others report now, this lie changes less than 0.001 for you, bill paid."
+    assert said_of(played, 0, lies, is_paid=True)[2] == verdict
+    assert said_of(played, 0, lies)[2] == f"As the others report now, this lie gains you {free:.3f}."
 
 
 @needs_chromium

@@ -224,7 +224,7 @@
         ["say that all answers but your favourite are worth nothing", said((r, best) => (best ? r : 0))]].map(([name, one]) => [name, gainOfReport(one)])
         .filter(([, found]) => way(found) === "more" && way(found - gain) === "more").map(([name, found]) => `${name} (it gains you ${show(found)})`).join(", ") || "move the sliders";
       parts.ways.textContent = ways[0].toUpperCase() + ways.slice(1);
-      parts.fate.replaceChildren(...(isTrue(state.me) ? ["watch ", make("em", {}, "What you get")] : [`what you say now ${fateOf(gain)}`]));
+      parts.fate.textContent = isTrue(state.me) ? "Watch what you get: not every lie pays." : `What you say now ${fateOf(gain)}: ${way(gain) === "more" ? "without a bill this lie pays" : "not every lie pays"}.`;
     }
     function report(reports) {
       state.reports = reports;
@@ -351,7 +351,7 @@
       parts.numbers.replaceChildren(...body);
       const gain = isTrue(state.me) ? 0 : gainOf(honest, now);
       const colour = way(gain);
-      const lie = `${state.paid && !colour ? "with payments " : ""}this lie ${fateOf(gain)}`;
+      const lie = `this lie ${fateOf(gain)}${state.paid ? ", bill paid" : ""}`;
       parts.verdict.textContent = isTrue(state.me) ? "You are telling the truth." : `${names.length ? `Alone, against what ${listed(names)} now say${names.length > 1 ? "" : "s"}` : "As the others report now"}, ${lie}.`;
       parts.verdict.className = `verdict ${isTrue(state.me) ? "" : "lying"} ${colour}`;
       document.documentElement.style.setProperty("--bar", `${parts.verdict.offsetHeight}px`); // of a phone: what it covers is scrolled above it
@@ -412,12 +412,13 @@
       const others = (result) => total(kept(result).filter((_, i) => !pair.includes(i)));
       const [mine, theirs] = pair.map((i) => kept(after)[i] - kept(before)[i]);
       const ownCost = pair.map((i) => utilities(rules, sent().map((one, j) => (j === i ? truth[j] : one)), i).paid - kept(after)[i]);
-      const fate = (x) => `${x < 0 ? "loses" : "gains"} ${show(Math.abs(x))}`;
+      const amount = (x) => (way(x) ? show(Math.abs(x)) : "less than 0.001");
+      const fate = (x) => `${x < 0 ? "loses" : "gains"} ${amount(x)}`;
       parts.together.replaceChildren(make("div", { className: "plots" },
         sheet([`${friend} says`, "in truth", "now"], [...labels().map((label, x) => row(label, show(truth[state.partner].reward[state.prompt][x]), show(lie.reward[state.prompt][x]))), row("Members", `${truth[state.partner].size}`, `${lie.size}`)]),
         sheet(["Points, rounded", "all honest", "you two lie", "change"], [...pair.flatMap((i) => ofPair(i)(truth[i].name)), moved("You two keep together", want(before), want(after)),
           ...(truth.length > 2 ? [moved("The others keep", others(before), others(after))] : []), moved("All bills together", total(before.payments), total(after.payments))])),
-        make("p", {}, `${me} ${fate(mine)}, ${friend} ${fate(theirs)}: together you gain ${show(gain)}, the most of ${found.tried} lies tried.${mine < 0 || theirs < 0 ? " The one who gains can repay the other." : ""} But whoever alone goes back to the truth, while the other goes on lying, keeps more: you ${show(ownCost[0])}, ${friend} ${show(ownCost[1])}.`));
+        make("p", {}, `${me} ${fate(mine)}, ${friend} ${fate(theirs)}: together you gain ${show(gain)}, the most of ${found.tried} lies tried.${[mine, theirs].some((x) => way(x) === "less") ? " The one who gains can repay the other." : ""} But whoever alone goes back to the truth, while the other goes on lying, keeps more: you by ${amount(ownCost[0])}, ${friend} by ${amount(ownCost[1])}.`));
     }
     function severalNames() {
       pays(true);

@@ -46,6 +46,11 @@ class Browser:
         self.run(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center'}})")
         self._post(f"element/{found}/click")
 
+    def press(self, key: str, code: int) -> None:
+        """Press and release a key of the keyboard, by its name and its code."""
+        for kind in ("keyDown", "keyUp"):
+            self.devtools("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+
     def log(self) -> list[dict[str, Any]]:
         """Return what was logged since the last call: errors, warnings, refused requests."""
         return list(self._post("se/log", type="browser"))

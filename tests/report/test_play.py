@@ -229,10 +229,7 @@ def test_where_the_provider_weighs_the_groups_it_is_that_sum_which_exaggerating_
 @needs_chromium
 def test_a_slider_is_moved_by_the_keyboard_and_says_what_it_means(played: Browser) -> None:
     played.run("document.querySelector('.sliders input').focus()")
-    for kind in ("keyDown", "keyUp"):
-        played.devtools(
-            "Input.dispatchKeyEvent", type=kind, key="ArrowRight", code="ArrowRight", windowsVirtualKeyCode=39
-        )
+    played.press("ArrowRight", 39)
     assert played.run("return document.querySelector('.sliders input').value") == "0.71"
     said = played.run("return document.querySelector('.sliders input').getAttribute('aria-valuetext')")
     assert said == "0.710, in truth 0.700"
@@ -242,6 +239,23 @@ def test_a_slider_is_moved_by_the_keyboard_and_says_what_it_means(played: Browse
         " !(e.labels && e.labels.length) && !e.getAttribute('aria-label') && !e.textContent.trim()).length"
     )
     assert unnamed == 1  # the mark of the name, which is hidden from screen readers
+
+
+@needs_chromium
+def test_the_keyboard_keeps_its_place(played: Browser) -> None:
+    """The choosers are drawn anew, and Skip hides itself: the focus fell to the body."""
+    focused = "return document.activeElement.getAttribute('aria-label')"
+    played.run("document.querySelector('[data-part=who] select').focus()")
+    for _ in range(2):
+        played.press("ArrowDown", 40)
+        assert played.run(focused) == "You are"
+    assert played.run("return document.querySelector('.play').api.state.me") == 2
+    assert played.run(TEXT.format("searched")) == "You are Support now, and everybody tells the truth again."
+    played.click("[data-part=skip]")
+    assert played.run(focused) == "The story"
+    played.run("document.querySelector('[data-part=partner] select').focus()")
+    played.press("ArrowDown", 40)
+    assert played.run(focused) == "Your friend"
 
 
 @needs_chromium

@@ -383,25 +383,3 @@ def test_who_pays_more_for_an_invented_group_and_why_is_read_from_the_table(
         assert shown[0][2] == pytest.approx(sum(change), abs=6e-4)
         assert one["name"] in told[1 if sum(change) > 0 else 2]
         assert one["name"] not in (told[2 if sum(change) > 0 else 1] or "")
-
-
-@needs_chromium
-def test_the_keyboard_keeps_its_place(played: Browser) -> None:
-    focused = "return document.activeElement.getAttribute('aria-label')"
-    played.run("document.querySelector('[data-part=who] select').focus()")
-    for _ in range(2):
-        for kind in ("keyDown", "keyUp"):
-            played.devtools(
-                "Input.dispatchKeyEvent", type=kind, key="ArrowDown", code="ArrowDown", windowsVirtualKeyCode=40
-            )
-        assert played.run(focused) == "You are"
-    assert played.run("return document.querySelector('.play').api.state.me") == 2
-    assert played.run(TEXT.format("searched")) == "You are Support now, and everybody tells the truth again."
-    played.click("[data-part=skip]")
-    assert played.run(focused) == "The story"
-    played.run("document.querySelector('[data-part=partner] select').focus()")
-    for kind in ("keyDown", "keyUp"):
-        played.devtools(
-            "Input.dispatchKeyEvent", type=kind, key="ArrowDown", code="ArrowDown", windowsVirtualKeyCode=40
-        )
-    assert played.run(focused) == "Your friend"

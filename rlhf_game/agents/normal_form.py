@@ -201,7 +201,7 @@ def _distinct(reports: Sequence[tuple[str, Report]]) -> list[tuple[str, Report]]
 
 def _is_same(one: Report, other: Report) -> bool:
     def flat(reward: Any) -> Array:
-        return np.concatenate([np.ravel(np.asarray(row, dtype=np.float64)) for row in np.atleast_1d(reward)])
+        return np.concatenate([np.ravel(np.asarray(row, dtype=np.float64)) for row in reward])
 
     first, second = flat(one.reward), flat(other.reward)
     return one.size == other.size and first.shape == second.shape and bool(np.array_equal(first, second))

@@ -59,3 +59,14 @@ def test_a_wrong_menu_names_its_place(tmp_path: Path, menu: object, message: str
 def test_the_file_must_be_one_of_gambit_s(tmp_path: Path) -> None:
     result = run("export", written(tmp_path), "-o", tmp_path / "g.txt")
     assert (result.code, "must be a file ending in .nfg" in result.err) == (2, True)
+
+
+def test_prompts_may_have_different_numbers_of_outcomes(tmp_path: Path) -> None:
+    groups = [
+        {"name": "a", "size": 2, "reward": [[1, 0], [0, 1, 0.5]]},
+        {"name": "b", "size": 1, "reward": [[0.3, 0.6], [0.2, 0.4, 0.9]]},
+    ]
+    document = {"reference": [[0.5, 0.5], [0.2, 0.3, 0.5]], "strength": 0.7, "groups": groups}
+    (tmp_path / "p.json").write_text(json.dumps(document))
+    result = run("export", tmp_path / "p.json", "-o", tmp_path / "g.nfg")
+    assert (result.code, result.err) == (0, "")

@@ -112,9 +112,9 @@ def own_receipt(game: Game, name: str) -> OwnReceipt:
     except InputError as error:
         raise InputError(f"{game.name}: {error}") from None
     if type(mechanism.payment) is not AffinePayments:
-        raise InputError(
-            f"{game.name}: payment: must be affine, to be checked alone, found {label('payment', fields.payment)}"
-        )
+        beside = [key for key in ("fee", "training_cost", "models") if getattr(fields, key, None) is not None]
+        found = " with ".join([label("payment", fields.payment), *beside])
+        raise InputError(f"{game.name}: payment: must be affine alone, to be checked alone, found {found}")
     at = names.index(name)
     settled = settle(game)
     parts = take_apart(settled)

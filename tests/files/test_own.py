@@ -159,6 +159,13 @@ def test_a_bill_that_cannot_be_checked_alone_is_said_to_be_so(game: str, words: 
     assert words in found.err
 
 
+def test_what_stands_in_the_way_of_a_bill_to_be_checked_alone_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "game.json"
+    path.write_text(json.dumps({**yaml.safe_load((EXAMPLES / "table.yaml").read_text()), "training_cost": 0.1}))
+    found = run("receipt", path, "--for", "legal", "-o", tmp_path / "own.json")
+    assert (found.code, found.err.endswith("found affine with training_cost\n")) == (2, True)
+
+
 def test_code_in_an_own_receipt_is_not_run(tmp_path: Path) -> None:
     receipt, report = own(tmp_path, "table")
     (tmp_path / "mine.py").write_text("raise SystemExit(7)")

@@ -108,7 +108,7 @@ def test_the_csv_of_a_figure_can_be_downloaded(chromium: Browser, run_page: Path
 
 def test_the_keyboard_reaches_the_content_first(chromium: Browser, run_page: Path) -> None:
     chromium.open(run_page)
-    chromium.devtools("Input.dispatchKeyEvent", type="keyDown", key="Tab", code="Tab", windowsVirtualKeyCode=9)
+    chromium.press("Tab", 9)
     assert chromium.run("return document.activeElement.className") == "skip"
     assert chromium.run("return document.activeElement.getBoundingClientRect().left") >= 0
 

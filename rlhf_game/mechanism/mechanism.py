@@ -127,12 +127,11 @@ class Mechanism:
         self, profile: Profile[V], space: PolicySpace[V], reports: tuple[Report | Group, ...] = ()
     ) -> Settlement:
         """Train and charge for reports that the space has read already; ``reports``: as they were before."""
-        if (fitted := self.fitted(space)) is not self:
-            return fitted.settle_profile(profile, space, reports)
+        fitted = self.fitted(space)
+        rule = fitted.training
         with np.errstate(all="ignore"):  # what comes out of an overflow is not finite, and refused
-            asks = self.training.is_affine and not self.payment.is_free
-            train = self.training.settle if asks else self.training.train
-            return self.charge(Trained(self.training, profile, space, train(profile, space)), reports)
+            train = rule.settle if rule.is_affine and not self.payment.is_free else rule.train
+            return fitted.charge(Trained(rule, profile, space, train(profile, space)), reports)
 
     def charge(self, trained: Trained[Any], reports: tuple[Report | Group, ...] = ()) -> Settlement:
         """Charge for what the training rule has trained."""

@@ -52,7 +52,10 @@ class TrainingRule(ABC):
         return False
 
     def fitted(self, space: PolicySpace[Any]) -> "TrainingRule":
-        """Return the rule with what it finds out about a space before any report is heard: itself, unless it learns."""
+        """Return the rule with what it finds out about a space before any report is heard: itself, unless it learns.
+
+        A rule that is fitted already must give the same when it is fitted to the space again.
+        """
         return self
 
     @property

@@ -51,7 +51,7 @@ class Rules:
     @property
     def is_fitted(self) -> bool:
         """Whether the training rule learns something of a game before it hears any report."""
-        return self.training.fitted_class is not type(self.training)
+        return type(self.training).fitted is not TrainingRule.fitted
 
     def is_known(self, payment: str) -> bool:
         """Return whether best responses under a payment rule are found by their gradient, in many games at once."""

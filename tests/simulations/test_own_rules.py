@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rlhf_game.errors import InputError
+from rlhf_game.files.build import settle
 from tests.simulations.studies import MARKET, rows, study
 
 BID = """
@@ -37,6 +38,28 @@ def test_a_best_response_is_one_to_the_rule_that_is_paid(base: Path) -> None:
     assert (found["gain_i"][best & bid] > 0.01).all()  # who bids what it is worth keeps nothing
     assert (found["gain_i"][best & ~bid] == 0).all()
     assert (found["gain"][pair & bid] > 0.01).all()
+
+
+def test_a_rule_of_ones_own_that_learns_of_a_space_has_learned_before_it_trains(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("""
+from dataclasses import dataclass
+import rlhf_game as rg
+
+@dataclass(frozen=True)
+class Likes(rg.TrainingRule):
+    likes: float = 0.0
+
+    def fitted(self, space):
+        return Likes(1 + space.strength)
+
+    def train(self, profile, space):
+        return space.maximize(self.likes * profile.sizes, profile.rewards)
+""")
+    rules = {"games": 2, "payments": ["none"], "training": "mine.py:Likes", "strategies": [{"kind": "truthful"}]}
+    made, plain = study(rules, base=tmp_path), rows(study({**rules, "training": "social_welfare"}))["value_i"]
+    found = rows(made)["value_i"]
+    np.testing.assert_allclose(settle(made.game(1)).values, found[1], rtol=1e-9)
+    assert np.abs(found - plain).max() > 1e-3
 
 
 def test_groups_learn_under_the_rule_that_is_paid(base: Path) -> None:

@@ -158,6 +158,7 @@ def test_a_shell_can_complete_commands(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_completion_can_be_shown_and_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("shellingham.detect_shell", lambda: ("bash", "/bin/bash"))  # whatever shell runs the tests
     shown = run("--show-completion", "bash")
     assert (shown.code, shown.err) == (0, "")
     assert "_RLHF_GAME_COMPLETE=complete_bash" in shown.out

@@ -12,8 +12,12 @@ import numpy as np
 import pytest
 
 import rlhf_game as rg
+from rlhf_game.mechanism.mechanism import settle_games
 from rlhf_game.registry import find
+from rlhf_game.simulations.simulation_pipeline import simulate
+from rlhf_game.simulations.study import Study, read_study
 from tests.cli.runner import run
+from tests.simulations.studies import MARKET, Interrupted, rows, study
 
 PAGE = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
 FILES = dict(re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL))
@@ -139,6 +143,131 @@ def test_a_space(folder: Path) -> None:
     assert all(regret.bound is None for regret in regrets)
     with pytest.raises(rg.CombinationError, match="a least gain needs a space with a declared domain, not Deck"):
         rg.Mechanism(rg.SocialWelfare(), rg.RevenueOptimal()).settle(truths(), deck)
+
+
+def test_many_games_on_a_space_are_each_game(folder: Path) -> None:
+    rng, deck = np.random.default_rng(0), find("space", "deck.py:Deck", folder)([0.5, 0.3, 0.2], 0.5)
+    rewards, sizes = rng.random((5, 3, 3)), rng.integers(1, 5, (5, 3))
+    for payment in (rg.AffinePayments(), rg.NoPayments()):
+        mechanism = rg.Mechanism(rg.SocialWelfare(), payment)
+        many = settle_games(mechanism, rewards, sizes, deck.many(5))
+        for b, (said, members) in enumerate(zip(rewards, sizes.tolist(), strict=True)):
+            one = mechanism.settle(list(map(rg.Report, said, members)), deck)
+            for name in ("payments", "values", "utilities", "social_welfare", "affine_social_welfare"):
+                np.testing.assert_array_equal(getattr(many, name)[b], getattr(one, name))
+
+
+DECK: dict[str, Any] = {"space": {"kind": "deck.py:Deck", "cards": [0.5, 0.3, 0.2]}}
+ON_DECK: dict[str, Any] = {
+    "games": 6,
+    "chunk": 2,
+    "scenario": {"kind": "run", "game": "game.json", "sizes": [1, 4]},
+    "strength": 0.5,
+    "normalization": "none",
+    "strategies": [{"kind": "polarize"}, {"kind": "spite.py:Spite", "anger": 2.0}],
+    "keep": "rewards",
+}
+
+
+@pytest.fixture
+def games(folder: Path) -> Path:
+    """A folder with the game, whose table is the deck, and the same wishes on another reference, which decks ignore."""
+    settled(folder, reference=[0.0, 0.4, 0.6], trusted=False)
+    (folder / "game.json").rename(folder / "other.json")
+    settled(folder, trusted=False)
+    return folder
+
+
+def on_deck_and_table(base: Path, of: dict[str, Any], **changes: Any) -> tuple[Study, dict[str, np.ndarray]]:
+    scenario = {**ON_DECK["scenario"], "game": "other.json"}
+    on_deck, on_table = {**of, **changes, **DECK, "scenario": scenario}, {**of, **changes}
+    return study(on_deck, of={}, base=base), rows(study(on_table, of={}, base=base))
+
+
+def test_a_space_in_a_study(folder: Path, games: Path) -> None:
+    """The deck is the table of the game, so everything is known."""
+    on_deck, known = on_deck_and_table(games, ON_DECK)
+    found = rows(on_deck)
+    assert known.keys() - found.keys() == {"reference"}
+    assert (known["payment_0"][known["payment"] == "affine"] > 0.01).all()
+    assert np.abs(known["gain"]).max() > 0.1
+    for name, column in found.items():
+        if column.dtype == np.float64:
+            np.testing.assert_allclose(column, known[name], rtol=1e-9, atol=1e-14, err_msg=name)
+        elif name != "error":
+            assert (column == known[name]).all()
+    (folder / "study.json").write_text(json.dumps(on_deck.fields.model_dump(exclude_none=True)))
+    with pytest.raises(KeyboardInterrupt):
+        simulate(on_deck, folder / "cut", Interrupted(1))
+    for out in ("cut", "whole"):
+        done = run("simulate", folder / "study.json", "-o", folder / out, "--json", "--engine", "serial")
+        assert done.code == 0, done.err
+    assert (folder / "cut/study.json").read_bytes() == (folder / "whole/study.json").read_bytes()
+    assert (folder / "cut/report.html").exists()
+    assert "(--trust-code lets it)" in run("verify", folder / "cut").err
+    assert run("verify", folder / "cut", "--trust-code", "--replay", 2).code == 0
+    _check_replay(folder, found)
+    (folder / "deck.py").write_text(FILES["deck.py"] + "\n# another file\n")
+    assert run("simulate", folder / "study.json", "-o", folder / "whole").code == 2
+    assert run("verify", folder / "whole", "--trust-code").code != 0
+
+
+def _check_replay(folder: Path, found: dict[str, np.ndarray]) -> None:
+    """A game of the study is a game on the same space, wherever it is written."""
+    (folder / "there").mkdir()
+    game = folder / "there/game.json"
+    replay = ("simulate", "--replay", folder / "cut", "--game", 4, "-o", game)
+    assert run(*replay).code == 2
+    assert run(*replay, "--trust-code").code == 0
+    assert json.loads(game.read_text())["space"] == {**DECK["space"], "kind": "../deck.py:Deck"}
+    done = run("settle", game, "--json", "--trust-code")
+    assert done.code == 0, done.err
+    at = (found["game"] == 4) & (found["strategy"] == "truthful") & (found["payment"] == "affine")
+    np.testing.assert_allclose(numbers(json.loads(done.out), "payment"), found["payment_i"][at][0], rtol=1e-12)
+    assert read_study(folder / "cut").game(4).fields.space == DECK["space"]
+
+
+def test_lies_on_a_space_in_a_study_are_searched_for_on_the_space(games: Path) -> None:
+    lies = [{"kind": "best_response", "starts": 2}, {"kind": "coalition", "starts": 2, "steps": 5}]
+    on_deck, known = on_deck_and_table(games, ON_DECK, games=1, payments=["none"], strategies=lies)
+    gains = rows(on_deck)["gain"][1:]
+    assert (gains > 0.01).all()
+    assert (gains >= 0.98 * known["gain"][1:]).all()
+
+
+def test_a_space_in_a_market(games: Path) -> None:
+    shared = {key: ON_DECK[key] for key in ("scenario", "normalization")}
+    on_deck, known = on_deck_and_table(games, MARKET, games=2, rounds=3, **shared)
+    assert known["payment_i"].max() > 0.01
+    found = rows(on_deck)
+    for name in ("value_i", "payment_i", "mixture_i", "efficiency"):
+        np.testing.assert_allclose(found[name], known[name], rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"regularizer": "l2"}, "study.yaml: regularizer: must be left out with a space, which has its own, found l2"),
+        ({"space": "table"}, "study.yaml: space: must be path/to/file.py:Name or package.module:Name, found the text"),
+        ({"space": {"kind": "deck.py:Deck", "card": [1.0]}}, "space.card: must be one of the keys cards; found"),
+        ({"space": {"kind": "deck.py:Deck", "cards": [0.5, 0.5]}}, "payment affine, found ValueError: operands"),
+        ({"payments": ["revenue"], "normalization": "sum"}, "payment revenue, found CombinationError: a least gain"),
+        ({"training": "nash", "payments": ["none"]}, "found CombinationError: NashWelfare needs a Table, not Deck"),
+        ({"kind": "equilibrium", "beginnings": 1}, "payments: must be .* on tables, .* found a space"),
+        ({"kind": "market", "reference": "last"}, "reference: must be first unless games are on tables"),
+        ({"kind": "market", "reserve": 0.1}, "reserve: must come with tables, .* found a space"),
+        ({"kind": "market", "learning": {"kind": "best_response", "over": "reports"}}, "learning.over: .* a space"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_a_space_cannot_do_in_a_study_is_refused_before_it_is_played(
+    folder: Path, changes: dict[str, Any], message: str
+) -> None:
+    scenario = {"kind": "random", "groups": 2, "outcomes": 3}
+    of = {"games": 2, "scenario": scenario, "strength": 0.5, **DECK}
+    more = {"games": {"strategies": [{"kind": "polarize"}]}, "market": {"rounds": 2, "learning": MARKET["learning"]}}
+    with pytest.raises(rg.InputError, match=message):
+        study({**more.get(changes.get("kind", "games"), {}), **changes}, of, folder)
 
 
 def test_a_strategy(folder: Path) -> None:

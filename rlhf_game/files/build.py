@@ -38,7 +38,8 @@ def build(game: Game) -> tuple[PolicySpace[Any], Mechanism, list[Group]]:
     """
     regularizer = _regularizer(game)
     fields = game.fields
-    space = _at(game.name, "", partial(fields.make_space, game.reference, regularizer, partial(_own_part, game)))
+    own = partial(own_part, game.folder, game.name)
+    space = _at(game.name, "", partial(fields.make_space, game.reference, regularizer, own))
     training = _training(game)
     payment = make("payment", game.fields.payment, game.folder, game.name)
     if game.fields.models is not None or game.fields.training_cost is not None:
@@ -153,12 +154,12 @@ def _settle(game: Game, mechanism: Mechanism, profile: Profile[Any], space: Poli
     return settlement
 
 
-def _own_part(game: Game, role: str, said: Any, given: Mapping[str, Any]) -> Any:
-    """Return a part of someone's own. given: what the game says elsewhere, for the part's fields of these names."""
+def own_part(base: Path, name: str, role: str, said: Any, given: Mapping[str, Any]) -> Any:
+    """Return a part of someone's own (see make). given: what the file says elsewhere, for its fields of these names."""
     called, _ = split(role, said)
-    part = _at(f"{game.name}: {role}", "", lambda: find(role, called, game.folder))
+    part = _at(f"{name}: {role}", "", lambda: find(role, called, base))
     known = {key: value for key, value in given.items() if key in inspect.signature(part).parameters}
-    return make(role, said, game.folder, game.name, known)
+    return make(role, said, base, name, known)
 
 
 def _regularizer(game: Game) -> Regularizer:

@@ -143,10 +143,8 @@ class AffineWelfare(AffineRule):
         return AffineWelfare(weights[[groups if group is None else group for group in who]], self.boost)
 
     def many(self, count: int) -> "AffineWelfare":
-        """Return the rule with its boost in every game: [count, m]."""
-        if self.boost is None:
-            return self
-        return AffineWelfare(self.weights, np.broadcast_to(self.boost, (count, np.shape(self.boost)[-1])))
+        """Return the rule with its boost in every game."""
+        return self if self.boost is None else AffineWelfare(self.weights, [self.boost] * count)
 
     def boosts(self) -> Sequence[Any]:
         """Return the boost, if there is one."""

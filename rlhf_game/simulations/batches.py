@@ -1,4 +1,4 @@
-"""Many games of one shape, settled at once by the mechanism on a table of games.
+"""Many games of one shape, settled at once by the mechanism: on a table of games, or on a space of someone's own.
 
 A batch holds B games of n groups and m outcomes. What is reported are c reports, each owned by a group (a group under
 two names owns two), so n and c may differ. A size of 0 is a group that stays away. Strengths may differ from game to
@@ -9,22 +9,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlhf_game.files.build import regularizer_of
-from rlhf_game.mechanism.arrays import Array, leave_one_out_sums
+from rlhf_game.files.build import own_part, regularizer_of
+from rlhf_game.mechanism.arrays import Array, leave_one_out_sums, read_only
 from rlhf_game.mechanism.domains import Domain, declared
 from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.payments import AffinePayments, NoPayments, PaymentRule, RevenueOptimal
 from rlhf_game.mechanism.regret import SIZES
 from rlhf_game.mechanism.regularizers.base import Regularizer
 from rlhf_game.mechanism.regularizers.optimum import Optimum
-from rlhf_game.mechanism.reports import Normalization, Profile
+from rlhf_game.mechanism.reports import Group, Normalization, Profile
 from rlhf_game.mechanism.several import one_model_payments
-from rlhf_game.mechanism.spaces.given import GivenPolicy
+from rlhf_game.mechanism.spaces.base import PolicySpace
 from rlhf_game.mechanism.spaces.table import Table
 from rlhf_game.mechanism.training import AffineWelfare, SocialWelfare, Trained, TrainingRule
 from rlhf_game.simulations.populations import Population
@@ -37,7 +37,8 @@ PAYMENTS: Final = {"affine": AffinePayments(), "none": NoPayments(), "revenue": 
 class Rules:
     """What the provider declares: the divergence as a file names it, the domain of rewards, what is trained and paid.
 
-    payments: the payment rules by what they are called in results. base: the folder that paths start from.
+    payments: the payment rules by what they are called in results. base: the folder that paths start from. space: what
+    is trained, as a file names it; None for the table of each game's reference.
     """
 
     regularizer: Any
@@ -45,6 +46,7 @@ class Rules:
     training: TrainingRule = SocialWelfare()
     payments: Mapping[str, PaymentRule[Any]] = field(default_factory=lambda: PAYMENTS)
     base: Path = Path()
+    space: Any = None
     fitted: dict[Any, TrainingRule] = field(default_factory=dict, init=False, repr=False, compare=False)
     """What the training rule has learned, by strength and reference."""
 
@@ -55,11 +57,25 @@ class Rules:
 
     def is_known(self, payment: str) -> bool:
         """Return whether best responses under a payment rule are found by their gradient, in many games at once."""
-        return self.training.is_plain(1) and self.payments[payment].own("moves") is not None
+        is_ours = self.payments[payment].own("moves") is not None
+        return self.space is None and self.training.is_plain(1) and is_ours
 
     def at(self, strength: float) -> Regularizer:
         """Return the regulariser of that strength."""
         return regularizer_of(self.regularizer, strength, self.base, "study")
+
+    def one(self, strength: float, reference: Array) -> PolicySpace[Any]:
+        """Return what a game is settled on. reference: [m]."""
+        if self.space is None:
+            return Table(reference, self.at(strength), normalization=self.normalization)
+        given = {"strength": strength, "normalization": self.normalization.value}
+        return own_part(self.base, "study", "space", self.space, given)  # type: ignore[no-any-return]
+
+    def many(self, strength: float, references: Array) -> PolicySpace[Any]:
+        """Return what games are settled on, at once. references: [B, m]."""
+        if self.space is None:
+            return Table(references, self.at(strength), normalization=self.normalization, games=True)
+        return self.one(strength, references[0]).many(len(references))
 
 
 @final
@@ -168,10 +184,11 @@ class Batch:
         """Return what groups with these true rewards [R, m] may say."""
         return declared(self.rules.normalization, rewards)
 
-    def game(self, b: int, payment: str) -> tuple[Table, Mechanism]:
-        """Return the space and the rules of one game, under one payment rule."""
-        space = self._space(np.array([b]))
-        return space.game(0), Mechanism(self._rule(space), self.rules.payments[payment])
+    def game(self, b: int, payment: str) -> tuple[PolicySpace[Any], Mechanism, list[Group]]:
+        """Return one game as an audit takes it: its space, its rules under one payment rule, the true groups."""
+        pairs = enumerate(zip(self.rewards[:, b], self.sizes[:, b], strict=True))
+        groups = [Group(f"group_{i}", reward, int(size)) for i, (reward, size) in pairs]
+        return self._one(b), Mechanism(self._rule(b), self.rules.payments[payment]), groups
 
     def rows(self, which: Any) -> "Batch":
         """Return some of the games, with repetitions."""
@@ -200,9 +217,10 @@ class Batch:
         """Yield the games of each strength, and what is trained on what is heard there."""
         said = reports.rewards if self.noise is None else reports.rewards + self.noise[reports.owners]
         for rows in self._alike():
-            space = self._space(rows)
-            profile = Profile(tuple((reward[rows],) for reward in said), reports.sizes[:, rows])
-            rule = self._rule(space).many(len(rows))
+            space = self.rules.many(float(self.strength[rows[0]]), self.reference[rows])
+            heard = tuple(map(space.read_boost, read_only(said[:, rows])))  # not read: noise may leave the domain
+            profile = Profile(heard, reports.sizes[:, rows])
+            rule = self._rule(int(rows[0])).many(len(rows))
             if self.tilt is not None:
                 rule = AffineWelfare(boost=space.strength * self.tilt[rows])
             yield rows, Trained(rule, profile, space, rule.train(profile, space))
@@ -215,38 +233,37 @@ class Batch:
         _, which = np.unique(known, axis=0, return_inverse=True)
         yield from (np.flatnonzero(which == one) for one in range(which.max() + 1))
 
-    def _space(self, rows: NDArray[np.intp]) -> Table:
-        """Return the table of some games, of one strength."""
-        unit, domain = self.rules.at(float(self.strength[rows[0]])), self.rules.normalization
-        return Table(self.reference[rows], unit, normalization=domain, games=True)
+    def _one(self, b: int) -> PolicySpace[Any]:
+        """Return what one game is settled on."""
+        return self.rules.one(float(self.strength[b]), self.reference[b])
 
-    def _rule(self, space: Table) -> TrainingRule:
-        """Return the training rule of games that are alike; what one learns of them it learns once."""
+    def _rule(self, b: int) -> TrainingRule:
+        """Return the training rule of a game, and of all that are like it: what it learns of them it learns once."""
         training, known = self.rules.training, self.rules.fitted
         if not self.rules.is_fitted:
             return training
-        key = (space.strength, space.reference[0][0].tobytes())
+        key = (float(self.strength[b]), self.reference[b].tobytes())
         if key not in known:
-            known[key] = training.fitted(space.game(0))
+            known[key] = training.fitted(self._one(b))
         return known[key]
 
     def _settled(
         self, rows: NDArray[np.intp], trained: Trained[TrainingRule], reports: Reports, payments: Sequence[str]
     ) -> dict[str, SettledBatch]:
         """Return what comes out of some games, of one strength; who stays away gets and owes nothing."""
-        space: Any = trained.space
-        policy: Any = trained.policy
+        space, policy = trained.space, cast(Any, trained.policy)
         groups, takes_part = len(self.rewards), reports.sizes[:, rows] > 0
         sizes = (by_owner(reports.sizes[:, rows], reports.owners, groups) > 0) * self.sizes[:, rows]
-        truth = [(reward[rows],) for reward in self.rewards]
+        truth = [*map(space.read_boost, read_only(self.rewards[:, rows]))]
         worth = sizes * policy.values(truth)
         welfare = worth.sum(axis=0)
-        strength, divergence, weights = space.regularizer.strength, policy.divergence, sizes
+        divergence, weights = policy.divergence, sizes
         if self.tilt is not None:
             divergence = self.rows(rows).start.shortfall(policy.probabilities)
-            truth, weights = [*truth, (strength * self.tilt[rows],)], np.vstack([sizes, np.ones(len(rows))])
-        affine_welfare = welfare - strength * divergence
-        loss = GivenPolicy(space, (policy.probabilities,), weights, truth).gap
+            truth.append(space.read_boost(space.strength * self.tilt[rows]))
+            weights = np.vstack([sizes, np.ones(len(rows))])
+        affine_welfare = welfare - space.strength * divergence
+        loss = space.shortfall(policy, weights, truth)
         trained_ones = np.ones(len(rows))
         out = {}
         for name in payments:

@@ -61,11 +61,10 @@ class EquilibriumStudy(StudyFields):
     def check(self) -> None:
         """Raise InputError when fields do not go together."""
         super().check()
-        unknown = [payment for payment in self.paid if not self.rules.is_known(payment)]
-        if unknown:
+        if self.unsearchable:
             raise InputError(
-                "payments: must be affine, none or revenue, with training social_welfare, where best reports are found "
-                f"by gradient; found {unknown[0]}"
+                "payments: must be affine, none or revenue, with training social_welfare on tables, where best reports "
+                f"are found by gradient; found {self.unsearchable[0]}"
             )
 
     def layout(self, groups: int, width: int) -> RowLayout:

@@ -11,9 +11,9 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeAlias, fi
 import numpy as np
 from pydantic import ConfigDict, Discriminator, Field, PrivateAttr, Tag
 
-from rlhf_game.errors import InputError
+from rlhf_game.errors import InputError, happened
 from rlhf_game.files.build import make
-from rlhf_game.files.parts import SomePayment, SomeRegularizer, SomeTraining, hashes_of_parts, label, whose
+from rlhf_game.files.parts import SomePayment, SomeRegularizer, SomeSpace, SomeTraining, hashes_of_parts, label, whose
 from rlhf_game.files.schema import Nonnegative, Positive, Strict, parse_model
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.mechanism import Mechanism
@@ -33,7 +33,17 @@ from rlhf_game.simulations.populations import (
 )
 from rlhf_game.simulations.recorded import RunScenario
 from rlhf_game.simulations.strategies import StudyStrategy
-from rlhf_game.simulations.trials import Games, Measured, RowLayout, Trial, by_shape, draw, measure_all, table
+from rlhf_game.simulations.trials import (
+    FAILURES,
+    Games,
+    Measured,
+    RowLayout,
+    Trial,
+    by_shape,
+    draw,
+    measure_all,
+    table,
+)
 
 POPULATION_STREAM: Final = 0
 NOISE_STREAM: Final = 1
@@ -108,10 +118,12 @@ class StudyFields(Strict, ABC):
     """Replications: how many games."""
     scenario: SomeScenario
     """Who plays: what groups want, and how large they are."""
+    space: SomeSpace = None
+    """What is trained, a space of one's own with rewards [m]; default a table with the reference of each game."""
     regularizer: SomeRegularizer = "kl"
-    """What measures how far the policy is from the reference."""
+    """What measures how far the policy is from the reference; a space of one's own measures it itself."""
     strength: Positive
-    """lambda, the price of leaving the reference, in units of reward."""
+    """lambda, the price of leaving the reference, in units of reward; goes to a space's own field of this name."""
     normalization: Literal["none", "sum", "max"] = "sum"
     """The declared domain of rewards: sum or max 1."""
     training: SomeTraining = "social_welfare"
@@ -121,7 +133,7 @@ class StudyFields(Strict, ABC):
     noise: Nonnegative = 0.0
     """The mechanism hears every reward with an error that is uniform on [-noise, noise] (theory section 5)."""
     keep: Literal["rewards"] | None = None
-    """``rewards``: every row of the table also holds the true rewards and the reference of its game."""
+    """``rewards``: every row of the table also holds the true rewards of its game, and its reference on a table."""
     chunk: int | None
 
     @property
@@ -173,18 +185,29 @@ class StudyFields(Strict, ABC):
             name: make("payment", payment, self._base, "study")
             for name, payment in zip(self.paid, self.payments, strict=True)
         }
-        return Rules(self.regularizer, Normalization(self.normalization), training, charges, self._base)
+        return Rules(self.regularizer, Normalization(self.normalization), training, charges, self._base, self.space)
+
+    @property
+    def unsearchable(self) -> list[str]:
+        """What keeps best reports from being found by gradient, as messages name it."""
+        if self.space is not None:
+            return ["a space"]
+        return [payment for payment in self.paid if not self.rules.is_known(payment)]
 
     def code(self) -> dict[str, str]:
         """Return the digests of the parts that did not come with this package (see hashes_of_parts)."""
         own = [("scenario", self.scenario.kind), *(("strategy", one.kind) for one in self.choices())]
         named = [("regularizer", self.regularizer), ("training", self.training)]
+        named += [] if self.space is None else [("space", self.space)]
         return hashes_of_parts([*named, *(("payment", payment) for payment in self.payments), *own], self._base)
 
     def check(self) -> None:
         """Raise InputError (``field: must be ...``) when fields do not go together, or a part is wrong."""
         rules = self.rules
         rules.at(self.strength)
+        if self.space is not None and self.regularizer != "kl":
+            found = label("regularizer", self.regularizer)
+            raise InputError(f"regularizer: must be left out with a space, which has its own, found {found}")
         for payment in rules.payments.values():
             Mechanism(rules.training, payment)
         for k, strategy in enumerate(self.choices()):
@@ -197,6 +220,20 @@ class StudyFields(Strict, ABC):
         twice = [label for label in labels if labels.count(label) > 1]
         if twice:
             raise InputError(f"strategies: must differ in kind, fields or name, found {twice[0]} twice")
+
+    @final
+    def check_space(self, source: PopulationSource) -> None:
+        """Raise InputError where a space of someone's own does not settle the first game under each payment rule."""
+        if self.space is None:
+            return
+        for games in self.games_of(source, [Trial(self.seed, 0, 0)])[0]:
+            for payment in self.paid:
+                space, mechanism, groups = games.batch.game(0, payment)
+                try:
+                    mechanism.settle(groups, space)
+                except FAILURES as error:
+                    wanted = f"must settle games of the scenario under payment {payment}"
+                    raise InputError(f"space: {wanted}, found {happened(error)}") from None
 
     @final
     def playable(self, groups: int) -> list[StudyStrategy]:
@@ -213,8 +250,9 @@ class StudyFields(Strict, ABC):
         width: int,
     ) -> RowLayout:
         """Return a layout of these columns, and of the game itself where it is kept."""
-        kept = ("reference", "reward_i") if self.keep else ()
-        return RowLayout(keys, (*scalars, *kept[:1]), (*by_group, *kept[1:]), groups, width)
+        reference = ("reference",) if self.keep and self.space is None else ()
+        rewards = ("reward_i",) if self.keep else ()
+        return RowLayout(keys, (*scalars, *reference), (*by_group, *rewards), groups, width)
 
     @final
     def truth(self, games: Games, rows: int) -> Measured:

@@ -99,11 +99,11 @@ class MarketStudy(StudyFields):
     def check(self) -> None:
         """Raise InputError when fields do not go together."""
         super().check()
-        unknown = [payment for payment in self.paid if not self.rules.is_known(payment)]
+        unknown = self.unsearchable
         if unknown and not self.learning.has_mixtures:
             raise InputError(
-                "learning.over: must be menu with a training rule or payments of one's own, whose best reports are not "
-                f"found by gradient; found reports with {unknown[0]}"
+                "learning.over: must be menu with a training rule, payments or a space of one's own, whose best "
+                f"reports are not found by gradient; found reports with {unknown[0]}"
             )
         self._check_rounds(unknown)
         if self.entry is not None and self.entry.first is not None and hasattr(self.scenario, "groups"):
@@ -114,16 +114,16 @@ class MarketStudy(StudyFields):
                 )
 
     def _check_rounds(self, unknown: Sequence[str]) -> None:
-        """Raise InputError when rounds cannot follow each other so. unknown: payment rules that are not ours."""
+        """Raise InputError when rounds cannot follow each other so. unknown: what is not ours (see unsearchable)."""
         if self.reference == "last" and (unknown or not self.rules.at(1.0).is_entropic):
             raise InputError(
-                "reference: must be first unless regularizer is kl, training social_welfare and payments are affine, "
-                "none or revenue; found last"
+                "reference: must be first unless games are on tables, regularizer is kl, training social_welfare and "
+                "payments are affine, none or revenue; found last"
             )
         if self.reserve is not None:
             if unknown or "revenue" in self.payments:
                 raise InputError(
-                    "reserve: must come with training social_welfare and payments affine and none only, found "
+                    "reserve: must come with tables, training social_welfare and payments affine and none only, found "
                     f"{(unknown or ['revenue'])[0]}"
                 )
             if not self.learning.has_mixtures:

@@ -22,10 +22,9 @@ from rlhf_game.files.parts import whose
 from rlhf_game.files.schema import Name, Positive, Strict, parse_model
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.domains import Domain
-from rlhf_game.mechanism.mechanism import Mechanism
 from rlhf_game.mechanism.regret import World
 from rlhf_game.mechanism.reports import Group, Report
-from rlhf_game.mechanism.spaces.table import Table
+from rlhf_game.mechanism.spaces.base import PolicySpace
 from rlhf_game.registry import find
 from rlhf_game.simulations.batches import Batch, Reports
 from rlhf_game.simulations.responses import best_responses, joint_responses
@@ -300,10 +299,10 @@ class CoalitionStrategy(StudyStrategy):
         if not batch.rules.is_known(occasion.payment):
             search = Coalition(tuple(members), self.starts)
             for game in range(len(batch.strength)):
-                space, mechanism, groups = _game(occasion, game)
+                space, mechanism, groups = batch.game(game, occasion.payment)
                 limit, rng = int(batch.limit[game]), occasion.streams(game)
                 for i, said in zip(members, search.deviate(mechanism, groups, space, limit, rng).reports, strict=True):
-                    rewards[i, game], sizes[i, game] = space.read(said.reward)[0][0], said.size
+                    rewards[i, game], sizes[i, game] = _row(space, said), said.size
             return Reports(rewards, sizes, np.arange(len(rewards)))
         found = joint_responses(batch, members, is_paid=occasion.is_paid, starts=self.starts, steps=self.steps)
         rewards[members], sizes[members] = found
@@ -371,24 +370,23 @@ class OwnStrategy(StudyStrategy):
         return lie.reports(occasion) if isinstance(lie, StudyStrategy) else _one_by_one(lie, occasion)
 
 
-def _game(occasion: StrategyContext, game: int) -> tuple[Table, Mechanism, list[Group]]:
-    """Return one game as an audit takes it: its space, its rules, the true groups."""
-    batch = occasion.batch
-    space, mechanism = batch.game(game, occasion.payment)
-    pairs = zip(batch.rewards[:, game], batch.sizes[:, game], strict=True)
-    return space, mechanism, [Group(f"group_{i}", reward, int(size)) for i, (reward, size) in enumerate(pairs)]
-
-
 def _one_by_one(lie: Any, occasion: StrategyContext) -> Reports:
     """Return what liars say by a strategy of an audit, game by game, while all others say the truth."""
     batch = occasion.batch
     rewards, sizes = batch.rewards.copy(), batch.sizes.copy()
     for i, game in np.argwhere(occasion.liars).tolist():
-        space, mechanism, groups = _game(occasion, game)
+        space, mechanism, groups = batch.game(game, occasion.payment)
         others = tuple(Report(one.reward, one.size) for j, one in enumerate(groups) if j != i)
         said = lie(groups[i], World(mechanism, space, others, i, int(batch.limit[game])), occasion.streams(game))
-        rewards[i, game], sizes[i, game] = space.read(said.reward)[0][0], said.size
+        rewards[i, game], sizes[i, game] = _row(space, said), said.size
     return Reports(rewards, sizes, np.arange(len(rewards)))
+
+
+def _row(space: PolicySpace[Any], said: Report | Group) -> Array:
+    """Return a reported reward as a row, [m]; raise InputError where the space refuses it."""
+    space.read(said.reward)
+    sheets = space.coordinates(said.reward).sheets(said.reward)
+    return np.asarray(sheets[0][0])
 
 
 _Plain: TypeAlias = (

@@ -128,13 +128,14 @@ class Study(Tabular):
             for name, size, reward in zip(one.source.names, batch.sizes[:, 0], batch.rewards[:, 0], strict=True)
         ]
         training, beside = _beside(fields.training, one.source.names)
+        is_table = fields.space is None
         parts = {
-            "regularizer": fields.regularizer,
+            **({"regularizer": fields.regularizer} if is_table else {"space": fields.space}),
             "training": training,
             "payment": "affine" if "affine" in fields.payments else fields.payments[0],
         }
         return {
-            "reference": batch.reference[0].tolist(),
+            **({"reference": batch.reference[0].tolist()} if is_table else {}),
             "strength": fields.strength,
             "normalization": fields.normalization,
             **{role: moved(role, said, self.base, folder or self.base) for role, said in parts.items()},
@@ -226,6 +227,7 @@ def parse_study(document: Mapping[str, Any], name: str, base: Path) -> Study:
         try:
             fields.check()
             source = fields.scenario.source(base, fields.rules.normalization)
+            fields.check_space(source)
         except InputError as error:
             raise InputError(f"{label}: {error}") from None
         files.update(fields.scenario.files())

@@ -24,6 +24,7 @@ ELSEWHERE = {
     "Draws": "tests/outcomes/test_draws_space.py",  # known through draws: its numbers are estimates
     "Finetuned": "tests/training_backends/test_finetuned.py",  # trained: its optimum is approximate
     "FinetunedPayments": "tests/training_backends/test_finetuned.py",
+    "InTurn": "tests/mechanism/test_settle_many.py",  # many games: there is one of each number for each game
     "ForeignRule": "tests/agents/test_foreign.py",  # a function of someone else's: nothing is promised
     "ForeignPayments": "tests/agents/test_foreign.py",
 }

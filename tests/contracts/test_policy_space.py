@@ -51,7 +51,9 @@ def test_no_policy_trained_on_other_reports_reaches_more_welfare(implementation:
     for seed in range(2, 12):
         _, other_sizes, _, other_rewards = make(implementation, seed)
         other = space.maximize(other_sizes, other_rewards)
-        assert sizes @ other.values(rewards) - implementation.strength * other.divergence <= best + TIGHT
+        reached = sizes @ other.values(rewards) - implementation.strength * other.divergence
+        assert reached <= best + TIGHT
+        assert space.shortfall(other, sizes, rewards) == pytest.approx(best - reached, abs=TIGHT)
 
 
 def test_externality_is_the_difference_of_two_maxima(implementation: Implementation) -> None:

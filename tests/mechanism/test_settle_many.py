@@ -91,11 +91,40 @@ def test_many_games_on_one_menu_are_each_game(payment: Any, domain: str) -> None
         assert many.policy.divergence[b] == one.policy.divergence
 
 
-def test_games_are_many_on_one_prompt_or_menu_only() -> None:
-    with pytest.raises(rg.CombinationError, match="need a Table of one prompt, not of 2"):
-        rg.Table([[0.5, 0.5], [0.5, 0.5]], rg.KL(1.0)).many(3)
-    with pytest.raises(rg.CombinationError, match="need a Table or a Menu, not Chain"):
-        Chain([[-1, -1]], [[0.5, 0.5]], rg.KL(1.0), horizon=1).many(3)
+PROMPTS = [[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        rg.Table(PROMPTS, rg.PearsonChi2(0.6), normalization="sum"),
+        Chain([[0, 1, -1], [1, -1, 0]], PROMPTS, rg.KL(0.6), horizon=3),
+    ],
+    ids=lambda space: type(space).__name__,
+)
+@pytest.mark.parametrize("payment", [rg.AffinePayments(), rg.NoPayments(), rg.RevenueOptimal(), Half()], ids=str)
+def test_games_on_any_other_space_are_each_game_in_turn(space: Any, payment: Any) -> None:
+    rng = np.random.default_rng(8)
+    rewards, sizes = rng.dirichlet(np.ones(3), (4, 3, 2)), rng.integers(1, 5, (4, 3))
+    training = rg.AffineWelfare([0.5, 1.0, 3.0], boost=rng.random((2, 3)))
+    of_one, of_many = rg.Mechanism(training, payment), rg.Mechanism(training.many(4), payment)
+    if payment == rg.RevenueOptimal() and not isinstance(space, rg.Table):
+        with pytest.raises(rg.CombinationError, match=f"declared domain, not {type(space).__name__}"):
+            settle_games(of_many, rewards, sizes, space.many(4))
+        return
+    many = settle_games(of_many, rewards, sizes, space.many(4))
+    for b in range(len(rewards)):
+        one = of_one.settle([rg.Report(r, int(w)) for r, w in zip(rewards[b], sizes[b], strict=True)], space)
+        np.testing.assert_allclose(many.payments[b], one.payments, rtol=1e-12)
+        np.testing.assert_allclose(many.values[b], one.values, rtol=1e-12)
+        assert many.affine_social_welfare[b] == pytest.approx(one.affine_social_welfare, rel=1e-12)
+        assert many.policy.divergence[b] == pytest.approx(one.policy.divergence, rel=1e-12)
+        assert many.policy.gap[b] == one.policy.gap == 0
+
+
+def test_rewards_of_other_games_than_there_are_are_refused() -> None:
+    with pytest.raises(rg.InputError, match="reward must be those of 3 games, got 2"):
+        rg.Table(PROMPTS, rg.KL(1.0)).many(3).read(np.ones((2, 2, 3)))
     with pytest.raises(rg.InputError, match="reward must be 2 numbers, one per menu entry"):
         rg.Menu([0, 0]).many(3).read([1.0, 2.0])
 

@@ -11,7 +11,7 @@ from typing import Any, Generic, NamedTuple, final
 
 import numpy as np
 
-from rlhf_game.errors import CombinationError
+from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.domains import ArrayCoordinates, Coordinates
 from rlhf_game.mechanism.reports import Normalization, V
@@ -141,11 +141,11 @@ class PolicySpace(ABC, Generic[V]):
         raise CombinationError(f"payments from draws need a Finetuned space, not {type(self).__name__}")
 
     def many(self, count: int) -> "PolicySpace[Any]":
-        """Return the space of as many games on this one, settled together; raise CombinationError where there is none.
+        """Return the space of as many games on this one: here one after the other, together where a space can.
 
         Its rewards have one axis more, the games', and the sizes of its reports are [n, count].
         """
-        raise CombinationError(f"many games at once need a Table or a Menu, not {type(self).__name__}")
+        return InTurn(self, count)
 
     def softmax(self) -> tuple[Array, float]:
         """Return base and T >= 0, where the policy is exp((s + base) / T) / Z for a score s; of T = 0 the argmax.
@@ -191,6 +191,11 @@ class PolicySpace(ABC, Generic[V]):
         """Return what ``maximize`` does; a space that can finds values and externalities in the same reading."""
         return self.maximize(weights, rewards)
 
+    def shortfall(self, policy: Policy[V], weights: Array, rewards: Sequence[V]) -> Any:
+        """Return how much less a policy reaches than max ASW(s), >= 0: here a difference, with its rounding."""
+        reached = (weights * policy.values(rewards)).sum(axis=0) - self.strength * policy.divergence
+        return np.maximum(self.maximize(weights, rewards).welfare - reached, 0.0)
+
     def magnitude(self, reward: V) -> float:
         """Return at least the largest |<p, r>| of any policy, in units of reward; 0 where it is not known."""
         return 0.0
@@ -201,3 +206,72 @@ class PolicySpace(ABC, Generic[V]):
         Raises CombinationError where no domain is declared.
         """
         raise CombinationError(f"a least gain needs a space with a declared domain, not {type(self).__name__}")
+
+
+@final
+class InTurn(PolicySpace[tuple[V, ...]]):
+    """As many games on one space, settled one after the other. A reward is what the space reads of each game."""
+
+    def __init__(self, space: PolicySpace[V], count: int) -> None:
+        self.space, self.count = space, count
+        self.normalization, self.strength = space.normalization, space.strength
+
+    def read(self, reward: Any) -> tuple[V, ...]:
+        """Return the rewards of all games."""
+        return self._each(self.space.read, reward)
+
+    def read_boost(self, boost: Any) -> tuple[V, ...]:
+        """Return the boosts of all games."""
+        return self._each(self.space.read_boost, boost)
+
+    def _each(self, read: Callable[[Any], V], given: Any) -> tuple[V, ...]:
+        each = list(given) if isinstance(given, Iterable) else [given]
+        if len(each) != self.count:
+            raise InputError(f"must be those of {self.count} games, got {len(each)}", field="reward")
+        return tuple(map(read, each))
+
+    def maximize(self, weights: Array, rewards: Sequence[tuple[V, ...]]) -> "PoliciesInTurn[V]":
+        """Return the policy of each game. weights: [k, count]."""
+        return self._trained(self.space.maximize, weights, rewards)
+
+    def settle(self, weights: Array, rewards: Sequence[tuple[V, ...]]) -> "PoliciesInTurn[V]":
+        """Return the policy of each game, with what it finds along. weights: [k, count]."""
+        return self._trained(self.space.settle, weights, rewards)
+
+    def _trained(
+        self, train: Callable[[Array, Sequence[V]], Policy[V]], weights: Array, rewards: Sequence[tuple[V, ...]]
+    ) -> "PoliciesInTurn[V]":
+        return PoliciesInTurn(tuple(train(weights[:, b], [one[b] for one in rewards]) for b in range(self.count)))
+
+    def magnitude(self, reward: tuple[V, ...]) -> float:
+        """Return the largest of all games."""
+        return max(map(self.space.magnitude, reward))
+
+    def least_gain(self, weights: Array, rewards: Sequence[tuple[V, ...]], multiplier: float) -> Array:
+        """Return the least gain of each game: [count]."""
+        games = ((weights[:, b], [one[b] for one in rewards]) for b in range(self.count))
+        return np.array([self.space.least_gain(*game, multiplier) for game in games])
+
+
+@final
+class PoliciesInTurn(Policy[tuple[V, ...]]):
+    """The policies of games that were settled one after the other: what is one number of each is [B] here."""
+
+    def __init__(self, policies: tuple[Policy[V], ...]) -> None:
+        self.policies = policies
+        self.welfare = np.array([policy.welfare for policy in policies])
+        self.divergence = np.array([policy.divergence for policy in policies])
+        gaps = [policy.gap for policy in policies]
+        self.gap = None if any(gap is None for gap in gaps) else np.array(gaps)
+
+    def values(self, rewards: Sequence[tuple[V, ...]]) -> Array:
+        """Return <p, r> for each of k rewards in each game: [k, B]."""
+        games = [policy.values([one[b] for one in rewards]) for b, policy in enumerate(self.policies)]
+        return np.stack(games, axis=-1)
+
+    def externalities(self, weights: Array, rewards: Sequence[tuple[V, ...]]) -> Array:
+        """Return those of k pairs in each game: [k, B]. weights: [k, B]."""
+        games = [
+            policy.externalities(weights[:, b], [one[b] for one in rewards]) for b, policy in enumerate(self.policies)
+        ]
+        return np.stack(games, axis=-1)

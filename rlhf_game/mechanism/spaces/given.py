@@ -35,8 +35,7 @@ class GivenPolicy(Policy[Sheets]):
     @cached_property
     def gap(self) -> Any:
         """How far its welfare is below the most that there is."""
-        best = self.space.maximize(self.weights, self.rewards)
-        return self.space.mean([optimum.shortfall(p) for optimum, p in zip(best.optima, self.sheets, strict=True)])
+        return self.space.shortfall(self, self.weights, self.rewards)
 
     @cached_property
     def welfare(self) -> Any:

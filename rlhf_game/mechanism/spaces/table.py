@@ -13,7 +13,7 @@ from typing import Any, Literal, final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rlhf_game.errors import CombinationError, InputError
+from rlhf_game.errors import InputError
 from rlhf_game.mechanism.arrays import (
     BLOCK,
     VIEWED,
@@ -89,10 +89,10 @@ class Table(PolicySpace[Sheets]):
         if games and (self.layout.is_flat or len(self.layout.members) > 1):
             raise InputError("must be games of one number of outcomes, [B][m], for a table of games", field="reference")
 
-    def many(self, count: int) -> "Table":
-        """Return the games on the outcomes of its one prompt; raise CombinationError where there are several."""
+    def many(self, count: int) -> PolicySpace[Any]:
+        """Return the games on the outcomes of its one prompt, together; of several prompts they are in turn."""
         if len(self.layout.widths) > 1:
-            raise CombinationError(f"many games at once need a Table of one prompt, not of {len(self.layout.widths)}")
+            return super().many(count)
         reference = np.broadcast_to(self.reference[0][0], (count, self.layout.widths[0]))
         return Table(reference, self.regularizer, normalization=self.normalization, bounds=self.bounds, games=True)
 
@@ -234,6 +234,12 @@ class Table(PolicySpace[Sheets]):
         values = self.mean([one.values for one in settled])
         externalities = self.mean([one.externalities for one in settled])
         return TablePolicy(self, [one.optimum for one in settled], Own(weights, tuple(rewards), values, externalities))
+
+    def shortfall(self, policy: Any, weights: Array, rewards: Sequence[Sheets]) -> Any:
+        """Return how much less a policy reaches, by its probabilities, without cancellation."""
+        optima = self.maximize(weights, rewards).optima
+        sheets = self.layout.split(policy.probabilities, "policy")
+        return self.mean([optimum.shortfall(p) for optimum, p in zip(optima, sheets, strict=True)])
 
     def magnitude(self, reward: Sheets) -> float:
         """Return the largest entry's size."""

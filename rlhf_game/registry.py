@@ -304,10 +304,13 @@ def _spec(place: str) -> ModuleSpec | None:
 
 def _origin(place: str) -> Path | None:
     """Return the source of a module that Python's own path leads to."""
-    found = _spec(place)
-    if found is None or found.origin is None or not Path(found.origin).is_file():
+    return _source(_spec(place))
+
+
+def _source(spec: ModuleSpec | None) -> Path | None:
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         return None
-    return Path(found.origin).resolve()
+    return Path(spec.origin).resolve()
 
 
 def _source_of_module(place: str, brought: Mapping[str, str]) -> PartSource:
@@ -317,7 +320,8 @@ def _source_of_module(place: str, brought: Mapping[str, str]) -> PartSource:
     """
     top = place.partition(".")[0]
     brought = brought or {name: version(name) for name in packages_distributions().get(top, ())}
-    file, spec = _origin(place), _spec(place)
+    spec = _spec(place)
+    file = _source(spec)
     if file is None and not brought:
         raise InputError(f"must name a module with a source, found none called {place}")
     files = {} if file is None or spec is None else digests_of(file, spec.parent or "", alone=bool(brought))

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,16 @@ def test_a_hub_name_without_a_network_is_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
+def hub_that_says(answer: Exception | None) -> Callable[..., None]:
+    """Return what stands for the question whether the hub has something: it fails so, or has it."""
+
+    def info(*_: Any, **__: Any) -> None:
+        if answer is not None:
+            raise answer
+
+    return info
+
+
 @pytest.mark.parametrize(
     ("answer", "is_asked"),
     [
@@ -89,15 +100,11 @@ def test_a_hub_that_does_not_answer_is_asked_once(
     """Without a network transformers asked again for half a minute; a copy in the cache is still found."""
     seen: list[bool] = []
 
-    def info(*_: Any, **__: Any) -> None:
-        if answer is not None:
-            raise answer
-
     def load(*_: Any, local_files_only: bool, **__: Any) -> None:
         seen.append(local_files_only)
         raise OSError("nothing there")
 
-    monkeypatch.setattr("rlhf_game.training_backends.lm.reach.HfApi.repo_info", info)
+    monkeypatch.setattr("rlhf_game.training_backends.lm.reach.HfApi.repo_info", hub_that_says(answer))
     monkeypatch.setattr("rlhf_game.training_backends.lm.models.AutoModelForCausalLM.from_pretrained", load)
     with pytest.raises(InputError, match="nor one of smollm2-135m-instruct, all-minilm-l6-v2.*nothing there"):
         load_language_model("nobody/nothing")
@@ -111,16 +118,12 @@ def test_a_silent_hub_is_not_asked_for_a_dataset_again(
     """Without a network it took 24 seconds and eleven lines to say that there is no such dataset."""
     seen: list[bool] = []
 
-    def info(*_: Any, **__: Any) -> None:
-        if answer is not None:
-            raise answer
-
     def load(*_: Any, **__: Any) -> None:
         seen.append(constants.HF_HUB_OFFLINE)
         raise OSError("not there\nsecond line")
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("rlhf_game.training_backends.lm.reach.HfApi.repo_info", info)
+    monkeypatch.setattr("rlhf_game.training_backends.lm.reach.HfApi.repo_info", hub_that_says(answer))
     monkeypatch.setattr("rlhf_game.training_backends.lm.hub.load_dataset", load)
     with pytest.raises(InputError) as caught:
         load_rows("nobody/nothing", split="train")

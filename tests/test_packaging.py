@@ -154,3 +154,12 @@ def test_a_wheel_elsewhere_settles_plays_reports_and_runs_the_demo(built: Path, 
     run("report", "game.yaml")
     run("demo", "-o", "demo")
     assert (tmp_path / "here" / "demo" / "report.html").exists()
+
+
+@pytest.mark.slow  # pip asks the package index, and is skipped where there is none
+def test_all_extras_install_together_with_the_pinned_versions() -> None:
+    plan = ["install", "--dry-run", "--quiet", "--ignore-installed", "-c", "constraints.txt", ".[all]"]
+    done = subprocess.run([sys.executable, "-m", "pip", *plan], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode and "ResolutionImpossible" not in done.stderr:
+        pytest.skip(f"pip reaches no package index: {done.stderr[-200:]}")
+    assert done.returncode == 0, done.stderr[-2000:]

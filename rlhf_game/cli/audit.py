@@ -253,14 +253,20 @@ def _read(path: Path, trusted: bool, settings: Sequence[str]) -> "tuple[Game, Pl
 
 
 def _file(path: Path) -> Path:
-    """Return the game file: of a directory that ``run`` made, its game."""
+    """Return the game file: of a directory its game, where ``run`` made it finished and as it was written."""
     from rlhf_game.errors import InputError
+    from rlhf_game.files.documents import shown
+    from rlhf_game.files.workspace import Workspace, changes_of
 
     if not path.is_dir():
         return path
-    inside = path / "game.json"
+    name, inside = shown(str(path), 200), path / "game.json"
     if not inside.is_file():
-        raise InputError(f"{path}: must be a game file or a directory with a game.json (as `run` makes it), found none")
+        raise InputError(f"{name}: must be a game file or a directory with a game.json (as `run` makes it), found none")
+    if Workspace(path).is_sealed and not (path / "receipt.json").is_file():
+        raise InputError(f"{name}: must be a finished run, found no receipt.json in it")
+    if changed := changes_of(path):
+        raise InputError(f"{name}: {changed[0]}")
     return inside
 
 

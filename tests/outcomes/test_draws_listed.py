@@ -18,7 +18,7 @@ from rlhf_game.training_backends.lm.models import load_language_model
 from tests.cli.runner import run as command
 from tests.outcomes.forged import differences_after
 from tests.outcomes.listed import LONGEST, SIZES, STRENGTH, Truth, document
-from tests.training_backends.trainers.policies.enumerable import PROMPT
+from tests.training_backends.trainers.policies.enumerable import PROMPT, save_model
 
 CEILING = 0.9
 DRAWS: dict[str, Any] = {
@@ -100,6 +100,17 @@ def test_a_finished_run_is_audited_as_its_configuration_is(
     (tmp_path / "audit.json").write_text(json.dumps(audited | {"game_sha256": of_config["game_sha256"]}))
     other = command("report", drawn, "--audit", tmp_path / "audit.json", "-o", tmp_path / "page.html")
     assert (other.code, "game_sha256: must be that of the game" in other.err) == (2, True)
+
+
+def test_responses_of_other_weights_are_not_listed_as_those_of_the_run(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where another model has the name of the one that drew, its exact game is not the run's."""
+    save_model(tmp_path / "model", seed=1)
+    monkeypatch.chdir(tmp_path)
+    audited = json.loads(command("audit", drawn, "--json", "--starts", 2).out)
+    assert audited["outcomes"] == "tape"
+    assert "for model: model must be the model that the run drew from, sha256" in audited["audited"]
 
 
 def test_what_cannot_be_listed_is_audited_on_its_tape_and_says_so(drawn: Path, tmp_path: Path) -> None:

@@ -83,6 +83,31 @@ def test_a_run_is_the_table_settled_by_hand(tmp_path: Path) -> None:
     assert "rows.jsonl" in refused.err
 
 
+def test_a_folder_that_is_unfinished_or_changed_is_not_audited(tmp_path: Path) -> None:
+    """A game that was edited in a run's folder was audited as that run's."""
+    rows = [{**row, "x": 0.5, "y": k} for k, row in enumerate(SAID)]
+    out = tmp_path / "out"
+    assert command("run", write(tmp_path, rows), "-o", out).code == 0
+    whole = {name: (out / name).read_bytes() for name in ("game.json", "receipt.json")}
+    for name, content, said in (
+        (
+            "game.json",
+            whole["game.json"].replace(b"0.5", b"0.6"),
+            "game.json: must be as it was written, found it chan",
+        ),
+        ("receipt.json", whole["receipt.json"][:-9], "receipt.json: must be as it was written, found it changed"),
+        ("receipt.json", None, "out: must be a finished run, found no receipt.json in it"),
+    ):
+        (out / name).unlink()
+        if content is not None:
+            (out / name).write_bytes(content)
+        result = command("audit", out, "--starts", 2)
+        assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+        assert said in result.err
+        (out / name).write_bytes(whole[name])
+    assert command("audit", out, "--starts", 2).code == 0
+
+
 def test_parquet_and_messages_are_read(tmp_path: Path) -> None:
     asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
     said = [{"role": "assistant", "content": "Because."}]

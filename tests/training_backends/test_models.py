@@ -100,15 +100,33 @@ def test_a_hub_that_does_not_answer_is_asked_once(
     """Without a network transformers asked again for half a minute; a copy in the cache is still found."""
     seen: list[bool] = []
 
-    def load(*_: Any, local_files_only: bool, **__: Any) -> None:
-        seen.append(local_files_only)
+    def load(*_: Any, **__: Any) -> None:
+        seen.append(constants.HF_HUB_OFFLINE)
         raise OSError("nothing there")
 
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("rlhf_game.training_backends.lm.reach.HfApi.repo_info", hub_that_says(answer))
     monkeypatch.setattr("rlhf_game.training_backends.lm.models.AutoModelForCausalLM.from_pretrained", load)
     with pytest.raises(InputError, match="nor one of smollm2-135m-instruct, all-minilm-l6-v2.*nothing there"):
         load_language_model("nobody/nothing")
     assert seen == [not is_asked]
+    assert not constants.HF_HUB_OFFLINE
+
+
+def test_what_transformers_asks_a_silent_hub_for_is_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looked for an adapter's settings in spite of local_files_only, six times in 23 seconds."""
+    asked: list[str] = []
+
+    def head(url: str, *_: Any, **__: Any) -> Any:
+        asked.append(url)
+        raise OSError("no route")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("rlhf_game.training_backends.lm.reach.HfApi.repo_info", hub_that_says(ConnectionError("no")))
+    monkeypatch.setattr("huggingface_hub.file_download.get_hf_file_metadata", head)
+    with pytest.raises(InputError, match="model: nobody/nothing cannot be loaded"):
+        load_language_model("nobody/nothing")
+    assert asked == []
 
 
 @pytest.mark.parametrize(("answer", "is_offline"), [(None, False), (ConnectionError("no route"), True)])

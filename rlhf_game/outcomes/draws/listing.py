@@ -5,7 +5,7 @@ these can be listed, what lies gain on the table of them is what they gain in ex
 cannot, the texts that the tape holds are candidates like others: the same rule over them alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,12 +14,11 @@ from typing import Any, Final, Literal, final
 import numpy as np
 
 from rlhf_game.errors import InputError, RunError
-from rlhf_game.files.documents import parse_json, read_text, shown
+from rlhf_game.files.documents import parse_json, read_text
 from rlhf_game.files.drawn import MAIN, DrawnGame, read_drawn_game
 from rlhf_game.files.games import SUFFIXES
 from rlhf_game.files.run_folder import read_parquet
 from rlhf_game.files.sampled import space_of
-from rlhf_game.files.workspace import changes_of
 from rlhf_game.outcomes.draws.draws_spec import DrawsSpec
 from rlhf_game.outcomes.generation import open_model
 from rlhf_game.outcomes.run_config import Configuration, TrieSpec, is_run, read_config
@@ -71,19 +70,28 @@ def played(file: Path, *, is_finished: bool, trusted: bool = False, settings: Se
 def played_run(folder: Path, *, trusted: bool = False) -> PlayedDraws:
     """Return the exact game of a finished run with outcomes draws; where there is none, that of the tape's candidates.
 
-    trusted: whether code that its configuration names may run, which scores the responses that are listed. Paths in it
-    start from the current folder. Raises InputError when the folder is no such run as it was written.
+    folder: as it was written. trusted: whether code that its configuration names may run, which scores the responses
+    that are listed. Paths in it start from the current folder.
     """
-    if not (folder / "receipt.json").is_file():
-        raise InputError(f"{shown(str(folder), 200)}: must be a finished run, found no receipt.json in it")
-    if changed := changes_of(folder):
-        raise InputError(f"{shown(str(folder), 200)}: {changed[0]}")
     game = read_drawn_game(folder / "game.json")
     try:
         with refusing_code(unless=trusted):
-            return replace(_played_exact(configuration_of(folder, None)), sha256=game.sha256)
+            listed = _played_exact(configuration_of(folder, None))
+        _check_weights(listed.document["provenance"]["candidates"]["model"], game)
+        return replace(listed, sha256=game.sha256)
     except (InputError, RunError) as error:
         return _played_tape(game, str(error).rstrip("."))
+
+
+def _check_weights(listed: Mapping[str, Any], game: DrawnGame) -> None:
+    """Raise InputError when the model whose responses were listed is not the one that the tape was drawn from."""
+    drawn = read_parquet(game.folder / game.fields.tape.file)[1]["model"]
+    for key in ("sha256", "revision"):
+        if listed.get(key) != drawn.get(key):
+            raise InputError(
+                f"model: {drawn.get('model')} must be the model that the run drew from, {key} {drawn.get(key)}, found "
+                f"{listed.get(key)}"
+            )
 
 
 def _played_exact(configuration: Configuration) -> PlayedDraws:

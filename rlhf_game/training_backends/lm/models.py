@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from rlhf_game.files.conversations import Conversation, Text, answered, dialogue
 from rlhf_game.optimization import Optimization, Pretrained
 from rlhf_game.training_backends.lm.checkpoints import INSTALLED, Checkpoint, find_checkpoint
 from rlhf_game.training_backends.lm.quiet import quiet_transformers
-from rlhf_game.training_backends.lm.reach import hub_answers
+from rlhf_game.training_backends.lm.reach import hub_answers, without_hub
 from rlhf_game.training_backends.lm.templates import encode, render, turn_end
 
 TOKENIZERS = ("tokenizer*", "vocab*", "*.model")
@@ -193,11 +194,13 @@ def load_pretrained(
     if with_report:
         options["output_loading_info"] = True
     notes = ["HF_HUB_OFFLINE is set"] if os.environ.get("HF_HUB_OFFLINE") else []
+    is_silent = False
     if checkpoint.sha256 is None:
-        options["local_files_only"] = not hub_answers(checkpoint.location, "model", checkpoint.revision)
+        is_silent = not hub_answers(checkpoint.location, "model", checkpoint.revision)
         notes.append(f"it is no folder here, nor one of {', '.join(INSTALLED)}")
     note = f" ({'; '.join(notes)})" if notes else ""
-    with quiet_transformers(), boundary(f"model: {checkpoint.name} cannot be loaded{note}", InputError):
+    quietly = without_hub() if is_silent else nullcontext()
+    with quiet_transformers(), quietly, boundary(f"model: {checkpoint.name} cannot be loaded{note}", InputError):
         return kind.from_pretrained(
             checkpoint.location, revision=checkpoint.revision, trust_remote_code=False, **options
         )

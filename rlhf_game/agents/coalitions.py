@@ -4,7 +4,7 @@ They may pay each other, so what counts is the sum of their utilities. Affine-ma
 truthful, not coalitions: each member's exaggeration lowers what the other one is charged.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, ClassVar, Final, final
@@ -90,7 +90,7 @@ class Coalition:
         def earns(reports: Sequence[Report]) -> tuple[float, float]:
             said = dict(zip(self.members, reports, strict=True))
             everyone = [said.get(at, _truth(group)) for at, group in enumerate(groups)]
-            return earned(mechanism, space, everyone, self.members, own)
+            return earned(mechanism, space, everyone, dict(zip(self.members, own, strict=True)))
 
         return best_of(own, tuple(map(_truth, own)), tried, earns)
 
@@ -146,17 +146,18 @@ def joint_reports(
 
 
 def earned(
-    mechanism: Mechanism,
-    space: PolicySpace[Any],
-    reports: Sequence[Report],
-    charged: Sequence[int],
-    owners: Sequence[Group],
+    mechanism: Mechanism, space: PolicySpace[Any], reports: Sequence[Report], members: Mapping[int, Group]
 ) -> tuple[float, float]:
-    """Return the owners' values minus the payments at the charged positions, and the sum of these numbers' sizes."""
+    """Return values minus payments of the groups that really stand at some positions, and the sum of their sizes.
+
+    members: what each of them is, at its position among the reports. Each is served by its own position's model.
+    """
     settlement = mechanism.settle(reports, space)
-    values = settlement.policy.values([space.read(group.reward) for group in owners])
-    worth = float(values @ np.array([float(group.size) for group in owners]))
-    due = float(settlement.payments[list(charged)].sum())
+    worth = sum(
+        group.size * float(settlement.policy.model_of(at).values([space.read(group.reward)])[0])
+        for at, group in members.items()
+    )
+    due = float(settlement.payments[list(members)].sum())
     return worth - due, abs(worth) + abs(due)
 
 

@@ -5,7 +5,7 @@ is only charged for its own share of the move, and the sum of these is less than
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar, Final, final
 
@@ -70,8 +70,8 @@ class FalseNames:
 
         def earns(reports: Sequence[Report]) -> tuple[float, float]:
             rules = mechanism if len(reports) == 1 else several
-            charged = range(self.group, self.group + len(reports))
-            return earned(rules, space, [*before, *reports, *after], charged, [owner])
+            named = [owner] if len(reports) == 1 else [replace(owner, size=report.size) for report in reports]
+            return earned(rules, space, [*before, *reports, *after], dict(enumerate(named, start=self.group)))
 
         return best_of([owner], (Report(owner.reward, owner.size),), tried, earns)
 

@@ -1,11 +1,15 @@
 """Affine payments are not proof against coalitions nor against false names: the gain, replayed from the witness."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import rlhf_game as rg
 from rlhf_game.agents.coalitions import Coalition
 from rlhf_game.agents.false_names import FalseNames
+from rlhf_game.mechanism.participation import Participation, ParticipationPayments
+from rlhf_game.mechanism.several import ModelPayments, SeveralModels
 
 AFFINE = rg.Mechanism(rg.SocialWelfare(), rg.AffinePayments())
 RNG = np.random.default_rng(0)
@@ -96,6 +100,37 @@ def test_false_names_can_be_settled_again(names: int) -> None:
     lie = total(several, said, [groups[1]], list(range(1, 1 + names)), space)
     assert deviation.gain == pytest.approx(lie - base, abs=1e-13)
     assert deviation.found > 0
+
+
+@pytest.mark.parametrize("kind", ["one model at a cost", "two models", "participation"])
+def test_where_groups_have_models_of_their_own_each_name_is_served_by_its_own(kind: str) -> None:
+    """The values of such policies need every group's reward, in order; the search asked for the owners' alone."""
+    space = rg.Table([0.5, 0.3, 0.2], rg.KL(0.3), normalization="sum")
+    groups = [rg.Group("a", [1, 0, 0], 3), rg.Group("b", [0, 1, 0], 1), rg.Group("c", [0, 0.2, 0.8], 2)]
+    rule: rg.TrainingRule = SeveralModels(rg.SocialWelfare(), 2 if kind == "two models" else 1, 0.05)
+    mechanism = rg.Mechanism(rule, ModelPayments())
+    if kind == "participation":
+        mechanism = rg.Mechanism(Participation(rg.SocialWelfare(), 0.05), ParticipationPayments())
+
+    def earned(reports: list[rg.Report], real: list[rg.Group], at: range) -> float:
+        settlement = mechanism.settle(reports, space)
+        values = settlement.policy.values([space.read(group.reward) for group in real])
+        return sum(real[k].size * values[k] - settlement.payments[k] for k in at)
+
+    truth = [rg.Report(group.reward, group.size) for group in groups]
+    names = FalseNames(0, 2, 2).deviate(mechanism, groups, space, 6, np.random.default_rng(3))
+    said = [*names.reports, *truth[1:]]
+    parts = [replace(groups[0], size=report.size) for report in names.reports]
+    base = earned(truth, groups, range(1))
+    assert names.truthful_utility == pytest.approx(base, rel=1e-12)
+    assert names.gain == pytest.approx(earned(said, [*parts, *groups[1:]], range(2)) - base, abs=1e-12)
+    assert names.found > 0.1
+
+    pair = Coalition((0, 2), 2).deviate(mechanism, groups, space, 6, np.random.default_rng(4))
+    together = [pair.reports[0], truth[1], pair.reports[1]]
+    apart = [earned(reports, groups, range(3)) - earned(reports, groups, range(1, 2)) for reports in (truth, together)]
+    assert pair.gain == pytest.approx(apart[1] - apart[0], abs=1e-12)
+    assert pair.found > 0.05
 
 
 def test_a_coalition_of_one_mind_gains_on_a_menu() -> None:

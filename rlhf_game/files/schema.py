@@ -408,10 +408,22 @@ def explain(error: ValidationError, name: str, model: type[BaseModel], under: tu
     """Raise what pydantic found as InputError that starts with ``name``. under: the fields that the model stands in."""
     faults = error.errors(include_url=False, include_context=True)
     fault = min(faults, key=lambda one: one["type"] == "missing")  # a misspelt key says more than a missing one
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    path = field_path((*under, *fault["loc"]))
-    said = _sentence(fault, model, _close_key(fault, faults, model))
+    arms = [one for one in faults if one["loc"][:-1] == fault["loc"][:-1] and one["input"] is fault["input"]]
+    if len(arms) == 1 or all(str(one["loc"][-1]).isidentifier() for one in arms):  # fields, not types that it may have
+        arms = [fault]
+    more = f" (and {len(faults) - len(arms)} more)" if len(faults) > len(arms) else ""
+    path = field_path((*under, *(fault["loc"] if len(arms) == 1 else fault["loc"][:-1])))
+    said = _either([_sentence(one, model, _close_key(one, faults, model)) for one in arms], fault)
     raise InputError(f"{name}: {path + ': ' if path else ''}{said}{more}")
+
+
+def _either(sentences: Sequence[str], fault: ErrorDetails) -> str:
+    """Return one sentence about a value that may be of several types and is of none of them."""
+    if len(sentences) == 1:
+        return sentences[0]
+    found = f", found {kind(fault['input'])}"
+    wanted = [sentence.removesuffix(found).removeprefix("must be ") for sentence in sentences]
+    return f"must be {', or '.join(dict.fromkeys(wanted))}{found}"
 
 
 def _close_key(fault: ErrorDetails, faults: Sequence[ErrorDetails], model: type[BaseModel]) -> str:

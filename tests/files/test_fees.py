@@ -127,3 +127,24 @@ def test_audits_know_the_fee(tmp_path: Path) -> None:
         assert mine["regret_bound"] == theirs["regret_bound"]
         assert mine["ir_bound"] == pytest.approx(theirs["ir_bound"] - 0.25)
         assert mine["truthful_utility"] == pytest.approx(theirs["truthful_utility"] - 0.25)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"fee": -1.0}, "fee: must be greater than or equal to 0, or 'false_name_proof', found -1.0"),
+        ({"fee": "x"}, "fee: must be a number, or 'false_name_proof', found the text \"x\""),
+        ({"fee": "x", "strength": -1.0}, " (and 1 more)"),
+        ({"models": {"at_most": "x", "cost": "x"}}, "models.at_most: must be an integer"),
+    ],
+)
+def test_a_value_of_none_of_its_types_is_refused_in_one_sentence(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    """The type's own name (``fee.'function-after[...]'``) stood in the message, and each type was a fault."""
+    game = tmp_path / "game.json"
+    game.write_text(json.dumps(GAME | changes))
+    refused = run("settle", game)
+    assert refused.code == 2
+    assert said in refused.err
+    assert "[" not in refused.err

@@ -1,7 +1,7 @@
 """Many games at once are the same games one by one, under every rule; nothing that is asked changes an answer."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import pytest
@@ -120,6 +120,30 @@ def test_games_on_any_other_space_are_each_game_in_turn(space: Any, payment: Any
         assert many.affine_social_welfare[b] == pytest.approx(one.affine_social_welfare, rel=1e-12)
         assert many.policy.divergence[b] == pytest.approx(one.policy.divergence, rel=1e-12)
         assert many.policy.gap[b] == one.policy.gap == 0
+
+
+@final
+class Listed(rg.PolicySpace[Any]):
+    """A space of somebody's own that knows the table of its outcomes."""
+
+    enumeration: Any = rg.Table(PROMPTS[0], rg.KL(0.6))
+
+    def read(self, reward: Any) -> Any:
+        return self.enumeration.read(reward)
+
+    def maximize(self, weights: Any, rewards: Any) -> Any:
+        return self.enumeration.maximize(weights, rewards)
+
+
+def test_a_fair_rule_trains_each_of_many_games_on_a_space_with_an_enumeration() -> None:
+    """Games in turn have no table in common: a study tried its first game alone, and then every row had an error."""
+    rng = np.random.default_rng(9)
+    rewards, sizes = rng.random((4, 3, 3)), rng.integers(1, 5, (4, 3))
+    mechanism = rg.Mechanism(NashWelfare(), rg.NoPayments())
+    in_turn, at_once = (settle_games(mechanism, rewards, sizes, one.many(4)) for one in (Listed(), Listed.enumeration))
+    assert in_turn.values.std() > 0.1
+    np.testing.assert_allclose(in_turn.values, at_once.values, rtol=1e-9)
+    np.testing.assert_allclose(in_turn.affine_social_welfare, at_once.affine_social_welfare, rtol=1e-9)
 
 
 def test_rewards_of_other_games_than_there_are_are_refused() -> None:

@@ -56,6 +56,9 @@ class TableRule(TrainingRule):
         Raises CombinationError for spaces other than Table, InputError when the rewards do not suit the rule, and
         RunError when the solver does not converge.
         """
+        return space.each(self._train, profile)
+
+    def _train(self, profile: Profile[V], space: PolicySpace[V]) -> Policy[V]:
         table, rewards, sizes = table_of(space, type(self)), list[Any](profile.rewards), profile.sizes
         if table.games:
             rows = [

@@ -14,7 +14,7 @@ import numpy as np
 from rlhf_game.errors import CombinationError, InputError
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.domains import ArrayCoordinates, Coordinates
-from rlhf_game.mechanism.reports import Normalization, V
+from rlhf_game.mechanism.reports import Normalization, Profile, V
 
 
 @final
@@ -147,6 +147,10 @@ class PolicySpace(ABC, Generic[V]):
         """
         return InTurn(self, count)
 
+    def each(self, train: "Callable[[Profile[V], PolicySpace[V]], Policy[V]]", profile: Profile[V]) -> "Policy[V]":
+        """Return what ``train`` makes of the reports; of games in turn, what it makes of each."""
+        return train(profile, self)
+
     def softmax(self) -> tuple[Array, float]:
         """Return base and T >= 0, where the policy is exp((s + base) / T) / Z for a score s; of T = 0 the argmax.
 
@@ -242,6 +246,13 @@ class InTurn(PolicySpace[tuple[V, ...]]):
         self, train: Callable[[Array, Sequence[V]], Policy[V]], weights: Array, rewards: Sequence[tuple[V, ...]]
     ) -> "PoliciesInTurn[V]":
         return PoliciesInTurn(tuple(train(weights[:, b], [one[b] for one in rewards]) for b in range(self.count)))
+
+    def each(
+        self, train: Callable[[Profile[Any], PolicySpace[Any]], Policy[Any]], profile: Profile[Any]
+    ) -> "PoliciesInTurn[Any]":
+        """Return what ``train`` makes of the reports of each game."""
+        games = (Profile(tuple(one[b] for one in profile.rewards), profile.sizes[:, b]) for b in range(self.count))
+        return PoliciesInTurn(tuple(train(game, self.space) for game in games))
 
     def magnitude(self, reward: tuple[V, ...]) -> float:
         """Return the largest of all games."""

@@ -7,10 +7,11 @@ from typing import Any, Final, cast
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.atomic import check_output, write_bytes
-from rlhf_game.files.build import build
+from rlhf_game.files.build import build, settle
+from rlhf_game.files.fee_fields import weights_of
 from rlhf_game.files.games import Game, read_game
 from rlhf_game.files.parts import label
-from rlhf_game.files.schema import TableFields
+from rlhf_game.files.schema import Fields, TableFields
 from rlhf_game.mechanism.regret import SIZES
 from rlhf_game.report.page import PLAYED, PlayableGame, names_of, render
 
@@ -29,6 +30,7 @@ def play_page(path: Path | None = None, settings: Sequence[str] = ()) -> str:
     fault = unplayable(game)
     if fault is not None:
         raise InputError(f"{game.name}: {fault}")
+    settle(game)  # what `settle` refuses, such as rewards outside their normalization, is no game
     data = playable(game, is_story=True)
     return render(
         "play.html",
@@ -37,6 +39,7 @@ def play_page(path: Path | None = None, settings: Sequence[str] = ()) -> str:
         {
             "data": data,
             "names": names_of([group["name"] for group in data["truth"]]),
+            "opening": _opening(data["outcomes"], [group["reward"] for group in data["truth"]]),
             "prompt": data["prompts"][0] if len(data["prompts"]) == 1 and data["isNamed"] else "",
         },
     )
@@ -57,10 +60,8 @@ def unplayable(game: Game) -> str | None:
         return "space: must be a table whose outcomes are all there, to be played, found another space"
     if fields.regularizer != "kl":
         return f"regularizer: must be kl to be played, found {fields.regularizer}"
-    if fields.training not in (None, "social_welfare", "affine"):
-        return f"training: must be social_welfare or affine to be played, found {label('training', fields.training)}"
-    if fields.payment not in ("affine", "none", "revenue"):
-        return f"payment: must be affine, none or revenue to be played, found {label('payment', fields.payment)}"
+    if (other := _other_rules(fields)) is not None:
+        return other
     widths = [len(row) for row in _rows(game.reference)]
     if max(widths) > MOST_OUTCOMES or len(widths) > MOST_OUTCOMES:
         return (
@@ -76,6 +77,16 @@ def unplayable(game: Game) -> str | None:
     return None
 
 
+def _other_rules(fields: Fields) -> str | None:
+    """Return which rule of a game the page does not play: it trains one model for all, and bills by VCG alone."""
+    if fields.training not in (None, "social_welfare", "affine"):
+        return f"training: must be social_welfare or affine to be played, found {label('training', fields.training)}"
+    if fields.payment not in ("affine", "none"):
+        return f"payment: must be affine or none to be played, found {label('payment', fields.payment)}"
+    more = [name for name in ("models", "training_cost", "fee") if getattr(fields, name) is not None]
+    return f"{more[0]}: must be left out to be played, found it" if more else None
+
+
 def playable(game: Game, *, is_story: bool, outcome: str = "answer") -> dict[str, Any]:
     """Return a game as templates/play.js reads it: the truth, the rules, and what things are called."""
     table, fields = build(game)[0].enumeration, cast(TableFields, game.fields)  # unplayable said so
@@ -83,17 +94,20 @@ def playable(game: Game, *, is_story: bool, outcome: str = "answer") -> dict[str
     outcomes = fields.outcomes or [[f"outcome {k + 1}" for k in range(len(row))] for row in reference]
     named = [text for text in (fields.provenance or {}).get("prompts", []) if isinstance(text, str)]
     is_named = len(named) == len(reference)
+    weights = weights_of(fields)
+    is_weighed = game.boost is not None or set(weights) != {1.0}
     return {
         "story": is_story,
         "isNamed": is_named,
         "outcome": outcome,
+        "weighed": ", as the provider weighs them" if is_weighed else "",
         "prompts": named if is_named else [f"prompt {k + 1}" for k in range(len(reference))],
         "outcomes": outcomes if isinstance(outcomes[0], list) else [outcomes],
         "game": {
             "reference": reference,
             "promptWeights": table.prompt_weights.tolist(),
             "strength": fields.strength,
-            "weights": [(fields.weights or {}).get(group.name, 1.0) for group in fields.groups],
+            "weights": weights,
             "boosts": None if game.boost is None else [list(map(float, row)) for row in _rows(game.boost)],
             "normalization": fields.normalization,
             "sizeLimit": fields.size_limit or SIZES * max(group.size for group in fields.groups),
@@ -108,6 +122,22 @@ def playable(game: Game, *, is_story: bool, outcome: str = "answer") -> dict[str
 def what_if(game: Game, outcome: str) -> PlayableGame | None:
     """Return the part of a report in which a group tries other reports, or None where the game cannot be played."""
     return None if unplayable(game) is not None else PlayableGame(playable(game, is_story=False, outcome=outcome))
+
+
+def _opening(outcomes: list[list[str]], rewards: list[list[list[float]]]) -> str:
+    """Return in how many ways the model can answer, and whether the groups agree on the best. rewards: [n][B][m]."""
+    widths = sorted({len(row) for row in outcomes})
+    ways = f"{' to '.join(map(str, dict.fromkeys((widths[0], widths[-1]))))} way{'' if widths[-1] == 1 else 's'}"
+    disputed = sum(
+        not set.intersection(*({x for x, r in enumerate(row) if r == max(row)} for row in rows))
+        for rows in zip(*rewards, strict=True)
+    )
+    if len(outcomes) == 1:
+        best = "the groups do not agree on which is best" if disputed else "there is one that all groups like best"
+        return f"can answer in {ways}, and {best}"
+    where = "" if disputed == len(outcomes) else f" for {disputed} of them"
+    best = f"the groups do not agree on which is best{where}" if disputed else "each has one that all groups like best"
+    return f"is asked {len(outcomes)} prompts and can answer each in {ways}, and {best}"
 
 
 def _rows(table: Any) -> list[Any]:

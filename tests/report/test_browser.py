@@ -8,7 +8,7 @@ import pytest
 
 from rlhf_game.report import write_report
 from tests.report.browser import CHROMEDRIVER, CHROMIUM, Browser, browser
-from tests.report.test_escaping import HOSTILE, hostile_run
+from tests.report.test_escaping import HOSTILE, hostile_audit
 from tests.report.test_games import PROMPTS, folder_of
 from tests.report.test_studies import GAMES
 from tests.report.test_studies import folder_of as study_of
@@ -114,7 +114,7 @@ def test_the_keyboard_reaches_the_content_first(chromium: Browser, run_page: Pat
 
 
 def test_hostile_texts_run_nothing(chromium: Browser, tmp_path: Path) -> None:
-    chromium.open(write_report(hostile_run(tmp_path / "run")))
+    chromium.open(write_report(hostile_audit(tmp_path / "run")))
     assert chromium.log() == []
     assert chromium.run("return window.pwned === undefined")
     assert chromium.run("return document.querySelector('h1').textContent") == f"18 groups share {HOSTILE[0]}"

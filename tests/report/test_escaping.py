@@ -57,6 +57,22 @@ def hostile_run(path: Path) -> Path:
     return folder
 
 
+def hostile_audit(path: Path) -> Path:
+    """Such a run with an audit whose every text is hostile, as if nobody paid: the report searches for no other."""
+    folder = hostile_run(path)
+    groups = [
+        {
+            "name": text, "truthful_utility": 1.0, "regret_found": 0.5, "regret_bound": None, "best_gain": 0.5,
+            "best_strategy": text, "best_report": {"size": 2, "reward": [[0.5] * 9] * 2},
+        }
+        for text in HOSTILE
+    ]  # fmt: skip
+    joint = [{"members": list(HOSTILE[:2]), "truthful_utility": 0.0, "gain": 0.1}]
+    audit = {"payment": "none", "groups": groups, "starts": 1, "seed": 0, "coalitions": joint}
+    (folder / "audit.json").write_text(json.dumps(audit))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Node:
     """The report of a hostile run."""
@@ -110,18 +126,7 @@ def test_hostile_texts_of_a_study_are_texts(tmp_path: Path, study: dict[str, Any
 
 
 def test_hostile_texts_of_an_audit_are_texts(tmp_path: Path) -> None:
-    folder = hostile_run(tmp_path / "run")
-    groups = [
-        {
-            "name": text, "truthful_utility": 1.0, "regret_found": 0.5, "regret_bound": None, "best_gain": 0.5,
-            "best_strategy": text, "best_report": {"size": 2, "reward": [[0.5] * 9] * 2},
-        }
-        for text in HOSTILE
-    ]  # fmt: skip
-    joint = [{"members": list(HOSTILE[:2]), "truthful_utility": 0.0, "gain": 0.1}]
-    audit = {"payment": "affine", "groups": groups, "starts": 1, "seed": 0, "coalitions": joint}
-    (folder / "audit.json").write_text(json.dumps(audit))
-    check_harmless(page_of(write_report(folder)))
+    check_harmless(page_of(write_report(hostile_audit(tmp_path / "run"))))
 
 
 def test_no_cell_of_a_csv_is_a_formula(hostile: Node) -> None:

@@ -154,14 +154,14 @@ def test_a_lie_is_compared_with_my_own_truth_as_the_others_report(played: Browse
         signs.add(does)
         liars = [one["name"] for i, one in enumerate(truth) if i != me]
         lie = f"this lie {does} you {abs(now - before):.3f}{', bill paid' * is_paid}."
-        wanted = f"Alone, against what {liars[0]} and {liars[1]} now say, {lie}"
+        wanted = f"Alone, against the present reports of {liars[0]} and {liars[1]}, {lie}"
         assert played.run(TEXT.format("verdict")) == wanted
         row = f"[...document.querySelectorAll('[data-part=numbers] tr')][{int(is_paid)}]"
         cells = played.run(f"return [...{row}.querySelectorAll('td')].map(c => c.textContent)")
         assert [float(cell.replace("\u2212", "-")) for cell in cells] == pytest.approx(
             [before, now, now - before], abs=6e-4
         )
-        assert played.run(TEXT.format("others")) == f"{liars[0]} and {liars[1]} are lying now."
+        assert played.run(TEXT.format("others")) == f"Lying now: {liars[0]} and {liars[1]}."
     assert signs == {"gains", "costs"}
 
 
@@ -189,8 +189,9 @@ def test_after_everybody_exaggerated_the_next_step_starts_with_honest_others(pla
     assert "weighs" not in said + played.run(TEXT.format("story"))  # the provider weighs all alike
     assert f"get {net_shouted:.3f}; when everybody was honest it was {net_honest:.3f}." in said
     assert f"You get {shouted:.3f}; when everybody was honest it was {all_honest:.3f}" in said
-    assert said.endswith(f"if you alone went back to the truth now, {alone:.3f}.")
-    gain = f"Alone, against what Legal and Support now say, this lie gains you {shouted - alone:.3f}."
+    everybody = "Everybody would get less by going back to the truth alone: when shouting is free, everybody shouts."
+    assert said.endswith(f"if you alone went back to the truth now, {alone:.3f}. {everybody}")
+    gain = f"Alone, against the present reports of Legal and Support, this lie gains you {shouted - alone:.3f}."
     assert played.run(TEXT.format("verdict")) == gain
     played.click("[data-part=next]")
     assert [one["reward"][0] for one in played.run(REPORTS)[1:]] == [one["reward"] for one in truth[1:]]

@@ -58,32 +58,35 @@ def test_the_friends_table_is_what_the_package_settles(played: Browser) -> None:
         )
     )
     wanted = {
-        "Marketing keeps, bill paid": changes[0],
-        "Legal keeps, bill paid": changes[1],
-        "You two keep together": changes[0] + changes[1],
-        "The others keep": changes[2],
+        "Left for Marketing, bill paid": changes[0],
+        "Left for Legal, bill paid": changes[1],
+        "Left for you two": changes[0] + changes[1],
+        "Left for the others": changes[2],
     }
     for name, change in wanted.items():
         assert float(rows[name].replace("\u2212", "-")) == pytest.approx(change, abs=6e-4)
-    fates = [
-        f"{name} {'loses' if x < 0 else 'gains'} {abs(x):.3f}"
-        for name, x in zip(["Marketing", "Legal"], changes[:2], strict=True)
-    ]
     said = played.run(TEXT.format("together"))
-    assert f"{fates[0]}, {fates[1]}: together you gain 0.493, the most of " in said
+    fates = [f"by {signed(x)} for {name}" for name, x in zip(["Marketing", "Legal"], changes[:2], strict=True)]
+    assert f"What is left changes {' and '.join(fates)}. Together you gain 0.493, the most of " in said
     costs = [got_by(i, [*lies[:i], truth[i], *lies[i + 1 :]], True) - got_by(i, lies, True) for i in (0, 1)]
-    assert f"while the other goes on lying, keeps more: you by {costs[0]:.3f}, Legal by {costs[1]:.3f}." in said
+    assert f"the other report stays, loses nothing: {signed(costs[0])} for you, {signed(costs[1])} for Legal." in said
+    assert min(costs) > 5e-4
+
+
+def signed(x: float) -> str:
+    sign = "+" if x >= 5e-4 else "\u2212" if x <= -5e-4 else "\u00b1"
+    return f"{sign}{abs(x):.3f}"
 
 
 WISHES = np.array([*product((0.0, 0.5, 1.0), repeat=5)])
 
 
-def brought(groups: list[dict[str, Any]], wishes: Array) -> Array:
+def brought(groups: list[dict[str, Any]], wishes: Array, size: int) -> Array:
     """What the real groups pay together where the provider invents a group that wants this, for each of the rows."""
     game = game_of_the_page()
     real = np.array([group["reward"] for group in groups])
     rewards = np.stack([np.vstack([real, wish]) for wish in wishes])
-    sizes = [*(group["size"] for group in groups), 6]
+    sizes = [*(group["size"] for group in groups), size]
     paid = settle_many(rewards, sizes, game["reference"], KL(game["strength"])).payments
     return np.asarray(paid[:, :-1].sum(axis=1))
 
@@ -99,16 +102,15 @@ def test_a_story_of_seven_steps_leads_to_the_three_ways_that_remain(played: Brow
     assert all(played.run(seen.format(".act")))
     for part in ("collude", "split", "invent"):
         played.click(f"[data-part={part}]")
-    wants = "a group of 6 that wants \u201cPlease see clause 7 of our terms.\u201d most. "
+    wants = "a group of 6 that wants \u201cPlease see clause 7 of our terms.\u201d most, the best for you"
     assert wants in played.run(TEXT.format("provider"))
-    assert ": together 0.669 more, which you keep." in played.run(TEXT.format("provider"))
+    assert "all bills together rise by 0.739, which you keep." in played.run(TEXT.format("provider"))
     played.run("document.querySelector('.play').api.pays(true)")
     scores = played.run(BOARD)
-    assert scores == ["not tried", "nothing gained", "+0.493", "+0.247", "+0.669"]
+    assert scores == ["not tried", "nothing gained", "+0.493", "+0.247", "+0.739"]
     truth = game_of_the_page()["groups"]
-    more = brought(truth, WISHES) - float(sum(settled_by(truth).payments))  # the page searches; these are all
-    assert more.max() == pytest.approx(0.669, abs=5e-4)
-    assert WISHES[more.argmax()].tolist() == [0.5, 0.0, 0.0, 1.0, 0.0]
+    most = max(brought(truth, WISHES, size).max() for size in range(1, 7))  # the page searches; these are all halves
+    assert 0.65 < most - float(sum(settled_by(truth).payments)) < 0.739
     played.click("[data-part=forget]")
     assert set(played.run(BOARD)) == {"not tried"}
 
@@ -215,7 +217,9 @@ def test_my_gain_is_everybodys_over_my_weight_where_the_provider_weighs(chromium
 def test_another_friend_puts_both_lies_back(played: Browser) -> None:
     played.click("[data-part=skip]")
     played.click("[data-part=collude]")
-    assert played.run(TEXT.format("verdict")).startswith("Alone, against what Legal now says, this lie costs you ")
+    assert played.run(TEXT.format("verdict")).startswith(
+        "Alone, against the present report of Legal, this lie costs you "
+    )
     played.run(
         "const s = document.querySelector('[data-part=partner] select'); s.value = '1';"
         "s.dispatchEvent(new Event('change'))"
@@ -292,7 +296,8 @@ def test_a_favourite_below_the_top_may_be_pushed_up(chromium: Browser, tmp_path:
     assert ways.startswith("Say that your favourite answer is worth the most (it gains you ")
     assert "members" not in ways  # three is the limit
     chromium.run(ROLE.format(1))
-    assert chromium.run(TEXT.format("split")) == "Appear as one group"
+    assert chromium.run(TEXT.format("split")) == "One member cannot be divided"
+    assert chromium.run("return document.querySelector('[data-part=split]').disabled")
     assert chromium.run(TEXT.format("ways")).startswith("Claim 3 members")
     chromium.run(
         "const a = document.querySelector('.play').api; a.state.reports[1] = {...a.rules.truth[1], reward: [[0, 1]],"
@@ -354,17 +359,18 @@ def test_who_pays_more_for_an_invented_group_and_why_is_read_from_the_table(
 ) -> None:
     chromium.open(write_play_page(tmp_path / "play.html", settings=[f"groups[2].size={support}"]))
     chromium.click("[data-part=skip]")
-    chromium.click("[data-part=invent]")
+    extra = chromium.run("return document.querySelector('.play').api.invent()")
     tables = chromium.run(
         "return [...document.querySelectorAll('[data-part=provider] tbody')]"
         ".map(t => [...t.rows].map(r => [...r.cells].map(c => c.textContent)))"
     )
     truth = game_of_the_page()["groups"]
     truth[2]["size"] = support
-    wish = WISHES[int(np.argmax(brought(truth, WISHES)))].tolist()
-    everybody = [*truth, {"name": "invented", "size": 6, "reward": wish}]
+    everybody = [*truth, {"name": "invented", "size": extra["size"], "reward": extra["reward"][0]}]
     settled_now, said = settled_by(everybody), chromium.run(TEXT.format("provider"))
-    told = re.search(r"most\. (?:(.*?) pays? more)?(?:, )?(?:(.*?) pays? less)?: together", said)
+    told = re.search(
+        r"tried\. (?:More is billed to (.*?))?(?:, )?(?:[Ll]ess is billed to (.*?))?: all bills together rise by", said
+    )
     assert told
 
     def parts(i: int, groups: list[dict[str, Any]]) -> Array:

@@ -11,6 +11,7 @@
   const show = (x, digits = 3) => (x <= -0.5 / 10 ** digits ? "\u2212" : "") + Math.abs(x).toFixed(digits);
   const signed = (x) => ({ more: "+", less: "\u2212", "": "\u00b1" })[way(x)] + Math.abs(x).toFixed(3);
   const listed = (items) => (items.length > 1 ? `${items.slice(0, -1).join(", ")} and ${items[items.length - 1]}` : `${items[0]}`);
+  const upper = (text) => text[0].toUpperCase() + text.slice(1);
   const percent = (x) => (100 * x).toFixed(x < 0.0995 ? 1 : 0) + " %";
 
   function make(tag, properties = {}, ...children) {
@@ -135,14 +136,16 @@
 
   // Two curves over one axis from 0 (or the lowest loss) to the most that can be got, the truth as a dashed line under a name of its own band, the present report as two dots.
   function plot(figure, { points, most, now, truthAt, truthName, left, right, label, paid }) {
-    const [W, H, L, R, T, B] = [340, 206, 44, 12, 30, 30];
     const ys = points.flatMap((p) => (paid ? [p.free, p.paid] : [p.free]));
     const [low, high] = [Math.min(0, ...ys), most || 1];
+    const ticks = [...(low < -high / 5 ? [low] : []), 0, high / 2, high];
+    const [W, H, R, T, B] = [340, 206, 12, 30, 30];
+    const L = 14 + 7 * Math.max(...ticks.map((v) => show(v, 2).length)); // seven to a digit
     const pad = (high - low) * 0.08;
     const x = (t) => L + t * (W - L - R);
     const y = (v) => T + (high + pad - v) / (high - low + 2 * pad) * (H - T - B);
     const svg = draw("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": label });
-    for (const v of [...(low < -high / 5 ? [low] : []), 0, high / 2, high]) {
+    for (const v of ticks) {
       svg.append(draw("line", { class: "grid", x1: L, x2: W - R, y1: y(v), y2: y(v) }));
       svg.append(draw("text", { class: "tick", x: L - 6, y: y(v) + 4, "text-anchor": "end" }, show(v, 2)));
     }
@@ -195,9 +198,13 @@
     const parts = Object.fromEntries([...root.querySelectorAll("[data-part]")].map((node) => [node.dataset.part, node]));
     const mine = () => state.reports[state.me];
     const labels = () => data.outcomes[state.prompt];
-    const weighed = game.boosts || game.weights.some((w) => w !== 1) ? ", as the provider weighs them" : "";
+    const { weighed } = data;
     const namesOf = (size) => Math.min(COUNTS.length - 1, size); // a group of two has no third name
-    const isTrue = (i) => ["size", "reward"].every((key) => JSON.stringify(state.reports[i][key]) === JSON.stringify(truth[i][key]));
+    const asked = (words) => (data.outcomes.length > 1 ? `${words} \u201c${data.prompts[state.prompt]}\u201d` : "");
+    // What the provider hears is the truth, wherever the sliders are: it hears what they say in the declared scale.
+    const wishes = truth.map((group) => rules.fit(group.reward));
+    const isLie = (r, i, b, x) => Math.abs(r - wishes[i][b][x]) > 1e-12 * rules.top;
+    const isTrue = (i) => state.reports[i].size === truth[i].size && rules.fit(state.reports[i].reward).every((row, b) => row.every((r, x) => !isLie(r, i, b, x)));
     const liars = () => truth.flatMap((group, i) => (i === state.me || isTrue(i) ? [] : [group.name]));
 
     // What was told of one set of reports is taken back when the reports change.
@@ -207,10 +214,10 @@
       if (!data.story) return;
       const { name, size } = truth[state.me];
       parts.player.textContent = name;
-      parts.weighed.textContent = weighed;
-      const count = COUNTS[namesOf(size)];
-      parts.count.textContent = `${count} group${size > 1 ? "s that share" : " that has"} your members`;
-      parts.split.textContent = `Appear as ${count} group${size > 1 ? "s" : ""}`;
+      const count = size > 1 ? COUNTS[namesOf(size)] : "several";
+      parts.count.textContent = `${count} groups that share your members`;
+      parts.split.textContent = size > 1 ? `Appear as ${count} groups` : "One member cannot be divided";
+      parts.split.disabled = size < 2;
     }
     // What may be tried without payments from the present sliders: each way, where it beats both the truth and them.
     function advise(honest, now) {
@@ -223,7 +230,7 @@
       const ways = [[`claim ${rules.limit} members`, { ...mine(), size: rules.limit }], ["say that your favourite answer is worth the most", said((r, best) => (best ? rules.top : r))],
         ["say that all answers but your favourite are worth nothing", said((r, best) => (best ? r : 0))]].map(([name, one]) => [name, gainOfReport(one)])
         .filter(([, found]) => way(found) === "more" && way(found - gain) === "more").map(([name, found]) => `${name} (it gains you ${show(found)})`).join(", ") || "move the sliders";
-      parts.ways.textContent = ways[0].toUpperCase() + ways.slice(1);
+      parts.ways.textContent = upper(ways);
       parts.fate.textContent = isTrue(state.me) ? "Watch what you get: not every lie pays." : `What you say now ${fateOf(gain)}: ${way(gain) === "more" ? "without a bill this lie pays" : "not every lie pays"}.`;
     }
     function report(reports) {
@@ -311,9 +318,9 @@
       rows.forEach(({ input, said, x }) => {
         const value = x === null ? mine().size : mine().reward[state.prompt][x];
         if (Number(input.value) !== value) input.value = String(value);
-        const real = x === null ? truth[me].size : truth[me].reward[state.prompt][x];
-        said.textContent = x === null ? `${value}` : show(reports[me].reward[state.prompt][x]);
-        said.classList.toggle("lie", Math.abs(value - real) > 1e-12);
+        const sent = x === null ? value : reports[me].reward[state.prompt][x];
+        said.textContent = x === null ? `${sent}` : show(sent);
+        said.classList.toggle("lie", x === null ? sent !== truth[me].size : isLie(sent, me, state.prompt, x));
       });
       policy(honest.result.policy[state.prompt], now.result.policy[state.prompt]);
       numbers(honest, now);
@@ -352,10 +359,10 @@
       const gain = isTrue(state.me) ? 0 : gainOf(honest, now);
       const colour = way(gain);
       const lie = `this lie ${fateOf(gain)}${state.paid ? ", bill paid" : ""}`;
-      parts.verdict.textContent = isTrue(state.me) ? "You are telling the truth." : `${names.length ? `Alone, against what ${listed(names)} now say${names.length > 1 ? "" : "s"}` : "As the others report now"}, ${lie}.`;
+      parts.verdict.textContent = isTrue(state.me) ? "You are telling the truth." : `${names.length ? `Alone, against the present report${names.length > 1 ? "s" : ""} of ${listed(names)}` : "As the others report now"}, ${lie}.`;
       parts.verdict.className = `verdict ${isTrue(state.me) ? "" : "lying"} ${colour}`;
       document.documentElement.style.setProperty("--bar", `${parts.verdict.offsetHeight}px`); // of a phone: what it covers is scrolled above it
-      parts.others.textContent = names.length ? `${listed(names)} ${names.length > 1 ? "are" : "is"} lying now.` : "Everybody else tells the truth.";
+      parts.others.textContent = names.length ? `Lying now: ${listed(names)}.` : "Everybody else tells the truth.";
       parts.others.classList.toggle("lie", names.length > 0);
     }
 
@@ -385,9 +392,13 @@
     // Everybody claims the most members, and full worth for whatever is worth half of its favourite or more.
     function everybody() {
       report(truth.map((group) => ({ ...group, size: rules.limit, reward: rules.fit(group.reward.map((row) => row.map((r) => (r >= Math.max(...row) / 2 ? rules.top : 0)))) })));
-      const [before, after, alone] = [truth, sent(), sincere(sent())].map(rules.outcome);
+      const [before, after] = [truth, sent()].map(rules.outcome);
+      const alone = truth.map((group, i) => rules.outcome(sent().map((one, j) => (j === i ? group : one))).worth[i]);
+      const worse = truth.flatMap((group, i) => (way(alone[i] - after.worth[i]) === "less" ? [group.name] : []));
+      const shouts = worse.length === truth.length ? "Everybody would get less by going back to the truth alone: when shouting is free, everybody shouts."
+        : worse.length ? `Who would get less by going back to the truth alone: ${listed(worse)}.` : "Nobody would get less by going back to the truth alone.";
       const mine = (result) => show(result.worth[state.me]);
-      parts.searched.textContent = `Before any bill, all groups together${weighed}, less what moving the model costs, get ${show(rules.net(after))}; when everybody was honest it was ${show(rules.net(before))}. You get ${mine(after)}; when everybody was honest it was ${mine(before)}; if you alone went back to the truth now, ${mine(alone)}.`;
+      parts.searched.textContent = `Before any bill, all groups together${weighed}, less what moving the model costs, get ${show(rules.net(after))}; when everybody was honest it was ${show(rules.net(before))}. You get ${mine(after)}; when everybody was honest it was ${mine(before)}; if you alone went back to the truth now, ${show(alone[state.me])}. ${shouts}`;
     }
 
     // The three that remain start where everybody is honest and pays.
@@ -408,17 +419,16 @@
       report(truth.map((group, i) => ({ ...group, ...copy(found.changes[i] || {}) })));
       const [before, after] = [rules.honest, rules.outcome(sent())];
       const lie = found.changes[state.partner];
-      const ofPair = (i) => (name) => [moved(`${name} pays`, before.payments[i], after.payments[i]), moved(`${name} keeps, bill paid`, kept(before)[i], kept(after)[i])];
+      const ofPair = (i) => [moved(`Bill of ${truth[i].name}`, before.payments[i], after.payments[i]), moved(`Left for ${truth[i].name}, bill paid`, kept(before)[i], kept(after)[i])];
       const others = (result) => total(kept(result).filter((_, i) => !pair.includes(i)));
       const [mine, theirs] = pair.map((i) => kept(after)[i] - kept(before)[i]);
-      const ownCost = pair.map((i) => utilities(rules, sent().map((one, j) => (j === i ? truth[j] : one)), i).paid - kept(after)[i]);
-      const amount = (x) => (way(x) ? show(Math.abs(x)) : "less than 0.001");
-      const fate = (x) => `${x < 0 ? "loses" : "gains"} ${amount(x)}`;
+      const ownCost = (i) => utilities(rules, sent().map((one, j) => (j === i ? truth[j] : one)), i).paid - kept(after)[i];
+      const back = pair.filter((i) => !isTrue(i)).map((i) => `${signed(ownCost(i))} for ${i === state.me ? "you" : truth[i].name}`);
       parts.together.replaceChildren(make("div", { className: "plots" },
-        sheet([`${friend} says`, "in truth", "now"], [...labels().map((label, x) => row(label, show(truth[state.partner].reward[state.prompt][x]), show(lie.reward[state.prompt][x]))), row("Members", `${truth[state.partner].size}`, `${lie.size}`)]),
-        sheet(["Points, rounded", "all honest", "you two lie", "change"], [...pair.flatMap((i) => ofPair(i)(truth[i].name)), moved("You two keep together", want(before), want(after)),
-          ...(truth.length > 2 ? [moved("The others keep", others(before), others(after))] : []), moved("All bills together", total(before.payments), total(after.payments))])),
-        make("p", {}, `${me} ${fate(mine)}, ${friend} ${fate(theirs)}: together you gain ${show(gain)}, the most of ${found.tried} lies tried.${[mine, theirs].some((x) => way(x) === "less") ? " The one who gains can repay the other." : ""} But whoever alone goes back to the truth, while the other goes on lying, keeps more: you by ${amount(ownCost[0])}, ${friend} by ${amount(ownCost[1])}.`));
+        sheet([`Report of ${friend}${asked(" on")}`, "in truth", "now"], [...labels().map((label, x) => row(label, show(truth[state.partner].reward[state.prompt][x]), show(lie.reward[state.prompt][x]))), row("Members", `${truth[state.partner].size}`, `${lie.size}`)]),
+        sheet(["Points, rounded", "all honest", "you two lie", "change"], [...pair.flatMap(ofPair), moved("Left for you two", want(before), want(after)),
+          ...(truth.length > 2 ? [moved("Left for the others", others(before), others(after))] : []), moved("All bills together", total(before.payments), total(after.payments))])),
+        make("p", {}, `What is left changes by ${signed(mine)} for ${me} and by ${signed(theirs)} for ${friend}. Together you gain ${show(gain)}, the most of ${found.tried} lies tried.${[mine, theirs].some((x) => way(x) === "less") ? " The one who gains can repay the other." : ""} But going back to the truth alone, while the other report stays, loses nothing: ${back.join(", ")}.`));
     }
     function severalNames() {
       pays(true);
@@ -427,7 +437,6 @@
       const size = truth[me].size;
       const count = namesOf(size);
       const sizes = Array.from({ length: count }, (_, k) => Math.floor(size / count) + (k < size % count ? 1 : 0));
-      if (count < 2) { parts.names.textContent = "A group of one member cannot be divided."; return; }
       const split = [...truth.filter((_, j) => j !== me), ...sizes.map((w) => ({ ...truth[me], size: w }))];
       const weights = [...game.weights.filter((_, j) => j !== me), ...sizes.map(() => game.weights[me])];
       const bills = Settlement.settle({ ...game, weights }, split).payments.slice(truth.length - 1);
@@ -440,47 +449,34 @@
     function invent() {
       pays(true);
       report(copy(truth));
-      const random = generator(3);
       const wider = { ...game, weights: [...game.weights, 1] };
-      const bills = (extra) => Settlement.settle(wider, [...truth, extra]).payments.slice(0, truth.length);
-      const revenue = (extra) => total(bills(extra));
-      const honest = total(rules.honest.payments);
+      const revenue = (result) => total(result.payments.slice(0, truth.length));
+      const wants = (likes) => ({ size: rules.limit, reward: rules.fit(game.reference.map((row) => row.map((_, x) => (likes(x) ? rules.top : 0)))) });
+      const everybodyAnd = [...truth, wants(() => true)];
       const width = Math.max(...game.reference.map((row) => row.length));
-      let best = null;
-      for (let start = 0; start < width + 12; start += 1) { // from each answer alone, then from some of them
-        const likes = (x) => (start < width ? x === start : random() < 0.5);
-        let extra = { reward: rules.fit(game.reference.map((row) => row.map((_, x) => (likes(x) ? rules.top : 0)))), size: rules.limit };
-        let reached = revenue(extra);
-        for (let round = 0; round < ROUNDS; round += 1) {
-          extra.reward.forEach((row, b) => row.forEach((_, x) => {
-            for (const level of [0, rules.top / 2, rules.top]) {
-              const reward = copy(extra.reward);
-              reward[b][x] = level;
-              const next = { ...extra, reward: rules.fit(reward) };
-              const found = revenue(next);
-              if (found > reached) { reached = found; extra = next; }
-            }
-          }));
-        }
-        if (!best || reached > best.reached) best = { reached, extra };
-      }
-      const gain = best.reached - honest;
+      const alone = Array.from({ length: width }, (_, k) => ({ [truth.length]: wants((x) => x === k) })); // each answer alone
+      const found = rulesOf({ game: wider, truth: everybodyAnd }).climb(everybodyAnd, [truth.length], revenue, 3, alone);
+      const honest = total(rules.honest.payments);
+      const gain = found.gain - honest;
       board.note("provider", gain);
-      const [wish] = best.extra.reward;
-      const favourites = data.outcomes[0].filter((_, x) => wish[x] === Math.max(...wish)).map((name) => `\u201c${name}\u201d`);
-      if (way(gain) !== "more") { parts.provider.textContent = "No invented group was found that brings more."; return; }
-      const reports = [...truth, best.extra];
+      if (way(gain) !== "more") { parts.provider.textContent = `${found.tried} invented groups were tried, and none brings more.`; return null; }
+      const extra = found.changes[truth.length];
+      const wish = extra.reward[state.prompt];
+      const favourites = labels().filter((_, x) => wish[x] === Math.max(...wish)).map((name) => `\u201c${name}\u201d`);
+      const wanted = favourites.length < wish.length ? `wants ${listed(favourites)} most` : "likes all answers alike";
+      const reports = [...truth, extra];
       const now = Settlement.settle(wider, reports);
       const after = rules.honest.payments.map((_, i) => now.payments[i]);
-      const pay = (direction) => { const found = truth.filter((_, i) => way(after[i] - rules.honest.payments[i]) === direction).map((group) => group.name); return found.length ? [`${listed(found)} ${found.length > 1 ? "pay" : "pays"} ${direction}`] : []; };
+      const billed = (direction) => { const found = truth.filter((_, i) => way(after[i] - rules.honest.payments[i]) === direction).map((group) => group.name); return found.length ? [`${direction} is billed to ${listed(found)}`] : []; };
       // A bill's change in three parts: of the invented group, of the real ones, of moving the model.
       const parted = truth.map((_, i) => [bill(rules, truth, i, rules.honest), bill({ game: wider }, reports, i, now)])
         .map(([before, due]) => [due.lost[truth.length], due.others - due.lost[truth.length] - before.others, due.provider - before.provider]);
       parts.provider.replaceChildren(
-        sheet(["Bills, rounded", "honest", "now", "change"], [...truth.map((group, i) => moved(group.name, rules.honest.payments[i], after[i])), moved("You collect", honest, best.reached)]),
-        make("p", {}, `You invent a group of ${best.extra.size} that wants ${listed(favourites)} most. ${[...pay("more"), ...pay("less")].join(", ")}: together ${show(gain)} more, which you keep.`),
+        sheet(["Bills, rounded", "honest", "now", "change"], [...truth.map((group, i) => moved(group.name, rules.honest.payments[i], after[i])), moved("You collect", honest, found.gain)]),
+        make("p", {}, `You invent a group of ${extra.size} that ${wanted}${asked(" as the answer to")}, the best for you of ${found.tried} that were tried. ${upper([[...billed("more"), ...billed("less")].join(", "), `all bills together rise by ${show(gain)}`].filter(Boolean).join(": "))}, which you keep.`),
         sheet(["Parts of each change", "taken from the invented group", "taken from the real groups", "cost of moving the model"], truth.map((group, i) => row(group.name, ...parted[i].map(signed)))),
-        make("p", {}, "The invented group says that it loses by some reports and wins by others, and it moves the model, which changes what the reports do. The sliders and bars above show the game without it."));
+        make("p", {}, "The first column is what the invented group says that it loses by the report of each group, or gains where it is negative. It also moves the model, which changes what the reports do: that is the rest. The sliders and bars above show the game without it."));
+      return extra;
     }
 
     const press = (name, action) => { if (parts[name]) parts[name].addEventListener("click", action); };
@@ -508,7 +504,7 @@
       const [honest, now] = [sincere(sent()), sent()].map((reports) => utilities(rules, reports, state.me));
       return { paid: now.paid - honest.paid, all: now.all - honest.all };
     };
-    root.api = { state, rules, bestLie, gains, bill: () => bill(rules, sent(), state.me, rules.outcome(sent())), pays };
+    root.api = { state, rules, bestLie, invent, gains, bill: () => bill(rules, sent(), state.me, rules.outcome(sent())), pays };
 
     const steps = [...root.querySelectorAll(".step")];
     if (!steps.length) return;

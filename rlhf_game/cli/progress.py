@@ -4,7 +4,10 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Watch: TypeAlias = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and of how much."""
@@ -21,6 +24,14 @@ def progress_on_stderr() -> Iterator[Watch]:
         yield _lines(lambda line: print(line, file=sys.stderr, flush=True), monotonic)
         return
     from rich.console import Console
+
+    with _bars(Console(stderr=True)) as watch:
+        yield watch
+
+
+@contextmanager
+def _bars(console: "Console") -> Iterator[Watch]:
+    """Yield a watch that draws a bar for what is being done, and takes it away again."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -32,11 +43,15 @@ def progress_on_stderr() -> Iterator[Watch]:
     )  # fmt: skip
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    ends = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, *ends, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("start", total=None)
+    ends = (TimeElapsedColumn(), TextColumn("so far,"), TimeRemainingColumn(), TextColumn("left"))
+    with Progress(*columns, *ends, console=console, transient=True) as bars:
+        stage, task = "start", bars.add_task("start", total=None)
 
         def watch(what: str, done: int, total: int) -> None:
+            nonlocal stage, task
+            if _stage(what) != stage:  # a bar of its own: neither the total nor the pace of the one before
+                bars.remove_task(task)
+                stage, task = _stage(what), bars.add_task(what, total=None)
             is_long = total > 1
             bars.update(task, description=what, completed=done, total=total if is_long or done else None)
 
@@ -51,7 +66,7 @@ def _lines(write: Callable[[str], None], clock: Callable[[], float]) -> Watch:
 
     def watch(what: str, done: int, total: int) -> None:
         now = clock()
-        since, before = begun.setdefault(what.partition(" [")[0], (now, done))  # in brackets: what changes meanwhile
+        since, before = begun.setdefault(_stage(what), (now, done))
         if now < due[0]:
             return
         due[:] = now + due[1], min(2 * due[1], LONGEST)
@@ -61,6 +76,11 @@ def _lines(write: Callable[[str], None], clock: Callable[[], float]) -> Watch:
         write(line)
 
     return watch
+
+
+def _stage(what: str) -> str:
+    """Return what is being done without what changes meanwhile, which is in brackets."""
+    return what.partition(" [")[0]
 
 
 def _time(seconds: float) -> str:

@@ -23,6 +23,8 @@ def read_checkpoint(
     if reference is not None:
         given = document.get("model")
         document["model"] = {**(given if isinstance(given, Mapping) else {}), "name": here(reference)}
+    elif document.get("model") is None:
+        raise InputError(f"--reference: must name the untouched model, or {name} its model; found neither")
     document["outcomes"] = {**outcomes_of(document, name, "--policy"), "policy": here(policy)}
     return parse_config(document, name, Path(groups).parent)
 

@@ -431,7 +431,17 @@ def hashes_of_code(targets: Iterable[str], base: Path, field: str) -> dict[str, 
 
 def hash_of_policy(policy: str, base: Path) -> dict[str, str]:
     """Return the SHA-256 of the weights of a checkpoint. Raises InputError when it is no folder with weights."""
-    found = hashes_of_models([policy], base)
+    place = base / Path(policy).expanduser()
+    saved = sorted(place.glob("checkpoint-*/*.safetensors"), key=lambda file: file.stat().st_mtime)
+    if saved and not any(place.glob("*.safetensors")):
+        raise InputError(
+            f"outcomes.policy: must be one checkpoint, found {len({file.parent for file in saved})} in "
+            f"{shown(policy)}, the last of them {saved[-1].parent.name}"
+        )
+    try:
+        found = hashes_of_models([policy], base)
+    except InputError as error:
+        raise InputError(f"outcomes.policy: {str(error).removeprefix('model: ')}") from None
     if not found:
         raise InputError(f"outcomes.policy: must be a folder with a model or an adapter, found none at {shown(policy)}")
     return found

@@ -1,8 +1,11 @@
-"""Progress where there is no terminal: few lines, each with the time that is left."""
+"""Progress: bars on a terminal, elsewhere few lines, each with the time that is left."""
+
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
-from rlhf_game.cli.progress import _lines, progress_on_stderr
+from rlhf_game.cli.progress import _bars, _lines, progress_on_stderr
 
 
 def test_lines_come_seldom_and_say_what_is_left() -> None:
@@ -36,3 +39,16 @@ def test_short_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
         watch("play", 1, 2)
         watch("play", 2, 2)
     assert capsys.readouterr().err == ""
+
+
+def test_a_bar_says_nothing_of_the_work_before() -> None:
+    said = StringIO()
+    with _bars(Console(file=said, force_terminal=True, width=120, color_system=None)) as watch:
+        watch("draw [reward 0.3]", 3, 4)
+        watch("draw [reward 0.4]", 4, 4)
+        said.truncate(0)
+        watch("settle", 0, 1)
+    last = [line for line in said.getvalue().splitlines() if "settle" in line][-1]
+    assert "0/?" in last  # was 0/4: of the drawing
+    assert "so far," in last
+    assert last.rstrip().endswith("left")

@@ -57,6 +57,7 @@ def show_receipt(receipt: "Receipt", values_without: Array) -> None:
 def show_trained(document: "Mapping[str, Any]") -> None:
     """Print the settlement of a trained policy: who pays, what is certified, and what it took."""
     from rlhf_game.files.receipts import Interval, Receipt
+    from rlhf_game.files.sampled import trainer_note
 
     receipt = Receipt.model_validate(document)
     groups = _table("group", "size", "value", "payment", "utility", "in expectation over draws no lie gains more than")
@@ -66,8 +67,9 @@ def show_trained(document: "Mapping[str, Any]") -> None:
     _print(groups)
     certificate = document["certificate"]
     totals = _table("", "", header=False)
+    revenue = _sum([group.payment for group in receipt.groups])
     for name, value in (
-        ("total revenue", _sum([group.payment for group in receipt.groups])),
+        ("total revenue", revenue),
         ("social welfare", receipt.social_welfare),
         ("moved from the reference (kl)", receipt.divergence),
         ("affine social welfare", receipt.affine_social_welfare),
@@ -76,9 +78,11 @@ def show_trained(document: "Mapping[str, Any]") -> None:
     ):
         _row(totals, name, number(value))
     _print(totals)
-    cost, seed = document["cost"], document["settlement_seed"]
+    cost, seed, trainer = document["cost"], document["settlement_seed"], document["trainer"]
+    sure = 1.0 if isinstance(revenue, float) else revenue.level
+    sums = "" if sure >= certificate["level"] else f" (total revenue: {sure:.6g})"
     write_out(
-        f"[lowest, highest]: each with probability {certificate['level']:.6g}, over all responses\n"
+        f"[lowest, highest]: each with probability {certificate['level']:.6g}{sums}, over all responses\n"
         f"{UNTOUCHED if document['delivered'] == 'reference' else ''}"
         f"payments from {document['payments_from']}: {document['payments_label']}\n"
         f"tightness of the certificate: {certificate['tightness']:.3g} (0 proves truth, 1 and more says nothing)\n"
@@ -86,8 +90,8 @@ def show_trained(document: "Mapping[str, Any]") -> None:
         f"{document['cap_from']}\n"
         f"cost: {cost['trainings']} trainings of {cost['tokens']} tokens, {cost['drawn']} tokens drawn\n"
     )
-    if not document["trainer"]["is_faithful"]:
-        write_out(f"trainer {document['trainer']['name']} is not the mechanism's: {document['trainer']['reason']}\n")
+    if not trainer["is_faithful"]:
+        write_out(f"{trainer_note(trainer['name'], trainer['reason'])}\n")
 
 
 def show_drawn(receipt: "Receipt") -> None:

@@ -48,9 +48,8 @@ KNOWN: Final = ("config", "draws")
 CapFrom: TypeAlias = Literal["cap", "size_limit", "sizes"]
 """What the cap of log ratios is from; of these only ``sizes``, as they were reported, can be moved by a report."""
 LABELS: Mapping[str, str] = {
-    "samples": "one training, all payments: the formula for the optimum at samples of the final policy, kept inside "
-    "what samples of the reference prove; where it is not, it is near the bill of the optimum, even where nothing was "
-    "learned",
+    "samples": "the formula that is exact at the optimum, from samples of the delivered policy, kept inside what "
+    "samples of the reference prove; near the bill of the optimum, even where nothing was learned",
     "reference": "max ASW without each group, over samples of the reference",
     "leave_one_out": "a policy trained without each group, for as many steps",
     "early_stopped": "H2, a policy trained without each group for fewer steps; payments can be negative",
@@ -65,9 +64,14 @@ Fields = TypeVar("Fields", bound=Strict)
 ELSEWHERE: Mapping[str, Any] = {
     "name": "elsewhere",
     "is_faithful": False,
-    "reason": "it was not made here, and is known by its draws alone: the gap says how far it is from the optimum",
+    "reason": "it is known by its draws alone, and the gap says how far it is from the optimum",
 }
 """The trainer of a checkpoint that somebody made."""
+
+
+def trainer_note(name: str, reason: str) -> str:
+    """Return what people are told of a trainer that is not known to be the mechanism's."""
+    return f"trained elsewhere: {reason}" if name == ELSEWHERE["name"] else f"{name} is not the mechanism's: {reason}"
 
 
 @final
@@ -225,7 +229,7 @@ def read_draws(
         except KeyError as error:
             missing = error.args[0][0]
             raise InputError(f"scores: must have a reward of every draw, found none of group {missing!a}") from None
-        found[policy] = PolicySamples(np.array(worth), np.array(ratios))
+        found[policy] = PolicySamples(np.array(worth), np.array(ratios), policy == REFERENCE)
     if not fields.choosing:
         return found, {}
     return _split(found, fields)
@@ -239,15 +243,15 @@ def _split(
     for policy in (REFERENCE, FINAL):
         if policy not in found:
             raise InputError(f"choosing: must be 0 where there are no draws of {policy!r}, found {fields.choosing}")
-        rewards, ratios = found[policy].rewards, found[policy].log_ratios
+        rewards, ratios, is_reference = found[policy].rewards, found[policy].log_ratios, found[policy].is_reference
         cut = ratios.shape[1] - fields.choosing
         if min(cut, fields.choosing) < 2:
             raise InputError(
                 f"choosing: must be at least 2 of the {ratios.shape[1]} draws of {policy!r} for each prompt and leave "
                 f"2, found {fields.choosing}"
             )
-        settling[policy] = PolicySamples(rewards[:, :, :cut], ratios[:, :cut])
-        choosing[policy] = PolicySamples(rewards[:, :, cut:], ratios[:, cut:])
+        settling[policy] = PolicySamples(rewards[:, :, :cut], ratios[:, :cut], is_reference)
+        choosing[policy] = PolicySamples(rewards[:, :, cut:], ratios[:, cut:], is_reference)
     return settling, choosing
 
 

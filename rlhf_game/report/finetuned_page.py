@@ -6,7 +6,7 @@ from typing import Any, Final, final
 
 from rlhf_game.files.documents import shown
 from rlhf_game.files.receipts import Interval, Receipt, read_receipt_of
-from rlhf_game.files.sampled import SampledGameFile, read_sampled_game
+from rlhf_game.files.sampled import SampledGameFile, read_sampled_game, trainer_note
 from rlhf_game.files.schema import OurDocument, parse_model
 from rlhf_game.files.verify import sampled_differences
 from rlhf_game.report.charts import Range, brackets
@@ -28,6 +28,7 @@ from rlhf_game.report.page import (
     provenance_rows,
     recomputed,
 )
+from rlhf_game.report.sweeps import sentence
 
 REFERENCE: Final = "reference"
 MOST_PROMPTS: Final = 6
@@ -157,9 +158,7 @@ def _certificate(game: SampledGameFile, receipt: Receipt, trained: FinetunedRece
             ),
         )
     if not trained.trainer.is_faithful:
-        blocks.insert(
-            0, Note("bad", f"{trained.trainer.name} is not the mechanism's own trainer: {trained.trainer.reason}.")
-        )
+        blocks.insert(0, Note("bad", f"{sentence(trainer_note(trained.trainer.name, trained.trainer.reason))}."))
     return Section("incentives", "Would lying pay?", f"Payments: {trained.payments_label}.", tuple(blocks))
 
 

@@ -128,7 +128,8 @@ class Finetuned(PolicySpace[TextReward]):
         """Return every reward of draws, [k, B, N], with their log ratios. Raises InputError outside [0, 1]."""
         texts = [(b, text) for b, row in enumerate(draws.texts) for text in row]
         found = np.array([self._scored(reward, texts) for reward in rewards])
-        return PolicySamples(found.reshape(len(rewards), *draws.log_ratios.shape), draws.log_ratios)
+        shape = (len(rewards), *draws.log_ratios.shape)
+        return PolicySamples(found.reshape(shape), draws.log_ratios, draws is self.reference)
 
     def _scored(self, reward: TextReward, texts: Sequence[tuple[int, str]]) -> list[float]:
         """Return a reward of texts, each with the place of its prompt; only those that are new are asked for."""

@@ -185,12 +185,13 @@ class _Begun:
         flat = [one for row in rows for one in row]
         asked, ids = [prompt for prompt in prompts for _ in range(each)], [list(one.token_ids) for one in flat]
         rewards = self.callback.rewards.score(asked, [one.text for one in flat], {"completion_ids": ids})
-        ratios = np.zeros(len(flat))
-        if model is not self.reference:
+        ratios, is_reference = np.zeros(len(flat)), model is self.reference
+        if not is_reference:
             encoded = [self.encoded[b] for b in range(len(prompts)) for _ in range(each)]
             known = log_probabilities(self.reference, encoded, ids, sampling=self.sampling)
             ratios = np.array([one.log_probability for one in flat]) - known
-        return PolicySamples(rewards.reshape(-1, len(prompts), each), ratios.reshape(len(prompts), each))
+        shape = (len(prompts), each)
+        return PolicySamples(rewards.reshape(-1, *shape), ratios.reshape(shape), is_reference)
 
     def _score(self, folder: RunFolder) -> None:
         """Write scores.parquet: every group's rewards of the distinct texts that were drawn."""
@@ -218,20 +219,27 @@ def _plain(model: Any) -> Any:
 def trainer_of(args: Any) -> dict[str, Any] | None:
     """Return what a receipt says of TRL's trainer with these arguments; None of one that it knows nothing of."""
     kind = type(args).__name__.removesuffix("Config").lower()
-    if kind not in ("rloo", "grpo"):
+    if kind not in _MOVED_BY:
         return None
+    moved = _MOVED_BY[kind](args)
     known = FAITHFULNESS[kind]
+    return {"name": kind, "is_faithful": known.is_faithful and moved is None, "reason": moved or known.reason}
+
+
+def _rloo_moved_by(args: Any) -> str | None:
     unmoved = {**UNMOVED, "steps_per_generation": args.gradient_accumulation_steps}
     fault = next((name for name, wanted in unmoved.items() if (getattr(args, name) or None) != (wanted or None)), None)
-    if kind == "rloo" and fault is not None:
-        return {
-            "name": kind,
-            "is_faithful": False,
-            "reason": f"its {fault} moves the optimum",
-        }
-    return {"name": kind, "is_faithful": known.is_faithful, "reason": known.reason}
+    return None if fault is None else f"its {fault} moves the optimum"
 
 
+def _grpo_moved_by(args: Any) -> str | None:
+    if not args.beta:
+        return "its loss has no KL (beta is 0), so nothing keeps it near the reference"
+    divides = args.scale_rewards not in (False, "none")
+    return "its rewards are divided by their deviation (scale_rewards), so beta is not lambda" if divides else None
+
+
+_MOVED_BY: Final[Mapping[str, Callable[[Any], str | None]]] = {"rloo": _rloo_moved_by, "grpo": _grpo_moved_by}
 UNMOVED: Final = {
     "normalize_advantages": False, "reward_clip_range": None, "num_iterations": 1, "sync_ref_model": False,
     "mask_truncated_completions": False, "router_aux_loss_coef": None, "top_p": 1.0, "top_k": 0, "min_p": None,

@@ -78,6 +78,7 @@ class World:
         return PolicySamples(
             np.stack([np.take_along_axis(reward, picked, axis=1) for reward in said]),
             np.take_along_axis(ratios, picked, axis=1),
+            p is self.q,
         )
 
     def draw(self, p: Array, count: int, rng: np.random.Generator) -> PolicySamples:
@@ -221,6 +222,26 @@ def test_every_interval_holds_where_a_response_that_draws_miss_decides(rule: str
         normal += abs(drawn.mean() - true[0][0]) > 1.645 * drawn.std(ddof=1) / np.sqrt(drawn.size)
     assert (misses <= most).all(), misses
     assert normal > most
+
+
+def test_of_the_untouched_model_no_divergence_is_left_to_prove() -> None:
+    """Its log ratio is 0 of every text, so its welfare is known as well as its score; a policy's never is."""
+    world, rng, repetitions = World.make(3), np.random.default_rng(23), 20
+    true = truths(world, world.q, world.affine_payments(world.q))
+    misses = np.zeros(len(true))
+    for _ in range(repetitions):
+        untouched = world.draw(world.q, 60, rng)
+        settled = settle_samples(world.game, untouched, untouched, ByReference(untouched))
+        assert (settled.divergence.low, settled.divergence.high) == (0, 0)
+        misses += [not np.all(one.contains(truth, 1e-9)) for one, truth in zip(numbers(settled), true, strict=True)]
+    assert (misses <= 0.1 * repetitions).all()
+    policy = replace(untouched, is_reference=False)  # which said 0 of the same draws, and of others who knows
+    other = settle_samples(world.game, policy, untouched, ByReference(untouched))
+    assert other.divergence.high > 0.1
+    assert settled.affine_social_welfare.width < 0.8 * other.affine_social_welfare.width
+    assert settled.certificate.gap.high < other.certificate.gap.high
+    with pytest.raises(InputError, match="log ratios of 0 where they are of the reference itself"):
+        replace(world.draw(perturbed(world), 60, rng), is_reference=True)
 
 
 def test_at_the_optimum_every_rule_charges_the_affine_payments() -> None:

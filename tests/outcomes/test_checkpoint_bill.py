@@ -82,6 +82,8 @@ def test_a_checkpoint_in_a_bill_out(settle: Settle, checkpoints: Path, truth: Tr
     result = settle("--policy", checkpoints / "better", "--reference", checkpoints / "model", "-o", out)
     assert (result.code, result.err) == (0, "")
     assert "affine welfare of the untouched model" in result.out
+    assert "each with probability 0.95 (total revenue: 0.9), over all" in result.out  # where both bills hold
+    assert "trained elsewhere: it is known by its draws alone" in result.out
     receipt = json.loads(out.read_text())
     p = truth.of(load_language_model(str(checkpoints / "better")))
     assert receipt["delivered"] == "final"
@@ -156,9 +158,7 @@ def test_what_made_things_worse_is_not_delivered(
         result = settle(*given, "-o", tmp_path / f"{rule}.json", outcomes={"payments_from": rule})
         assert "delivered: the untouched model" in result.out
         assert "affine welfare of the untouched model" in result.out
-        assert ("it is near the bill of the optimum, even where nothing was learned" in result.out) == (
-            rule == "samples"
-        )
+        assert ("near the bill of the optimum, even where nothing was learned" in result.out) == (rule == "samples")
         receipt = json.loads((tmp_path / f"{rule}.json").read_text())
         assert (receipt["delivered"], receipt["policy"], receipt["divergence"]["estimate"]) == ("reference", None, 0.0)
         untouched = receipt["untouched_affine_social_welfare"]
@@ -205,11 +205,15 @@ def test_an_adapter_goes_on_the_reference_where_its_own_backbone_is_not_here(
 
 def test_what_is_no_checkpoint_of_the_reference_is_refused(settle: Settle, checkpoints: Path, tmp_path: Path) -> None:
     tiny.save_language_model(tmp_path / "other")
+    shutil.copytree(tmp_path / "other", tmp_path / "trainer" / "checkpoint-9")
+    shutil.copytree(tmp_path / "other", tmp_path / "trainer" / "checkpoint-10")
+    last = "outcomes.policy: must be one checkpoint, found 2 in"
     given = ("--policy", checkpoints / "better", "--reference", checkpoints / "model")
     for options, changes, said in (
         (("--policy", tmp_path / "other", "--reference", checkpoints / "model"), {}, "must have the tokens of the ref"),
-        (("--policy", tmp_path, "--reference", checkpoints / "model"), {}, "must hold .safetensors weights"),
-        (("--policy", checkpoints / "better"), {}, "model: must be given"),
+        (("--policy", tmp_path, "--reference", checkpoints / "model"), {}, "outcomes.policy: /"),
+        (("--policy", tmp_path / "trainer", "--reference", checkpoints / "model"), {}, last),
+        (("--policy", checkpoints / "better"), {}, "--reference: must name the untouched model, or"),
         (("--policy", "nowhere", "--reference", checkpoints / "model"), {}, "outcomes.policy: must be a folder with a"),
         (given, {"outcomes": {"payments_from": "leave_one_out"}}, "payments_from: must be samples or reference"),
         (given, {"outcomes": {"steps": 3}}, "steps: must not be here with a policy"),

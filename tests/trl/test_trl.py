@@ -86,9 +86,10 @@ def test_a_script_of_trl_leaves_the_receipt_of_a_run(place: Path, tmp_path: Path
         trained(place / "model", tmp_path, rewards, callback)
 
 
-def test_what_trl_writes_of_its_completions_gives_curves(place: Path, tmp_path: Path) -> None:
+def test_grpo_is_settled_and_what_trl_writes_of_its_completions_gives_curves(place: Path, tmp_path: Path) -> None:
     """GRPOTrainer's completions/completions_STEP.parquet, as the TRL that is installed writes them."""
     rewards = GroupRewards(groups(), STRENGTH)
+    callback = GroupCallback(rewards, [PROMPT], tmp_path / "settled", every=2, logged=2, outcomes=DRAWS)
     with torch.random.fork_rng():
         GRPOTrainer(
             model=AutoModelForCausalLM.from_pretrained(place / "model", dtype=torch.float32),
@@ -101,7 +102,10 @@ def test_what_trl_writes_of_its_completions_gives_curves(place: Path, tmp_path: 
                 disable_tqdm=True,
             ),
             train_dataset=Dataset.from_dict({"prompt": [PROMPT] * 4}),
+            callbacks=[callback],
         ).train()  # fmt: skip
+    assert callback.receipt is not None
+    assert callback.receipt["trainer"]["reason"].startswith("its loss has no KL")  # TRL's default beta
     named = [{"name": name, "size": 2 - k} for k, name in enumerate(REWARDS)]
     (tmp_path / "groups.json").write_text(json.dumps({"strength": STRENGTH, "groups": named}))
     found = read_rollouts(tmp_path / "trainer/completions", tmp_path / "groups.json")
@@ -183,6 +187,21 @@ def test_the_receipt_says_what_moves_the_optimum(tmp_path: Path, changes: dict[s
     assert said is not None
     assert said["is_faithful"] == (fault is None)
     assert fault is None or said["reason"] == f"its {fault} moves the optimum"
+
+
+def test_the_receipt_says_why_a_grpo_is_not_the_mechanisms(tmp_path: Path) -> None:
+    plain = {"use_cpu": True, "bf16": False, "report_to": "none", "activation_checkpointing": False}
+    for changes, said in (
+        ({}, "its loss has no KL"),
+        ({"beta": 0.5}, "its rewards are divided by their deviation"),
+        ({"beta": 0.5, "scale_rewards": "batch"}, "its rewards are divided by their deviation"),
+        ({"beta": 0.5, "scale_rewards": "none"}, "its KL is per token"),
+        ({"beta": 0.5, "scale_rewards": False}, "its KL is per token"),
+    ):
+        trainer = trainer_of(GRPOConfig(str(tmp_path), **plain, **changes))
+        assert trainer is not None
+        assert not trainer["is_faithful"]
+        assert trainer["reason"].startswith(said)
 
 
 @pytest.mark.slow

@@ -40,11 +40,12 @@ class PolicySamples:
     """Independent samples of one policy, N for each of B equally weighted prompts.
 
     rewards: every group's, in [0, 1], [n, B, N]. log_ratios: log of its own probability over the reference's: [B, N],
-    in nats; zeros for the reference.
+    in nats. is_reference: they are of the reference itself, whose log ratio is 0 of every response, drawn or not.
     """
 
     rewards: Array
     log_ratios: Array
+    is_reference: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rewards", finite(self.rewards, "rewards"))
@@ -59,6 +60,8 @@ class PolicySamples:
             raise InputError(
                 "must have finite log ratios: the reference must not exclude what a policy says", field="samples"
             )
+        if self.is_reference and self.log_ratios.any():
+            raise InputError("must have log ratios of 0 where they are of the reference itself", field="samples")
 
 
 @final
@@ -110,13 +113,17 @@ class SampledGame:
         """Return the capped log ratios: [B, N]."""
         return np.clip(samples.log_ratios, -self.cap, self.cap)
 
+    def reach(self, samples: PolicySamples) -> float:
+        """Return what no capped log ratio of the policy exceeds, in nats."""
+        return 0.0 if samples.is_reference else self.cap
+
     def tightness(self, gap: Estimate) -> float:
         """Return the bound on a gap over all that can be at stake, sum_i g_i."""
         return float(gap.high) / _sum(self.shares)
 
     def _mean(self, shares: Array, samples: PolicySamples, level: float) -> Estimate:
         worth = np.tensordot(shares, samples.rewards, 1) - self.strength * self.costs(samples)
-        reach = self.strength * self.cap
+        reach = self.strength * self.reach(samples)
         return pooled_interval(worth, (-reach, float(shares.sum()) + reach), level)
 
 
@@ -376,7 +383,8 @@ def _gap(game: SampledGame, delivered: PolicySamples) -> float:
 
 def _divergence(game: SampledGame, delivered: PolicySamples) -> Estimate:
     """Return D(p^ || q) with log ratios that are capped: at least 0, whatever the draws say."""
-    found = pooled_interval(game.costs(delivered), (-game.cap, game.cap), game.at())
+    reach = game.reach(delivered)
+    found = pooled_interval(game.costs(delivered), (-reach, reach), game.at())
     value, low, high = (np.maximum(end, 0.0) for end in (found.value, found.low, found.high))
     return Estimate(value, low, high, game.level)
 

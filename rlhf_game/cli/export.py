@@ -45,7 +45,7 @@ def export(
     """
     from rlhf_game.outcomes.exporting import ENGINES
 
-    if str(game) in ENGINES and not game.exists():
+    if str(game) in ENGINES:  # no game is called so: its name has an ending
         _export_rewards(str(game), config, out, settings)
         return
     _export_game(game, config, out, strategies, trusted, settings)

@@ -207,7 +207,7 @@ def verify(
     trust = [name for name in ON_TRUST if name != KEY and (name != COMMITMENTS or sealed is None)]
     said_so = [
         f"verified: {count} receipt{'s' if count > 1 else ''} as the game gives it",
-        f"taken on trust, as no game gives it: {' and '.join(trust)}",
+        f"taken on trust, as no game gives it: {', '.join(trust[:-1])} and {trust[-1]}",
     ]
     lines = is_list(game)
     return _print_verified(receipt, found + unsigned(receipt, key, lines=lines), said_so, key, lines)

@@ -7,6 +7,7 @@ from typing import Any
 
 from rlhf_game.errors import InputError
 from rlhf_game.files.documents import kind
+from rlhf_game.outcomes.finetuned.finetuned_spec import OF_DRAWS, FinetunedSpec
 from rlhf_game.outcomes.run_config import Configuration, parse_config, read_document
 
 
@@ -30,12 +31,16 @@ def read_checkpoint(
 
 
 def outcomes_of(document: Mapping[str, Any], name: str, option: str) -> dict[str, Any]:
-    """Return how a configuration draws, of kind finetuned. Raises InputError where it is of another kind."""
+    """Return how a configuration draws, of kind finetuned, without what it says of a training, which is over.
+
+    Raises InputError where it is of another kind.
+    """
     outcomes = document.get("outcomes", {})
     if not isinstance(outcomes, Mapping) or outcomes.get("kind", "finetuned") != "finetuned":
         found = outcomes.get("kind") if isinstance(outcomes, Mapping) else kind(outcomes)
         raise InputError(f"{name}: outcomes: must be those of kind finetuned with {option}, found {found}")
-    return {**outcomes, "kind": "finetuned"}
+    of_training = FinetunedSpec.model_fields.keys() - OF_DRAWS
+    return {**{key: value for key, value in outcomes.items() if key not in of_training}, "kind": "finetuned"}
 
 
 def here(name: str) -> str:

@@ -46,6 +46,18 @@ def _group(name):
 
 reward_funcs = [_group(name) for name in REWARDS.shares]
 reward_weights = list(REWARDS.shares.values())
+
+if __name__ == "__main__":
+    import json
+
+    from datasets import Dataset
+    from trl import ModelConfig, RLOOConfig, RLOOTrainer, TrlParser, get_peft_config
+
+    args, model = TrlParser((RLOOConfig, ModelConfig)).parse_args_and_config()
+    args.reward_weights = reward_weights
+    rows = Path(__file__).with_name("prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    data, adapter = Dataset.from_list([json.loads(row) for row in rows]), get_peft_config(model)
+    RLOOTrainer(model.model_name_or_path, reward_funcs, args, data, peft_config=adapter).train()
 """
 VERL: Final = '''
 
@@ -221,26 +233,32 @@ def _trl_row(configuration: Configuration, b: int, asked: Mapping[str, Any]) -> 
 
 
 def _trl_launch(configuration: Configuration, spec: FinetunedSpec, out: Path) -> list[str]:
-    arguments = {
-        "beta": configuration.fields.strength, "normalize_advantages": False, "num_iterations": 1,
-        "num_generations": spec.num_generations, "max_completion_length": spec.max_new_tokens,
-        "temperature": spec.temperature, "learning_rate": spec.learning_rate, "max_steps": spec.steps,
-        "per_device_train_batch_size": spec.batch_size, "gradient_accumulation_steps": spec.accumulation_steps,
-    }  # fmt: skip
-    said = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-    code = (
-        "from datasets import load_dataset; from trl import RLOOConfig, RLOOTrainer; "
-        "from rewards import reward_funcs, reward_weights; "
-        f"RLOOTrainer({_model(configuration)!r}, reward_funcs, RLOOConfig('trained', reward_weights=reward_weights, "
-        f"{said}), load_dataset('json', data_files='prompts.jsonl', split='train')).train()"
-    )
-    return [f"cd {quote(str(out))} && python3 -c {quote(code)}"]
+    lora = None if spec.lora == "full" else spec.lora
+    names = [] if lora is None or lora.targets is None else [*lora.targets]
+    names = names * 2 if len(names) == 1 else names  # TRL takes one name alone as a regular expression
+    return [
+        f"python3 {quote(str(out / REWARDS))}",
+        f"--model_name_or_path {quote(_model(configuration))}",
+        f"--output_dir {quote(str(out / 'trained'))}",
+        f"--beta {configuration.fields.strength!r}",
+        "--normalize_advantages False --num_iterations 1",
+        f"--num_generations {spec.num_generations}",
+        f"--max_completion_length {spec.max_new_tokens}",
+        f"--temperature {spec.temperature!r}",
+        f"--learning_rate {spec.learning_rate!r}",
+        f"--max_steps {spec.steps} --save_steps {spec.save_steps}",
+        f"--per_device_train_batch_size {spec.batch_size}",
+        f"--gradient_accumulation_steps {spec.accumulation_steps}",
+        *([] if lora is None else [f"--use_peft --lora_r {lora.rank} --lora_alpha {lora.alpha} --lora_dropout 0.0"]),
+        *(["--lora_target_modules " + " ".join(map(quote, names))] if names else []),
+    ]
 
 
 NOTES: Final = {
     "trl": """RLOO's beta is lambda: the sequence's KL is in the reward. GRPO's is not: by default it has no KL, divides
 rewards by their deviation, and its KL is per token in the loss, which leaves out what a token does to the KL of later
-ones; exact for responses of one token only.""",
+ones; exact for responses of one token only. Options after `launch.sh` are TRL's (`--use_cpu --bf16 False` without a
+GPU); what it trains is in `trained/checkpoint-...`.""",
     "verl": """`algorithm.use_kl_in_reward=True` with `kl_penalty=kl` (k1) and a fixed coefficient puts lambda times the
 sequence's KL into what `rloo` compares; any `loss_agg_mode` scales the step, not the optimum, but for
 `seq-mean-token-mean`, which favours long responses. verl's defaults are another objective: no KL at all
@@ -319,4 +337,5 @@ def _model(configuration: Configuration) -> str:
     from rlhf_game.training_backends.lm.checkpoints import find_checkpoint
 
     named = configuration.source.model
-    return str(find_checkpoint(named.name, revision=named.revision, base=configuration.source.base).location)
+    found = find_checkpoint(named.name, revision=named.revision, base=configuration.source.base)
+    return found.location if found.sha256 is None else str(Path(found.location).resolve())

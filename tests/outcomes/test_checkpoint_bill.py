@@ -216,7 +216,7 @@ def test_what_is_no_checkpoint_of_the_reference_is_refused(settle: Settle, check
         (("--policy", checkpoints / "better"), {}, "--reference: must name the untouched model, or"),
         (("--policy", "nowhere", "--reference", checkpoints / "model"), {}, "outcomes.policy: must be a folder with a"),
         (given, {"outcomes": {"payments_from": "leave_one_out"}}, "payments_from: must be samples or reference"),
-        (given, {"outcomes": {"steps": 3}}, "steps: must not be here with a policy"),
+        (given, {"outcomes": {"stpes": 3}}, "outcomes.stpes: "),
         (given, {"outcomes": {"kind": "candidates", "per_prompt": 3}}, "outcomes: must be those of kind finetuned"),
         (given, {"outcomes": {"choosing": 1}}, "choosing: must be 0 or at least 2"),
         ((*given, "--draws", tmp_path / "none.parquet"), {}, "none.parquet: must be a file, found nothing there"),

@@ -16,10 +16,13 @@ from rlhf_game.files.rows import number_of, read_rows
 from rlhf_game.files.run_folder import Progress, RunFolder, parquet_bytes, versions
 from rlhf_game.files.sampled import FINAL, REFERENCE
 from rlhf_game.files.schema import parse_model
+from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.sampled.evidence import other_law
 from rlhf_game.outcomes.checkpoint_bill import here, outcomes_of
 from rlhf_game.outcomes.finetuned.finetuned_draws import load_given, load_reference, place_of_policy, samples_file
 from rlhf_game.outcomes.finetuned.finetuned_run import FinetunedRun, settle_draws
 from rlhf_game.outcomes.finetuned.finetuned_training import spec_of
+from rlhf_game.outcomes.log_probabilities import check_total, is_near, log_probability_of, slack
 from rlhf_game.outcomes.run_config import (
     Configuration,
     GenerationInputs,
@@ -29,12 +32,11 @@ from rlhf_game.outcomes.run_config import (
     read_document,
 )
 from rlhf_game.outcomes.scoring import RAW
-from rlhf_game.outcomes.served_draws import is_near
+from rlhf_game.outcomes.served_draws import other_samplings
 from rlhf_game.rewards.reward_specs import calibration_of
 
 if TYPE_CHECKING:
     from rlhf_game.training_backends.lm.models import LanguageModel
-    from rlhf_game.training_backends.lm.sampling import Sampling
 
 STEPS: Final = ("step", "global_step", "training_step", "policy_version", "param_version")
 """Columns of rollouts that say after how many updates a policy drew a row."""
@@ -44,8 +46,6 @@ SOURCES: Final = {"policy": FINAL, "reference": REFERENCE}
 LOGS: Final = ("log_policy", "log_reference")
 OWN: Final = frozenset({"prompt", "response", "source", *LOGS, "token_ids", "is_finished"})
 """Columns that say something else than a group's rewards."""
-ROUNDING: Final = 1e-3
-"""Nats that the log probability of a whole response may be above 0, added up in float32 or less."""
 
 
 @final
@@ -69,6 +69,7 @@ class _Row:
 class GivenDraws:
     """A file's draws, and the run that settles them."""
 
+    name: str
     configuration: Configuration
     rows: tuple[_Row, ...]
 
@@ -95,10 +96,10 @@ def read_given_draws(
     rows = tuple(_row(where, row, [group.name for group in fields.groups], policy is not None) for where, row in found)
     prompts = tuple(dict.fromkeys(row.prompt for row in rows))
     files = {"draws": sha256} | ({} if policy is None else hash_of_policy(here(policy), base))
-    _check_logs(rows)
+    _check_logs(rows, shown(str(draws), 200))
     source = GenerationInputs(fields.model, prompts, {}, fields.system, fields.outcomes, fields.seed, base)
     _check_sources(rows, prompts, shown(str(draws), 200))
-    return GivenDraws(Configuration(fields, source, files), rows)
+    return GivenDraws(shown(str(draws), 200), Configuration(fields, source, files), rows)
 
 
 def fields_of_columns(document: dict[str, Any], name: str, taken: frozenset[str]) -> RunConfig:
@@ -137,7 +138,7 @@ def _row(where: str, row: Any, names: Sequence[str], is_named: bool) -> _Row:
     for column in ("prompt", "response", "source", *names):
         if row.get(column) is None:
             raise InputError(f"{where}: {shown(column)}: must be given, found nothing")
-    if row["source"] not in SOURCES:
+    if row["source"] not in tuple(SOURCES):
         raise InputError(f"{where}: source: must be policy or reference, found {shown(str(row['source']))!r}")
     logs = {key: log_probability_of(row[key], f"{where}: {key}") for key in LOGS if row.get(key) is not None}
     lacking = next((key for key in LOGS if key not in logs), None)
@@ -156,14 +157,6 @@ def _row(where: str, row: Any, names: Sequence[str], is_named: bool) -> _Row:
     )
 
 
-def log_probability_of(value: Any, where: str) -> float:
-    """Return a log probability, in nats; raise InputError that begins with ``where`` when it is none."""
-    found = number_of(value, where)
-    if found > ROUNDING:
-        raise InputError(f"{where}: must be a log probability, at most 0, found {found:g}")
-    return found
-
-
 def _is_finished(value: Any, where: str) -> bool:
     if value is not None and not isinstance(value, bool):
         raise InputError(f"{where}: must be true or false, found {kind(value)}")
@@ -178,22 +171,28 @@ def _ids(value: Any, where: str) -> list[int] | None:
     return value
 
 
-def _check_logs(rows: Sequence[_Row]) -> None:
-    """Raise InputError where the same tokens have two log probabilities under one model.
+def _check_logs(rows: Sequence[_Row], name: str) -> None:
+    """Raise InputError where the same tokens have two log probabilities under one model, or texts more than 1 of all.
 
-    Without token_ids nothing is known: the same text may be other tokens.
+    Without token_ids nothing else is known: the same text may be other tokens.
     """
     for column in LOGS:
         known: dict[Any, float] = {}
+        of_texts: dict[Text, dict[str, float]] = {}
         for row in rows:
             said = getattr(row, column)
-            if said is None or row.token_ids is None:
+            if said is None:
+                continue
+            of_texts.setdefault(row.prompt, {}).setdefault(str(row.response), said)
+            if row.token_ids is None:
                 continue
             before = known.setdefault((row.prompt, tuple(row.token_ids)), said)
             if not is_near(said, before):
                 raise InputError(
                     f"{row.where}: {column}: must be that of the same response before it, {before:g}, found {said:g}"
                 )
+        for logs in of_texts.values():
+            check_total(logs.values(), f"{name}: {column}")
 
 
 def _check_sources(rows: Sequence[_Row], prompts: Sequence[Text], name: str) -> None:
@@ -222,56 +221,88 @@ def _write(given: GivenDraws, folder: RunFolder, watch: Progress) -> None:
     spec, source = spec_of(configuration), configuration.source
     origin: dict[str, Any] = {"model": None, "seed": source.seed, "versions": versions(), "settlement_seed": None,
                               "seed_from": "draws", "policy_sha256": None, "trainings": []}  # fmt: skip
-    own: Sequence[float | None] = [row.log_policy for row in rows]
-    under: Sequence[float | None] = [row.log_reference for row in rows]
+    names: list[str] = []
+    policy, reference = (np.array([[getattr(row, column) for row in rows]], dtype=float) for column in LOGS)
     if spec.policy is not None:
-        reference = load_reference(source, watch)
-        policy = load_given(source, spec.policy, reference)
-        own, under = _recomputed(configuration, rows, policy, reference, watch)
-        origin["model"] = dict(reference.provenance)
+        model = load_reference(source, watch)
+        tuned = load_given(source, spec.policy, model)
+        names, (policy, reference) = _recomputed(configuration, rows, (tuned, model), watch)
+        origin["model"] = dict(model.provenance)
         origin["policy_sha256"] = folder_digest(place_of_policy(source, spec, folder))
+    _check_laws(given, names, {FINAL: policy, REFERENCE: reference})
     places = {prompt: b for b, prompt in enumerate(source.prompts)}
-    own = [q if row.policy == REFERENCE else p for row, p, q in zip(rows, own, under, strict=True)]
+    is_reference = np.array([row.policy == REFERENCE for row in rows])
+    own, under = np.nan_to_num([np.where(is_reference, reference[0], policy[0]), reference[0]]).tolist()
     samples = {
         "policy": [row.policy for row in rows],
         "prompt": [places[row.prompt] for row in rows],
         "prompt_text": [str(row.prompt) for row in rows],
         "text": [str(row.response) for row in rows],
-        "log_probability": [0.0 if one is None else one for one in own],
-        "log_reference": [0.0 if one is None else one for one in under],
+        "log_probability": own,
+        "log_reference": under,
         "token_ids": [list(row.token_ids or ()) for row in rows],
     }
     folder.write(folder.scores, parquet_bytes(*_scores(given, places)))
     folder.write(samples_file(folder), parquet_bytes(samples, origin))
 
 
+def _check_laws(given: GivenDraws, names: Sequence[str], known: Mapping[str, Array]) -> None:
+    """Raise InputError where the rows of a source are no draws of its model, by what they are evidence for instead.
+
+    Nothing is known of a source unless the tokens of all its rows are: by token_ids, or a log probability that somebody
+    knew. known: log probabilities of all rows under each model, [1 + names, rows], asked as is said and in other ways;
+    NaN where there is none.
+    """
+    for (source, label), column, other in zip(SOURCES.items(), LOGS, reversed(SOURCES), strict=True):
+        at = [k for k, row in enumerate(given.rows) if row.policy == label]
+        rows, mine, theirs = [given.rows[k] for k in at], known[label][:, at], known[SOURCES[other]][0, at]
+        if np.isnan(mine[0]).any() or not all(row.token_ids or getattr(row, column) is not None for row in rows):
+            continue
+        most = mine[0] + slack(mine[0])
+        others = dict(zip(names, mine[1:], strict=True))
+        others |= {} if np.isnan(theirs).any() else {f"draws of the {other}": theirs}
+        found = other_law([_draw(row, one) for row, one in zip(rows, mine[0].tolist(), strict=True)], most, others)
+        if found is not None:
+            raise InputError(
+                f"{given.name}: source: must be {source} in rows that are independent draws of it, found {found}"
+            )
+
+
+def _draw(row: _Row, log_probability: float) -> tuple[Text, Any]:
+    """Return prompt and outcome of a row; texts of one log probability are taken for the same tokens."""
+    said = tuple(row.token_ids) if row.token_ids else (str(row.response), round(log_probability, 3))
+    return row.prompt, said
+
+
 def _recomputed(
     configuration: Configuration,
     rows: Sequence[_Row],
-    policy: "LanguageModel",
-    reference: "LanguageModel",
+    models: tuple["LanguageModel", "LanguageModel"],
     watch: Progress,
-) -> tuple[list[float], list[float]]:
-    """Return the log probabilities of all rows under both. Raises InputError where the file says another thing."""
+) -> tuple[list[str], list[Array]]:
+    """Return other ways of drawing, and the log probabilities of all rows under policy and reference, [1 + ways, rows].
+
+    Raises InputError where the file says another thing.
+    """
     from rlhf_game.outcomes.finetuned.finetuned_training import main_task, policy_training
-    from rlhf_game.training_backends.lm.sampling import check_length
+    from rlhf_game.training_backends.lm.sampling import check_length, log_probabilities_under
 
     sampling = policy_training(main_task(configuration, spec_of(configuration), Path())).sampling
-    system = configuration.source.system
+    system, reference = configuration.source.system, models[1]
     check_length(reference, reference.encode_prompts(configuration.source.prompts, system), sampling.max_new_tokens)
     asked, said = zip(*(_tokens(row, reference, system, sampling.max_new_tokens) for row in rows), strict=True)
-    found = []
-    for column, model in (("log_policy", policy), ("log_reference", reference)):
+    found, others = [], other_samplings(sampling)
+    for column, model in zip(LOGS, models, strict=True):
         watch(f"compute {column}", 0, 1)
-        found.append(_log_probabilities(model, asked, said, sampling))
-        for row, now in zip(rows, found[-1], strict=True):
+        found.append(log_probabilities_under(model, asked, said, [sampling, *others.values()]))
+        for row, now in zip(rows, found[-1][0].tolist(), strict=True):
             before = getattr(row, column)
             if before is not None and not is_near(before, now):
                 raise InputError(
                     f"{row.where}: {column}: must be that of the named checkpoint, {now:.6g} nats, found {before:.6g}: "
                     "a draw of another policy (or of an earlier step) gives no certificate"
                 )
-    return found[0], found[1]
+    return list(others), found
 
 
 def _tokens(row: _Row, model: "LanguageModel", system: str | None, longest: int) -> tuple[list[int], list[int]]:
@@ -280,6 +311,8 @@ def _tokens(row: _Row, model: "LanguageModel", system: str | None, longest: int)
     Raises InputError where the response is nothing that the model can say: other words than those of its tokens, more
     tokens than ``longest``, or tokens that neither end nor were cut there.
     """
+    from rlhf_game.training_backends.lm.sampling import is_whole
+
     prompt, known = model.encode_exchange(row.prompt, row.response, system)
     was_cut = row.token_ids is None and not row.is_finished and known[-1:] and known[-1] in model.end_ids
     ids = row.token_ids or (known[:-1] if was_cut else known)
@@ -289,22 +322,13 @@ def _tokens(row: _Row, model: "LanguageModel", system: str | None, longest: int)
     text, meant = model.decode(ids), row.response if isinstance(row.response, str) else model.decode(known)
     if text != meant:
         raise InputError(f"{row.where}: response: must be what its tokens say, {shown(text)!a}, found {shown(meant)!a}")
-    ends = [k for k, one in enumerate(ids, start=1) if one in model.end_ids]
-    is_whole = row.token_ids is None or ends == [len(ids)] or (not ends and len(ids) == longest)
-    if not is_whole or not 0 < len(ids) <= longest:
+    is_drawn = is_whole(ids, model.end_ids, longest) if row.token_ids else 0 < len(ids) <= longest
+    if not is_drawn:
         raise InputError(
             f"{row.where}: token_ids: must end with a token that ends a response, or be cut after {longest} tokens "
             f"(outcomes.max_new_tokens), found {len(ids)} of them"
         )
     return prompt, ids
-
-
-def _log_probabilities(
-    model: "LanguageModel", asked: Sequence[Sequence[int]], said: Sequence[Sequence[int]], sampling: "Sampling"
-) -> list[float]:
-    from rlhf_game.training_backends.lm.sampling import log_probabilities
-
-    return [float(one) for one in log_probabilities(model, asked, said, sampling=sampling)]
 
 
 def _scores(given: GivenDraws, places: Mapping[Text, int]) -> tuple[dict[str, list[Any]], dict[str, Any]]:

@@ -15,6 +15,7 @@ from rlhf_game.files.rows import is_number, number_of, read_rows
 from rlhf_game.files.schema import Name, Strict
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.draws.importance import normalized_weights
+from rlhf_game.outcomes.log_probabilities import check_total, log_probability_of
 
 
 @final
@@ -136,6 +137,9 @@ def read_given(spec: GivenSpec, base: Path) -> GivenRows:
     worth: list[float] = []
     for responses in members.values():
         weights += _reference(list(responses.values())).tolist()
+        if "log_reference" in optional:
+            logs = (equal[0].log_reference for equal in responses.values())
+            check_total((one for one in logs if one is not None), f"{name}: {shown(optional['log_reference'])}")
         worth += [_worth(list(responses.values()))] if "log_proposal" in optional else []
         _check_words(responses, name)
     distinct = [equal for responses in members.values() for equal in responses.values()]
@@ -188,7 +192,11 @@ def _row(where: str, row: Mapping[str, Any], columns: ColumnsSpec, optional: Map
             keys = shown(", ".join(row), 80) or "none"
             raise InputError(f"{where}: {shown(column)}: must be given, found only the fields {keys}")
     asked, said = f"{where}: {shown(columns.prompt)}", f"{where}: {shown(columns.response)}"
-    numbers = {role: number_of(row[column], f"{where}: {shown(column)}") for role, column in optional.items()}
+    readers = {"count": number_of}
+    numbers = {
+        role: readers.get(role, log_probability_of)(row[column], f"{where}: {shown(column)}")
+        for role, column in optional.items()
+    }
     if numbers.get("count", 1) <= 0:
         raise InputError(f"{where}: {shown(optional['count'])}: must be greater than 0, found {numbers['count']:g}")
     taken = {columns.prompt, columns.response, *optional.values(), "tools"}

@@ -27,7 +27,8 @@ from rlhf_game.files.sampled import sizes_and_weights
 from rlhf_game.mechanism.arrays import Array
 from rlhf_game.mechanism.sampled.sampled_payments import sampled_payments
 from rlhf_game.mechanism.sampled.sampled_settlement import jensen_gap
-from rlhf_game.outcomes.given_draws import LOGS, OWN, STEPS, fields_of_columns, log_probability_of
+from rlhf_game.outcomes.given_draws import LOGS, OWN, STEPS, fields_of_columns
+from rlhf_game.outcomes.log_probabilities import log_probability_of
 from rlhf_game.outcomes.run_config import RunConfig, read_document
 from rlhf_game.rewards.reward_specs import calibration_of
 

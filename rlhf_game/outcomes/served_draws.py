@@ -1,12 +1,13 @@
 """Draws that a server generates: an OpenAI-compatible one (vLLM) that serves a model which is here as well.
 
 It is asked with token ids and says token ids and their log probabilities; these are computed anew by the model that is
-here, and must agree: a server of other weights draws from another policy.
+here, and must agree: a server of other weights draws from another policy. So does one that draws otherwise than it is
+asked to, whatever it says of its tokens: its draws then speak for another law.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, final
 
@@ -18,16 +19,12 @@ from rlhf_game.chat.transport import Address, in_parallel
 from rlhf_game.errors import InputError, RunError
 from rlhf_game.files.documents import shown
 from rlhf_game.files.schema import Name, Positive, Strict
+from rlhf_game.mechanism.sampled.evidence import other_law
+from rlhf_game.outcomes.log_probabilities import is_near, slack
 
 if TYPE_CHECKING:
     from rlhf_game.training_backends.lm.models import LanguageModel
     from rlhf_game.training_backends.lm.sampling import Sample, Sampling
-
-NEAR: Final = 0.1
-"""Nats by which a log probability may differ from the one that the model here gives, beside FAR of it: half precision
-and other kernels move it so far, another policy farther."""
-FAR: Final = 0.01
-
 
 UNTOUCHED: Final = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 """What a request says so that a server does not take it from the model's own generation settings, as vLLM does."""
@@ -51,9 +48,11 @@ class ServerSpec(Strict):
     """Draws that are asked for at the same time."""
 
 
-def is_near(said: float, computed: float) -> bool:
-    """Return whether two log probabilities of a response, in nats, may be of one model."""
-    return abs(said - computed) <= NEAR + FAR * abs(computed)
+def other_samplings(sampling: "Sampling") -> "dict[str, Sampling]":
+    """Return how draws may have been made instead, by what it is called; 50 is what transformers keeps by default."""
+    heats = [sampling.temperature * factor for factor in (0.5, 0.8, 1.25)]
+    found = {f"draws at temperature {heat:g}": replace(sampling, temperature=heat) for heat in heats}
+    return found if sampling.top_k else {**found, "draws with top_k 50": replace(sampling, top_k=50)}
 
 
 @final
@@ -81,9 +80,15 @@ def drawn_batch(
     """Return one response per draw of the batch, as ``sample_batch`` does, with the model's own log probabilities.
 
     The server generates them where there is one; its texts are then all whole. Raises RunError where it fails or says
-    no token ids, InputError where it serves another model.
+    no token ids, InputError where it serves another model or draws otherwise.
     """
-    from rlhf_game.training_backends.lm.sampling import Sample, check_length, log_probabilities, sample_batch
+    from rlhf_game.training_backends.lm.sampling import (
+        Sample,
+        check_length,
+        log_probabilities,
+        log_probabilities_under,
+        sample_batch,
+    )
 
     if server is None:
         return sample_batch(model, encoded, batch, seed=seed, sampling=sampling, streams=streams, goes_on=goes_on)
@@ -93,7 +98,8 @@ def drawn_batch(
     said = [answers[k] for k in range(len(batch))]
     ids = [_ended(one, model) for one in said]
     prompts = [encoded[b] for b, _ in batch]
-    own = log_probabilities(model, prompts, ids, sampling=sampling)
+    others = other_samplings(sampling)
+    own, *under = log_probabilities_under(model, prompts, ids, [sampling, *others.values()])
     begun, kept = own.copy(), [k for k, one in enumerate(said) if len(one.ids) < len(ids[k])]
     if kept:  # the server says nothing of the end
         asked, without = [prompts[k] for k in kept], [said[k].ids for k in kept]
@@ -105,6 +111,13 @@ def drawn_batch(
                 f"outcomes: {server.url} must serve the model that is here, and say log probabilities at the "
                 f"temperature that is asked for{hint}: {score:.6g} nats, found {one.log_probability:.6g}"
             )
+    draws = [(b, tuple(tokens)) for (b, _), tokens in zip(batch, ids, strict=True)]
+    found = other_law(draws, own + slack(own), dict(zip(others, under, strict=True)))
+    if found is not None:
+        raise InputError(
+            f"outcomes: {server.url} must draw from the model that is here as it is asked to, by a seed for each draw, "
+            f"found {found}"
+        )
     return [
         Sample(model.decode(tokens), tuple(tokens), score, tokens[-1] in model.end_ids)
         for tokens, score in zip(ids, own.tolist(), strict=True)
@@ -120,6 +133,8 @@ def _asked(
     draw: tuple[tuple[int, int], tuple[int, ...]],
 ) -> _Answer:
     """Return what the server says of one draw. draw: prompt and number, and what fixes its random numbers."""
+    from rlhf_game.training_backends.lm.sampling import is_whole
+
     (prompt, _), stream = draw
     own = int(np.random.SeedSequence(seed, spawn_key=stream).generate_state(1)[0]) % 2**31
     document = {
@@ -130,8 +145,8 @@ def _asked(
     who = f"the server {server.url}"
     address = Address(f"{server.url.rstrip('/')}/completions", server.key_env, server.timeout, server.retries)
     answer, _ = address.post(document, who)
-    found = _read(answer, sampling.max_new_tokens, model.vocabulary)
-    if found is None or not _ended(found, model):
+    found = _read(answer, model.vocabulary)
+    if found is None:
         raise RunError(
             f"{who} must answer choices[0] with finish_reason stop or length and logprobs with tokens as token_id:N "
             f"and as many token_logprobs, at most 0 (as vLLM does, asked with return_tokens_as_token_ids), found "
@@ -139,22 +154,27 @@ def _asked(
         )
     if found.stopped_at is not None and found.stopped_at not in model.end_ids:
         raise RunError(f"{who} must stop where the model here ends, found stop_reason {shown(str(found.stopped_at))}")
+    if not is_whole(_ended(found, model), model.end_ids, sampling.max_new_tokens):
+        raise RunError(
+            f"{who} must answer a whole response, ended or cut after {sampling.max_new_tokens} tokens, found "
+            f"{len(found.ids)} tokens that {'were cut' if found.is_cut else 'stopped'}"
+        )
     return found
 
 
-def _read(answer: Any, longest: int, vocabulary: int) -> _Answer | None:
+def _read(answer: Any, vocabulary: int) -> _Answer | None:
     """Return what a completion says; None where it is none, or no token of the model has a log probability of it."""
     try:
         choice = answer["choices"][0]
         logs = [float(one) for one in choice["logprobs"]["token_logprobs"]]
         ids = [int(token.removeprefix("token_id:")) for token in choice["logprobs"]["tokens"]]
-        is_cut = {"stop": False, "length": True}[choice["finish_reason"]]
-    except (LookupError, TypeError, ValueError, AttributeError):
+        found = _Answer(
+            ids, math.fsum(logs), {"stop": False, "length": True}[choice["finish_reason"]], choice.get("stop_reason")
+        )
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
         return None
-    if len(ids) != len(logs) or len(ids) > longest or not all(0 <= token < vocabulary for token in ids):
-        return None
-    stopped_at = choice.get("stop_reason")
-    return _Answer(ids, math.fsum(logs), is_cut, stopped_at) if all(-math.inf < one <= 0 for one in logs) else None
+    is_read = len(ids) == len(logs) and all(0 <= token < vocabulary for token in ids)
+    return found if is_read and all(-math.inf < one <= 0 for one in logs) else None
 
 
 def _ended(one: _Answer, model: "LanguageModel") -> list[int]:

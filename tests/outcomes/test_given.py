@@ -162,6 +162,8 @@ WRONG: list[tuple[str, list[Any], dict[str, Any], str]] = [
     ("a proposal alone", [A | {"log_proposal": -1}], {}, "must have log_reference beside log_proposal, found none"),
     ("counts of what", [A | {"count": 1, "log_reference": -1}], {}, "must have log_proposal beside count and log"),
     ("two logs", [A | {"log_reference": -1}, A | {"log_reference": -2}], {}, "line 2: must have the log_reference of"),
+    ("more than 1", [A | {"log_reference": -0.2}, A | {"response": "b", "log_reference": -0.3}], {}, "a sum of at m"),
+    ("above 1", [A | {"log_reference": 0.5}], {}, "log_reference: must be a log probability, at most 0, found 0.5"),
     ("two scores", [A | {"x": 1, "y": 1}, A | {"x": 0, "y": 1}], {}, "line 2: x: must be the same as for"),
     ("two of one", [A, A | {"response": [{"role": "assistant", "content": "a", "name": "z"}]}], {}, "must differ in"),
     ("no column", [A | {"x": 1}], {}, "groups[1].reward.column: must be a column of"),

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,17 @@ to_sampling_params; -1 and 0 switch top_k off, of older versions -1 alone)."""
 
 
 def completing(
-    p: np.ndarray, *, keeps_end: bool = False, wrong: Callable[[Any], Any] = lambda answer: answer
+    p: np.ndarray,
+    *,
+    keeps_end: bool = False,
+    wrong: Callable[[Any], Any] = lambda answer: answer,
+    drawn: np.ndarray | None = None,
 ) -> Answer:
-    """Answer like vLLM, with draws from listed probabilities, of a model whose own settings are greedy."""
+    """Answer like vLLM, with draws from listed probabilities, of a model whose own settings are greedy.
+
+    drawn: what it draws from in place of p, of which it says the log probabilities.
+    """
+    law = p if drawn is None else drawn / drawn.sum()
 
     @cache
     def log_mass(begun: tuple[int, ...]) -> float:
@@ -42,7 +50,7 @@ def completing(
 
     def answer(asked: dict[str, Any], number: int) -> tuple[int, Any]:
         is_free = {key: asked.get(key) for key in NEUTRAL} == NEUTRAL
-        k = int(np.random.default_rng(asked["seed"]).choice(p.size, p=p)) if is_free else int(p.argmax())
+        k = int(np.random.default_rng(asked["seed"]).choice(p.size, p=law)) if is_free else int(p.argmax())
         ids = list(LISTED[k])
         logs = [log_mass(LISTED[k][: t + 1]) - log_mass(LISTED[k][:t]) for t in range(len(ids))]
         is_ended = ids[-1] == END
@@ -108,13 +116,11 @@ WRONG: dict[str, Callable[[dict[str, Any]], Any]] = {
     "one above 0": lambda choice: choice["logprobs"]["token_logprobs"].__setitem__(0, 0.5),
     "one that is no number": lambda choice: choice["logprobs"]["token_logprobs"].__setitem__(0, float("nan")),
     "no such token": lambda choice: choice["logprobs"]["tokens"].__setitem__(0, "token_id:6"),
-    "more tokens than asked for": lambda choice: choice["logprobs"].update(
-        tokens=["token_id:2"] * 3, token_logprobs=[-0.5] * 3
+    "a number too large": lambda choice: choice["logprobs"]["token_logprobs"].__setitem__(0, -(10**400)),
+    "numbers too large together": lambda choice: choice["logprobs"].update(
+        tokens=["token_id:2"] * 2, token_logprobs=[-1.7e308] * 2
     ),
     "stopped by somebody": lambda choice: choice.update(finish_reason="abort"),
-    "cut before it began": lambda choice: choice.update(
-        finish_reason="length", logprobs={"tokens": [], "token_logprobs": []}
-    ),
 }
 
 
@@ -134,6 +140,65 @@ def test_what_is_no_completion_with_its_tokens_is_refused(models: Path, wrong: s
             drawn_batch(server, model, [model.encode_prompt(PROMPT)], [(0, 0)], seed=1, sampling=how)
 
 
+def answered(*tokens: int, finish: str) -> Answer:
+    said = {"tokens": [f"token_id:{one}" for one in tokens], "token_logprobs": [-0.5] * len(tokens)}
+    return lambda asked, number: (200, {"choices": [{"logprobs": said, "finish_reason": finish}]})
+
+
+@pytest.mark.parametrize(
+    ("tokens", "finish", "found"),
+    [
+        ((), "length", "0 tokens that were cut"),
+        ((2,), "length", "1 tokens that were cut"),  # as at the end of the server's own context: a beginning
+        ((2, 2), "stop", "2 tokens that stopped"),  # its end would be a token more than may be drawn
+        ((2, 2, 2), "length", "3 tokens that were cut"),
+        ((2, 2, END), "stop", "3 tokens that stopped"),
+    ],
+)
+def test_what_is_no_whole_response_is_refused(models: Path, tokens: tuple[int, ...], finish: str, found: str) -> None:
+    model = load_language_model(str(models / "model"))
+    with serving(answered(*tokens, finish=finish)) as (url, _):
+        server, how = ServerSpec(url=url, name="served"), Sampling(LONGEST)
+        said = f"must answer a whole response, ended or cut after 2 tokens, found {found}"
+        with pytest.raises(RunError, match=said):
+            drawn_batch(server, model, [model.encode_prompt(PROMPT)], [(0, 0)], seed=1, sampling=how)
+
+
+def test_a_server_that_draws_what_is_never_drawn_is_refused(models: Path) -> None:
+    """Outside of top_k a token has the probability 0, and no number that a server says is near its logarithm."""
+    model = load_language_model(str(models / "model"))
+    q = Truth(model).q
+    rare = min((ids for ids in LISTED if min(ids) > END), key=lambda ids: float(q[LISTED.index(ids)]))
+    with serving(answered(*rare, finish="length")) as (url, _):
+        server, how = ServerSpec(url=url, name="served"), Sampling(LONGEST, top_k=1)
+        with pytest.raises(InputError, match="must serve the model that is here"):
+            drawn_batch(server, model, [model.encode_prompt(PROMPT)], [(0, 0)], seed=1, sampling=how)
+
+
+LAWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "the same one again": lambda p: p * (np.arange(p.size) == 5),
+    "the likeliest one": lambda p: p * (p == p.max()),
+    "colder": lambda p: p**5,
+    "cut": lambda p: p * (p >= np.sort(p)[-4]),
+    "honest": lambda p: p,
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_a_server_that_draws_otherwise_than_it_is_asked_is_refused(models: Path, law: str) -> None:
+    """Of every token it says how probable it is under the model, and it draws them as it likes."""
+    model = load_language_model(str(models / "model"))
+    q = Truth(model).q
+    with serving(completing(q, drawn=LAWS[law](q))) as (url, _):
+        server, draws = ServerSpec(url=url, name="served"), [(0, j) for j in range(80)]
+        draw = partial(drawn_batch, server, model, [model.encode_prompt(PROMPT)], draws, seed=1)
+        if law == "honest":
+            assert len(draw(sampling=Sampling(LONGEST))) == 80
+            return
+        with pytest.raises(InputError, match="must draw from the model that is here as it is asked to, by a seed for"):
+            draw(sampling=Sampling(LONGEST))
+
+
 def test_a_server_that_stops_where_the_model_does_not_end_is_refused(models: Path) -> None:
     """vLLM adds stop tokens of the model's generation_config.json to those of a request, and says which it was."""
     model = load_language_model(str(models / "model"))
@@ -141,6 +206,8 @@ def test_a_server_that_stops_where_the_model_does_not_end_is_refused(models: Pat
 
     def stopped(answer: Any) -> Any:
         answer["choices"][0].update(finish_reason="stop", stop_reason=end[0])
+        for said in answer["choices"][0]["logprobs"].values():
+            said[1:] = []  # it keeps the end to itself
         return answer
 
     def draw() -> Any:

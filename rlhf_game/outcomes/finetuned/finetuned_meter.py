@@ -34,8 +34,8 @@ from rlhf_game.outcomes.finetuned.finetuned_draws import (
     read_samples,
 )
 from rlhf_game.outcomes.finetuned.finetuned_training import main_task, policy_training, spec_of
+from rlhf_game.outcomes.log_probabilities import is_near
 from rlhf_game.outcomes.run_config import Configuration
-from rlhf_game.outcomes.served_draws import is_near
 from rlhf_game.outcomes.verifying import configuration_of
 
 if TYPE_CHECKING:

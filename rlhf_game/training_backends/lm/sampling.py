@@ -274,11 +274,27 @@ def log_probabilities(
 ) -> Array:
     """Return log q(response | prompt) in nats of each pair of token ids: [k].
 
-    A response counts up to and with its first end token; what follows is ignored. One without an end token is the
-    probability of that beginning. sampling: the temperature and cut-offs of the distribution (default: the model's).
-    Responses to the same prompt go through the model together, and how a batch's prompts begin is read once.
+    sampling: the temperature and cut-offs of the distribution (default: the model's). See log_probabilities_under.
     """
-    how = sampling or Sampling()
+    how = [sampling or Sampling()]
+    (found,) = log_probabilities_under(language_model, prompts, responses, how, batch_size=batch_size)
+    return np.asarray(found)
+
+
+def log_probabilities_under(
+    language_model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    samplings: Sequence[Sampling],
+    *,
+    batch_size: int = 16,
+) -> Array:
+    """Return log q(response | prompt) in nats of each pair of token ids under each way of drawing: [samplings, k].
+
+    A response counts up to and with its first end token; what follows is ignored. One without an end token is the
+    probability of that beginning. Responses to the same prompt go through the model together, and how a batch's
+    prompts begin is read once.
+    """
     cut = [_until_end(response, language_model.end_ids) for response in responses]
     asked = [tuple(prompt) for prompt in prompts]
     shortest: dict[tuple[int, ...], int] = {}
@@ -286,12 +302,18 @@ def log_probabilities(
         total = len(prompt) + len(response)
         shortest[prompt] = min(total, shortest.get(prompt, total))
     order = sorted(range(len(cut)), key=lambda k: (shortest[asked[k]], asked[k], len(cut[k])))
-    found = np.zeros(len(cut))
+    found = np.zeros((len(samplings), len(cut)))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        scores = _score(language_model, [prompts[k] for k in rows], [cut[k] for k in rows], how)
-        found[rows] = [float(tokens.sum()) for tokens in scores]
+        scores = _score(language_model, [prompts[k] for k in rows], [cut[k] for k in rows], samplings)
+        found[:, rows] = np.transpose([tokens.sum(dim=-1).tolist() for tokens in scores])
     return found
+
+
+def is_whole(response: Sequence[int], end_ids: Sequence[int], longest: int) -> bool:
+    """Return whether token ids are an outcome: they end with their only end token, or are cut after ``longest``."""
+    ends = [k for k, token in enumerate(response, start=1) if token in end_ids]
+    return 0 < len(response) <= longest and (ends == [len(response)] or (not ends and len(response) == longest))
 
 
 @torch.inference_mode()
@@ -304,14 +326,12 @@ def token_log_probabilities(
     or is neither ended nor cut there.
     """
     how = sampling or Sampling()
-    ended = bool(response) and response[-1] in language_model.end_ids
-    whole = len(response) == how.max_new_tokens or (ended and len(response) < how.max_new_tokens)
-    if not whole or len(_until_end(response, language_model.end_ids)) < len(response):
+    if not is_whole(response, language_model.end_ids, how.max_new_tokens):
         raise InputError(
             f"must be a whole outcome, ended or of {how.max_new_tokens} tokens, got {list(response)}", field="sequence"
         )
-    (tokens,) = _score(language_model, [prompt], [list(response)], how)
-    return np.asarray(tokens.cpu().numpy())
+    (tokens,) = _score(language_model, [prompt], [list(response)], [how])
+    return np.asarray(tokens[0].cpu().numpy())
 
 
 @torch.inference_mode()
@@ -335,9 +355,15 @@ def _until_end(response: Sequence[int], end_ids: tuple[int, ...]) -> list[int]:
 
 
 def _score(
-    language_model: LanguageModel, prompts: list[Sequence[int]], responses: list[list[int]], sampling: Sampling
+    language_model: LanguageModel,
+    prompts: list[Sequence[int]],
+    responses: list[list[int]],
+    samplings: Sequence[Sampling],
 ) -> list[Tensor]:
-    """Return log p of each token of the responses of a batch, padded on the right, tempered and cut as in sampling."""
+    """Return log p of each token of the responses of a batch, tempered and cut as in each sampling: [samplings, t].
+
+    The batch is padded on the right.
+    """
     model, cache = language_model.model, DynamicCache(config=language_model.model.config)
     begun = commonprefix([list(prompt[:-1]) for prompt in prompts])
     if begun:
@@ -355,10 +381,11 @@ def _score(
     found = []
     for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         first = len(prompt) - 1 - len(begun)
-        steps = logits[row, first : first + len(response)].float() / sampling.temperature
-        log_steps = filter_logits(steps, sampling).double().log_softmax(dim=-1)
-        said = torch.tensor(response, dtype=torch.long, device=log_steps.device)
-        found.append(_known(log_steps.gather(-1, said[:, None])[:, 0]))
+        steps = logits[row, first : first + len(response)].float()
+        said = torch.tensor(response, dtype=torch.long, device=steps.device)[:, None]
+        tempered = (filter_logits(steps / how.temperature, how) for how in samplings)
+        under = [one.double().log_softmax(dim=-1).gather(-1, said)[:, 0] for one in tempered]
+        found.append(_known(torch.stack(under)))
     return found
 
 

@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 from rlhf_game.files.build import settle
+from rlhf_game.files.fee_fields import fee_of
 from rlhf_game.files.games import Game
 from rlhf_game.files.receipts import Receipt, receipt_of
 from rlhf_game.files.verify import game_differences
 from rlhf_game.mechanism.mechanism import Settlement
+from rlhf_game.report.data_table import number
 from rlhf_game.report.incentives import incentives
 from rlhf_game.report.lies import Audit
-from rlhf_game.report.money import groups_share, payments, receipt_facts, settlement
+from rlhf_game.report.money import groups_share, payments, receipt_facts, settlement, worded
 from rlhf_game.report.page import Note, Page, Section, names_of, provenance_rows
 from rlhf_game.report.play import what_if
 from rlhf_game.report.policy_page import policies
@@ -26,6 +28,8 @@ RULES: Final = {
     "revenue": "each group pays what its report costs the others, and an entry fee that no truthful group regrets",
     "none": "nobody pays",
 }
+UNTRAINED: Final = "the reference"
+"""What all groups have where nothing was trained."""
 WHAT_IF: Final = (
     "Choose a group and say something else than it did. What it reported counts as its truth here; everything is "
     "settled again while you move the sliders."
@@ -78,7 +82,7 @@ def game_page(settled: SettledGame) -> Page:
     moves = changes(game, again, settled.prompts) if is_small else []
     sections = [settlement(receipt, parts, _checked(settled, again), settled.outcome)]
     if moves:
-        sections.append(policies(moves, [group.name for group in receipt.groups], settled.outcome))
+        sections.append(policies(moves, *_who(receipt), settled.outcome))
     if parts:
         sections.append(payments(receipt, parts))
     if is_small:
@@ -88,9 +92,10 @@ def game_page(settled: SettledGame) -> Page:
         sections.append(Section("incentives", "Would lying pay?", "", (note,)))
     if is_small and (played := what_if(game, settled.outcome)) is not None:
         sections.append(Section("what-if", "Your group: what if?", WHAT_IF, (played,)))
+    shared = _shared(again)
     return Page(
-        title=_title(receipt),
-        lead=_lead(receipt),
+        title=_title(receipt, shared),
+        lead=_lead(receipt, shared, fee_of(game.fields)),
         facts=_facts(receipt, moves),
         sections=tuple(sections),
         provenance=provenance_rows(
@@ -118,20 +123,35 @@ def _entries(table: Any) -> int:
     return sum(map(len, table)) if isinstance(table, list) else int(table.size)
 
 
-def _title(receipt: Receipt) -> str:
+def _title(receipt: Receipt, shared: str) -> str:
     model = receipt.provenance.get("model")
     name = model.get("model") if isinstance(model, dict) else None
-    return groups_share(receipt, name if isinstance(name, str) and name else "one policy")
+    return groups_share(receipt, name if isinstance(name, str) and name else shared)
 
 
-def _lead(receipt: Receipt) -> str:
-    names = names_of([group.name for group in receipt.groups])
+def _who(receipt: Receipt) -> tuple[list[str], list[int]]:
+    """Return the names and the sizes of the groups."""
+    return [group.name for group in receipt.groups], [group.size for group in receipt.groups]
+
+
+def _shared(settled: Settlement) -> str:
+    """Return what the groups share: one policy, or what was chosen to be trained."""
+    parts = cast(Any, settled.policy).parts  # of all groups, or none where nothing was trained
+    if parts is None or len(parts) == 1:
+        return "one policy"
+    return f"{worded(len(parts)).lower()} models" if parts else UNTRAINED
+
+
+def _lead(receipt: Receipt, shared: str, fee: float) -> str:
+    names = names_of(_who(receipt)[0])
     rule = RULES.get(receipt.payment, f"payments: {receipt.payment}")
     measure = f"{_measure(receipt)}, " if receipt.regularizer else ""
-    return (
-        f"What {names} want was put into one policy, which is kept near its reference ({measure}strength "
-        f"{receipt.strength:g}); {rule}."
-    )
+    charged = f"{rule}, and a fee of {number(fee)} for every name" if fee > 0 else rule
+    if shared == UNTRAINED:
+        return f"What {names} want is not worth the cost of training, so {UNTRAINED} stays as it is; {charged}."
+    each = "which is" if shared == "one policy" else "each of which is"
+    near = f"{measure}strength {receipt.strength:g}"
+    return f"What {names} want was put into {shared}, {each} kept near its reference ({near}); {charged}."
 
 
 def _measure(receipt: Receipt) -> str:

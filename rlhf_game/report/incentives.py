@@ -143,7 +143,7 @@ def _bracket(low: float, high: float | None) -> str:
 
 
 def _lies(audits: Sequence[Audit], groups: Sequence[GroupFields | DrawnMember]) -> TableBlock:
-    rows, data = [], list[tuple[Cell, ...]]()
+    rows, data, is_loss = [], list[tuple[Cell, ...]](), False
     for audit in audits:
         for bracket, group in zip(audit.groups, groups, strict=True):
             said = bracket.best_report
@@ -151,12 +151,13 @@ def _lies(audits: Sequence[Audit], groups: Sequence[GroupFields | DrawnMember]) 
             gain = bracket.regret_found if bracket.best_gain is None else bracket.best_gain
             rows.append((bracket.name, _name(audit), _words(bracket.best_strategy), size, _signed(gain)))
             data.append((bracket.name, audit.payment, bracket.best_strategy, said.size if said else None, gain))
+            is_loss |= gain < 0
     return TableBlock(
         "lies",
         "The best lie that was found for each group",
         ("Group", "Payments", "Lie", "Members, really and as said", "Gain"),
         tuple(rows),
-        "A negative gain is a loss: even the best lie that was found costs more than it brings.",
+        "A negative gain is a loss: even the best lie that was found costs more than it brings." if is_loss else "",
         DataTable(("group", "payments", "lie", "size said", "gain"), tuple(data)),
         texts=3,
         is_open=False,
@@ -189,7 +190,7 @@ def _witnesses(audits: Sequence[Audit], changes: Sequence[PolicyChange]) -> Tabl
         "What those lies say",
         ("Group", "Payments", "Outcome", "True reward", "Reward said"),
         tuple(rows),
-        f"For each lie the {MOST_ENTRIES} rewards that differ most from the truth.",
+        f"For each lie at most {MOST_ENTRIES} rewards: those that differ most from the truth.",
         DataTable(header, tuple(data)),
         texts=3,
         is_open=False,
@@ -228,12 +229,21 @@ def _joint(audit: Audit) -> tuple[TableBlock, ...]:
         "Lies that are told together",
         ("Who", "How", "Gain found"),
         rows,
-        "Payments make every single group truthful. They are not proof against groups that act as one, or one group "
-        "that appears as several.",
+        _beside_single(audit, any(one.gain > 0 for one, _ in joint)),
         DataTable(("who", "how", "truthful utility", "gain found"), data),
         texts=2,
     )
     return (table,)
+
+
+def _beside_single(audit: Audit, is_gaining: bool) -> str:
+    """Return what joint lies are beside those of single groups. is_gaining: one was found that gains."""
+    if not all(is_proved(bracket) for bracket in audit.groups):
+        return "What a search found: such lies gain at least so much."
+    single = f"It is proved that no lie of a single group gains{_where(audit)}"
+    if is_gaining:
+        return f"{single}. That is no proof against groups that act as one, or one group that appears as several."
+    return f"{single}. Of these none was found that gains, which is no proof that there is none."
 
 
 def _sharpness(swept: Sequence[Sharpness], game: Game) -> Figure:

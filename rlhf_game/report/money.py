@@ -35,11 +35,15 @@ def drawn_first(groups: int) -> str:
     )
 
 
+def worded(count: int) -> str:
+    """Return a count as the first word of a sentence."""
+    return WORDS[count] if count < len(WORDS) else str(count)
+
+
 def groups_share(receipt: Receipt, what: str) -> str:
     """Return the title of a settlement."""
     count = len(receipt.groups)
-    who = WORDS[count] if count < len(WORDS) else str(count)
-    return f"{who} group{'' if count == 1 else 's'} share{'s' if count == 1 else ''} {what}"
+    return f"{worded(count)} group{'' if count == 1 else 's'} share{'s' if count == 1 else ''} {what}"
 
 
 def estimate(value: Number) -> float:
@@ -118,12 +122,13 @@ def _private(receipt: Receipt, outcome: str) -> tuple[Note, ...]:
         )
     if listed("realised_loss"):
         lines.append(
-            f"Had a group stayed away, the log probability of no {outcome} would have moved by more than this: "
+            f"Had a group stayed away, the log probability of every {outcome} would be the same up to these nats: "
             f"{listed('realised_loss')}."
         )
     if not lines:
         return ()
-    return (Note("plain", " ".join([*lines, "Weights and probabilities tell more: rewards follow from them."])),)
+    lines.append("Whoever knows the weights or the probabilities learns more: rewards follow from them.")
+    return (Note("plain", " ".join(lines)),)
 
 
 def _table(receipt: Receipt, parts: Sequence[Breakdown] | None) -> TableBlock:

@@ -98,6 +98,7 @@ def playable(game: Game, *, is_story: bool, outcome: str = "answer") -> dict[str
     is_weighed = game.boost is not None or set(weights) != {1.0}
     return {
         "story": is_story,
+        "paid": not is_story and fields.payment != "none",
         "isNamed": is_named,
         "outcome": outcome,
         "weighed": ", as the provider weighs them" if is_weighed else "",

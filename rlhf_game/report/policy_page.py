@@ -15,8 +15,10 @@ MOST_COLUMNS: Final = 6
 """Groups whose rewards stand beside the responses; all of them are in the data."""
 
 
-def policies(changes: Sequence[PolicyChange], names: Sequence[str], outcome: str = "response") -> Section:
-    """Return the policy before and after. names: of the groups. outcome: what the policy chooses among."""
+def policies(
+    changes: Sequence[PolicyChange], names: Sequence[str], sizes: Sequence[int], outcome: str = "response"
+) -> Section:
+    """Return the policy before and after. names, sizes: of the groups. outcome: what the policy chooses among."""
     shown = sorted(sorted(range(len(changes)), key=lambda b: -changes[b].moved)[:MOST_PROMPTS])
     has_before = any(change.before.any() for change in changes)
     columns = names[:MOST_COLUMNS]
@@ -31,7 +33,9 @@ def policies(changes: Sequence[PolicyChange], names: Sequence[str], outcome: str
     header = ("prompt", outcome, "before", "after", *(f"reward: {name}" for name in names))
     moved = sum(change.weight * change.moved for change in changes)
     over = " on average over prompts" if len(changes) > 1 else ""
-    lead = f"Training moved {share(moved)} of the probability{over} to {outcome}s that the groups together like better."
+    lead = f"Training moved {share(moved)} of the probability{over}"
+    liked = sum(change.weight * float((change.after - change.before) @ (sizes @ change.rewards)) for change in changes)
+    lead += f" to {outcome}s that the groups together like better." if liked > 0 else "."
     caption = f"Beside each {outcome}: the reward that each group's members give it."
     if len(names) > len(columns):
         caption += f" The rewards of the other {len(names) - len(columns)} groups are in the data."

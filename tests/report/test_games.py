@@ -311,7 +311,13 @@ def test_a_folder_of_nothing_is_refused(tmp_path: Path) -> None:
 def test_a_game_over_system_prompts_shows_them_as_what_they_are(tmp_path: Path) -> None:
     """They were shown as responses to the first question."""
     texts = ["Answer in one word.", "Explain like a teacher."]
-    made = {**HAND, "outcomes": texts, "provenance": {"prompts": ["Why?"], "candidates": {"system_prompts": []}}}
+    groups = [{**HAND["groups"][0], "size": 2}, HAND["groups"][1]]
+    made = {
+        **HAND,
+        "groups": groups,
+        "outcomes": texts,
+        "provenance": {"prompts": ["Why?"], "candidates": {"system_prompts": []}},
+    }
     page = report_of(tmp_path, made)
     rows = data_of(page, "policy")
     assert [row["system prompt"] for row in rows] == texts
@@ -335,7 +341,7 @@ def test_the_lead_of_an_automaton_says_how_far_its_first_token_moved(tmp_path: P
         ("First token, state 0", ("token 0", "token 1"), 1)
     ]
     np.testing.assert_allclose(found[0].after, [0.75, 0.25])
-    assert policies(found, ["a"]).lead.startswith("Training moved 25.0%")
+    assert policies(found, ["a"], [1]).lead.startswith("Training moved 25.0%")
 
 
 def test_what_could_have_been_otherwise_is_on_the_page(tmp_path: Path) -> None:

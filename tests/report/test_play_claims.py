@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from rlhf_game.errors import InputError
+from rlhf_game.report import write_report
 from rlhf_game.report.play import play_page, write_play_page
 from tests.report.browser import Browser
-from tests.report.test_games import PROMPTS
+from tests.report.test_games import PROMPTS, folder_of
 from tests.report.test_play import ROLE, TEXT, needs_chromium, settled
 
 PAIR: dict[str, Any] = {
@@ -172,3 +173,13 @@ def test_no_number_of_a_drawing_is_cut_off(chromium: Browser, tmp_path: Path) ->
         chromium.resize(width)
         assert chromium.run(outside) == []
     chromium.resize(1200)
+
+
+@needs_chromium
+@pytest.mark.parametrize(("payment", "is_paid"), [("affine", True), ("none", False)])
+def test_the_board_of_a_report_begins_with_the_payments_of_its_game(
+    chromium: Browser, tmp_path: Path, payment: str, is_paid: bool
+) -> None:
+    chromium.open(write_report(folder_of(tmp_path / "run", {**PAIR, "payment": payment})))
+    assert chromium.run("return document.querySelector('#what-if [data-part=charge]').checked") is is_paid
+    assert chromium.run("return document.querySelector('#what-if .invoice').checkVisibility()") is is_paid

@@ -193,7 +193,7 @@
     const data = JSON.parse(root.dataset.game);
     const rules = rulesOf(data);
     const { truth, game } = rules;
-    const state = { me: 0, prompt: 0, paid: !data.story, reports: copy(truth), partner: truth.length > 1 ? 1 : null };
+    const state = { me: 0, prompt: 0, paid: data.paid, reports: copy(truth), partner: truth.length > 1 ? 1 : null };
     const board = scores(rules);
     const parts = Object.fromEntries([...root.querySelectorAll("[data-part]")].map((node) => [node.dataset.part, node]));
     const mine = () => state.reports[state.me];

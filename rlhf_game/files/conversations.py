@@ -76,7 +76,7 @@ def text_of(value: Any, where: str, *, tools: Any = None) -> Text:
         return Conversation(value.messages, schemas) if schemas else value
     if isinstance(value, str):
         return Conversation((Message("user", value),), schemas) if schemas else value
-    if not isinstance(value, Sequence) or not value:
+    if not isinstance(value, Sequence) or isinstance(value, bytes) or not value:
         raise InputError(f"{where}: must be text or messages, found {kind(value)}")
     messages = tuple(_message(one, f"{where}[{k}]") for k, one in enumerate(value))
     return Conversation(messages, schemas)

@@ -215,9 +215,11 @@ def read_draws(
     rewards = {(name, *pair): reward for name in names for pair, reward in zip(pairs, scored[name], strict=True)}
     found = {}
     for policy in fields.policies:
-        rows = [k for k, of in enumerate(drawn["policy"]) if of == policy]
-        prompts = sorted({drawn["prompt"][k] for k in rows})
-        by_prompt = [[k for k in rows if drawn["prompt"][k] == b] for b in prompts]
+        rows: dict[int, list[int]] = {}
+        for k, (of, b) in enumerate(zip(drawn["policy"], drawn["prompt"], strict=True)):
+            if of == policy:
+                rows.setdefault(b, []).append(k)
+        by_prompt = [rows[b] for b in sorted(rows)]
         if not rows or len({len(row) for row in by_prompt}) > 1:
             raise InputError(f"samples: must have as many draws of {shown(policy)!r} for each prompt")
         ratios = [[drawn["log_probability"][k] - drawn["log_reference"][k] for k in row] for row in by_prompt]

@@ -1,6 +1,7 @@
 """``settle --draws``: the bill of a checkpoint whose draws somebody made, from a file of them."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,8 +198,9 @@ def _check_logs(rows: Sequence[_Row], name: str) -> None:
 
 def _check_sources(rows: Sequence[_Row], prompts: Sequence[Text], name: str) -> None:
     """Raise InputError unless every prompt has draws of both, as many as every other."""
+    found = Counter((row.policy, row.prompt) for row in rows)
     for policy in (REFERENCE, FINAL):
-        counts = [sum(row.policy == policy and row.prompt == prompt for row in rows) for prompt in prompts]
+        counts = [found[policy, prompt] for prompt in prompts]
         source = next(source for source, label in SOURCES.items() if label == policy)
         if not counts or min(counts) < 4 or len(set(counts)) > 1:
             raise InputError(

@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 from rlhf_game.engines import Serial
 from rlhf_game.errors import InputError
 from rlhf_game.files.atomic import check_new
-from rlhf_game.files.conversations import Text, text_of
+from rlhf_game.files.conversations import Text, question_of
 from rlhf_game.files.run_folder import RunFolder, open_folder, parquet_bytes, unwatched, versions
 from rlhf_game.files.schema import parse_model
 from rlhf_game.mechanism.sampled.sampled_settlement import (
@@ -67,7 +67,9 @@ class GroupCallback(TrainerCallback):
         if every < 1 or logged < 2:
             raise InputError(f"every must be >= 1 and logged >= 2, got {every} and {logged}")
         self.rewards, self.out, self.every, self.logged = rewards, Path(out), every, logged
-        self.prompts: tuple[Text, ...] = tuple(text_of(prompt, f"prompts[{b}]") for b, prompt in enumerate(prompts))
+        if isinstance(prompts, str) or not prompts:
+            raise InputError(f"prompts must be a list of at least one text or conversation, got {prompts!r}")
+        self.prompts: tuple[Text, ...] = tuple(question_of(prompt, f"prompts[{b}]") for b, prompt in enumerate(prompts))
         self.receipt: dict[str, Any] | None = None
         """The receipt, once the training has ended, in every process."""
         self._outcomes, self._seed, self._system = dict(outcomes or {}), settlement_seed, system

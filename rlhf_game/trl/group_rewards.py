@@ -52,9 +52,9 @@ class GroupRewards:
     """
 
     def __init__(self, groups: Sequence[Mapping[str, Any]], strength: float, *, base: Path | None = None) -> None:
-        if not strength > 0:
-            raise InputError(f"strength must be a number > 0, got {strength}")
-        self.strength = float(strength)
+        if not groups:
+            raise InputError("groups must be at least one, got none")
+        self.strength = _positive(strength, "strength")
         self.multipliers: dict[str, float] = {}
         self.specs, rewards = [], []
         for i, group in enumerate(groups):
@@ -68,7 +68,7 @@ class GroupRewards:
             refuse_rank(spec.reward, f"groups[{i}].reward", BATCHES, spec.calibration)
             built = given if callable(given) else spec.reward.build(base or Path())
             rewards.append(Mix((MixPart(built, calibration_of(spec.reward, spec.calibration)),)))
-            self.multipliers[spec.name] = _weight(group.get("weight", 1.0), f"groups[{i}].weight")
+            self.multipliers[spec.name] = _positive(group.get("weight", 1.0), f"groups[{i}].weight")
             self.specs.append(spec)
         check_names([spec.name for spec in self.specs], ())
         self._observers: list[Observer] = []
@@ -96,7 +96,7 @@ class GroupRewards:
         return np.stack([one.score(prompts, texts, columns) for one in self.reward_funcs])
 
 
-def _weight(value: Any, where: str) -> float:
+def _positive(value: Any, where: str) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
         raise InputError(f"{where} must be a number > 0, got {value!r}")
     return float(value)

@@ -148,11 +148,23 @@ def test_what_is_not_settled_as_it_is_trained_is_refused(place: Path, tmp_path: 
         ([{"name": "a", "reward": {"brevity": 3}, "weight": 0}], r"groups\[0\].weight must be a number > 0"),
         ([{"name": "a", "reward": "clean"}] * 2, "a"),
         (["a"], r"groups\[0\] must be a mapping"),
+        ([], "groups must be at least one, got none"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=said):
             GroupRewards(wrong, 1.0).score(["x"], ["y"], {})  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="strength must be"):
-        GroupRewards(groups(), 0)
+    for strength in (0, "1", float("inf"), float("nan"), True):
+        with pytest.raises(InputError, match="strength must be a number > 0, got"):
+            GroupRewards(groups(), strength)  # type: ignore[arg-type]
+    system = [{"role": "system", "content": "a"}]
+    for prompts, said in (
+        ("a b", "prompts must be a list of at least one text or conversation, got 'a b'"),  # not its letters
+        ([], "prompts must be a list of at least one"),
+        (["a", " "], r"prompts\[1\]: must be text with something in it"),
+        ([system], r"prompts\[0\]: must end with a turn to be answered, found a system turn"),
+        ([b"a"], r"prompts\[0\]: must be text or messages, found b'a'"),
+    ):
+        with pytest.raises(InputError, match=said):
+            GroupCallback(rewards, prompts, tmp_path / "no")
     with pytest.raises(InputError, match="every must be"):
         GroupCallback(rewards, [PROMPT], tmp_path, every=0)
 

@@ -138,6 +138,7 @@ def run(part: str, is_dry: bool) -> tuple[bool, str]:
         return False, f"not done after {limit:g} s"
     said = done.stdout.strip().splitlines()[-1 if part == "training" else -12 :]  # TRL prints its logs before
     is_well = done.returncode == 0 or (is_dry and part == "tests" and done.returncode == 5)
+    is_well &= is_dry or part != "tests" or " passed" in done.stdout  # where all are skipped nothing was checked
     return is_well, "\n".join(said if is_well else [*said, *done.stderr.strip().splitlines()[-3:]])
 
 

@@ -21,6 +21,16 @@ def test_the_page_has_one_place_for_what_is_found() -> None:
     assert gpu_check.written(after, "x").count("x\n<!-- until here -->") == 1
 
 
+@pytest.mark.parametrize(
+    ("said", "is_dry", "is_well"), [("61 skipped", False, False), ("61 skipped", True, True), ("3 passed", False, True)]
+)
+def test_tests_that_are_all_skipped_check_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, said: str, is_dry: bool, is_well: bool
+) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, said, ""))
+    assert gpu_check.run("tests", is_dry) == (is_well, said)
+
+
 def test_it_takes_at_most_eight_minutes() -> None:
     assert sum(limit for limit, _ in gpu_check.PARTS.values()) <= 8 * 60
 

@@ -80,7 +80,8 @@ def _lines(write: Callable[[str], None], clock: Callable[[], float]) -> Watch:
 
 def _stage(what: str) -> str:
     """Return what is being done without what changes meanwhile, which is in brackets."""
-    return what.partition(" [")[0]
+    before, _, rest = what.partition(" [")
+    return before + rest.partition("]")[2]
 
 
 def _time(seconds: float) -> str:

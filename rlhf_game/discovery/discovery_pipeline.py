@@ -134,7 +134,7 @@ def _search(
 
 def _progress_of(entries: Sequence[Entry], generation: int, fields: DiscoveryConfig) -> str:
     best = ranked(entries)[:1]
-    so_far = f", best {best[0].score:.4f}" if best else ""
+    so_far = f" [best {best[0].score:.4f}]" if best else ""
     return f"generation {generation + 1} of {fields.generations}{so_far}"
 
 

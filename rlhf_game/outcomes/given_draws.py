@@ -324,6 +324,11 @@ def _tokens(row: _Row, model: "LanguageModel", system: str | None, longest: int)
     text, meant = model.decode(ids), row.response if isinstance(row.response, str) else model.decode(known)
     if text != meant:
         raise InputError(f"{row.where}: response: must be what its tokens say, {shown(text)!a}, found {shown(meant)!a}")
+    if not row.token_ids and len(ids) > longest:
+        raise InputError(
+            f"{row.where}: response: must be of at most {longest} tokens (outcomes.max_new_tokens) with the one that "
+            f"ends it, found {len(ids)}; of one that was cut say is_finished: false, or its token_ids"
+        )
     is_drawn = is_whole(ids, model.end_ids, longest) if row.token_ids else 0 < len(ids) <= longest
     if not is_drawn:
         raise InputError(

@@ -34,6 +34,19 @@ def test_what_was_done_before_does_not_count_as_fast() -> None:
     assert said == ["play: 9010 of 10000, about 2 h 45 min left"]
 
 
+def test_of_the_same_work_for_another_the_time_is_its_own() -> None:
+    """Trainings without each group are told apart by what stands after the numbers that change."""
+    now, said = [0.0], list[str]()
+    watch = _lines(said.append, lambda: now[0])
+    for step in range(101):
+        watch(f"train the policy [loss {step}] (without a)", step, 100)
+        now[0] += 10
+    watch("train the policy [loss 3] (without b)", 0, 100)
+    now[0] += 100
+    watch("train the policy [loss 2] (without b)", 10, 100)
+    assert said[-1] == "train the policy [loss 2] (without b): 10 of 100, about 15 min 0 s left"
+
+
 def test_short_work_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with progress_on_stderr() as watch:
         watch("play", 1, 2)

@@ -370,7 +370,7 @@ def test_what_the_named_models_cannot_say_is_no_draw(
         ({"response": "a", "token_ids": [2]}, f"line 1: token_ids: {whole} 1"),
         ({"response": "a a", "token_ids": [2, END, 2]}, f"line 1: token_ids: {whole} 3"),
         ({"response": "a a a", "token_ids": [2, 2, 2]}, f"line 1: token_ids: {whole} 3"),
-        ({"response": "a a a", "token_ids": None, "is_finished": True}, f"line 1: token_ids: {whole} 4"),
+        ({"response": "a a a", "token_ids": None, "is_finished": True}, "response: must be of at most 2 tokens"),
         ({"response": "", "token_ids": None, "is_finished": False}, f"line 1: token_ids: {whole} 0"),
         ({"is_finished": "no"}, 'line 1: is_finished: must be true or false, found the text "no"'),
         ({"prompt": "a " * 500}, "prompts[0] must leave room for max_new_tokens = 2 in the model's 16 tokens"),

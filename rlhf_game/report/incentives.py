@@ -35,6 +35,12 @@ LIES: Final = {
     "Truthful": "none: the truth",
 }
 """The strategies of an audit, in words."""
+CHEATS: Final = {
+    "invented": "invents a group",
+    "withheld": "does not hear some groups",
+    "strength": "trains at another strength",
+}
+"""What an audit tries for the provider, in words."""
 
 
 def incentives(game: Game, before: Audit | None, changes: Sequence[PolicyChange]) -> Section:
@@ -46,7 +52,7 @@ def incentives(game: Game, before: Audit | None, changes: Sequence[PolicyChange]
     witnesses = _witnesses(audits, changes)
     if witnesses is not None:
         blocks.append(witnesses)
-    blocks += _joint(audit)
+    blocks += [*_joint(audit), *_provider(audit)]
     swept = sharpness(game)
     if swept is not None:
         blocks.append(_sharpness(swept, game))
@@ -62,7 +68,7 @@ def incentives(game: Game, before: Audit | None, changes: Sequence[PolicyChange]
 def audited(game: DrawnGame, audit: Audit) -> Section:
     """Return what an audit of draws found, beside every bound where it holds."""
     blocks: list[Block] = [_verdict(audit, audit), _brackets([audit]), _lies([audit], game.fields.groups)]
-    blocks += _joint(audit)
+    blocks += [*_joint(audit), *_provider(audit)]
     return Section("incentives", "Would lying pay?", f"{audit.audited}." if audit.audited else "", tuple(blocks))
 
 
@@ -244,6 +250,24 @@ def _beside_single(audit: Audit, is_gaining: bool) -> str:
     if is_gaining:
         return f"{single}. That is no proof against groups that act as one, or one group that appears as several."
     return f"{single}. Of these none was found that gains, which is no proof that there is none."
+
+
+def _provider(audit: Audit) -> tuple[TableBlock, ...]:
+    """Return what the provider could collect, where the audit searched for it."""
+    found = audit.provider
+    if found is None:
+        return ()
+    data = tuple((CHEATS.get(kind, kind), paid, paid - found.revenue) for kind, paid in found.by_kind.items())
+    table = TableBlock(
+        "provider",
+        "What the provider could do",
+        ("The provider", "Collected from the groups", "Gain found"),
+        tuple((does, number(paid), _signed(gain)) for does, paid, gain in data),
+        f"By the rules it collects {number(found.revenue)}. What a search found: so much is collected at least.",
+        DataTable(("the provider", "collected", "gain"), data),
+        texts=1,
+    )
+    return (table,)
 
 
 def _sharpness(swept: Sequence[Sharpness], game: Game) -> Figure:

@@ -54,6 +54,14 @@ class Joint(OurDocument):
 
 
 @final
+class ProviderFields(OurDocument):
+    """What the real groups pay as the rules say, and what they would pay where the provider does not keep to them."""
+
+    revenue: float
+    by_kind: dict[str, float]
+
+
+@final
 class Audit(OurDocument):
     """An audit as ``rlhf-game audit --json`` prints it; keys beyond these are not read."""
 
@@ -69,6 +77,7 @@ class Audit(OurDocument):
     """What was audited, where that is not the game itself."""
     coalitions: list[Joint] = []
     false_names: list[Joint] = []
+    provider: ProviderFields | None = None
 
 
 def read_audit(path: str | os.PathLike[str], game: Game | DrawnGame) -> Audit:

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from rlhf_game.files.games import read_game
+from rlhf_game.report import write_report
 from rlhf_game.report.incentives import incentives
 from rlhf_game.report.lies import Audit, Bracket, Joint
-from tests.report.test_games import report_of
+from tests.report.pages import data_of, page_of
+from tests.report.test_games import folder_of, report_of
 from tests.report.test_play_claims import PAIR, rewarding, written
 
 APART = rewarding([3.0, 0.0, 0.0], [0.0, 0.0, 3.0])
@@ -73,3 +75,18 @@ def test_joint_lies_stand_beside_what_is_proved_of_single_ones(
     assert "is a loss" not in said  # no gain here is negative
     losing = audit.model_copy(update={"groups": [bracket("a", bound).model_copy(update={"best_gain": -0.1})] * 2})
     assert "A negative gain is a loss" in repr(incentives(game, losing, []))
+
+
+def test_what_the_provider_could_do_is_shown_where_it_was_searched_for(tmp_path: Path) -> None:
+    audit = {
+        "payment": "affine", "starts": 1, "seed": 0,
+        "groups": [{"name": name, "truthful_utility": 1.0, "regret_found": 0.0, "regret_bound": 0.0} for name in "ab"],
+        "provider": {"revenue": 2.0, "best_revenue": 3.5, "gain": 1.5, "by_kind": {"invented": 3.5, "strength": 1.75}},
+    }  # fmt: skip
+    assert not report_of(tmp_path / "without", PAIR).all(id="provider")
+    folder = folder_of(tmp_path / "run", PAIR)
+    written(folder / "audit.json", audit)
+    page = page_of(write_report(folder))
+    rows = [(row["the provider"], float(row["collected"]), float(row["gain"])) for row in data_of(page, "provider")]
+    assert rows == [("invents a group", 3.5, 1.5), ("trains at another strength", 1.75, -0.25)]
+    assert "By the rules it collects 2.000. What a search found" in page.one(id="provider").text

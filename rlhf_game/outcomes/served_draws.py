@@ -52,7 +52,12 @@ def other_samplings(sampling: "Sampling") -> "dict[str, Sampling]":
     """Return how draws may have been made instead, by what it is called; 50 is what transformers keeps by default."""
     heats = [sampling.temperature * factor for factor in (0.5, 0.8, 1.25)]
     found = {f"draws at temperature {heat:g}": replace(sampling, temperature=heat) for heat in heats}
-    return found if sampling.top_k else {**found, "draws with top_k 50": replace(sampling, top_k=50)}
+    if not sampling.top_k and sampling.top_p == 1:
+        found |= {
+            "draws with top_k 50": replace(sampling, top_k=50),
+            "draws with top_p 0.9": replace(sampling, top_p=0.9),
+        }
+    return found
 
 
 @final

@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from rlhf_game import InputError, RunError
 from rlhf_game.outcomes import read_config, run
-from rlhf_game.outcomes.served_draws import ServerSpec, drawn_batch
+from rlhf_game.outcomes.served_draws import ServerSpec, drawn_batch, other_samplings
 from rlhf_game.training_backends.lm.models import load_language_model
 from rlhf_game.training_backends.lm.sampling import Sampling
 from tests.cli.runner import Result
@@ -197,6 +197,13 @@ def test_a_server_that_draws_otherwise_than_it_is_asked_is_refused(models: Path,
             return
         with pytest.raises(InputError, match="must draw from the model that is here as it is asked to, by a seed for"):
             draw(sampling=Sampling(LONGEST))
+
+
+def test_draws_may_have_been_cut_where_they_are_said_to_be_whole() -> None:
+    cold = {f"draws at temperature {heat}": Sampling(4, heat) for heat in (0.25, 0.4, 0.625)}
+    cut = {"draws with top_k 50": Sampling(4, 0.5, 50), "draws with top_p 0.9": Sampling(4, 0.5, top_p=0.9)}
+    assert other_samplings(Sampling(4, 0.5)) == cold | cut
+    assert other_samplings(Sampling(4, 0.5, 9)).keys() == cold.keys()
 
 
 def test_a_server_that_stops_where_the_model_does_not_end_is_refused(models: Path) -> None:

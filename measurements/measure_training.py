@@ -10,6 +10,7 @@ import json
 import sys
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any, final
 
@@ -28,12 +29,14 @@ from rlhf_game.training_backends.trainers.policies import PolicyTraining, load_p
 from rlhf_game.training_backends.trainers.policies.policy_folders import TrainedFolder
 from rlhf_game.training_backends.trainers.self_training import Example, SupervisedTraining, train_supervised
 
-COUNTS, SHOWN, LONG, THREADS = (2, 4, 16), 0.25, 12, 2
-"""Of fresh candidates; the figure's strength; steps of a training that is looked at halfway."""
+COUNTS, SHOWN, THREADS = (2, 4, 16), 0.25, 2
+"""Of fresh candidates; the figure's strength."""
+LONG, LONGEST, AT_ONCE = 384, 4096, 32
+"""Responses of a training that is looked at halfway, or at each quarter; of a forward."""
 HEADS = (
-    "rewards", "strength", "training", "learning rate", "seeds", "steps", "score gained", "KL to the reference, nats",
-    "true gap", "kept of the gain, %", "estimated gap", "certified at 95 %", "tokens", "seconds",
-    "pays after so many responses",
+    "rewards", "strength", "training", "learning rate", "seeds", "steps", "responses", "score gained",
+    "KL to the reference, nats", "true gap", "kept of the gain, %", "estimated gap", "certified at 95 %", "tokens",
+    "seconds", "pays after at least so many responses",
 )  # fmt: skip
 
 
@@ -55,8 +58,9 @@ class Run:
 
     @property
     def looked_at(self) -> tuple[int, ...]:
-        """After which steps draws are made: of a long training halfway, too."""
-        return (self.steps,) if self.steps < LONG else (self.steps // 2, self.steps)
+        """After which steps draws are made: of a long training halfway, too, of the longest at each quarter."""
+        parts = 4 if self.steps * self.batch >= LONGEST else 2 if self.steps * self.batch >= LONG else 1
+        return tuple(self.steps * part // parts for part in range(1, parts + 1))
 
     @property
     def label(self) -> str:
@@ -68,8 +72,9 @@ class Run:
 def done(yardstick: Yardstick, run: Run) -> TrainedFolder:
     """Train, go on with a training, or read a finished one."""
     how = Optimization(
-        steps=run.steps, learning_rate=run.learning_rate, batch_size=run.batch, save_steps=run.looked_at[0],
-        keeps_checkpoints=True, lora=Lora(), seed=run.seed,
+        steps=run.steps, learning_rate=run.learning_rate, batch_size=min(run.batch, AT_ONCE),
+        accumulation_steps=max(1, run.batch // AT_ONCE), save_steps=run.looked_at[0], keeps_checkpoints=True,
+        lora=Lora(), seed=run.seed,
     )  # fmt: skip
     model, out = Pretrained(MODEL, device="cpu"), yardstick.folder / run.label
     if run.trainer is None:
@@ -98,16 +103,19 @@ RUNS: tuple[tuple[Run, ...], ...] = (
     (Run("drawn", None, 0.25, 32, 3e-4),),
     (Run("drawn", None, 0.25, 16, 1e-3),),
     (Run("rloo", "rloo", 0.25, 16, 3e-4), Run("rloo", "rloo", 0.25, 16, 3e-4, seed=1)),
+    (Run("rloo", "rloo", 0.25, 128, 3e-4),),
+    (Run("rloo", "rloo", 0.25, 32, 6e-4, batch=128),),
     (Run("ppo", "ppo", 0.25, 8, 3e-4),),
     (Run("grpo", "grpo", 0.25, 8, 3e-4),),
-    (Run("rloo", "rloo", 0.5, 8, 3e-4),),
-    (Run("rloo", "rloo", 1.0, 8, 3e-4),),
-    (Run("rloo", "rloo", 2.0, 8, 3e-4),),
+    (Run("rloo", "rloo", 0.5, 8, 3e-4), Run("rloo", "rloo", 0.5, 8, 3e-4, seed=1)),
+    (Run("rloo", "rloo", 1.0, 8, 3e-4), Run("rloo", "rloo", 1.0, 8, 3e-4, seed=1)),
+    (Run("rloo", "rloo", 2.0, 8, 3e-4), Run("rloo", "rloo", 2.0, 8, 3e-4, seed=1)),
     (Run("ppo", "ppo", 0.5, 8, 3e-4),),
     (Run("ppo", "ppo", 1.0, 8, 3e-4),),
     (Run("ppo", "ppo", 2.0, 8, 3e-4),),
     (Run("grpo", "grpo", 0.5, 8, 3e-4),),
     (Run("grpo", "grpo", 1.0, 8, 3e-4),),
+    (Run("grpo", "grpo", 2.0, 8, 3e-4),),
     (Run("rloo", "rloo", 0.25, 8, 3e-4, rewards="lexical"),),
     (Run("rloo", "rloo", 0.5, 8, 3e-4, rewards="lexical"),),
     (Run("rloo", "rloo", 1.0, 8, 3e-4, rewards="lexical"),),
@@ -185,10 +193,10 @@ def row(yardstick: Yardstick, some: list[Point]) -> list[str]:
     tokens, seconds = np.mean([(point.tokens, point.seconds) for point in some], axis=0)
     return [
         run.rewards, f"{run.strength:g}", run.name, f"{run.learning_rate:g}", str(len(some)), str(some[0].steps),
-        f"{score:.3f} ± {errors[1]:.3f}", f"{divergence:.3f}",
+        f"{some[0].steps * run.batch:,}", f"{score:.3f} ± {errors[1]:.3f}", f"{divergence:.3f}",
         f"{best - yardstick.untouched() - value:.3f} ± {np.hypot(errors[0], unsure):.3f}",
         f"{kept_of:.0f} ± {around:.0f}", f"{estimated:.3f}", f"{certified:.2f}", f"{tokens:,.0f}", f"{seconds:.0f}",
-        pays_after(yardstick, run.strength, kept_of, float(tokens)),
+        pays_after(yardstick, run.strength, kept_of + 2 * around, float(tokens)),
     ]  # fmt: skip
 
 
@@ -203,9 +211,14 @@ def candidates(yardstick: Yardstick, strength: float) -> dict[int, float]:
 
 
 def pays_after(yardstick: Yardstick, strength: float, kept_of: float, tokens: float) -> str:
-    """Say after how many responses a training has cost fewer tokens than candidates that keep no more than it."""
-    replaced = [count for count, value in candidates(yardstick, strength).items() if value <= kept_of]
-    return f"{tokens / (max(replaced) - 1) / TOKENS:,.0f}" if replaced else "never"
+    """Say after how many responses, at least, a training has cost fewer tokens than candidates that keep as much.
+
+    kept_of: the most that it is thought to keep, in percent. Two numbers of candidates by chance keep at least the mean
+    of what each keeps, since divergences are convex; so a share asks for at most what lies on the line between them.
+    """
+    found = candidates(yardstick, strength)
+    further = np.interp(kept_of, [0.0, *found.values()], [0.0, *(count - 1 for count in found)])
+    return f"{tokens / further / TOKENS:,.0f}" if further > 0 else "never"
 
 
 def untrained(yardstick: Yardstick, strength: float) -> list[list[str]]:
@@ -213,12 +226,11 @@ def untrained(yardstick: Yardstick, strength: float) -> list[list[str]]:
     best, unsure = yardstick.best(strength)
     gain, each = best - yardstick.untouched(), yardstick.tape.tokens / yardstick.tape.scores.size
     kind = yardstick.kind
-    rows = [
-        [kind, f"{strength:g}", "none", "", "", "0", "0", "0", f"{gain:.3f} ± {unsure:.3f}", "0", "", "", "0", "0", ""]
-    ]
+    given = [kind, f"{strength:g}", "none", "", "", "0", "0", "0", "0"]
+    rows = [[*given, f"{gain:.3f} ± {unsure:.3f}", "0", "", "", "0", "0", ""]]
     for count, value in candidates(yardstick, strength).items():
         left, what = f"{(1 - value / 100) * gain:.3f}", f"{count} candidates a response"
-        cells = [kind, f"{strength:g}", what, "", "", "0", "", "", left, f"{value:.0f}", "", ""]
+        cells = [kind, f"{strength:g}", what, "", "", "0", "0", "", "", left, f"{value:.0f}", "", ""]
         rows.append([*cells, f"{count * each:.0f} a response", "0", "0"])
     return rows
 
@@ -229,15 +241,16 @@ def draw(axis: Any, yardstick: Yardstick, found: list[list[Point]]) -> None:
         axis.axhline(value, color="0.6", linestyle=":", linewidth=1)
         place, lifted = ("axes fraction", "data"), {"xytext": (0, 2), "textcoords": "offset points"}
         axis.annotate(f"{count} candidates", (0.02, value), xycoords=place, fontsize=7, **lifted)
+    marks = cycle("os^vDP*X")  # more than there are colours
     for run in dict.fromkeys(some[0].run for some in found):
         line = [some for some in found if some[0].run == run]
         shares = np.array([share(yardstick, some) for some in line])
         tokens = [np.mean([point.tokens for point in some]) for some in line]
-        label = f"{run.name}, learning rate {run.learning_rate:g}"
-        axis.errorbar(tokens, shares[:, 0], shares[:, 1], fmt="o-", label=label, markersize=4)
+        label = f"{run.name}, {run.learning_rate:g}, {run.steps} x {run.batch}"
+        axis.errorbar(tokens, shares[:, 0], shares[:, 1], fmt=f"{next(marks)}-", label=label, markersize=4)
     axis.axhline(0, color="0.5", linewidth=0.8)
-    axis.set(xlabel="tokens of the training", ylabel="kept of the exact gain, %")
-    axis.legend(fontsize=7, loc="center right")
+    axis.set(xscale="log", xlabel="tokens of the training", ylabel="kept of the exact gain, %")
+    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="training, learning rate, steps")
 
 
 def main(folder: Path) -> None:
@@ -257,10 +270,10 @@ def main(folder: Path) -> None:
         rows += untrained(yardsticks[kind], strength)
         rows += [row(yardsticks[kind], some) for some in games[kind, strength]]
     write_table("policies.md", "training", HEADS, rows)
-    shown = [0, 1, 2, 3, 4, 5, 9, 12]
+    shown = [0, 1, 2, 3, 4, 5, 6, 10, 13]
     write_table("draws.md", "trained", [HEADS[k] for k in shown], [[one[k] for k in shown] for one in rows])
     drawn = games["trained", SHOWN]
-    write_figure("training", lambda axis: draw(axis, yardsticks["trained"], drawn), size=(6.0, 3.4), panels=1)
+    write_figure("training", lambda axis: draw(axis, yardsticks["trained"], drawn), size=(7.6, 3.4), panels=1)
 
 
 if __name__ == "__main__":

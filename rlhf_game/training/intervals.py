@@ -5,15 +5,19 @@ from typing import Any
 import numpy as np
 
 from rlhf_game.mechanism.arrays import Array
+from rlhf_game.mechanism.sampled.betting import betting_interval
 from rlhf_game.mechanism.sampled.estimates import share_interval, student_interval
 
 
 def interval(values: Array, known: tuple[float, float] = (-np.inf, np.inf)) -> dict[str, Any]:
     """Return the mean of n independent values with Student's interval at 95 %: {estimate, low, high, level}.
 
-    known: what the mean keeps to. One value alone of which nothing is known has an interval of no width.
+    known: what the values keep to. One value alone of which nothing is known has an interval of no width. Values that
+    are all the same say nothing of their spread: where they keep to finite bounds, the interval is that of bets.
     """
-    found: dict[str, Any] = student_interval(values, known=known).document()
+    is_alike = bool(np.isfinite(known).all()) and np.ptp(values) == 0
+    estimate = betting_interval(values, known) if is_alike else student_interval(values, known=known)
+    found: dict[str, Any] = estimate.document()
     return found
 
 

@@ -132,6 +132,15 @@ def test_intervals_are_those_of_student() -> None:
     assert interval(np.array([3.0]))["low"] == 3.0
 
 
+def test_values_that_are_all_the_same_are_no_certainty() -> None:
+    """A chance of .1 leaves eight rewards of 0 more often than not, and the interval was [0, 0]."""
+    found = interval(np.zeros(8), (0.0, 1.0))
+    assert found["low"] == 0.0
+    assert 0.1 < found["high"] < 0.7
+    assert interval(np.full(200, 0.5), (0.0, 1.0))["high"] - 0.5 < 0.05
+    assert interval(np.array([0.0, 0.1]), (0.0, 1.0))["high"] == pytest.approx(0.05 + 12.7062047 * 0.05, abs=1e-6)
+
+
 @pytest.mark.slow
 @pytest.mark.weights
 def test_the_example_runs(tmp_path: Path) -> None:

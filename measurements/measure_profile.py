@@ -27,7 +27,7 @@ from rlhf_game.training_backends.lm import sampling
 from rlhf_game.training_backends.trainers.policies.trainers import NamedReward
 
 Parts: TypeAlias = dict[str, float]
-LENGTHS = (TOKENS, 64)
+LENGTHS = (TOKENS, 64, 128)
 """Tokens that a response has at most."""
 GENERATION, GRADIENTS, TRAINING, DRAWS, REWARDS, REST = (
     "generation", "gradients", "log probabilities in training", "log probabilities of draws", "rewards", "all else",

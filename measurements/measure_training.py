@@ -103,6 +103,8 @@ RUNS: tuple[tuple[Run, ...], ...] = (
     (Run("drawn", None, 0.25, 32, 3e-4),),
     (Run("drawn", None, 0.25, 16, 1e-3),),
     (Run("rloo", "rloo", 0.25, 16, 3e-4), Run("rloo", "rloo", 0.25, 16, 3e-4, seed=1)),
+    (Run("rloo", "rloo", 0.25, 100, 1e-4, batch=16),),
+    (Run("rloo", "rloo", 0.25, 100, 3e-4, batch=16),),
     (Run("rloo", "rloo", 0.25, 128, 3e-4),),
     (Run("rloo", "rloo", 0.25, 32, 6e-4, batch=128),),
     (Run("ppo", "ppo", 0.25, 8, 3e-4),),

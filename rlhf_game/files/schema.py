@@ -409,7 +409,8 @@ def explain(error: ValidationError, name: str, model: type[BaseModel], under: tu
     faults = error.errors(include_url=False, include_context=True)
     fault = min(faults, key=lambda one: one["type"] == "missing")  # a misspelt key says more than a missing one
     arms = [one for one in faults if one["loc"][:-1] == fault["loc"][:-1] and one["input"] is fault["input"]]
-    if len(arms) == 1 or all(str(one["loc"][-1]).isidentifier() for one in arms):  # fields, not types that it may have
+    last = [part for one in arms for part in one["loc"][-1:]]  # none of a fault of the whole document
+    if not any(str(part).startswith("literal[") for part in last):  # fields, not types that one may have
         arms = [fault]
     more = f" (and {len(faults) - len(arms)} more)" if len(faults) > len(arms) else ""
     path = field_path((*under, *(fault["loc"] if len(arms) == 1 else fault["loc"][:-1])))

@@ -136,6 +136,8 @@ def test_audits_know_the_fee(tmp_path: Path) -> None:
         ({"fee": "x"}, "fee: must be a number, or 'false_name_proof', found the text \"x\""),
         ({"fee": "x", "strength": -1.0}, " (and 1 more)"),
         ({"models": {"at_most": "x", "cost": "x"}}, "models.at_most: must be an integer"),
+        ({"weights": {"a": "x", "team b": "x"}}, 'weights.a: must be a number, found the text "x" (and 1 more)'),
+        ({"my-key": 1, "other": 1}, "my-key"),
     ],
 )
 def test_a_value_of_none_of_its_types_is_refused_in_one_sentence(

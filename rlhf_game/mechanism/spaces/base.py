@@ -251,8 +251,9 @@ class InTurn(PolicySpace[tuple[V, ...]]):
         self, train: Callable[[Profile[Any], PolicySpace[Any]], Policy[Any]], profile: Profile[Any]
     ) -> "PoliciesInTurn[Any]":
         """Return what ``train`` makes of the reports of each game."""
-        games = (Profile(tuple(one[b] for one in profile.rewards), profile.sizes[:, b]) for b in range(self.count))
-        return PoliciesInTurn(tuple(train(game, self.space) for game in games))
+        return self._trained(
+            lambda sizes, rewards: train(Profile(tuple(rewards), sizes), self.space), profile.sizes, profile.rewards
+        )
 
     def magnitude(self, reward: tuple[V, ...]) -> float:
         """Return the largest of all games."""
